@@ -1,0 +1,67 @@
+# The commands of this repository; `make help` lists them. All of them honour CARGO_TARGET_DIR.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export PYTHONDONTWRITEBYTECODE := 1
+PYTHON ?= python3
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+LITTORAL := $(TARGET)/debug/littoral
+
+EXAMPLE := examples/machine-health
+# Workspaces beside the main one, which have lock files and lints of their own.
+SIDE_WORKSPACES := sdk/rust $(EXAMPLE)/guests
+
+.PHONY: help setup build install guests demo test check fix bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: ## install what is missing (Debian packages, the Wasm target); quick when nothing is
+	@scripts/setup
+
+build: setup ## build the `littoral` command (dev profile, optimised dependencies)
+	cargo build --locked --package littoral-cli
+
+install: setup ## build optimised and put `littoral` into ~/.cargo/bin
+	cargo install --locked --path crates/cli
+
+guests: setup ## build the example's Wasm components
+	@scripts/build-guests $(EXAMPLE)
+
+demo: build guests ## run the main job: devices, edge and cloud on this machine
+	$(LITTORAL) dev $(EXAMPLE) --once --demo
+
+test: setup guests ## run every test
+	cargo test --locked --workspace
+	@for workspace in $(SIDE_WORKSPACES); do scripts/in-workspace $$workspace test; done
+	$(PYTHON) -m unittest discover --start-directory tests/checker --pattern 'test_*.py'
+	$(PYTHON) -m unittest discover --start-directory tests/architecture --pattern 'test_*.py'
+
+check: setup ## what CI holds a change to, without changing anything: format, lints, crate graph, licences, docs
+	cargo fmt --all --check
+	@for workspace in $(SIDE_WORKSPACES); do scripts/in-workspace $$workspace fmt; done
+	rustfmt --check --edition 2024 templates/rust/*/src/*.rs templates/rust/*/tests/*.rs
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@for workspace in $(SIDE_WORKSPACES); do scripts/in-workspace $$workspace clippy; done
+	$(PYTHON) -m unittest discover --start-directory tests/architecture --pattern 'test_*.py'
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; fi
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --quiet
+
+fix: setup ## mend what can be mended: format, lints
+	cargo fmt --all
+	@for workspace in $(SIDE_WORKSPACES); do (cd $$workspace && cargo fmt --all); done
+	rustfmt --edition 2024 templates/rust/*/src/*.rs templates/rust/*/tests/*.rs
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+bench: bench-flow-basic ## run every benchmark; results in target/bench/
+
+bench-%: setup guests ## run one benchmark, for instance `make bench-flow-basic`
+	cargo run --locked --release --package littoral-bench -- $*
+
+clean: ## forget what was built
+	cargo clean
+	rm -rf $(EXAMPLE)/target $(addsuffix /target,$(SIDE_WORKSPACES))

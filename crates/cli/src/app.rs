@@ -1,0 +1,169 @@
+//! An app on disk: its manifest, its functions' components, and the bundle made of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use littoral_model::manifest::Manifest;
+use littoral_node::admin::exchange::artifact_digest;
+use littoral_node::admin::types::AppBundle;
+
+use crate::args::Format;
+use crate::client::Client;
+use crate::failure::{InvalidManifest, Usage, hinted};
+
+/// The manifest's name in an app's folder.
+const MANIFEST: &str = "littoral.toml";
+/// The largest manifest: a bundle must fit an admin request, and no person writes more.
+const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+/// The largest component that a node takes.
+const COMPONENT_BYTES_MAX: u64 = 64 << 20;
+
+/// An app on disk.
+#[derive(Clone, Debug)]
+pub(crate) struct App {
+    /// The folder of the manifest.
+    pub(crate) folder: PathBuf,
+    /// The manifest as it is written.
+    pub(crate) text: String,
+    /// The manifest.
+    pub(crate) manifest: Manifest,
+    /// Its functions, in order of their names.
+    pub(crate) functions: Vec<AppFunction>,
+}
+
+/// A function as far as building and uploading it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AppFunction {
+    /// Its name.
+    pub(crate) name: String,
+    /// Where its component is.
+    pub(crate) component: PathBuf,
+    /// The command that builds it.
+    pub(crate) build: Option<String>,
+}
+
+impl App {
+    /// Reads and checks the manifest of an app, given its folder or the manifest itself. Findings are rendered for
+    /// people, or as JSON when `format` says so.
+    ///
+    /// # Errors
+    /// When there is no manifest, or it is invalid.
+    pub(crate) fn load(path: &Path, format: Format) -> anyhow::Result<Self> {
+        let file = if path.is_dir() { path.join(MANIFEST) } else { path.to_owned() };
+        let size = match std::fs::metadata(&file) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Usage::new(format!("there is no {}", file.display()))
+                    .hint("give an app's folder, or make an app with `littoral new`")
+                    .into());
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
+        };
+        if size > MANIFEST_BYTES_MAX {
+            return Err(Usage::new(format!("{} has more than 1 MiB: it is no manifest", file.display())).into());
+        }
+        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let manifest = parse(&file, &text, format)?;
+        let folder = match file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let functions = functions(&manifest, &folder);
+        Ok(Self { folder, text, manifest, functions })
+    }
+
+    /// The bundle without uploading anything: components that are not built yet are left out. For planning.
+    ///
+    /// # Errors
+    /// When a component is there and cannot be read.
+    pub(crate) fn bundle_of_what_is_there(&self) -> anyhow::Result<AppBundle> {
+        let mut artifacts = BTreeMap::new();
+        for function in self.functions.iter().filter(|function| function.component.exists()) {
+            artifacts.insert(function.name.clone(), artifact_digest(&function.read()?));
+        }
+        Ok(AppBundle { manifest: self.text.clone(), artifacts })
+    }
+
+    /// The bundle, after uploading the components that the node does not hold.
+    ///
+    /// # Errors
+    /// When a component is missing or cannot be uploaded.
+    pub(crate) async fn upload(&self, client: &Client) -> anyhow::Result<AppBundle> {
+        let mut artifacts = BTreeMap::new();
+        for function in &self.functions {
+            let component = function.read()?;
+            let digest = artifact_digest(&component);
+            if !client.has_artifact(&digest).await? {
+                let stored = client.put_artifact(component).await?;
+                anyhow::ensure!(stored == digest, "the component of {} was damaged on its way", function.name);
+            }
+            artifacts.insert(function.name.clone(), digest);
+        }
+        Ok(AppBundle { manifest: self.text.clone(), artifacts })
+    }
+}
+
+impl AppFunction {
+    fn read(&self) -> anyhow::Result<Bytes> {
+        let path = self.component.display();
+        let missing = || {
+            hinted(
+                format!("the component of function {} is not there: {path}", self.name),
+                "build it with `littoral build`, or deploy without --no-build",
+            )
+        };
+        let metadata = std::fs::metadata(&self.component).map_err(|_| missing())?;
+        anyhow::ensure!(metadata.len() <= COMPONENT_BYTES_MAX, "{path} has more than 64 MiB: strip it");
+        Ok(std::fs::read(&self.component).with_context(|| format!("cannot read {path}"))?.into())
+    }
+}
+
+/// Parses a manifest; its findings become an [`InvalidManifest`].
+fn parse(file: &Path, text: &str, format: Format) -> anyhow::Result<Manifest> {
+    littoral_model::manifest::parse(&file.display().to_string(), text).map_err(|findings| {
+        let rendered = match format {
+            Format::Json => serde_json::to_string_pretty(&findings).unwrap_or_else(|error| error.to_string()),
+            _ => findings.render(text),
+        };
+        InvalidManifest { rendered }.into()
+    })
+}
+
+fn functions(manifest: &Manifest, folder: &Path) -> Vec<AppFunction> {
+    let mut functions: Vec<AppFunction> = manifest
+        .functions
+        .iter()
+        .map(|(name, function)| AppFunction {
+            name: name.to_string(),
+            component: folder.join(&function.component),
+            build: function.build.clone(),
+        })
+        .collect();
+    functions.sort_by(|a, b| a.name.cmp(&b.name));
+    functions
+}
+
+/// A time with its unit, as in manifests.
+///
+/// # Errors
+/// When it is none.
+pub(crate) fn parse_time(flag: &str, text: &str) -> anyhow::Result<Duration> {
+    let parsed = text.parse::<littoral_model::unit::Time>();
+    parsed.map(Into::into).map_err(|error| Usage::new(format!("{flag}: {error}")).into())
+}
+
+/// A size with its unit, as in manifests.
+///
+/// # Errors
+/// When it is none.
+pub(crate) fn parse_size(flag: &str, text: &str) -> anyhow::Result<u64> {
+    let parsed = text.parse::<littoral_model::unit::Size>();
+    parsed.map(Into::into).map_err(|error| Usage::new(format!("{flag}: {error}")).into())
+}
+
+#[cfg(test)]
+#[path = "app_tests.rs"]
+mod tests;

@@ -1,0 +1,586 @@
+//! The command line: every command with its flags, its help and an example.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use littoral_model::id::{AppName, NodeId, SiteId, Tier};
+
+/// A serverless fabric in which the edge is a peer of the cloud.
+///
+/// Every machine, from a sensor gateway to a cloud VM, runs `littoral node`. An app declares functions, streams and
+/// flows in one manifest, each with the objectives that it must meet; the fabric decides where code runs and where
+/// data lives.
+#[derive(Debug, Parser)]
+#[command(
+    name = "littoral",
+    version,
+    max_term_width = 110,
+    after_long_help = "\
+Examples:
+  littoral new my-app                 a working app from a template
+  littoral dev my-app                 a continuum on this machine, with the app on it
+  littoral get flows --watch          where its stages run, and how they fare"
+)]
+pub(crate) struct Cli {
+    /// The context that says which node to ask (see `littoral context`).
+    #[arg(long, global = true, env = "LITTORAL_CONTEXT", value_name = "NAME", help_heading = "Which node to ask")]
+    pub(crate) context: Option<String>,
+    /// The Unix socket of the node to ask; it is `admin.sock` in a node's data directory.
+    #[arg(
+        long,
+        global = true,
+        env = "LITTORAL_SOCKET",
+        value_name = "PATH",
+        conflicts_with = "context",
+        help_heading = "Which node to ask"
+    )]
+    pub(crate) socket: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a working app from a template.
+    #[command(after_long_help = "Example:\n  littoral new my-app && cd my-app && littoral dev .")]
+    New(NewArgs),
+    /// Run a whole continuum on this machine, with an app deployed on it.
+    ///
+    /// Starts a process per node of the manifest's topology, with shaped links between them, deploys the app, and
+    /// stops everything at the end.
+    #[command(after_long_help = "\
+Examples:
+  littoral dev my-app
+  littoral dev examples/machine-health --once --sensors 100 --fault kill:edge-1@50%")]
+    Dev(DevArgs),
+    /// Make a fabric: its root of trust, a first node, and a token with which another node may join.
+    #[command(after_long_help = "\
+Example:
+  littoral init --data /var/lib/littoral --advertise cloud.example.org:7447
+  littoral node --data /var/lib/littoral")]
+    Init(InitArgs),
+    /// Run a node until it is told to stop (SIGTERM, SIGINT).
+    ///
+    /// The first start joins a fabric with a token; every later one needs only the data directory, and no network.
+    #[command(after_long_help = "\
+Examples:
+  littoral node --tier edge --site hall-7 --join \"$TOKEN\" --data /var/lib/littoral
+  littoral node --data /var/lib/littoral")]
+    Node(NodeArgs),
+    /// Manage tokens with which nodes join.
+    #[command(subcommand, after_long_help = "Example:\n  littoral token create --ttl 10min")]
+    Token(TokenCommand),
+    /// Build the functions of an app, as its manifest says.
+    #[command(after_long_help = "Example:\n  littoral build my-app")]
+    Build(BuildArgs),
+    /// Deploy an app and wait until it is healthy.
+    #[command(after_long_help = "\
+Examples:
+  littoral deploy my-app
+  littoral deploy my-app --dry-run        what would run where, and nothing else")]
+    Deploy(DeployArgs),
+    /// Show where everything of an app would run, why, and what would violate its objectives.
+    #[command(after_long_help = "Example:\n  littoral plan my-app")]
+    Plan(PlanArgs),
+    /// Show nodes, apps, functions, flows or streams.
+    #[command(after_long_help = "\
+Examples:
+  littoral get nodes
+  littoral get flows my-app/health -o wide --watch
+  littoral get streams -o json")]
+    Get(GetArgs),
+    /// Call a function, wherever it runs.
+    #[command(after_long_help = "Example:\n  littoral call my-app/score --data @record.json")]
+    Call(CallArgs),
+    /// Publish to streams and read them.
+    #[command(
+        subcommand,
+        after_long_help = "\
+Examples:
+  littoral stream publish my-app/readings --file readings.csv
+  littoral stream tail -f my-app/alerts"
+    )]
+    Stream(StreamCommand),
+    /// Show what an app's functions log; without an app, what the system does.
+    #[command(after_long_help = "Example:\n  littoral logs -f my-app")]
+    Logs(LogsArgs),
+    /// Serve one wasi:http component, without a manifest and without a fabric.
+    ///
+    /// Prints a line with its address on standard error once it listens.
+    #[command(after_long_help = "Example:\n  littoral run handler.wasm --addr 127.0.0.1:8080 --env GREETING=hello")]
+    Run(RunArgs),
+    /// End an app and forget its streams.
+    #[command(after_long_help = "Example:\n  littoral delete my-app")]
+    Delete(DeleteArgs),
+    /// Manage contexts: named nodes to administer, here or far away.
+    #[command(
+        subcommand,
+        after_long_help = "\
+Examples:
+  littoral context add plant --address edge-1.example.org:7449 --credentials ~/plant-admin
+  littoral context use plant"
+    )]
+    Context(ContextCommand),
+    /// Print the JSON Schema of `littoral.toml`, for editors.
+    #[command(after_long_help = "Example:\n  littoral schema > littoral.schema.json")]
+    Schema,
+    /// Print the completion script of a shell.
+    #[command(
+        after_long_help = "Example:\n  littoral completion bash > ~/.local/share/bash-completion/completions/littoral"
+    )]
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A table for people.
+    #[default]
+    Table,
+    /// A table with everything there is.
+    Wide,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// `littoral new`.
+#[derive(Debug, Args)]
+pub(crate) struct NewArgs {
+    /// Where to make it; the last part becomes the app's name.
+    pub(crate) path: PathBuf,
+    /// The app's name, if it is not that of the folder.
+    #[arg(long)]
+    pub(crate) name: Option<AppName>,
+}
+
+/// `littoral dev`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DevArgs {
+    /// The app's folder, or its manifest.
+    #[arg(default_value = ".")]
+    pub(crate) app: PathBuf,
+    /// Replay the example's input once, check the result, stop, and say by the exit status whether all held.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// How many sensors replay the input.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) sensors: Option<u32>,
+    /// Strike a node while records flow: `kill:NODE@50%`, `pause:NODE@50%+20s`, `wipe:NODE@50%` or
+    /// `cut:SITE@30%..70%`; percentages are of the records published.
+    #[arg(long, value_name = "FAULT")]
+    pub(crate) fault: Vec<String>,
+    /// Run the demonstration: paced first, then at full speed, then a report.
+    #[arg(long)]
+    pub(crate) demo: bool,
+    /// Records a second, over all sensors.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rate: Option<u64>,
+    /// How long the paced replay takes at least, for instance `60s`.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) duration: Option<String>,
+    /// The seed of everything that is drawn.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Keep the nodes' data directories.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Write the report as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// `littoral init`.
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// The first node's data directory [default: /var/lib/littoral for root, else ~/.local/share/littoral].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// The first node's name [default: this machine's].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<NodeId>,
+    /// The first node's tier.
+    #[arg(long, default_value = "cloud")]
+    pub(crate) tier: Tier,
+    /// The first node's site.
+    #[arg(long, default_value = "cloud")]
+    pub(crate) site: SiteId,
+    /// Where the first node listens for other nodes; may be given several times.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:7447")]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Where the first node admits joining nodes.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:7448")]
+    pub(crate) join_listen: SocketAddr,
+    /// Where the first node serves HTTP.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub(crate) http: SocketAddr,
+    /// An address, `host:port`, under which other nodes reach the first one; may be given several times. Needed
+    /// where it listens on all interfaces or behind a translation of addresses.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Vec<String>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+/// `littoral node`.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// The node's data directory [default: /var/lib/littoral for root, else ~/.local/share/littoral].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// The token to join with; on the first start only. It is a secret: prefer the environment to the command line.
+    #[arg(long, value_name = "TOKEN", env = "LITTORAL_JOIN", hide_env_values = true)]
+    pub(crate) join: Option<String>,
+    /// The node's name [default: as at the last start, or this machine's].
+    #[arg(long)]
+    pub(crate) name: Option<NodeId>,
+    /// The node's tier [default: as at the last start]: device, edge, region or cloud.
+    #[arg(long)]
+    pub(crate) tier: Option<Tier>,
+    /// The node's site [default: as at the last start].
+    #[arg(long)]
+    pub(crate) site: Option<SiteId>,
+    /// A label for placement; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) label: Vec<(String, String)>,
+    /// Where to listen for other nodes; may be given several times.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// A node to connect to, `host:port`; may be given several times.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) connect: Vec<String>,
+    /// Where to serve HTTP: functions and routes of apps.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) http: Option<SocketAddr>,
+    /// Where to serve the admin API to remote administrators, with mutual TLS.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) admin_listen: Option<SocketAddr>,
+    /// Where to admit joining nodes; on a node of `littoral init` only.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) join_listen: Option<SocketAddr>,
+    /// An address, `host:port`, under which others reach this node; may be given several times.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Vec<String>,
+    /// What to log, as in `info` or `littoral_flow=debug,warn`.
+    #[arg(long, value_name = "FILTER", env = "LITTORAL_LOG", default_value = "info")]
+    pub(crate) log: String,
+    /// Log as JSON, one object a line.
+    #[arg(long)]
+    pub(crate) log_json: bool,
+}
+
+/// `littoral token`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Grant a token and print it.
+    #[command(after_long_help = "Example:\n  littoral token create --ttl 10min --uses 5")]
+    Create {
+        /// How long it is good for.
+        #[arg(long, default_value = "1h", value_name = "TIME")]
+        ttl: String,
+        /// How many nodes may join with it.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        uses: u32,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+}
+
+/// `littoral build`.
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// The app's folder, or its manifest.
+    #[arg(default_value = ".")]
+    pub(crate) app: PathBuf,
+}
+
+/// `littoral deploy`.
+#[derive(Debug, Args)]
+pub(crate) struct DeployArgs {
+    /// The app's folder, or its manifest.
+    #[arg(default_value = ".")]
+    pub(crate) app: PathBuf,
+    /// Do not build; deploy the components that are there.
+    #[arg(long)]
+    pub(crate) no_build: bool,
+    /// Do not wait until the app is healthy.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Only show what would run where, and whether it would be refused.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How long to wait.
+    #[arg(long, default_value = "2min", value_name = "TIME")]
+    pub(crate) timeout: String,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+/// `littoral plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// The app's folder, or its manifest.
+    #[arg(default_value = ".")]
+    pub(crate) app: PathBuf,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+/// What `littoral get` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// The nodes of the fabric.
+    #[value(alias = "node")]
+    Nodes,
+    /// The apps.
+    #[value(alias = "app")]
+    Apps,
+    /// The functions of all apps.
+    #[value(alias = "function")]
+    Functions,
+    /// The flows of all apps, stage by stage.
+    #[value(alias = "flow")]
+    Flows,
+    /// The streams of all apps.
+    #[value(alias = "stream")]
+    Streams,
+}
+
+/// `littoral get`.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// What to show.
+    #[arg(value_enum)]
+    pub(crate) kind: Kind,
+    /// Only this one: a name, an app's name, or APP/NAME.
+    pub(crate) name: Option<String>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+    /// Show it again whenever it changes, until interrupted.
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+}
+
+/// `littoral call`.
+#[derive(Debug, Args)]
+pub(crate) struct CallArgs {
+    /// The function, APP/FUNCTION.
+    #[arg(value_name = "APP/FUNCTION")]
+    pub(crate) function: AppPath,
+    /// The body: text, `@FILE`, or `@-` for standard input.
+    #[arg(short, long, value_name = "DATA")]
+    pub(crate) data: Option<String>,
+    /// The HTTP method [default: POST with data, else GET].
+    #[arg(short = 'X', long)]
+    pub(crate) method: Option<String>,
+    /// The path and query.
+    #[arg(long, default_value = "/")]
+    pub(crate) path: String,
+    /// A header, `name: value`; may be given several times.
+    #[arg(short = 'H', long, value_name = "NAME: VALUE", value_parser = header)]
+    pub(crate) header: Vec<(String, String)>,
+    /// Print the status and the headers before the body.
+    #[arg(short, long)]
+    pub(crate) include: bool,
+}
+
+/// `littoral stream`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StreamCommand {
+    /// Append records to a stream: of a file, of --value, or of standard input, one a line.
+    #[command(after_long_help = "\
+Examples:
+  littoral stream publish my-app/readings --value '21.5' --key hall-7
+  littoral stream publish my-app/readings --file readings.csv
+  sensor | littoral stream publish my-app/readings")]
+    Publish(PublishArgs),
+    /// Print a stream's records as JSON, one a line.
+    #[command(after_long_help = "\
+Examples:
+  littoral stream tail my-app/alerts --last 10
+  littoral stream tail -f my-app/readings --from end")]
+    Tail(TailArgs),
+}
+
+/// `littoral stream publish`.
+#[derive(Debug, Args)]
+pub(crate) struct PublishArgs {
+    /// The stream, APP/STREAM.
+    #[arg(value_name = "APP/STREAM")]
+    pub(crate) stream: AppPath,
+    /// A record; may be given several times.
+    #[arg(long, conflicts_with = "file", allow_hyphen_values = true)]
+    pub(crate) value: Vec<String>,
+    /// A file of records, one a line.
+    #[arg(long)]
+    pub(crate) file: Option<PathBuf>,
+    /// The records' key: records with the same key keep their order.
+    #[arg(long, conflicts_with = "ndjson")]
+    pub(crate) key: Option<String>,
+    /// Each line is a JSON object with `value` and, if wanted, `key` and `time_us`.
+    #[arg(long)]
+    pub(crate) ndjson: bool,
+}
+
+/// Where `littoral stream tail` begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum From {
+    /// With the oldest record that is held.
+    Start,
+    /// With the next record that arrives.
+    End,
+}
+
+/// `littoral stream tail`.
+#[derive(Debug, Args)]
+pub(crate) struct TailArgs {
+    /// The stream, APP/STREAM.
+    #[arg(value_name = "APP/STREAM")]
+    pub(crate) stream: AppPath,
+    /// Where to begin [default: end with --follow, else start].
+    #[arg(long, value_enum, conflicts_with = "last")]
+    pub(crate) from: Option<From>,
+    /// Begin with the last N records of each partition.
+    #[arg(long, value_name = "N")]
+    pub(crate) last: Option<u64>,
+    /// Go on with the records to come.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+/// `littoral logs`.
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The app; the system's own lines if none.
+    pub(crate) app: Option<AppName>,
+    /// Go on with the lines to come.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// How many past lines.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) last: u32,
+    /// How to print: a line each, or JSON.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+/// `littoral run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The component.
+    pub(crate) component: PathBuf,
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub(crate) addr: SocketAddr,
+    /// A variable of the component's environment; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) env: Vec<(String, String)>,
+    /// The memory that one invocation may use.
+    #[arg(long, default_value = "128MiB", value_name = "SIZE")]
+    pub(crate) memory: String,
+    /// How long one invocation may take.
+    #[arg(long, default_value = "30s", value_name = "TIME")]
+    pub(crate) timeout: String,
+}
+
+/// `littoral delete`.
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// The app.
+    pub(crate) app: AppName,
+}
+
+/// `littoral context`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContextCommand {
+    /// Name a node to administer: one on this machine by its socket, or a remote one by address and credentials.
+    #[command(after_long_help = "\
+Examples:
+  littoral context add here --unix /var/lib/littoral/admin.sock
+  littoral context add plant --address edge-1.example.org:7449 --credentials ~/plant-admin")]
+    Add {
+        /// The context's name.
+        name: String,
+        /// The node's Unix socket.
+        #[arg(long, value_name = "PATH", conflicts_with = "address", required_unless_present = "address")]
+        unix: Option<PathBuf>,
+        /// The node's admin address, `host:port`.
+        #[arg(long, value_name = "HOST:PORT", requires = "credentials")]
+        address: Option<String>,
+        /// The folder with the administrator's credentials, as `littoral init` wrote it.
+        #[arg(long, value_name = "DIR", requires = "address")]
+        credentials: Option<PathBuf>,
+        /// The node's name, where the address does not tell which node it is (its certificate has its name and addresses).
+        #[arg(long, value_name = "NAME", requires = "address")]
+        node: Option<NodeId>,
+    },
+    /// Use a context from now on.
+    #[command(after_long_help = "Example:\n  littoral context use plant")]
+    Use {
+        /// The context's name.
+        name: String,
+    },
+    /// Show the contexts.
+    #[command(after_long_help = "Example:\n  littoral context list -o yaml")]
+    List {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Forget a context.
+    #[command(after_long_help = "Example:\n  littoral context remove plant")]
+    Remove {
+        /// The context's name.
+        name: String,
+    },
+}
+
+/// Something of an app: `APP/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AppPath {
+    /// The app.
+    pub(crate) app: AppName,
+    /// What of it.
+    pub(crate) name: String,
+}
+
+impl std::str::FromStr for AppPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (app, name) = text.split_once('/').ok_or("give it as APP/NAME, for instance my-app/readings")?;
+        littoral_model::id::check_name(name).map_err(|error| error.to_string())?;
+        let app = AppName::new(app).map_err(|error| error.to_string())?;
+        Ok(Self { app, name: name.to_owned() })
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("give it as KEY=VALUE".to_owned()),
+    }
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, value)) if !name.is_empty() => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("give it as `name: value`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+#[path = "args_tests.rs"]
+mod tests;

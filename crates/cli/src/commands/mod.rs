@@ -1,0 +1,66 @@
+//! One file for each command.
+
+mod build;
+mod call;
+mod completion;
+mod context;
+mod delete;
+mod deploy;
+mod get;
+mod init;
+mod logs;
+mod new;
+mod node;
+mod plan;
+mod run;
+mod schema;
+mod stream;
+mod token;
+
+use std::process::ExitCode;
+
+use crate::args::{Cli, Command, StreamCommand, TokenCommand};
+use crate::client::Client;
+use crate::context::Places;
+
+pub(crate) use build::build_app;
+
+/// Carries out a command.
+///
+/// # Errors
+/// When it fails; see [`crate::failure`] for how that is told.
+pub(crate) async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let places = Places::of_user();
+    let client = || -> anyhow::Result<Client> { places.client(cli.socket.as_deref(), cli.context.as_deref()) };
+    match &cli.command {
+        Command::New(args) => new::run(args),
+        Command::Dev(args) => crate::dev::run(args).await,
+        Command::Init(args) => init::run(args, &places).await,
+        Command::Node(args) => node::run(args, &places).await,
+        Command::Token(TokenCommand::Create { ttl, uses, output }) => {
+            token::create(&client()?, ttl, *uses, *output).await
+        }
+        Command::Build(args) => build::run(args).await,
+        Command::Deploy(args) => deploy::run(args, &client()?).await,
+        Command::Plan(args) => plan::run(args, &client()?).await,
+        Command::Get(args) => get::run(args, &client()?).await,
+        Command::Call(args) => call::run(args, &client()?).await,
+        Command::Stream(StreamCommand::Publish(args)) => stream::publish(args, &client()?).await,
+        Command::Stream(StreamCommand::Tail(args)) => stream::tail(args, &client()?).await,
+        Command::Logs(args) => logs::run(args, &client()?).await,
+        Command::Run(args) => run::run(args).await,
+        Command::Delete(args) => delete::run(args, &client()?).await,
+        Command::Context(command) => context::run(command, &places),
+        Command::Schema => schema::run(),
+        Command::Completion { shell } => completion::run(*shell),
+    }
+}
+
+/// Completes when the process is told to end: SIGINT or SIGTERM.
+pub(crate) async fn told_to_end() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+    }
+}

@@ -1,0 +1,43 @@
+//! The `littoral` command: parses the command line, asks a node or is one, prints the answer.
+
+mod app;
+mod args;
+mod client;
+mod commands;
+mod context;
+mod dev;
+mod failure;
+mod output;
+mod tables;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::new(error).context("cannot start threads")),
+    };
+    let ended = runtime.block_on(commands::run(&cli));
+    // Reads of standard input cannot be cancelled; do not wait for them.
+    runtime.shutdown_background();
+    match ended {
+        Ok(status) => status,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    if error.is::<output::ReaderGone>() {
+        return ExitCode::SUCCESS;
+    }
+    let (text, status) = failure::render(error);
+    // Where standard error is closed there is nobody to tell.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    status
+}

@@ -1,0 +1,177 @@
+//! How answers look.
+#![allow(clippy::unwrap_used)]
+
+use littoral_node::admin::types::{
+    LinkStatus, PartitionStatus, PlacementRow, PredictionRow, RefusalRow, SinkStatus, StageStatus,
+};
+
+use super::*;
+use crate::args::Format;
+use crate::output::render;
+
+fn node() -> NodeStatus {
+    NodeStatus {
+        id: "edge-1".to_owned(),
+        tier: "edge".to_owned(),
+        site: "hall-7".to_owned(),
+        labels: [("gpu".to_owned(), "none".to_owned())].into(),
+        version: "0.1.0".to_owned(),
+        state: NodeState::Alive,
+        works: 4,
+        functions: vec!["health/score".to_owned()],
+        http: Some("127.0.0.1:8080".to_owned()),
+        links: vec![LinkStatus { peer: "cloud-1".to_owned(), rtt_ms: 40.24, bandwidth_bps: None }],
+    }
+}
+
+fn flow() -> FlowStatus {
+    FlowStatus {
+        app: "machine".to_owned(),
+        name: "health".to_owned(),
+        state: Health::Degraded,
+        reasons: vec!["edge-2 is lost".to_owned()],
+        stages: vec![StageStatus {
+            name: "health.0".to_owned(),
+            functions: vec!["clean".to_owned(), "score".to_owned()],
+            partition: 1,
+            site: "hall-7".to_owned(),
+            owner: Some("edge-1".to_owned()),
+            epoch: 2,
+            in_sync: vec!["edge-1".to_owned()],
+            rows_in: 100,
+            rows_out: 98,
+            rows_rejected: 2,
+            latency: Quantiles { count: 10, p50_ms: 1.5, p95_ms: 12.0, p99_ms: 120.0 },
+            reasons: vec!["tier=edge".to_owned(), "least latency".to_owned()],
+        }],
+        sinks: vec![SinkStatus {
+            name: "alerts".to_owned(),
+            rows: 98,
+            latency: Quantiles::default(),
+            slo_p99_ms: Some(500.0),
+            slo_met: None,
+        }],
+    }
+}
+
+#[test]
+fn nodes() {
+    assert_eq!(
+        vec![node()].table(false),
+        "\
+NODE    TIER  SITE    STATE  WORKS  HTTP            NEIGHBOURS
+edge-1  edge  hall-7  alive  4      127.0.0.1:8080  cloud-1 40.2ms
+"
+    );
+    assert!(vec![node()].table(true).contains("gpu=none"));
+}
+
+#[test]
+fn flows() {
+    assert_eq!(
+        vec![flow()].table(false),
+        "\
+FLOW            STATE     STAGE              FUNCTIONS      NODE    IN   OUT  REJECTED  P50 / P95 / P99
+machine/health  degraded  health.0/1@hall-7  clean > score  edge-1  100  98   2         1.50ms / 12.0ms / 120ms
+
+SINK                     ROWS  AGE P50 / P95 / P99  OBJECTIVE    MET
+machine/health > alerts  98    -                    p99 < 500ms  -
+
+machine/health: edge-2 is lost
+"
+    );
+    assert!(vec![flow()].table(true).contains("least latency"));
+}
+
+#[test]
+fn streams_and_functions() {
+    let stream = StreamStatus {
+        app: "machine".to_owned(),
+        name: "readings".to_owned(),
+        partitions: vec![PartitionStatus {
+            partition: 0,
+            site: "shop".to_owned(),
+            owner: None,
+            epoch: 1,
+            in_sync: Vec::new(),
+            first: 1,
+            next: 9,
+            bytes: 2048,
+        }],
+    };
+    assert_eq!(
+        vec![stream].table(false),
+        "\
+STREAM            PARTITION  NODE  FIRST  NEXT  SIZE
+machine/readings  0@shop     -     1      9     2.0KiB
+"
+    );
+    let function = FunctionStatus {
+        app: "machine".to_owned(),
+        name: "score".to_owned(),
+        nodes: vec!["edge-1".to_owned(), "edge-2".to_owned()],
+        invocations: 7,
+        errors: 1,
+        latency: Quantiles::default(),
+        last_error: Some("it ran out of memory".to_owned()),
+    };
+    assert_eq!(
+        vec![function].table(true),
+        "\
+FUNCTION       NODES           CALLS  ERRORS  P50 / P95 / P99  LAST ERROR
+machine/score  edge-1, edge-2  7      1       -                it ran out of memory
+"
+    );
+}
+
+#[test]
+fn plans() {
+    let report = PlanReport {
+        app: "machine".to_owned(),
+        accepted: false,
+        placements: vec![PlacementRow {
+            kind: "stage".to_owned(),
+            name: "health.0".to_owned(),
+            partition: Some(0),
+            nodes: vec!["edge-1".to_owned()],
+            replicas: vec!["edge-2".to_owned()],
+            reasons: vec!["tier=edge".to_owned(), "3 ms from device-1".to_owned()],
+        }],
+        predictions: vec![PredictionRow {
+            flow: "health".to_owned(),
+            sink: "alerts".to_owned(),
+            predicted_p99_ms: 61.0,
+            slo_p99_ms: Some(50.0),
+            parts: vec!["device-1 to edge-1 3ms".to_owned(), "edge-1 to cloud-1 40ms".to_owned()],
+        }],
+        refusals: vec![RefusalRow {
+            subject: "function train".to_owned(),
+            constraint: "label gpu=yes".to_owned(),
+            message: "no node has it".to_owned(),
+            hint: "start a node with --label gpu=yes".to_owned(),
+        }],
+    };
+    assert_eq!(
+        report.table(false),
+        "\
+KIND   NAME        NODES   WHY
+stage  health.0/0  edge-1  tier=edge
+                           3 ms from device-1
+
+FLOW    SINK    PREDICTED P99  OBJECTIVE        MADE OF
+health  alerts  61.0ms         50.0ms VIOLATED  device-1 to edge-1 3ms + edge-1 to cloud-1 40ms
+
+refused: function train cannot be placed: no node has it
+  constraint: label gpu=yes
+  help: start a node with --label gpu=yes
+"
+    );
+}
+
+#[test]
+fn json_and_yaml_have_everything() {
+    let flows = vec![flow()];
+    let json: Vec<FlowStatus> = serde_json::from_str(&render(&flows, Format::Json).unwrap()).unwrap();
+    let yaml: Vec<FlowStatus> = serde_yaml_ng::from_str(&render(&flows, Format::Yaml).unwrap()).unwrap();
+    assert_eq!((json, yaml), (flows.clone(), flows));
+}

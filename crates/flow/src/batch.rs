@@ -1,0 +1,153 @@
+//! Rows as they travel and rest: Arrow IPC streams of one schema message and one record batch.
+
+use std::io::Cursor;
+use std::sync::Arc;
+
+use arrow_array::{Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_ipc::reader::StreamReader;
+use arrow_ipc::writer::StreamWriter;
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
+use bytes::Bytes;
+use littoral_model::entry::PortBatch;
+
+/// Rows that cannot be encoded or decoded.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BatchError {
+    /// Not an Arrow IPC stream of one batch.
+    #[error("the rows are not a valid Arrow stream: {0}")]
+    Arrow(String),
+    /// The stream holds no batch.
+    #[error("the Arrow stream holds no batch")]
+    Empty,
+}
+
+impl From<ArrowError> for BatchError {
+    fn from(error: ArrowError) -> Self {
+        Self::Arrow(error.to_string())
+    }
+}
+
+/// Encodes rows for a port.
+///
+/// # Errors
+/// When Arrow cannot encode them.
+pub fn encode(port: &str, rows: &RecordBatch, origin_us: Option<i64>) -> Result<PortBatch, BatchError> {
+    let mut buffer = Vec::with_capacity(rows.get_array_memory_size() + 1024);
+    let mut writer = StreamWriter::try_new(&mut buffer, rows.schema_ref())?;
+    writer.write(rows)?;
+    writer.finish()?;
+    drop(writer);
+    let count = u32::try_from(rows.num_rows()).unwrap_or(u32::MAX);
+    Ok(PortBatch { port: port.to_owned(), rows: count, origin_us, arrow: Bytes::from(buffer) })
+}
+
+/// Decodes the rows of a port.
+///
+/// # Errors
+/// When the bytes are not an Arrow stream of one batch.
+pub fn decode(batch: &PortBatch) -> Result<RecordBatch, BatchError> {
+    let mut reader = StreamReader::try_new(Cursor::new(&batch.arrow), None)?;
+    reader.next().ok_or(BatchError::Empty)?.map_err(BatchError::from)
+}
+
+/// The columns of a stream whose records are published from outside: `key` (text or null), `time` (microseconds since
+/// 1970, UTC: when it was published, unless the publisher says otherwise) and `value` (text).
+#[must_use]
+pub fn record_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("key", DataType::Utf8, true),
+        Field::new("time", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false),
+        Field::new("value", DataType::Utf8, false),
+    ]))
+}
+
+/// Builds rows of [`record_schema`].
+///
+/// # Errors
+/// When Arrow refuses them, which takes columns of more than 2 GiB.
+pub fn records(rows: &[(Option<String>, i64, String)]) -> Result<RecordBatch, BatchError> {
+    let keys: StringArray = rows.iter().map(|(key, _, _)| key.as_deref()).collect();
+    let times = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|(_, time, _)| *time)).with_timezone("UTC");
+    let values = StringArray::from_iter_values(rows.iter().map(|(_, _, value)| value));
+    Ok(RecordBatch::try_new(record_schema(), vec![Arc::new(keys), Arc::new(times), Arc::new(values)])?)
+}
+
+/// Rows that a stage rejected, for the flow's dead-letter stream: the stage, the reason, and the row as JSON.
+#[must_use]
+pub fn dead_letter_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("stage", DataType::Utf8, false),
+        Field::new("reason", DataType::Utf8, false),
+        Field::new("row", DataType::Utf8, false),
+    ]))
+}
+
+/// One rejected row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The function that rejected it, or on which it failed.
+    pub stage: String,
+    /// Why.
+    pub reason: String,
+    /// The row, as JSON.
+    pub row: String,
+}
+
+/// Builds rows of [`dead_letter_schema`].
+///
+/// # Errors
+/// When Arrow refuses them.
+pub fn dead_letters(letters: &[DeadLetter]) -> Result<RecordBatch, BatchError> {
+    let stages = StringArray::from_iter_values(letters.iter().map(|letter| &letter.stage));
+    let reasons = StringArray::from_iter_values(letters.iter().map(|letter| &letter.reason));
+    let rows = StringArray::from_iter_values(letters.iter().map(|letter| &letter.row));
+    Ok(RecordBatch::try_new(dead_letter_schema(), vec![Arc::new(stages), Arc::new(reasons), Arc::new(rows)])?)
+}
+
+/// Rows as JSON objects, one a line.
+///
+/// # Errors
+/// When a column has a type that JSON cannot carry.
+pub fn to_json_lines(rows: &RecordBatch) -> Result<String, BatchError> {
+    let mut writer = arrow_json::WriterBuilder::new().with_explicit_nulls(true).build::<_, arrow_json::writer::LineDelimited>(Vec::new());
+    writer.write(rows)?;
+    writer.finish()?;
+    String::from_utf8(writer.into_inner()).map_err(|error| BatchError::Arrow(error.to_string()))
+}
+
+/// The latest value of the `time` column, if the rows have one in microseconds.
+#[must_use]
+pub fn time_max_us(rows: &RecordBatch) -> Option<i64> {
+    let column = rows.column_by_name("time")?;
+    let times = column.as_any().downcast_ref::<TimestampMicrosecondArray>()?;
+    if times.null_count() == 0 {
+        return times.values().iter().copied().max();
+    }
+    times.iter().flatten().max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_survive_the_round_trip() {
+        let rows = records(&[(Some("a".to_owned()), 5, "x".to_owned()), (None, 7, "{}".to_owned())]).unwrap();
+        let encoded = encode("main", &rows, Some(5)).unwrap();
+        assert_eq!(encoded.rows, 2);
+        assert_eq!(decode(&encoded).unwrap(), rows);
+        assert_eq!(time_max_us(&rows), Some(7));
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        let batch = PortBatch { port: "main".to_owned(), rows: 1, origin_us: None, arrow: Bytes::from_static(b"garbage") };
+        assert!(decode(&batch).is_err());
+    }
+
+    #[test]
+    fn json_has_a_line_a_row() {
+        let rows = dead_letters(&[DeadLetter { stage: "clean".into(), reason: "no number".into(), row: "{}".into() }]).unwrap();
+        assert_eq!(to_json_lines(&rows).unwrap(), "{\"stage\":\"clean\",\"reason\":\"no number\",\"row\":\"{}\"}\n");
+    }
+}

@@ -1,0 +1,295 @@
+//! The guests of a fused stage, one after the other, with the state they had after the last step that succeeded.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use arrow_array::RecordBatch;
+use arrow_schema::{Schema, SchemaRef};
+use async_trait::async_trait;
+use bytes::Bytes;
+use littoral_model::entry::{PORT_DEAD_LETTER, PORT_MAIN};
+use littoral_runtime::stage::{Stage, StageError, StageOutput};
+
+use crate::batch::{self, DeadLetter};
+
+/// Key groups of one function in a commit's state: the function's position in the flow is above these bits.
+const GROUP_BITS: u32 = 16;
+/// The most timers that one watermark may fire in a row, so that a guest that always sets another cannot spin.
+const TIMERS_MAX: usize = 1_000;
+
+/// One guest, bound to the shard that made it.
+#[async_trait(?Send)]
+pub trait Operator {
+    /// Tells the guest the columns of its input.
+    async fn open(&mut self, schema: &Schema) -> Result<(), StageError>;
+    /// Processes rows.
+    async fn process(&mut self, rows: &RecordBatch, watermark_us: i64) -> Result<StageOutput, StageError>;
+    /// Fires a timer that the guest asked for.
+    async fn on_timer(&mut self, time_us: i64) -> Result<StageOutput, StageError>;
+    /// The state of key groups.
+    async fn snapshot(&mut self, groups: &[u32]) -> Result<Vec<(u32, Bytes)>, StageError>;
+    /// Gives the state of key groups back.
+    async fn restore(&mut self, groups: Vec<(u32, Bytes)>) -> Result<(), StageError>;
+}
+
+#[async_trait(?Send)]
+impl Operator for Stage {
+    async fn open(&mut self, schema: &Schema) -> Result<(), StageError> {
+        Stage::open(self, schema).await.map(drop)
+    }
+    async fn process(&mut self, rows: &RecordBatch, watermark_us: i64) -> Result<StageOutput, StageError> {
+        Stage::process(self, rows, watermark_us).await
+    }
+    async fn on_timer(&mut self, time_us: i64) -> Result<StageOutput, StageError> {
+        Stage::on_timer(self, time_us).await
+    }
+    async fn snapshot(&mut self, groups: &[u32]) -> Result<Vec<(u32, Bytes)>, StageError> {
+        Stage::snapshot(self, groups).await
+    }
+    async fn restore(&mut self, groups: Vec<(u32, Bytes)>) -> Result<(), StageError> {
+        Stage::restore(self, groups).await
+    }
+}
+
+/// Makes the guests of a chain; called again after one of them trapped.
+#[async_trait(?Send)]
+pub trait Operators: Send {
+    /// The functions' names, in order.
+    fn names(&self) -> &[String];
+    /// Makes a fresh instance of the function at `place`, from 0.
+    async fn make(&self, place: usize) -> Result<Box<dyn Operator>, StageError>;
+}
+
+/// What one step of a chain did.
+#[derive(Debug, Default)]
+pub struct ChainOutput {
+    /// Rows by port; several batches of one port keep their order.
+    pub ports: Vec<(String, RecordBatch)>,
+    /// Rows that a guest rejected.
+    pub rejected: Vec<DeadLetter>,
+    /// The state that changed.
+    pub state: Vec<(u32, Bytes)>,
+}
+
+/// Why a step failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ChainError {
+    /// The guest failed on these rows; other rows may be fine.
+    #[error("{function}: {reason}")]
+    Rows {
+        /// The function.
+        function: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The guest cannot run at all: it refuses the input's columns or its own state, or cannot be made.
+    #[error("{function} cannot run: {reason}")]
+    Function {
+        /// The function.
+        function: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// The guests of one fused stage.
+pub struct Chain {
+    operators: Box<dyn Operators>,
+    /// The position in the flow of the first function.
+    first: u32,
+    slots: Vec<Slot>,
+    /// Event times may be this much out of order.
+    lateness_us: i64,
+}
+
+#[derive(Default)]
+struct Slot {
+    operator: Option<Box<dyn Operator>>,
+    schema: Option<SchemaRef>,
+    /// State by key group, as of the last step that succeeded.
+    state: BTreeMap<u32, Bytes>,
+    watermark_us: Option<i64>,
+    timer_us: Option<i64>,
+}
+
+#[derive(Default)]
+struct Step {
+    output: ChainOutput,
+    dirty: Vec<BTreeSet<u32>>,
+    watermarks: Vec<Option<i64>>,
+    timers: Vec<Option<i64>>,
+}
+
+impl Chain {
+    /// A chain whose first function stands at `first` in its flow, with the state of an earlier run.
+    #[must_use]
+    pub fn new(operators: Box<dyn Operators>, first: u32, lateness_us: i64, watermark_us: Option<i64>, state: Vec<(u32, Bytes)>) -> Self {
+        let mut slots: Vec<Slot> = operators.names().iter().map(|_| Slot::default()).collect();
+        for (group, bytes) in state {
+            let place = ((group >> GROUP_BITS) as usize).checked_sub(first as usize);
+            if let Some(slot) = place.and_then(|place| slots.get_mut(place)) {
+                slot.state.insert(group & ((1 << GROUP_BITS) - 1), bytes);
+            }
+        }
+        for slot in &mut slots {
+            slot.watermark_us = watermark_us;
+        }
+        Self { operators, first, slots, lateness_us }
+    }
+
+    /// The watermark of what the chain puts out.
+    #[must_use]
+    pub fn watermark_us(&self) -> Option<i64> {
+        self.slots.last().and_then(|slot| slot.watermark_us)
+    }
+
+    /// Processes rows through every guest. On an error nothing has changed: the guests are made anew, with the state
+    /// they had before, when they are next needed.
+    ///
+    /// # Errors
+    /// Tells a guest that failed on the rows from one that cannot run.
+    pub async fn process(&mut self, rows: &RecordBatch) -> Result<ChainOutput, ChainError> {
+        let outcome = self.step(rows).await;
+        if outcome.is_err() {
+            for slot in &mut self.slots {
+                slot.operator = None;
+                slot.schema = None;
+            }
+        }
+        outcome
+    }
+
+    async fn step(&mut self, rows: &RecordBatch) -> Result<ChainOutput, ChainError> {
+        let count = self.slots.len();
+        let mut step = Step {
+            dirty: vec![BTreeSet::new(); count],
+            watermarks: self.slots.iter().map(|slot| slot.watermark_us).collect(),
+            timers: self.slots.iter().map(|slot| slot.timer_us).collect(),
+            ..Step::default()
+        };
+        let mut current = vec![rows.clone()];
+        for place in 0..count {
+            let mut next = Vec::new();
+            for rows in &current {
+                self.one(place, rows, &mut step, &mut next).await?;
+            }
+            current = next;
+        }
+        step.output.ports.extend(current.into_iter().map(|rows| (PORT_MAIN.to_owned(), rows)));
+        self.finish(step).await
+    }
+
+    /// One guest, one batch, and the timers that the batch makes due.
+    async fn one(&mut self, place: usize, rows: &RecordBatch, step: &mut Step, next: &mut Vec<RecordBatch>) -> Result<(), ChainError> {
+        self.ready(place, rows.schema_ref()).await?;
+        let seen = batch::time_max_us(rows).map(|time| time - self.lateness_us);
+        let Some(watermark) = step.watermarks.get_mut(place) else { return Ok(()) };
+        *watermark = (*watermark).max(seen);
+        let watermark_us = watermark.unwrap_or(i64::MIN);
+        let name = self.name(place);
+        let Some(operator) = self.slots.get_mut(place).and_then(|slot| slot.operator.as_mut()) else { return Ok(()) };
+        let output = operator.process(rows, watermark_us).await.map_err(|error| rows_error(&name, &error))?;
+        let mut due = take(place, &name, Some(rows), output, step, next)?;
+        for _ in 0..TIMERS_MAX {
+            let Some(time_us) = due.filter(|time_us| *time_us <= watermark_us) else { break };
+            let output = operator.on_timer(time_us).await.map_err(|error| rows_error(&name, &error))?;
+            due = take(place, &name, None, output, step, next)?;
+        }
+        Ok(())
+    }
+
+    /// Makes and opens the guest at `place` if it is not yet, or if the columns changed.
+    async fn ready(&mut self, place: usize, schema: &SchemaRef) -> Result<(), ChainError> {
+        let name = self.name(place);
+        let Some(slot) = self.slots.get_mut(place) else { return Ok(()) };
+        if slot.operator.is_some() && slot.schema.as_ref() == Some(schema) {
+            return Ok(());
+        }
+        let cannot = |error: &StageError| ChainError::Function { function: name.clone(), reason: error.to_string() };
+        let mut operator = self.operators.make(place).await.map_err(|error| cannot(&error))?;
+        operator.open(schema).await.map_err(|error| cannot(&error))?;
+        let state: Vec<_> = slot.state.iter().map(|(group, bytes)| (*group, bytes.clone())).collect();
+        if !state.is_empty() {
+            operator.restore(state).await.map_err(|error| cannot(&error))?;
+        }
+        slot.operator = Some(operator);
+        slot.schema = Some(schema.clone());
+        Ok(())
+    }
+
+    /// Collects the changed state, and only then takes the step as done.
+    async fn finish(&mut self, mut step: Step) -> Result<ChainOutput, ChainError> {
+        let mut deltas = Vec::with_capacity(self.slots.len());
+        for (place, dirty) in step.dirty.iter().enumerate() {
+            let name = self.name(place);
+            let groups: Vec<u32> = dirty.iter().copied().collect();
+            let operator = self.slots.get_mut(place).and_then(|slot| slot.operator.as_mut());
+            let delta = match operator.filter(|_| !groups.is_empty()) {
+                Some(operator) => operator.snapshot(&groups).await.map_err(|error| rows_error(&name, &error))?,
+                None => Vec::new(),
+            };
+            deltas.push(delta);
+        }
+        let places = (self.first..).zip(self.slots.iter_mut()).zip(deltas).zip(step.watermarks.iter().zip(&step.timers));
+        for (((position, slot), delta), (watermark_us, timer_us)) in places {
+            slot.watermark_us = *watermark_us;
+            slot.timer_us = *timer_us;
+            for (group, bytes) in delta {
+                step.output.state.push((position << GROUP_BITS | group, bytes.clone()));
+                slot.state.insert(group, bytes);
+            }
+        }
+        Ok(step.output)
+    }
+
+    fn name(&self, place: usize) -> String {
+        self.operators.names().get(place).cloned().unwrap_or_default()
+    }
+}
+
+fn rows_error(function: &str, error: &StageError) -> ChainError {
+    ChainError::Rows { function: function.to_owned(), reason: error.to_string() }
+}
+
+/// Sorts one guest's output into the step; returns the timer that it now waits for.
+fn take(
+    place: usize,
+    name: &str,
+    input: Option<&RecordBatch>,
+    output: StageOutput,
+    step: &mut Step,
+    next: &mut Vec<RecordBatch>,
+) -> Result<Option<i64>, ChainError> {
+    for (port, rows) in output.outputs {
+        if rows.num_rows() == 0 {
+            continue;
+        }
+        if port == PORT_MAIN {
+            next.push(rows);
+        } else if port == PORT_DEAD_LETTER {
+            let reason = format!("it put rows on the port `{PORT_DEAD_LETTER}`, which is for rejected rows");
+            return Err(ChainError::Function { function: name.to_owned(), reason });
+        } else {
+            step.output.ports.push((port, rows));
+        }
+    }
+    for rejection in output.rejected {
+        let row = input.and_then(|rows| row_json(rows, rejection.row as usize)).unwrap_or_else(|| "null".to_owned());
+        step.output.rejected.push(DeadLetter { stage: name.to_owned(), reason: rejection.reason, row });
+    }
+    if let Some(dirty) = step.dirty.get_mut(place) {
+        dirty.extend(output.dirty);
+    }
+    if let Some(timer) = step.timers.get_mut(place) {
+        *timer = output.timer_us;
+    }
+    Ok(output.timer_us)
+}
+
+/// One row as JSON, if it exists and JSON can carry it.
+pub(crate) fn row_json(rows: &RecordBatch, row: usize) -> Option<String> {
+    if row >= rows.num_rows() {
+        return None;
+    }
+    let lines = batch::to_json_lines(&rows.slice(row, 1)).ok()?;
+    Some(lines.trim_end().to_owned())
+}

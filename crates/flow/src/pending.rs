@@ -1,0 +1,215 @@
+//! Rows that arrived and wait to be processed, cut into batches of a good size.
+
+use std::collections::VecDeque;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use littoral_model::entry::Position;
+use littoral_model::id::Epoch;
+
+use crate::batch::{self, BatchError};
+use crate::reader::Received;
+
+/// The most rows that guests get at once: large enough that the call costs little, small enough to bound latency.
+pub(crate) const BATCH_ROWS_MAX: usize = 4_096;
+
+/// The rows of one input between its reader and the guests.
+#[derive(Default)]
+pub(crate) struct Pending {
+    parts: VecDeque<Part>,
+    rows: usize,
+    epoch: Epoch,
+    /// Where the input goes on after everything that is pending.
+    next: Option<Position>,
+}
+
+struct Part {
+    index: u64,
+    row: u32,
+    rows: RecordBatch,
+    bytes: usize,
+    origin_us: Option<i64>,
+    /// Whether these are the last rows of their entry.
+    ends_entry: bool,
+}
+
+/// A batch for the guests, and where each of its rows came from.
+pub(crate) struct Batch {
+    pub(crate) rows: RecordBatch,
+    pub(crate) epoch: Epoch,
+    pub(crate) bytes: usize,
+    pub(crate) origin_us: Option<i64>,
+    /// For each piece: how many rows it has, where it begins, and whether it ends its entry.
+    pieces: Vec<(usize, Position, bool)>,
+    /// Where the input goes on after the last row.
+    next: Position,
+}
+
+impl Batch {
+    /// The input's position after the first `count` rows.
+    pub(crate) fn position_after(&self, count: usize) -> Position {
+        if count >= self.rows.num_rows() {
+            return self.next;
+        }
+        let mut left = count;
+        for &(rows, start, _) in &self.pieces {
+            if left < rows {
+                return Position { index: start.index, row: start.row + u32::try_from(left).unwrap_or(u32::MAX) };
+            }
+            left -= rows;
+        }
+        self.next
+    }
+}
+
+impl Pending {
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Takes what a reader delivered.
+    pub(crate) fn push(&mut self, received: Received) -> Result<(), BatchError> {
+        self.epoch = received.epoch;
+        for (index, port_batch) in received.batches {
+            let mut rows = batch::decode(&port_batch)?;
+            let mut row = 0;
+            if index == received.from.index && received.from.row > 0 {
+                let skip = (received.from.row as usize).min(rows.num_rows());
+                rows = rows.slice(skip, rows.num_rows() - skip);
+                row = received.from.row;
+            }
+            if rows.num_rows() == 0 {
+                continue;
+            }
+            self.rows += rows.num_rows();
+            let bytes = port_batch.arrow.len();
+            self.parts.push_back(Part { index, row, rows, bytes, origin_us: port_batch.origin_us, ends_entry: true });
+        }
+        self.next = Some(received.next);
+        Ok(())
+    }
+
+    /// The position up to which there is nothing to process, if that is all there is.
+    pub(crate) fn skipped(&mut self) -> Option<(Epoch, Position)> {
+        if self.parts.is_empty() { self.next.take().map(|next| (self.epoch, next)) } else { None }
+    }
+
+    /// Cuts the next batch: as many rows of one schema as are here, up to [`BATCH_ROWS_MAX`].
+    pub(crate) fn pop(&mut self) -> Result<Option<Batch>, BatchError> {
+        let Some(schema) = self.parts.front().map(|part| part.rows.schema()) else {
+            return Ok(None);
+        };
+        let mut taken = Vec::new();
+        let mut count = 0;
+        while count < BATCH_ROWS_MAX {
+            let Some(part) = self.parts.pop_front_if(|part| part.rows.schema() == schema) else { break };
+            let (head, rest) = split(part, BATCH_ROWS_MAX - count);
+            count += head.rows.num_rows();
+            taken.push(head);
+            if let Some(rest) = rest {
+                self.parts.push_front(rest);
+            }
+        }
+        self.rows -= count;
+        let next = if self.parts.is_empty() { self.next.take() } else { None };
+        let next = next.unwrap_or_else(|| taken.last().map_or(Position::START, after));
+        join(&schema, taken, self.epoch, next).map(Some)
+    }
+}
+
+fn after(part: &Part) -> Position {
+    if part.ends_entry {
+        Position { index: part.index + 1, row: 0 }
+    } else {
+        Position { index: part.index, row: part.row + u32::try_from(part.rows.num_rows()).unwrap_or(u32::MAX) }
+    }
+}
+
+fn split(part: Part, room: usize) -> (Part, Option<Part>) {
+    let rows = part.rows.num_rows();
+    if rows <= room {
+        return (part, None);
+    }
+    let rest = Part {
+        index: part.index,
+        row: part.row + u32::try_from(room).unwrap_or(u32::MAX),
+        rows: part.rows.slice(room, rows - room),
+        bytes: part.bytes * (rows - room) / rows,
+        origin_us: part.origin_us,
+        ends_entry: part.ends_entry,
+    };
+    let head = Part { rows: part.rows.slice(0, room), bytes: part.bytes * room / rows, ends_entry: false, ..part };
+    (head, Some(rest))
+}
+
+fn join(schema: &SchemaRef, parts: Vec<Part>, epoch: Epoch, next: Position) -> Result<Batch, BatchError> {
+    let pieces =
+        parts.iter().map(|part| (part.rows.num_rows(), Position { index: part.index, row: part.row }, part.ends_entry)).collect();
+    let bytes = parts.iter().map(|part| part.bytes).sum();
+    let origin_us = parts.iter().filter_map(|part| part.origin_us).min();
+    let rows = match <[Part; 1]>::try_from(parts) {
+        Ok([part]) => part.rows,
+        Err(parts) => arrow_select::concat::concat_batches(schema, parts.iter().map(|part| &part.rows))?,
+    };
+    Ok(Batch { rows, epoch, bytes, origin_us, pieces, next })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{encode, records};
+
+    fn received(from: Position, sizes: &[(u64, usize)], next: u64) -> Received {
+        let batches = sizes
+            .iter()
+            .map(|&(index, size)| {
+                let rows: Vec<_> = (0..size).map(|row| (None, 0, format!("{index}.{row}"))).collect();
+                (index, encode("main", &records(&rows).unwrap(), Some(index as i64)).unwrap())
+            })
+            .collect();
+        Received { epoch: Epoch(1), from, batches, next: Position { index: next, row: 0 } }
+    }
+
+    #[test]
+    fn small_entries_are_joined_and_rows_know_where_they_came_from() {
+        let mut pending = Pending::default();
+        pending.push(received(Position::START, &[(1, 2), (3, 3)], 6)).unwrap();
+        let batch = pending.pop().unwrap().unwrap();
+        assert_eq!(batch.rows.num_rows(), 5);
+        assert_eq!(batch.origin_us, Some(1));
+        assert_eq!(batch.position_after(1), Position { index: 1, row: 1 });
+        assert_eq!(batch.position_after(2), Position { index: 3, row: 0 });
+        assert_eq!(batch.position_after(4), Position { index: 3, row: 2 });
+        assert_eq!(batch.position_after(5), Position { index: 6, row: 0 });
+        assert!(pending.pop().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_large_entry_is_cut_and_goes_on_in_its_middle() {
+        let mut pending = Pending::default();
+        pending.push(received(Position::START, &[(1, BATCH_ROWS_MAX + 7)], 2)).unwrap();
+        let first = pending.pop().unwrap().unwrap();
+        assert_eq!(first.position_after(usize::MAX), Position { index: 1, row: BATCH_ROWS_MAX as u32 });
+        let second = pending.pop().unwrap().unwrap();
+        assert_eq!(second.rows.num_rows(), 7);
+        assert_eq!(second.position_after(3), Position { index: 1, row: BATCH_ROWS_MAX as u32 + 3 });
+        assert_eq!(second.position_after(7), Position { index: 2, row: 0 });
+    }
+
+    #[test]
+    fn rows_done_before_a_restart_are_not_seen_again() {
+        let mut pending = Pending::default();
+        pending.push(received(Position { index: 1, row: 2 }, &[(1, 5)], 2)).unwrap();
+        let batch = pending.pop().unwrap().unwrap();
+        assert_eq!(batch.rows.num_rows(), 3);
+        assert_eq!(batch.position_after(1), Position { index: 1, row: 3 });
+    }
+
+    #[test]
+    fn entries_without_rows_still_advance() {
+        let mut pending = Pending::default();
+        pending.push(received(Position::START, &[], 9)).unwrap();
+        assert_eq!(pending.skipped(), Some((Epoch(1), Position { index: 9, row: 0 })));
+        assert_eq!(pending.skipped(), None);
+    }
+}

@@ -1,0 +1,184 @@
+//! Runs one fused stage of a flow over one partition of its input.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_array::RecordBatch;
+use littoral_model::entry::{Commit, PORT_DEAD_LETTER, PortBatch, Position};
+use littoral_model::id::Epoch;
+use littoral_store::replica::Owned;
+use tokio::time::Interval;
+
+use crate::Ended;
+use crate::batch::{self, BatchError, DeadLetter};
+use crate::chain::{Chain, ChainError, ChainOutput, Operators, row_json};
+use crate::committer::Committer;
+use crate::pending::{BATCH_ROWS_MAX, Batch, Pending};
+use crate::reader::{Input, Progress, Reader, Source};
+use crate::stats::{Stats, Step};
+
+/// How often progress over entries without rows for us is committed, so that the owner can forget them.
+pub(crate) const SKIP_EVERY: Duration = Duration::from_secs(1);
+
+/// Everything a stage needs to run.
+pub struct StageWork {
+    /// The right to write its log.
+    pub owned: Owned,
+    /// What it reads.
+    pub input: Input,
+    /// Where that comes from.
+    pub source: Arc<dyn Source>,
+    /// Its guests.
+    pub operators: Box<dyn Operators>,
+    /// The position in the flow of the first guest.
+    pub first: u32,
+    /// How much event times may be out of order, in microseconds.
+    pub lateness_us: i64,
+    /// Where it reports.
+    pub stats: Arc<Stats>,
+}
+
+/// Runs a stage until it ends; call it on the shard that is to run the guests.
+pub async fn run(work: StageWork) -> Ended {
+    match Running::start(work).await {
+        Ok(running) => running.run().await,
+        Err(ended) => ended,
+    }
+}
+
+struct Running {
+    input: Input,
+    reader: Reader,
+    progress: Progress,
+    pending: Pending,
+    chain: Chain,
+    committer: Committer,
+    flush: Interval,
+    stats: Arc<Stats>,
+}
+
+impl Running {
+    async fn start(work: StageWork) -> Result<Self, Ended> {
+        let restored = work.owned.restore().await.map_err(|error| Ended::Failed(error.to_string()))?;
+        let (epoch, from) = restored
+            .inputs
+            .iter()
+            .find(|input| input.work == work.input.work)
+            .map_or((Epoch(0), Position::START), |input| (input.epoch, input.position));
+        let chain = Chain::new(work.operators, work.first, work.lateness_us, restored.watermark_us, restored.state);
+        let reader = Reader::start(work.source, work.owned.work().clone(), work.input.clone(), from, epoch);
+        let progress = reader.committed();
+        let committer = Committer::new(work.owned, Arc::clone(&work.stats));
+        let flush = tokio::time::interval(SKIP_EVERY);
+        Ok(Self { input: work.input, reader, progress, pending: Pending::default(), chain, committer, flush, stats: work.stats })
+    }
+
+    async fn run(mut self) -> Ended {
+        loop {
+            let ended = match self.turn().await {
+                Ok(()) => continue,
+                Err(ended) => ended,
+            };
+            if let Ended::Failed(reason) = &ended {
+                self.stats.failed(reason);
+            }
+            return ended;
+        }
+    }
+
+    /// Waits for rows, takes what has arrived, and processes one batch.
+    async fn turn(&mut self) -> Result<(), Ended> {
+        if self.pending.rows() == 0 {
+            self.wait().await?;
+        }
+        while self.pending.rows() < BATCH_ROWS_MAX {
+            let Some(received) = self.reader.try_next() else { break };
+            self.pending.push(received).map_err(bad_input)?;
+        }
+        match self.pending.pop().map_err(bad_input)? {
+            Some(batch) => self.process(&batch).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn wait(&mut self) -> Result<(), Ended> {
+        tokio::select! {
+            received = self.reader.next() => match received {
+                Some(received) => self.pending.push(received).map_err(bad_input),
+                None => Err(Ended::Failed("the input's reader ended".to_owned())),
+            },
+            () = self.committer.fenced() => Err(Ended::Fenced),
+            _ = self.flush.tick() => match self.pending.skipped() {
+                Some((epoch, position)) => {
+                    let input = (&self.input.work, epoch, position);
+                    self.committer.commit(Commit::default(), input, &self.progress, Step::default()).await
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Processes a batch; where guests fail on it, halves it until the rows on which they fail stand alone. Those go
+    /// to the dead-letter port with the reason, all others are processed as if nothing had been.
+    async fn process(&mut self, batch: &Batch) -> Result<(), Ended> {
+        let mut ranges = vec![(0, batch.rows.num_rows())];
+        while let Some((start, count)) = ranges.pop() {
+            let begun = Instant::now();
+            let rows = batch.rows.slice(start, count);
+            let output = match self.chain.process(&rows).await {
+                Ok(output) => output,
+                Err(ChainError::Rows { function, reason }) if count == 1 => {
+                    tracing::warn!(%function, %reason, "a record goes to the dead-letter stream");
+                    poisoned(&rows, function, reason)
+                }
+                Err(ChainError::Rows { function, reason }) => {
+                    tracing::debug!(%function, %reason, rows = count, "a guest failed; looking for the record that did it");
+                    ranges.push((start + count / 2, count - count / 2));
+                    ranges.push((start, count / 2));
+                    continue;
+                }
+                Err(error @ ChainError::Function { .. }) => return Err(Ended::Failed(error.to_string())),
+            };
+            self.commit(batch, (start, count), output, begun.elapsed()).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(&self, batch: &Batch, range: (usize, usize), output: ChainOutput, process: Duration) -> Result<(), Ended> {
+        let (start, count) = range;
+        let outputs = encode(&output, batch.origin_us).map_err(bad_input)?;
+        let step = Step {
+            rows_in: count as u64,
+            bytes_in: (batch.bytes * count / batch.rows.num_rows().max(1)) as u64,
+            rows_out: outputs.iter().map(|rows| (rows.port.clone(), u64::from(rows.rows))).collect(),
+            rejected: output.rejected.len() as u64,
+            process: Some(process),
+            origin_us: batch.origin_us,
+        };
+        let commit = Commit { state: output.state, outputs, watermark_us: self.chain.watermark_us(), ..Commit::default() };
+        let input = (&self.input.work, batch.epoch, batch.position_after(start + count));
+        self.committer.commit(commit, input, &self.progress, step).await
+    }
+}
+
+fn poisoned(rows: &RecordBatch, stage: String, reason: String) -> ChainOutput {
+    let row = row_json(rows, 0).unwrap_or_else(|| "null".to_owned());
+    ChainOutput { rejected: vec![DeadLetter { stage, reason, row }], ..ChainOutput::default() }
+}
+
+fn encode(output: &ChainOutput, origin_us: Option<i64>) -> Result<Vec<PortBatch>, BatchError> {
+    let mut encoded = Vec::with_capacity(output.ports.len() + 1);
+    for (port, rows) in &output.ports {
+        if rows.num_rows() > 0 {
+            encoded.push(batch::encode(port, rows, origin_us)?);
+        }
+    }
+    if !output.rejected.is_empty() {
+        encoded.push(batch::encode(PORT_DEAD_LETTER, &batch::dead_letters(&output.rejected)?, origin_us)?);
+    }
+    Ok(encoded)
+}
+
+fn bad_input(error: BatchError) -> Ended {
+    Ended::Failed(error.to_string())
+}

@@ -1,0 +1,358 @@
+//! The sessions of a node, whom they see, and how a request travels.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use littoral_model::id::NodeId;
+use littoral_model::wire::{VersionRange, WireError};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use zenoh::bytes::ZBytes;
+use zenoh::liveliness::LivelinessToken;
+use zenoh::qos::CongestionControl;
+use zenoh::query::{ConsolidationMode, Query};
+use zenoh::sample::{Sample, SampleKind};
+use zenoh::{Config, Session, Wait as _};
+
+use super::keys::NodeKeys;
+use super::wire::{Outlets, answer, take_bytes, urgency};
+use crate::call::Priority;
+use crate::carrier::{Presence, Receiver, RouteId};
+use crate::frame::{Envelope, ReplyError};
+use crate::identity::Identity;
+use crate::probe::{LinkError, probe};
+use crate::sync::{Lock, lock};
+
+/// Zenoh's own timeout is this much later than ours: its answer would be taken for a peer's.
+const TIMEOUT_MARGIN: Duration = Duration::from_secs(1);
+/// Pauses between attempts to open a client's session.
+const OPEN_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+/// How often the list of direct links is read.
+const NEIGHBOURS_PERIOD: Duration = Duration::from_millis(500);
+/// How long a node without any link waits before it finds out why, and before it does so again.
+const EXPLAIN_PERIOD: Duration = Duration::from_secs(2);
+/// The most ways that are kept; each node has one or two.
+const ROUTES_MAX: usize = 16_384;
+
+/// A way to another node.
+struct Route {
+    /// Which of our sessions.
+    line: usize,
+    /// The liveliness key that told of it.
+    alive: String,
+    node: NodeId,
+    incarnation: u64,
+    /// The key that answers calls.
+    call: String,
+    /// The session at its end.
+    zid: String,
+}
+
+/// One session and what it has declared.
+struct Line {
+    session: Session,
+    _token: LivelinessToken,
+}
+
+#[derive(Default)]
+struct State {
+    lines: HashMap<usize, Line>,
+    routes: BTreeMap<RouteId, Route>,
+    next: RouteId,
+    /// The session ids that each line is linked to directly.
+    neighbours: HashMap<usize, HashSet<String>>,
+    closed: bool,
+}
+
+impl State {
+    fn is_direct(&self, route: &Route) -> bool {
+        self.neighbours.get(&route.line).is_some_and(|zids| zids.contains(&route.zid))
+    }
+}
+
+pub(super) struct Lines {
+    keys: NodeKeys,
+    state: Lock<State>,
+    receiver: OnceLock<Weak<dyn Receiver>>,
+    outlets: Outlets,
+    runtime: Handle,
+    cancel: CancellationToken,
+}
+
+impl Lines {
+    pub(super) fn new(keys: NodeKeys, cancel: CancellationToken) -> Self {
+        Self {
+            keys,
+            state: Lock::default(),
+            receiver: OnceLock::new(),
+            outlets: Outlets::new(Handle::current()),
+            runtime: Handle::current(),
+            cancel,
+        }
+    }
+
+    /// Says who handles what arrives; once.
+    pub(super) fn attach(&self, receiver: Weak<dyn Receiver>) {
+        let _ = self.receiver.set(receiver);
+    }
+
+    fn receiver(&self) -> Option<Arc<dyn Receiver>> {
+        self.receiver.get()?.upgrade()
+    }
+
+    pub(super) fn zid(&self, line: usize) -> String {
+        self.keys.zid(&self.keys.node, self.keys.incarnation, line)
+    }
+
+    /// Opens a session again and again until it is open; Zenoh keeps it linked from then on.
+    pub(super) async fn open_for_ever(self: Arc<Self>, line: usize, config: Config) {
+        let mut pause = OPEN_PAUSE.0;
+        while !self.cancel.is_cancelled() {
+            match self.open(line, config.clone()).await {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(line, error, "the gateway cannot be reached; trying again"),
+            }
+            tokio::select! {
+                () = sleep(pause) => pause = (pause * 2).min(OPEN_PAUSE.1),
+                () = self.cancel.cancelled() => {}
+            }
+        }
+    }
+
+    /// Opens a session and declares this node on it.
+    pub(super) async fn open(self: &Arc<Self>, line: usize, config: Config) -> Result<(), String> {
+        let session = zenoh::open(config).await.map_err(|error| error.to_string())?;
+        let declared = self.declare(line, &session).await;
+        let token = match declared {
+            Ok(token) => token,
+            Err(error) => {
+                let _ = session.close().await;
+                return Err(error.to_string());
+            }
+        };
+        let late = {
+            let mut state = lock(&self.state);
+            if !state.closed {
+                state.lines.insert(line, Line { session: session.clone(), _token: token });
+            }
+            state.closed
+        };
+        if late {
+            let _ = session.close().await;
+        }
+        Ok(())
+    }
+
+    async fn declare(self: &Arc<Self>, line: usize, session: &Session) -> zenoh::Result<LivelinessToken> {
+        let lines = Arc::downgrade(self);
+        session
+            .liveliness()
+            .declare_subscriber(self.keys.everybody())
+            .history(true)
+            .callback(move |sample| {
+                if let Some(lines) = lines.upgrade() {
+                    lines.presence(line, &sample);
+                }
+            })
+            .background()
+            .await?;
+        let lines = Arc::downgrade(self);
+        session
+            .declare_queryable(self.keys.call(line))
+            .complete(true)
+            .callback(move |query| {
+                if let Some(lines) = lines.upgrade() {
+                    lines.arrived(query);
+                }
+            })
+            .background()
+            .await?;
+        // Last: whoever sees it may call at once.
+        session.liveliness().declare_token(self.keys.alive(line)).await
+    }
+
+    /// Notes that a node came or went, as one session sees it. Called by Zenoh: must not block.
+    fn presence(&self, line: usize, sample: &Sample) {
+        let key = sample.key_expr().as_str();
+        let Some((node, incarnation, call, zid)) = self.keys.parse_alive(key) else { return };
+        if node == self.keys.node {
+            return;
+        }
+        tracing::debug!(line, key, kind = %sample.kind(), "presence");
+        {
+            let mut state = lock(&self.state);
+            // A token that is told again keeps its way, so that calls under way are not disturbed.
+            let known =
+                state.routes.iter().find(|(_, route)| route.line == line && route.alive == key).map(|(id, _)| *id);
+            match (sample.kind(), known) {
+                (SampleKind::Delete, Some(id)) => drop(state.routes.remove(&id)),
+                (SampleKind::Put, None) if state.routes.len() < ROUTES_MAX => {
+                    state.next += 1;
+                    let id = state.next;
+                    state.routes.insert(id, Route { line, alive: key.to_owned(), node, incarnation, call, zid });
+                }
+                _ => return,
+            }
+        }
+        if let Some(receiver) = self.receiver() {
+            receiver.presence_changed();
+        }
+    }
+
+    /// Direct ways first, then the oldest.
+    pub(super) fn presences(&self) -> Vec<Presence> {
+        let state = lock(&self.state);
+        let mut routes: Vec<_> = state.routes.iter().map(|(id, route)| (!state.is_direct(route), *id, route)).collect();
+        routes.sort_by_key(|(far, id, _)| (*far, *id));
+        routes
+            .into_iter()
+            .map(|(_, id, route)| Presence { node: route.node.clone(), incarnation: route.incarnation, route: id })
+            .collect()
+    }
+
+    pub(super) fn is_neighbour(&self, node: &NodeId) -> bool {
+        let state = lock(&self.state);
+        state.routes.values().any(|route| route.node == *node && state.is_direct(route))
+    }
+
+    /// Keeps the list of direct links.
+    pub(super) async fn watch_neighbours(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = sleep(NEIGHBOURS_PERIOD) => {}
+                () = self.cancel.cancelled() => return,
+            }
+            let sessions: Vec<_> =
+                lock(&self.state).lines.iter().map(|(line, open)| (*line, open.session.clone())).collect();
+            let mut changed = false;
+            for (line, session) in sessions {
+                let zids: HashSet<String> =
+                    session.info().transports().await.map(|transport| transport.zid().to_string()).collect();
+                let mut state = lock(&self.state);
+                if state.neighbours.get(&line) != Some(&zids) {
+                    state.neighbours.insert(line, zids);
+                    changed = true;
+                }
+            }
+            if let (true, Some(receiver)) = (changed, self.receiver()) {
+                receiver.presence_changed();
+            }
+        }
+    }
+
+    /// Says in the log why there is no link, for as long as there is none at all.
+    pub(super) async fn explain(self: Arc<Self>, identity: Identity, endpoints: Vec<String>) {
+        let mut said: HashMap<&String, LinkError> = HashMap::new();
+        loop {
+            tokio::select! {
+                () = sleep(EXPLAIN_PERIOD) => {}
+                () = self.cancel.cancelled() => return,
+            }
+            if lock(&self.state).neighbours.values().any(|zids| !zids.is_empty()) {
+                said.clear();
+                continue;
+            }
+            for endpoint in &endpoints {
+                let Err(reason) = probe(&identity, endpoint).await else { continue };
+                if said.get(endpoint) != Some(&reason) {
+                    tracing::warn!("not linked to the fabric: {reason}");
+                    said.insert(endpoint, reason);
+                }
+            }
+        }
+    }
+
+    /// Takes an arrived query. Called by Zenoh: must not block.
+    fn arrived(self: &Arc<Self>, query: Query) {
+        let Some(receiver) = self.receiver() else { return };
+        let envelope = query.attachment().map(ZBytes::to_bytes);
+        let envelope = Envelope::decode(envelope.as_deref().unwrap_or_default());
+        let payload = query.payload().map(take_bytes).unwrap_or_default();
+        let lines = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let (priority, outcome) = match envelope {
+                Ok(envelope) => (envelope.priority, receiver.receive(envelope, payload).await),
+                Err(WireError::Version { .. }) => (Priority::Control, Err(ReplyError::Version(VersionRange::OURS))),
+                Err(error) => (Priority::Control, Err(ReplyError::Refused(error.to_string()))),
+            };
+            lines.reply(query, priority, outcome).await;
+        });
+    }
+
+    async fn reply(&self, query: Query, priority: Priority, outcome: Result<Bytes, ReplyError>) {
+        let bytes = outcome.as_ref().map_or(0, Bytes::len);
+        let sent = self.outlets.hand_over(priority, bytes, move || match outcome {
+            Ok(reply) => query.reply(query.key_expr().clone(), ZBytes::from(reply)).wait(),
+            Err(error) => query.reply_err(ZBytes::from(error.encode())).wait(),
+        });
+        if let Some(Err(error)) = sent.await {
+            tracing::debug!(%error, "a reply could not be sent; the caller asks again");
+        }
+    }
+
+    /// Moves a request by one way; `None` when there was nobody.
+    pub(super) async fn request(
+        &self,
+        route: RouteId,
+        envelope: &Envelope,
+        payload: Bytes,
+        priority: Priority,
+        timeout: Duration,
+    ) -> Option<Result<Bytes, ReplyError>> {
+        let (session, key) = {
+            let state = lock(&self.state);
+            let route = state.routes.get(&route)?;
+            (state.lines.get(&route.line)?.session.clone(), route.call.clone())
+        };
+        let attachment = match envelope.encode() {
+            Ok(attachment) => attachment,
+            Err(error) => return Some(Err(ReplyError::Failed(error.to_string()))),
+        };
+        let (done, reply) = oneshot::channel();
+        let done = Lock::new(Some(done));
+        let bytes = payload.len();
+        let sent = self.outlets.hand_over(priority, bytes, move || {
+            session
+                .get(key)
+                .payload(ZBytes::from(payload))
+                .attachment(ZBytes::from(attachment))
+                .priority(urgency(priority))
+                .congestion_control(CongestionControl::Block)
+                .express(priority == Priority::Control)
+                .consolidation(ConsolidationMode::None)
+                .timeout(timeout + TIMEOUT_MARGIN)
+                // Zenoh drops the callback when no more replies can come: then the channel closes.
+                .callback(move |reply| {
+                    if let Some(done) = lock(&done).take() {
+                        let _ = done.send(reply);
+                    }
+                })
+                .wait()
+        });
+        if let Err(error) = sent.await? {
+            tracing::debug!(%error, "a request could not be sent");
+            return None;
+        }
+        answer(reply.await.ok()?)
+    }
+
+    /// Takes this node off: the others see it at once.
+    pub(super) async fn close(&self) {
+        self.cancel.cancel();
+        let lines = {
+            let mut state = lock(&self.state);
+            state.closed = true;
+            state.routes.clear();
+            std::mem::take(&mut state.lines)
+        };
+        for line in lines.into_values() {
+            if let Err(error) = line.session.close().await {
+                tracing::debug!(%error, "a session did not close cleanly");
+            }
+        }
+    }
+}

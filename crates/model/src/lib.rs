@@ -1,0 +1,10 @@
+//! The vocabulary of Littoral: ids, quantities, the manifest, digests, wire messages and hybrid logical time.
+//!
+//! Everything here is plain data with parsing and validation. No I/O, no clock, no randomness: whoever needs a time
+//! or a random number passes it in.
+
+pub mod digest;
+pub mod entry;
+pub mod id;
+pub mod wire;
+pub mod work;

@@ -1,0 +1,165 @@
+//! What a node can be asked to do by those who administer it.
+//!
+//! The router ([`super::router`]) parses requests and calls exactly one method of [`Operations`] for each; the node
+//! implements it. Nothing here knows HTTP servers, and nothing in the router decides.
+
+use std::pin::Pin;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::Stream;
+use littoral_model::entry::ProducerSequence;
+use littoral_model::id::{AppName, FunctionName, StreamName};
+
+use super::types::{
+    AdminError, AppBundle, AppStatus, FlowStatus, FunctionStatus, LogLine, NodeStatus, PlanReport, PublishRecord,
+    Published, Readiness, StreamStatus, TailRow, TokenGrant, TokenRequest,
+};
+
+/// A stream of answers that may go on for as long as the asker listens; ends after the first error. Dropping it ends
+/// the work behind it.
+pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, AdminError>> + Send + 'static>>;
+
+/// Where a tail of a stream begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TailStart {
+    /// With the oldest record that is still held.
+    Start,
+    /// With the next record that arrives.
+    End,
+    /// With the last so many records of each partition.
+    Last(u64),
+}
+
+/// Everything that the admin API offers. Each method answers for the whole fabric as this node knows it, unless it
+/// says otherwise.
+#[async_trait]
+pub trait Operations: Send + Sync + 'static {
+    /// This node.
+    ///
+    /// # Errors
+    /// When the node is stopping.
+    async fn node(&self) -> Result<NodeStatus, AdminError>;
+
+    /// All nodes that this node knows, itself among them, the lately lost ones too.
+    ///
+    /// # Errors
+    /// When the node is stopping.
+    async fn nodes(&self) -> Result<Vec<NodeStatus>, AdminError>;
+
+    /// The apps that are or should be running.
+    ///
+    /// # Errors
+    /// When the node is stopping.
+    async fn apps(&self) -> Result<Vec<AppStatus>, AdminError>;
+
+    /// The functions of all apps, with what was measured of them.
+    ///
+    /// # Errors
+    /// When the node is stopping.
+    async fn functions(&self) -> Result<Vec<FunctionStatus>, AdminError>;
+
+    /// The flows of all apps, where their stages are, why there, and how they fare.
+    ///
+    /// # Errors
+    /// When the node is stopping.
+    async fn flows(&self) -> Result<Vec<FlowStatus>, AdminError>;
+
+    /// The streams of all apps with their partitions.
+    ///
+    /// # Errors
+    /// When the node is stopping.
+    async fn streams(&self) -> Result<Vec<StreamStatus>, AdminError>;
+
+    /// Whether this node holds the artefact with this digest (SHA-256, 64 lower-case hexadecimal digits).
+    ///
+    /// # Errors
+    /// [`AdminErrorKind::Invalid`](super::types::AdminErrorKind::Invalid) when it is no digest.
+    async fn has_artifact(&self, digest: &str) -> Result<bool, AdminError>;
+
+    /// Keeps an artefact and answers its digest (SHA-256, 64 lower-case hexadecimal digits).
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    async fn put_artifact(&self, artifact: Bytes) -> Result<String, AdminError>;
+
+    /// Says where everything of a bundle would run now, and why, and changes nothing. A bundle that cannot be placed
+    /// is no error: the report then lists the refusals.
+    ///
+    /// # Errors
+    /// When the manifest is invalid.
+    async fn plan(&self, bundle: AppBundle) -> Result<PlanReport, AdminError>;
+
+    /// Makes the bundle the wanted state of its app. Answers once that is durable, not once the app is healthy.
+    ///
+    /// # Errors
+    /// When the manifest is invalid, an artefact is missing, or no placement meets its hard constraints.
+    async fn deploy(&self, bundle: AppBundle) -> Result<AppStatus, AdminError>;
+
+    /// Ends an app and forgets its streams.
+    ///
+    /// # Errors
+    /// When there is no such app.
+    async fn delete(&self, app: AppName) -> Result<(), AdminError>;
+
+    /// Calls a function, wherever it runs. An error of the function itself is its response, not an error here.
+    ///
+    /// # Errors
+    /// When there is no such function or none of its instances can be reached.
+    async fn call(
+        &self,
+        app: AppName,
+        function: FunctionName,
+        request: http::Request<Bytes>,
+    ) -> Result<http::Response<Bytes>, AdminError>;
+
+    /// Appends records to a stream; answers once they are durable as the stream's `ack` asks.
+    ///
+    /// # Errors
+    /// When there is no such stream, the records are refused, or no owner can be reached.
+    async fn publish(
+        &self,
+        app: AppName,
+        stream: StreamName,
+        records: Vec<PublishRecord>,
+        producer: Option<ProducerSequence>,
+    ) -> Result<Published, AdminError>;
+
+    /// Reads a stream's committed records, partition by partition in order; with `follow` it goes on with those to
+    /// come.
+    ///
+    /// # Errors
+    /// When there is no such stream.
+    async fn tail(
+        &self,
+        app: AppName,
+        stream: StreamName,
+        start: TailStart,
+        follow: bool,
+    ) -> Result<Answers<TailRow>, AdminError>;
+
+    /// The last `last` lines logged by an app's functions, or of the system when no app is named; with `follow` it
+    /// goes on with those to come.
+    ///
+    /// # Errors
+    /// When there is no such app.
+    async fn logs(&self, app: Option<AppName>, follow: bool, last: usize) -> Result<Answers<LogLine>, AdminError>;
+
+    /// Grants a token with which nodes may join the fabric.
+    ///
+    /// # Errors
+    /// [`AdminErrorKind::Refused`](super::types::AdminErrorKind::Refused) when this node may not admit others.
+    async fn token(&self, request: TokenRequest) -> Result<TokenGrant, AdminError>;
+
+    /// This node's metrics in Prometheus' text format.
+    async fn metrics(&self) -> String;
+
+    /// Whether this node can do its work. Being cut off from the cloud does not make it unready.
+    async fn ready(&self) -> Readiness;
+
+    /// Begins a graceful stop of this node and answers at once.
+    ///
+    /// # Errors
+    /// When the node is stopping already.
+    async fn stop(&self) -> Result<(), AdminError>;
+}

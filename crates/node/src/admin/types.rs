@@ -1,0 +1,289 @@
+//! The shapes of what the admin API shows: nodes, apps, functions, flows, streams, plans.
+//!
+//! JSON with `snake_case` names. Names of nodes, apps and the like are text here: they are for showing, and a client
+//! of another version must be able to show what it does not know. Fields may be added; none is removed or changes its
+//! meaning within `/v1`. What is sent to and fro is in [`exchange`](super::exchange), errors in
+//! [`error`](super::error); both are re-exported here.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use super::error::{AdminError, AdminErrorKind, FindingReport};
+pub use super::exchange::{
+    AppBundle, Base64Bytes, CallRequest, CallResponse, LogLine, LogStream, PublishRecord, Published, Readiness,
+    StoredArtifact, TOKEN_TTL_SECONDS_DEFAULT, TailRow, TokenGrant, TokenRequest,
+};
+
+/// A node, as the asked node knows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeStatus {
+    /// Its name.
+    pub id: String,
+    /// Its tier.
+    pub tier: String,
+    /// Its site.
+    pub site: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The version of its program.
+    pub version: String,
+    /// Whether it is there.
+    pub state: NodeState,
+    /// How many units of work it owns.
+    pub works: u32,
+    /// The functions it serves, `app/function`.
+    pub functions: Vec<String>,
+    /// Where its HTTP ingress listens, `host:port`.
+    pub http: Option<String>,
+    /// What it has measured of its links.
+    pub links: Vec<LinkStatus>,
+}
+
+/// Whether a node is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// It is reachable.
+    Alive,
+    /// It said that it is stopping.
+    Stopping,
+    /// It was a member and does not answer any more.
+    Lost,
+}
+
+/// One measured link.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkStatus {
+    /// The node at the other end.
+    pub peer: String,
+    /// The smoothed round-trip time, in milliseconds.
+    pub rtt_ms: f64,
+    /// The highest rate seen of late, in bits per second.
+    pub bandwidth_bps: Option<u64>,
+}
+
+/// How an app or a flow fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Everything runs where it should.
+    Healthy,
+    /// Parts are still being loaded or placed.
+    Starting,
+    /// It works, but a part is missing, unreachable or outside its objective.
+    Degraded,
+    /// It cannot run: a hard constraint cannot be met, or an artefact does not load.
+    Refused,
+    /// It is being removed.
+    Deleting,
+}
+
+/// An app.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AppStatus {
+    /// Its name.
+    pub name: String,
+    /// Its version, from the manifest.
+    pub version: String,
+    /// The digest of its bundle.
+    pub digest: String,
+    /// How it fares.
+    pub state: Health,
+    /// Why it is not healthy; one sentence each.
+    pub reasons: Vec<String>,
+    /// Its functions' names.
+    pub functions: Vec<String>,
+    /// Its flows' names.
+    pub flows: Vec<String>,
+    /// Its streams' names.
+    pub streams: Vec<String>,
+    /// Its HTTP routes, as in the manifest.
+    pub routes: Vec<String>,
+}
+
+/// Quantiles of a time, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Quantiles {
+    /// How many were measured.
+    pub count: u64,
+    /// The median.
+    pub p50_ms: f64,
+    /// 95 of 100 are below.
+    pub p95_ms: f64,
+    /// 99 of 100 are below.
+    pub p99_ms: f64,
+}
+
+/// A function.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FunctionStatus {
+    /// Its app.
+    pub app: String,
+    /// Its name.
+    pub name: String,
+    /// The nodes that serve it.
+    pub nodes: Vec<String>,
+    /// How often it was called; for a stage, how many batches it got.
+    pub invocations: u64,
+    /// How many of these failed.
+    pub errors: u64,
+    /// How long an invocation takes.
+    pub latency: Quantiles,
+    /// What the last failure said.
+    pub last_error: Option<String>,
+}
+
+/// A flow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FlowStatus {
+    /// Its app.
+    pub app: String,
+    /// Its name.
+    pub name: String,
+    /// How it fares.
+    pub state: Health,
+    /// Why it is not healthy; one sentence each.
+    pub reasons: Vec<String>,
+    /// Its stages, partition by partition.
+    pub stages: Vec<StageStatus>,
+    /// What arrives at its sinks, and how late.
+    pub sinks: Vec<SinkStatus>,
+}
+
+/// One partition's run of a stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StageStatus {
+    /// The stage: the flow's name, a dot, its position.
+    pub name: String,
+    /// The functions fused in it, in order.
+    pub functions: Vec<String>,
+    /// The partition.
+    pub partition: u32,
+    /// The site whose keeper assigns it.
+    pub site: String,
+    /// The node that runs it; none while it has no owner.
+    pub owner: Option<String>,
+    /// The owner's epoch.
+    pub epoch: u64,
+    /// The nodes that hold all that it committed.
+    pub in_sync: Vec<String>,
+    /// Rows taken in.
+    pub rows_in: u64,
+    /// Rows put out.
+    pub rows_out: u64,
+    /// Rows rejected to the dead-letter stream.
+    pub rows_rejected: u64,
+    /// How long a batch takes, from being read to being committed.
+    pub latency: Quantiles,
+    /// Why it is placed there; one sentence each.
+    pub reasons: Vec<String>,
+}
+
+/// What arrives at one sink of a flow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SinkStatus {
+    /// The sink: a stream or a function.
+    pub name: String,
+    /// Rows that arrived.
+    pub rows: u64,
+    /// How old a record is when it arrives, since it was published at the source.
+    pub latency: Quantiles,
+    /// The objective for the 99th percentile, in milliseconds, if the flow has one.
+    pub slo_p99_ms: Option<f64>,
+    /// Whether the objective is met; none without one or before anything was measured.
+    pub slo_met: Option<bool>,
+}
+
+/// A stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StreamStatus {
+    /// Its app.
+    pub app: String,
+    /// Its name.
+    pub name: String,
+    /// Its partitions.
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// A partition of a stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PartitionStatus {
+    /// Which one, from 0.
+    pub partition: u32,
+    /// The site whose keeper assigns it.
+    pub site: String,
+    /// The node that writes it; none while it has no owner.
+    pub owner: Option<String>,
+    /// The owner's epoch.
+    pub epoch: u64,
+    /// The nodes that hold every acknowledged record.
+    pub in_sync: Vec<String>,
+    /// The index of the first entry still held.
+    pub first: u64,
+    /// The index that the next entry will get.
+    pub next: u64,
+    /// How much it takes on the owner's disk.
+    pub bytes: u64,
+}
+
+/// Where everything of an app would run, and why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlanReport {
+    /// The app.
+    pub app: String,
+    /// Whether it can be deployed now.
+    pub accepted: bool,
+    /// Where things would go.
+    pub placements: Vec<PlacementRow>,
+    /// How long records are predicted to take from source to sink.
+    pub predictions: Vec<PredictionRow>,
+    /// What cannot be placed; empty exactly if it is accepted.
+    pub refusals: Vec<RefusalRow>,
+}
+
+/// Where one thing would go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlacementRow {
+    /// What kind of thing: `stream`, `stage` or `function`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// The partition, of what has partitions.
+    pub partition: Option<u32>,
+    /// The node that would own it, or the nodes that would serve it.
+    pub nodes: Vec<String>,
+    /// The other nodes that would hold copies.
+    pub replicas: Vec<String>,
+    /// Why there; one sentence each.
+    pub reasons: Vec<String>,
+}
+
+/// A predicted latency beside its objective.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PredictionRow {
+    /// The flow.
+    pub flow: String,
+    /// The sink.
+    pub sink: String,
+    /// The predicted 99th percentile, in milliseconds.
+    pub predicted_p99_ms: f64,
+    /// The objective, in milliseconds, if there is one.
+    pub slo_p99_ms: Option<f64>,
+    /// What the prediction is made of, in order; one part each.
+    pub parts: Vec<String>,
+}
+
+/// What cannot be placed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RefusalRow {
+    /// What: kind and name.
+    pub subject: String,
+    /// The constraint that cannot be met, as in the manifest.
+    pub constraint: String,
+    /// Why it cannot be met, node by node where that helps.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}

@@ -1,0 +1,134 @@
+//! A node's data directory: what lies where in it, and what the node was told when it joined.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use littoral_model::id::{NodeId, SiteId, Tier};
+use serde::{Deserialize, Serialize};
+
+use crate::artifacts::write_durably;
+
+/// What a node is and was told; kept on its disk, so that it starts again with no network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Facts {
+    pub(crate) fabric: String,
+    pub(crate) node: NodeId,
+    pub(crate) tier: Tier,
+    pub(crate) site: SiteId,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) connect: Vec<String>,
+    pub(crate) advertise: Vec<String>,
+    pub(crate) http: Option<SocketAddr>,
+    pub(crate) admin_listen: Option<SocketAddr>,
+    pub(crate) join_listen: Option<SocketAddr>,
+    /// Whether it is the first node of its site, which founds the site's consensus group.
+    pub(crate) founder: bool,
+}
+
+/// The addresses on which a running node really listens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// For other nodes.
+    pub mesh: Vec<SocketAddr>,
+    /// For functions and routes.
+    pub http: Option<SocketAddr>,
+    /// For nodes that want to join.
+    pub join: Option<SocketAddr>,
+    /// For remote administration.
+    pub admin: Option<SocketAddr>,
+}
+
+/// The paths in a data directory.
+#[derive(Debug, Clone)]
+pub struct DataDir(PathBuf);
+
+/// The first bytes of the file of facts.
+const FACTS_MAGIC: [u8; 8] = *b"LITNODE\0";
+/// The version of its content.
+const FACTS_VERSION: u32 = 1;
+
+impl DataDir {
+    /// Names a data directory; nothing is read.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The Unix socket of the admin API.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.0.join("admin.sock")
+    }
+
+    /// Where the running node writes its [`Addresses`], as JSON.
+    #[must_use]
+    pub fn addresses(&self) -> PathBuf {
+        self.0.join("addresses.json")
+    }
+
+    /// The node's own key and certificate.
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        self.0.join("identity")
+    }
+
+    /// The fabric's root key; only on the node that admits others.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.0.join("root")
+    }
+
+    /// The credentials of the fabric's administrator; only where the fabric was made.
+    #[must_use]
+    pub fn admin_credentials(&self) -> PathBuf {
+        self.0.join("admin")
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    pub(crate) fn derived(&self) -> PathBuf {
+        self.0.join("derived")
+    }
+
+    pub(crate) fn artifacts(&self) -> PathBuf {
+        self.0.join("artifacts")
+    }
+
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.0.join("cache")
+    }
+
+    fn facts(&self) -> PathBuf {
+        self.0.join("node.facts")
+    }
+
+    /// What the node was told, if it has joined.
+    pub(crate) fn read_facts(&self) -> anyhow::Result<Option<Facts>> {
+        let path = self.facts();
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let body = littoral_model::file_header::open(&bytes, FACTS_MAGIC, FACTS_VERSION, &path.display().to_string())?;
+        Ok(Some(serde_json::from_slice(body).with_context(|| format!("{} is damaged; restore it or join anew", path.display()))?))
+    }
+
+    /// Keeps what the node was told.
+    pub(crate) fn write_facts(&self, facts: &Facts) -> anyhow::Result<()> {
+        let body = serde_json::to_vec_pretty(facts)?;
+        let sealed = littoral_model::file_header::seal(FACTS_MAGIC, FACTS_VERSION, &body);
+        write_durably(&self.facts(), &sealed).with_context(|| format!("cannot write {}", self.facts().display()))
+    }
+}

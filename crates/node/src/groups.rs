@@ -1,0 +1,112 @@
+//! The consensus groups that this node takes part in: its own site's, and those of sites that borrow its vote.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use littoral_model::id::{NodeId, SiteId};
+use littoral_model::wire;
+use littoral_model::work::{Assignment, KeeperAnswer, KeeperCommand, WorkId};
+use littoral_store::consensus::{GroupOptions, RaftTransport, SiteGroup};
+use littoral_store::log::Log;
+
+/// How many other sites may borrow this node's vote; a group costs a heartbeat four times a second.
+const BORROWED_MAX: usize = 64;
+
+/// All groups of this node.
+pub(crate) struct Groups {
+    node: NodeId,
+    site: SiteId,
+    log: Log,
+    transport: Arc<dyn RaftTransport>,
+    running: Mutex<BTreeMap<SiteId, Arc<SiteGroup>>>,
+}
+
+impl Groups {
+    /// Starts the site's own group, and those that this node voted in before it was restarted.
+    pub(crate) async fn start(
+        node: NodeId,
+        site: SiteId,
+        founder: bool,
+        log: Log,
+        transport: Arc<dyn RaftTransport>,
+    ) -> anyhow::Result<Arc<Self>> {
+        let groups = Arc::new(Self { node, site: site.clone(), log, transport, running: Mutex::default() });
+        groups.open(&site, founder).await?;
+        for work in groups.log.works() {
+            let borrowed = work.strip_prefix(littoral_store::consensus::WORK_PREFIX).and_then(|name| SiteId::new(name).ok());
+            if let Some(other) = borrowed.filter(|other| *other != site) {
+                groups.open(&other, false).await?;
+            }
+        }
+        Ok(groups)
+    }
+
+    /// The group of this node's own site.
+    pub(crate) fn own(&self) -> Option<Arc<SiteGroup>> {
+        self.get(&self.site)
+    }
+
+    /// What a group that runs here says of a work.
+    pub(crate) fn assignment(&self, work: &WorkId) -> Option<Assignment> {
+        self.get(&work.site)?.assignments().borrow().get(work).cloned()
+    }
+
+    /// Has the keeper of a work decide; for works of this site, and of those that borrow this node's vote.
+    pub(crate) async fn propose(&self, command: KeeperCommand) -> Result<KeeperAnswer, String> {
+        let site = &command_work(&command).site;
+        let group = self.get(site).ok_or_else(|| format!("this node is not of the site {site}; ask a node there"))?;
+        group.propose(command).await.map_err(|error| error.to_string())
+    }
+
+    /// Answers a message of another node's group; a group that wants this node's vote is started.
+    pub(crate) async fn handle(&self, payload: &Bytes) -> Result<Bytes, String> {
+        let (site, message): (SiteId, Bytes) = wire::decode(payload).map_err(|error| error.to_string())?;
+        let group = match self.get(&site) {
+            Some(group) => group,
+            None => self.open(&site, false).await.map_err(|error| error.to_string())?,
+        };
+        group.handle(message).await.map_err(|error| error.to_string())
+    }
+
+    /// Ends all groups.
+    pub(crate) async fn stop(&self) {
+        let running = std::mem::take(&mut *self.lock());
+        for group in running.into_values() {
+            group.stop().await;
+        }
+    }
+
+    async fn open(&self, site: &SiteId, founder: bool) -> anyhow::Result<Arc<SiteGroup>> {
+        if self.lock().len() > BORROWED_MAX {
+            anyhow::bail!("{BORROWED_MAX} sites borrow this node's vote already; give {site} another parent");
+        }
+        let options = GroupOptions {
+            site: site.clone(),
+            node: self.node.clone(),
+            initialize: founder,
+            // A borrowed voter votes and never leads: it sees the site's nodes only from afar.
+            elect: *site == self.site,
+        };
+        let group = SiteGroup::start(options, self.log.clone(), Arc::clone(&self.transport)).await?;
+        self.lock().insert(site.clone(), Arc::clone(&group));
+        Ok(group)
+    }
+
+    fn get(&self, site: &SiteId) -> Option<Arc<SiteGroup>> {
+        self.lock().get(site).cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SiteId, Arc<SiteGroup>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn command_work(command: &KeeperCommand) -> &WorkId {
+    match command {
+        KeeperCommand::Create { work, .. }
+        | KeeperCommand::Move { work, .. }
+        | KeeperCommand::Resync { work, .. }
+        | KeeperCommand::Remove { work } => work,
+    }
+}

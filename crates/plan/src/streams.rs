@@ -1,0 +1,190 @@
+//! Lays the partitions of streams on nodes.
+
+use std::collections::BTreeSet;
+
+use littoral_model::id::{StreamName, Tier};
+use littoral_model::work::{WorkId, WorkKind};
+
+use crate::board::Ask;
+use crate::compile::{Planner, flow_outputs, reason_of};
+use crate::explain;
+use crate::kept::How;
+use crate::placement::{PlacedWork, Role, Source};
+use crate::reason::Reason;
+use crate::spec::StreamSpec;
+
+impl Planner<'_> {
+    /// Streams that devices write: their partitions go round the matching nodes, so that each device writes to its own.
+    pub(crate) fn place_device_streams(&mut self) {
+        for (name, stream) in &self.spec.streams {
+            if !self.is_device_stream(name, stream) {
+                continue;
+            }
+            let matching = self.board.candidates(ask(stream));
+            for partition in 0..self.partitions(name) {
+                if let Some(spot) = self.fixed_spot(name, partition) {
+                    self.lay_stream(name, partition, spot, Vec::new());
+                    continue;
+                }
+                let held = |spot: usize| {
+                    let node = self.board.view(spot).map(|view| &view.node);
+                    let placed = self.streams.iter().filter(|((s, _), work)| s == name && Some(&work.owner) == node);
+                    let kept =
+                        self.kept.streams.iter().filter(|((s, p), w)| s == name && *p > partition && w.spot == spot);
+                    placed.count() + kept.count()
+                };
+                match matching.iter().min_by_key(|spot| (held(**spot), **spot)) {
+                    Some(&spot) => {
+                        self.lay_stream(name, partition, spot, vec![Reason::OnePerNode]);
+                    }
+                    None => {
+                        self.findings.insert(self.board.unplaceable(format!("stream {name}"), ask(stream)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Partitions that no flow has placed: where nothing waits.
+    pub(crate) fn place_streams_left(&mut self) {
+        for (name, stream) in &self.spec.streams {
+            for partition in 0..self.partitions(name) {
+                if self.streams.contains_key(&(name.clone(), partition)) {
+                    continue;
+                }
+                if let Some(spot) = self.fixed_spot(name, partition) {
+                    self.lay_stream(name, partition, spot, Vec::new());
+                    continue;
+                }
+                let options = self.near(self.board.candidates(ask(stream)), &stream.placement);
+                let least = |spot: &&usize| (self.board.queue_us(**spot), self.board.load(**spot), **spot);
+                match options.iter().min_by_key(least) {
+                    Some(&spot) => {
+                        self.lay_stream(name, partition, spot, Vec::new());
+                    }
+                    None => {
+                        self.findings.insert(self.board.unplaceable(format!("stream {name}"), ask(stream)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lays an output of a work that runs on `writer`: where its constraints allow and the hop is the cheapest, without
+    /// constraints beside the writer. None if no node will do; that is then a finding.
+    pub(crate) fn lay_output(&mut self, name: &StreamName, partition: u32, writer: usize, by: &str) -> Option<()> {
+        let stream = self.spec.streams.get(name)?;
+        let mut reasons = Vec::new();
+        let spot = if let Some(spot) = self.fixed_spot(name, partition) {
+            spot
+        } else if is_free(stream) {
+            reasons.push(Reason::Beside { writer: by.to_owned() });
+            writer
+        } else {
+            let options = self.near(self.board.candidates(ask(stream)), &stream.placement);
+            let cost = |spot: &usize| {
+                let us = self.board.hop_us(writer, *spot).saturating_add(self.board.queue_us(*spot));
+                (us, self.board.load(*spot), *spot)
+            };
+            let Some(spot) = options.into_iter().min_by_key(cost) else {
+                self.findings.insert(self.board.unplaceable(format!("stream {name}"), ask(stream)));
+                return None;
+            };
+            reasons.extend(explain::near(&self.board, writer, spot));
+            spot
+        };
+        self.lay_stream(name, partition, spot, reasons);
+        Some(())
+    }
+
+    /// Lays a partition on a node, unless it lies somewhere; answers with its name.
+    pub(crate) fn lay_stream(
+        &mut self,
+        name: &StreamName,
+        partition: u32,
+        spot: usize,
+        reasons: Vec<Reason>,
+    ) -> Option<WorkId> {
+        let key = (name.clone(), partition);
+        if let Some(placed) = self.streams.get(&key) {
+            return Some(placed.work.clone());
+        }
+        let stream = self.spec.streams.get(name)?;
+        let kept = self.kept.streams.get(&key).cloned();
+        let site = self.board.view(spot)?.site.clone();
+        let ack = self.board.effective_ack(spot, stream.ack, &stream.placement);
+        let (owner, replicas) = self.holders(kept.as_ref(), spot, ack, &stream.placement);
+        let new =
+            || WorkId { app: self.spec.app.clone(), kind: WorkKind::Stream, name: name.to_string(), partition, site };
+        let work = kept.as_ref().map_or_else(new, |kept| kept.work.clone());
+        let mut all: Vec<Reason> = kept.iter().map(|kept| reason_of(&kept.how)).collect();
+        if kept.is_none_or(|kept| kept.how != How::Waits) {
+            all.extend(explain::satisfied(ask(stream)));
+        }
+        all.extend(reasons);
+        all.extend(explain::excluded(&self.board, spot, ask(stream)));
+        let placed = PlacedWork {
+            work: work.clone(),
+            owner: owner?,
+            replicas,
+            ack,
+            role: Role::StreamPartition { stream: name.clone(), sources: Vec::new() },
+            requires: stream.placement.clone(),
+            memory_bytes: 0,
+            reasons: all,
+        };
+        self.streams.insert(key, placed);
+        Some(work)
+    }
+
+    /// Lets a partition take in a port of a work.
+    pub(crate) fn connect(&mut self, name: &StreamName, partition: u32, source: Source) {
+        if let Some(placed) = self.streams.get_mut(&(name.clone(), partition))
+            && let Role::StreamPartition { sources, .. } = &mut placed.role
+            && !sources.contains(&source)
+        {
+            sources.push(source);
+        }
+    }
+
+    /// Where a partition lies already, in this placement or since an earlier one.
+    pub(crate) fn fixed_spot(&self, name: &StreamName, partition: u32) -> Option<usize> {
+        let key = (name.clone(), partition);
+        let placed = self.streams.get(&key).and_then(|placed| self.board.spot(&placed.owner));
+        placed.or_else(|| self.kept.streams.get(&key).map(|kept| kept.spot))
+    }
+
+    /// How many partitions a stream has. The number never falls.
+    pub(crate) fn partitions(&self, name: &StreamName) -> u32 {
+        let Some(stream) = self.spec.streams.get(name) else { return 0 };
+        let kept = self.kept.streams.iter().filter(|((stream, _), _)| stream == name);
+        let count = kept.clone().map(|((_, partition), _)| partition.saturating_add(1)).max().unwrap_or_default();
+        let wanted = match stream.partitions {
+            Some(partitions) => partitions,
+            None if self.is_device_stream(name, stream) => {
+                let taken: BTreeSet<usize> = kept.map(|(_, work)| work.spot).collect();
+                // Placing changes nothing of what satisfies tiers, sites and labels, so this stays the same throughout.
+                let matching = self.board.candidates(ask(stream));
+                let without = matching.iter().filter(|spot| !taken.contains(spot)).count();
+                count.saturating_add(u32::try_from(without).unwrap_or(u32::MAX))
+            }
+            None => 1,
+        };
+        wanted.max(count).max(1)
+    }
+
+    fn is_device_stream(&self, name: &StreamName, stream: &StreamSpec) -> bool {
+        let from_flow = self.spec.flows.values().any(|flow| flow_outputs(flow).any(|output| output == name));
+        !from_flow && stream.placement.tiers.len() == 1 && stream.placement.tiers.contains(&Tier::Device)
+    }
+}
+
+/// What a stream asks of a node.
+pub(crate) fn ask(stream: &StreamSpec) -> Ask<'_> {
+    Ask { placement: &stream.placement, memory_bytes: 0, ack: stream.ack }
+}
+
+/// Whether a stream may follow its writer anywhere.
+pub(crate) fn is_free(stream: &StreamSpec) -> bool {
+    stream.placement.is_any() && stream.ack != Some(crate::Ack::Site)
+}

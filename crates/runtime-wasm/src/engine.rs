@@ -1,0 +1,220 @@
+//! The engine: configured once per process, sized from what the machine has.
+
+use std::hash::{Hash, Hasher};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wasmtime::component::Linker;
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::artifact::{Artifact, Artifacts, LoadError};
+use crate::cache::Cache;
+use crate::compiler::Compiler;
+use crate::host::{Host, TABLE_ELEMENTS_MAX};
+use crate::ticker::{Ticker, Ticking};
+
+/// How many instances a large machine runs at once: what Wasmtime's address space allows for on every processor.
+const INSTANCES_MAX: u32 = 1_000;
+/// How many a small machine has slots for.
+const INSTANCES_MIN: u32 = 32;
+/// A slot for each so much memory; few guests use less once they run.
+const MEMORY_BYTES_PER_INSTANCE: u64 = 8 << 20;
+/// Core instances, tables and memories of one component, on average: its own, and an adapter's or a shim's.
+const CORE_INSTANCES_PER_COMPONENT: u32 = 6;
+const TABLES_PER_COMPONENT: u32 = 4;
+const MEMORIES_PER_COMPONENT: u32 = 2;
+/// A table in a slot has room for so many elements; larger ones need on-demand allocation.
+const POOLED_TABLE_ELEMENTS: usize = 32 << 10;
+/// Memory that a slot keeps for the next instance instead of giving it back: what a small guest touches.
+const KEPT_RESIDENT_BYTES: usize = 64 << 10;
+/// How deep a guest's stack may be; also what Wasmtime allows by default.
+const STACK_BYTES: usize = 512 << 10;
+/// A guest's stack and what the host needs on it.
+const FIBER_BYTES: usize = 2 << 20;
+/// How many frames of a trapped guest are looked at.
+const BACKTRACE_FRAMES_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
+/// Address space for a memory where there is no room for a pool; it moves when it grows beyond.
+const UNPOOLED_RESERVATION_BYTES: u64 = 16 << 20;
+
+/// How to start.
+#[derive(Debug, Clone, Default)]
+pub struct WasmOptions {
+    /// The folder of compiled components; without one, nothing is kept over a restart.
+    pub cache_dir: Option<PathBuf>,
+    /// The file with the key that authenticates them, made on first use; `cache.key` beside the folder by default.
+    pub cache_key: Option<PathBuf>,
+    /// How many instances may exist at once; sized from the machine's memory by default.
+    pub instances_max: Option<u32>,
+}
+
+/// Why the engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Wasmtime refused.
+    #[error("the WebAssembly engine does not start on this machine: {0}")]
+    Engine(String),
+    /// A thread could not be started.
+    #[error("a thread could not be started: {0}; raise the limit on processes")]
+    Thread(std::io::Error),
+    /// The cache cannot be used.
+    #[error("the artefact cache {path} cannot be used: {error}; make it writable or remove it")]
+    Cache {
+        /// Where.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+}
+
+/// The WebAssembly engine of a process. Cheap to clone.
+#[derive(Clone)]
+pub struct Wasm(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    linker: Linker<Host>,
+    ticker: Ticker,
+    compiler: Compiler,
+    cache: Option<Arc<Cache>>,
+    /// What the compiled code depends on besides the component, as part of a file's name.
+    compatibility: String,
+    artifacts: Artifacts,
+}
+
+impl Wasm {
+    /// Starts the engine, its clock and its compiling thread.
+    ///
+    /// # Errors
+    /// When the machine does not allow it; see [`StartError`].
+    pub fn new(options: WasmOptions) -> Result<Self, StartError> {
+        let instances = options.instances_max.unwrap_or_else(instances_for_this_machine);
+        let engine = match Engine::new(&config(Some(instances))) {
+            Ok(engine) => engine,
+            Err(error) => {
+                tracing::info!(%error, instances, "no address space for a pool of instances; allocating each on demand");
+                Engine::new(&config(None)).map_err(|error| StartError::Engine(format!("{error:#}")))?
+            }
+        };
+        let mut linker = Linker::new(&engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)
+            .and_then(|()| wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker))
+            .map_err(|error| StartError::Engine(format!("{error:#}")))?;
+        let cache = match options.cache_dir {
+            Some(folder) => {
+                let key = options.cache_key.unwrap_or_else(|| folder.with_extension("key"));
+                let opened = Cache::open(folder.clone(), &key);
+                Some(Arc::new(opened.map_err(|error| StartError::Cache { path: folder, error })?))
+            }
+            None => None,
+        };
+        Ok(Self(Arc::new(Inner {
+            ticker: Ticker::start(engine.clone()).map_err(StartError::Thread)?,
+            compiler: Compiler::start(engine.clone(), cache.clone()).map_err(StartError::Thread)?,
+            compatibility: compatibility(&engine),
+            engine,
+            linker,
+            cache,
+            artifacts: Artifacts::default(),
+        })))
+    }
+
+    /// Makes a component ready to run. It is compiled if neither memory nor disk has it; those who ask for the same one
+    /// at once wait for the first.
+    ///
+    /// # Errors
+    /// When it is no valid component, or needs or offers interfaces that this node does not know.
+    pub async fn load(&self, component: Bytes) -> Result<Arc<Artifact>, LoadError> {
+        self.0.artifacts.load(self, component).await
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    pub(crate) fn linker(&self) -> &Linker<Host> {
+        &self.0.linker
+    }
+
+    pub(crate) fn compiler(&self) -> &Compiler {
+        &self.0.compiler
+    }
+
+    pub(crate) fn cache(&self) -> Option<&Arc<Cache>> {
+        self.0.cache.as_ref()
+    }
+
+    pub(crate) fn compatibility(&self) -> &str {
+        &self.0.compatibility
+    }
+
+    pub(crate) fn tick(&self) -> Ticking {
+        self.0.ticker.tick()
+    }
+}
+
+impl std::fmt::Debug for Wasm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wasm").field("compatibility", &self.0.compatibility).finish_non_exhaustive()
+    }
+}
+
+fn config(instances: Option<u32>) -> Config {
+    let mut config = Config::new();
+    config.epoch_interruption(true);
+    // For WASI 0.3, which is not linked yet; it makes each call and each instance dearer by a tenth to a fifth.
+    config.concurrency_support(false);
+    config.memory_init_cow(true);
+    config.max_wasm_stack(STACK_BYTES);
+    config.async_stack_size(FIBER_BYTES);
+    config.wasm_backtrace_max_frames(Some(BACKTRACE_FRAMES_MAX));
+    // One thread compiles, at the lowest priority; a pool of threads would not have it.
+    config.parallel_compilation(false);
+    // Traps name functions, for which neither is needed; both would grow each artefact by a third.
+    config.generate_address_map(false);
+    config.native_unwind_info(false);
+    match instances {
+        Some(instances) => config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(instances))),
+        None => config
+            .allocation_strategy(InstanceAllocationStrategy::OnDemand)
+            .memory_reservation(UNPOOLED_RESERVATION_BYTES),
+    };
+    config
+}
+
+fn pool(instances: u32) -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances);
+    pool.total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT));
+    pool.total_memories(instances.saturating_mul(MEMORIES_PER_COMPONENT));
+    pool.total_tables(instances.saturating_mul(TABLES_PER_COMPONENT));
+    pool.total_stacks(instances);
+    pool.table_elements(POOLED_TABLE_ELEMENTS.min(TABLE_ELEMENTS_MAX));
+    pool.linear_memory_keep_resident(KEPT_RESIDENT_BYTES);
+    pool
+}
+
+fn instances_for_this_machine() -> u32 {
+    let system = rustix::system::sysinfo();
+    let memory_bytes = (system.totalram as u64).saturating_mul(u64::from(system.mem_unit));
+    let instances = memory_bytes / MEMORY_BYTES_PER_INSTANCE;
+    u32::try_from(instances).unwrap_or(INSTANCES_MAX).clamp(INSTANCES_MIN, INSTANCES_MAX)
+}
+
+/// A hash of everything that compiled code depends on: Wasmtime's version, its settings, the processor.
+fn compatibility(engine: &Engine) -> String {
+    struct Sha(ring::digest::Context);
+    impl Hasher for Sha {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+        fn finish(&self) -> u64 {
+            let digest = self.0.clone().finish();
+            digest.as_ref().iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
+        }
+    }
+    let mut hasher = Sha(ring::digest::Context::new(&ring::digest::SHA256));
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}

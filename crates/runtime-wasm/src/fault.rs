@@ -1,0 +1,116 @@
+//! Why a guest's call failed, in words that its author understands.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use crate::host::{DeadlinePassed, Host};
+
+/// How many functions of a trapped guest's stack are named.
+const FRAMES_NAMED_MAX: usize = 4;
+
+/// Why a guest's call failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The guest trapped or exited. The instance is gone.
+    #[error("it trapped: {cause}")]
+    Trap {
+        /// The kind of trap, the guest's last words, and where it happened.
+        cause: String,
+    },
+    /// The call took longer than it may. The instance is gone.
+    #[error("it ran for longer than {limit:?}; raise `timeout` in the manifest if it needs more")]
+    Timeout {
+        /// How long it may take.
+        limit: Duration,
+    },
+    /// The guest asked for more memory than it may have, and then gave up. The instance is gone.
+    #[error("it needs more memory than {limit_bytes} bytes; raise `memory` in the manifest if it does ({cause})")]
+    Memory {
+        /// How much it may have.
+        limit_bytes: u64,
+        /// How it ended.
+        cause: String,
+    },
+    /// The guest itself says that it cannot do this.
+    #[error("{reason}")]
+    Rejected {
+        /// Its words.
+        reason: String,
+    },
+    /// The guest's answer is not what the interface asks for.
+    #[error("its answer is not valid: {reason}")]
+    Protocol {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The input cannot be handed to a guest.
+    #[error("its input cannot be handed to a guest: {reason}")]
+    Input {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The node runs as many instances as it has room for.
+    #[error("the node has no room for another instance; try again, or raise its capacity")]
+    Busy,
+    /// The instance ended with an earlier call.
+    #[error("the instance ended with an earlier call; make a new one")]
+    Gone,
+}
+
+impl Fault {
+    /// Reads an error of Wasmtime that ended a call into `host`'s guest.
+    pub(crate) fn new(error: &wasmtime::Error, host: &Host) -> Self {
+        if error.is::<DeadlinePassed>() {
+            return Self::Timeout { limit: host.limits().timeout };
+        }
+        if error.is::<PoolConcurrencyLimitError>() {
+            return Self::Busy;
+        }
+        let cause = cause(error, host);
+        if host.memory_refused() {
+            return Self::Memory { limit_bytes: host.limits().memory_bytes, cause };
+        }
+        Self::Trap { cause }
+    }
+}
+
+/// One line: what happened, the guest's last words, where.
+fn cause(error: &wasmtime::Error, host: &Host) -> String {
+    let mut text = if let Some(trap) = error.downcast_ref::<Trap>() {
+        trap_text(*trap)
+    } else if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        format!("it exited with status {}", exit.0)
+    } else {
+        error.root_cause().to_string()
+    };
+    if let Some(words) = host.last_words() {
+        // Writing to a String cannot fail, here and below.
+        let _ = write!(text, ", after writing `{words}`");
+    }
+    let names = error.downcast_ref::<WasmBacktrace>().map(frame_names).unwrap_or_default();
+    if !names.is_empty() {
+        let _ = write!(text, ", in {}", names.join(" < "));
+    }
+    text
+}
+
+fn trap_text(trap: Trap) -> String {
+    match trap {
+        Trap::UnreachableCodeReached => "it gave up (`unreachable`)".to_owned(),
+        Trap::StackOverflow => "its calls are nested too deeply (stack overflow)".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The innermost functions that are the guest's own rather than its standard library's machinery for panics.
+fn frame_names(backtrace: &WasmBacktrace) -> Vec<String> {
+    const MACHINERY: [&str; 6] = ["std::", "core::", "alloc::", "__rust", "rust_", "abort"];
+    // The alternate form leaves out the hash that ends Rust's mangled names and helps nobody.
+    let name = |mangled: &str| format!("{:#}", rustc_demangle::demangle(mangled));
+    let named = backtrace.frames().iter().filter_map(|frame| frame.func_name().map(name));
+    let own = named.filter(|name| !MACHINERY.iter().any(|prefix| name.trim_start_matches('<').starts_with(prefix)));
+    own.take(FRAMES_NAMED_MAX).collect()
+}

@@ -1,0 +1,209 @@
+//! What belongs to one instance on the host's side: its WASI context, its limits, its deadline.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wasmtime::component::ResourceTable;
+use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+
+use crate::logs::{GuestOutput, LogSink, LogStream};
+
+/// How many core modules a component may be made of; compilers make four or five.
+const CORE_INSTANCES_MAX: usize = 100;
+/// How many tables an instance may have.
+const TABLES_MAX: usize = 100;
+/// How many linear memories an instance may have; what they hold together is limited by [`Limits::memory_bytes`].
+const MEMORIES_MAX: usize = 16;
+/// How many elements a table may have: a guest of a million functions is far from any compiler's output.
+pub(crate) const TABLE_ELEMENTS_MAX: usize = 1 << 20;
+/// How many random bytes one call may ask for, so that a guest cannot make the host allocate at will.
+const RANDOM_BYTES_MAX: u64 = 1 << 20;
+/// A guest gives way after this many ticks of a millisecond.
+const TICKS_BEFORE_YIELD: u64 = 1;
+
+/// What one instance may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// All its linear memories together, in bytes.
+    pub memory_bytes: u64,
+    /// How long one call may take, waiting included.
+    pub timeout: Duration,
+}
+
+impl Default for Limits {
+    /// 128 MiB, enough for guests with a garbage-collected language's runtime inside, and 30 seconds, as long as
+    /// people wait for an answer.
+    fn default() -> Self {
+        Self { memory_bytes: 128 << 20, timeout: Duration::from_secs(30) }
+    }
+}
+
+/// The error by which a guest is stopped whose time is up.
+#[derive(Debug, thiserror::Error)]
+#[error("the deadline passed")]
+pub(crate) struct DeadlinePassed;
+
+/// The data of one instance's store.
+pub(crate) struct Host {
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    table: ResourceTable,
+    hooks: NoOutgoing,
+    limits: Limits,
+    limiter: Limiter,
+    deadline: Instant,
+    stdout: GuestOutput,
+    stderr: GuestOutput,
+}
+
+impl Host {
+    /// A store for one instance that gives way each millisecond and ends when its deadline passes.
+    pub(crate) fn store(
+        engine: &Engine,
+        limits: Limits,
+        environment: &[(String, String)],
+        logs: &Arc<dyn LogSink>,
+    ) -> Store<Self> {
+        let stdout = GuestOutput::new(Arc::clone(logs), LogStream::Stdout);
+        let stderr = GuestOutput::new(Arc::clone(logs), LogStream::Stderr);
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(stdout.clone()).stderr(stderr.clone()).envs(environment).max_random_size(RANDOM_BYTES_MAX);
+        wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+        let host = Self {
+            wasi: wasi.build(),
+            http: WasiHttpCtx::new(),
+            table: ResourceTable::new(),
+            hooks: NoOutgoing { stderr: stderr.clone() },
+            limits,
+            limiter: Limiter { memory_bytes_max: limits.memory_bytes, memory_bytes: 0, refused: false },
+            deadline: Instant::now() + limits.timeout,
+            stdout,
+            stderr,
+        };
+        let mut store = Store::new(engine, host);
+        store.limiter(|host| &mut host.limiter);
+        store.epoch_deadline_callback(|context| {
+            if Instant::now() >= context.data().deadline {
+                return Err(DeadlinePassed.into());
+            }
+            // Tokio's own yield lets its I/O be polled first; Wasmtime's would run this guest again at once.
+            Ok(UpdateDeadline::YieldCustom(TICKS_BEFORE_YIELD, Box::pin(tokio::task::yield_now())))
+        });
+        store.set_epoch_deadline(TICKS_BEFORE_YIELD);
+        store
+    }
+
+    /// Begins a call: its deadline counts from now.
+    pub(crate) fn begin(store: &mut Store<Self>) -> Instant {
+        let host = store.data_mut();
+        host.deadline = Instant::now() + host.limits.timeout;
+        host.stderr.begin();
+        let deadline = host.deadline;
+        store.set_epoch_deadline(TICKS_BEFORE_YIELD);
+        deadline
+    }
+
+    /// Ends a call: what was written reaches the log.
+    pub(crate) fn end(&self) {
+        self.stdout.flush();
+        self.stderr.flush();
+    }
+
+    /// Adds a line of the host's own to the guest's log.
+    pub(crate) fn report(&self, text: &str) {
+        self.stderr.host_line(text);
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Whether the guest asked for more memory than it may have.
+    pub(crate) fn memory_refused(&self) -> bool {
+        self.limiter.refused
+    }
+
+    /// The last line that the guest wrote to standard error in this call.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        self.stderr.last_words()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Host {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+    }
+}
+
+/// Counts memory over all of an instance's memories.
+struct Limiter {
+    memory_bytes_max: u64,
+    memory_bytes: u64,
+    refused: bool,
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let wanted = self.memory_bytes.saturating_add(desired.saturating_sub(current) as u64);
+        if wanted > self.memory_bytes_max {
+            self.refused = true;
+            return Ok(false);
+        }
+        self.memory_bytes = wanted;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+
+    fn instances(&self) -> usize {
+        CORE_INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX
+    }
+}
+
+/// Refuses every outgoing request and says so in the guest's log.
+struct NoOutgoing {
+    stderr: GuestOutput,
+}
+
+type Sent = Result<
+    (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>),
+    wasmtime_wasi_http::Error,
+>;
+
+impl WasiHttpHooks for NoOutgoing {
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        _options: Option<RequestOptions>,
+        _done: Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>,
+    ) -> Box<dyn Future<Output = Sent> + Send> {
+        let authority = request.uri().authority().map_or_else(|| "?".to_owned(), ToString::to_string);
+        self.stderr
+            .host_line(&format!("a request to {authority} was denied: no function may send requests in this version"));
+        Box::new(std::future::ready(Err(wasmtime_wasi_http::Error::HttpRequestDenied)))
+    }
+}

@@ -1,0 +1,94 @@
+//! Loading: what is refused, what is compiled once, what the disk cache gives back.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use littoral_runtime_wasm::{LoadError, Wasm, WasmOptions};
+
+fn wasm(folder: &Path) -> Wasm {
+    Wasm::new(WasmOptions { cache_dir: Some(folder.join("cache")), ..WasmOptions::default() }).unwrap()
+}
+
+/// A component with the right interface and nothing behind it.
+fn handler() -> Bytes {
+    let text = r#"
+        (component
+            (import "wasi:http/types@0.2.0" (instance $types
+                (export "incoming-request" (type (sub resource)))
+                (export "response-outparam" (type (sub resource)))))
+            (alias export $types "incoming-request" (type $request))
+            (alias export $types "response-outparam" (type $outparam))
+            (core module $m (func (export "handle") (param i32 i32)))
+            (core instance $i (instantiate $m))
+            (func $handle (param "request" (own $request)) (param "response-out" (own $outparam))
+                (canon lift (core func $i "handle")))
+            (component $face
+                (import "request" (type $request (sub resource)))
+                (import "outparam" (type $outparam (sub resource)))
+                (import "handle" (func $handle (param "request" (own $request)) (param "response-out" (own $outparam))))
+                (export $r "incoming-request" (type $request))
+                (export $o "response-outparam" (type $outparam))
+                (export "handle" (func $handle) (func (param "request" (own $r)) (param "response-out" (own $o)))))
+            (instance $exported (instantiate $face
+                (with "request" (type $request)) (with "outparam" (type $outparam)) (with "handle" (func $handle))))
+            (export "wasi:http/incoming-handler@0.2.0" (instance $exported)))"#;
+    wat::parse_str(text).unwrap().into()
+}
+
+fn cached(folder: &Path) -> Vec<std::path::PathBuf> {
+    std::fs::read_dir(folder.join("cache")).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[tokio::test]
+async fn a_component_is_compiled_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let wasm = wasm(folder.path());
+    let loads = (0..8).map(|_| {
+        let wasm = wasm.clone();
+        tokio::spawn(async move { wasm.load(handler()).await.unwrap() })
+    });
+    let loads: Vec<_> = loads.collect();
+    let mut artifacts = Vec::new();
+    for load in loads {
+        artifacts.push(load.await.unwrap());
+    }
+    assert!(artifacts.iter().all(|artifact| Arc::ptr_eq(artifact, &artifacts[0])));
+    assert!(artifacts[0].is_handler() && !artifacts[0].is_stage());
+    assert_eq!(cached(folder.path()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_tampered_file_is_compiled_anew_and_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    wasm(folder.path()).load(handler()).await.unwrap();
+    let path = cached(folder.path()).remove(0);
+    let good = std::fs::read(&path).unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, &bad).unwrap();
+    let artifact = wasm(folder.path()).load(handler()).await.unwrap();
+    assert!(artifact.is_handler());
+    assert_ne!(std::fs::read(&path).unwrap(), bad, "the bad file was replaced");
+    assert!(wasm(folder.path()).load(handler()).await.unwrap().is_handler(), "and what replaced it is good");
+}
+
+#[tokio::test]
+async fn without_address_space_instances_are_made_on_demand() {
+    let wasm = Wasm::new(WasmOptions { instances_max: Some(u32::MAX / 8), ..WasmOptions::default() }).unwrap();
+    assert!(wasm.load(handler()).await.unwrap().is_handler());
+}
+
+#[tokio::test]
+async fn what_cannot_run_is_refused_with_the_reason() {
+    let wasm = Wasm::new(WasmOptions::default()).unwrap();
+    let load = async |bytes: Vec<u8>| wasm.load(bytes.into()).await.unwrap_err();
+    assert!(matches!(load(b"not wasm".to_vec()).await, LoadError::Invalid(_)));
+    assert!(matches!(load(wat::parse_str("(module)").unwrap()).await, LoadError::Invalid(_)));
+    assert!(matches!(load(wat::parse_str("(component)").unwrap()).await, LoadError::World(_)));
+    let foreign = r#"(component (import "acme:rocket/engine@1.0.0" (instance (export "ignite" (func)))))"#;
+    let refusal = load(wat::parse_str(foreign).unwrap()).await;
+    assert!(matches!(&refusal, LoadError::Import(reason) if reason.contains("acme:rocket/engine")), "{refusal}");
+    assert!(matches!(load(vec![0; (64 << 20) + 1]).await, LoadError::TooLarge(_)));
+}

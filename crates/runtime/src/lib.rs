@@ -1,0 +1,31 @@
+//! Runs functions: the threads they run on, and one shape for whatever runs them.
+//!
+//! [`shards`] are the data-plane threads, one per core: the thread that accepts a connection or owns a stage's
+//! partition also runs the guest. [`stage`] and [`http`] are instances of the two worlds. Today every function is a
+//! WebAssembly component, and [`Runtime`] is the WebAssembly engine.
+//!
+//! ```no_run
+//! # async fn example(bytes: bytes::Bytes) -> Result<(), Box<dyn std::error::Error>> {
+//! use littoral_runtime::http::{HttpFunction, HttpSettings};
+//! use littoral_runtime::{Runtime, RuntimeOptions};
+//!
+//! let runtime = Runtime::new(RuntimeOptions { cache_dir: Some("/var/cache/littoral".into()), ..Default::default() })?;
+//! let artifact = runtime.load(bytes).await?;
+//! let function = HttpFunction::new(&runtime, &artifact, HttpSettings::default())?;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod http;
+pub mod shards;
+
+/// Instances of the world `littoral:flow/stage`.
+pub mod stage {
+    pub use littoral_runtime_wasm::stage::{Port, Rejection, Stage, StageError, StageOutput, StageSettings};
+}
+
+pub use littoral_runtime_wasm::{
+    Artifact, Discard, Fault, Limits, LoadError, LogSink, LogStream, StartError, Wasm as Runtime,
+    WasmOptions as RuntimeOptions,
+};
+pub use shards::Shards;

@@ -1,0 +1,209 @@
+//! The data-plane threads: one per core, each with a runtime of its own, so that what runs on one needs no lock and no
+//! hop to another.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use futures::future::{AbortHandle, Abortable};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+/// How many tasks may wait to be started on one thread; it takes them up within microseconds.
+const STARTING_MAX: usize = 4_096;
+/// Tokio looks for I/O after so many polls. A guest that computes gives way each millisecond, so that with the default
+/// of 61 a few of them would keep a connection waiting for a twentieth of a second.
+const POLLS_BETWEEN_IO: u32 = 7;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The data-plane threads of a process. Cheap to clone; they end, with everything that runs on them, when the last
+/// clone is dropped.
+#[derive(Clone)]
+pub struct Shards(Arc<[Shard]>);
+
+struct Shard {
+    jobs: mpsc::Sender<Job>,
+    tasks: Arc<AtomicUsize>,
+}
+
+/// Why a task has no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TaskError {
+    /// Too many tasks wait to be started there, or there is no such thread.
+    #[error("the shard takes no more tasks now; try again")]
+    Refused,
+    /// It was aborted, it panicked, or its thread ended.
+    #[error("the task ended without a result")]
+    Ended,
+}
+
+/// A task on a shard. It goes on when this is dropped.
+#[derive(Debug)]
+pub struct Task<T> {
+    result: Option<oneshot::Receiver<T>>,
+    abort: AbortHandle,
+}
+
+impl Shards {
+    /// Starts so many threads, at least one.
+    ///
+    /// # Errors
+    /// When the system gives no more threads.
+    pub fn new(count: usize) -> std::io::Result<Self> {
+        (0..count.max(1)).map(Shard::start).collect::<std::io::Result<Arc<[_]>>>().map(Self)
+    }
+
+    /// One thread for each core that this process may use.
+    ///
+    /// # Errors
+    /// When the system gives no more threads.
+    pub fn for_this_machine() -> std::io::Result<Self> {
+        Self::new(std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get))
+    }
+
+    /// How many threads there are; shards are numbered from 0.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The shard with the fewest tasks.
+    #[must_use]
+    pub fn pick(&self) -> usize {
+        let tasks = self.0.iter().map(|shard| shard.tasks.load(Ordering::Relaxed));
+        tasks.enumerate().min_by_key(|(_, tasks)| *tasks).map_or(0, |(shard, _)| shard)
+    }
+
+    /// Starts a task on a shard. It is made there, so that it need not be `Send`; only its result must be.
+    pub fn spawn<F, M>(&self, shard: usize, make: M) -> Task<F::Output>
+    where
+        M: FnOnce() -> F + Send + 'static,
+        F: Future + 'static,
+        F::Output: Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let (abort, registration) = AbortHandle::new_pair();
+        let Some(shard) = self.0.get(shard) else { return Task { result: None, abort } };
+        let counted = Counted::new(&shard.tasks);
+        let job = move || {
+            let task = Abortable::new(make(), registration);
+            tokio::task::spawn_local(async move {
+                let _counted = counted;
+                if let Ok(result) = task.await {
+                    // Whoever started it may not care for the result.
+                    let _ = sender.send(result);
+                }
+            });
+        };
+        let accepted = shard.jobs.try_send(Box::new(job)).is_ok();
+        Task { result: accepted.then_some(receiver), abort }
+    }
+}
+
+impl std::fmt::Debug for Shards {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shards").field("count", &self.count()).finish()
+    }
+}
+
+impl Shard {
+    fn start(number: usize) -> std::io::Result<Self> {
+        let (jobs, mut receiver) = mpsc::channel::<Job>(STARTING_MAX);
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().event_interval(POLLS_BETWEEN_IO).build()?;
+        std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
+            let tasks = LocalSet::new();
+            tasks.block_on(&runtime, async {
+                while let Some(job) = receiver.recv().await {
+                    job();
+                }
+            });
+        })?;
+        Ok(Self { jobs, tasks: Arc::default() })
+    }
+}
+
+impl<T> Task<T> {
+    /// Ends the task at its next pause.
+    pub fn abort(&self) {
+        self.abort.abort();
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = Result<T, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.result {
+            None => Poll::Ready(Err(TaskError::Refused)),
+            Some(result) => Pin::new(result).poll(context).map_err(|_| TaskError::Ended),
+        }
+    }
+}
+
+/// Counts a task while it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(tasks: &Arc<AtomicUsize>) -> Self {
+        tasks.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(tasks))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn tasks_run_where_they_are_told_and_need_not_be_send() {
+        let shards = Shards::new(3).unwrap();
+        for shard in 0..3 {
+            let name = shards.spawn(shard, || async {
+                let local = Rc::new(());
+                tokio::task::yield_now().await;
+                drop(local);
+                std::thread::current().name().map(str::to_owned)
+            });
+            assert_eq!(name.await.unwrap().unwrap(), format!("shard-{shard}"));
+        }
+        assert_eq!(shards.spawn(3, || async {}).await, Err(TaskError::Refused));
+    }
+
+    #[tokio::test]
+    async fn an_ended_task_is_told_apart_and_its_neighbour_lives() {
+        let shards = Shards::new(1).unwrap();
+        let aborted = shards.spawn(0, std::future::pending::<()>);
+        let panicked = shards.spawn(0, || async { panic!("on purpose") });
+        aborted.abort();
+        assert_eq!(aborted.await, Err(TaskError::Ended));
+        assert_eq!(panicked.await, Err::<(), _>(TaskError::Ended));
+        assert_eq!(shards.spawn(0, || async { 7 }).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn the_least_loaded_is_picked() {
+        let shards = Shards::new(2).unwrap();
+        let first = shards.pick();
+        let _waiting = shards.spawn(first, std::future::pending::<()>);
+        assert_ne!(shards.pick(), first);
+    }
+
+    #[tokio::test]
+    async fn everything_ends_with_the_shards() {
+        let shards = Shards::new(1).unwrap();
+        let task = shards.spawn(0, std::future::pending::<()>);
+        drop(shards);
+        assert_eq!(task.await, Err(TaskError::Ended));
+    }
+}
