@@ -275,20 +275,20 @@ pub(crate) struct NodeArgs {
     /// Log as JSON, one object a line.
     #[arg(long)]
     pub(crate) log_json: bool,
+    /// Stop when standard input is closed: a node that another program starts ends with it, however that one ends.
+    #[arg(long)]
+    pub(crate) stop_on_stdin_close: bool,
 }
 
 /// `littoral token`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
     /// Grant a token and print it.
-    #[command(after_long_help = "Example:\n  littoral token create --ttl 10min --uses 5")]
+    #[command(after_long_help = "Example:\n  littoral token create --ttl 10min")]
     Create {
         /// How long it is good for.
         #[arg(long, default_value = "1h", value_name = "TIME")]
         ttl: String,
-        /// How many nodes may join with it.
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        uses: u32,
         /// How to print.
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,

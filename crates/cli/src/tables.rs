@@ -162,7 +162,7 @@ impl Tabular for Vec<FlowStatus> {
                     format!("{name} > {}", sink.name),
                     sink.rows.to_string(),
                     quantiles(&sink.latency),
-                    optional(sink.slo_p99_ms.map(|slo| format!("p99 < {}", milliseconds(slo)))),
+                    optional(sink.slo_p95_ms.map(|slo| format!("p95 < {}", milliseconds(slo)))),
                     optional(met),
                 ]);
             }
@@ -178,7 +178,7 @@ impl Tabular for Vec<FlowStatus> {
 
 impl Tabular for Vec<StreamStatus> {
     fn table(&self, wide: bool) -> String {
-        let mut columns = vec!["STREAM", "PARTITION", "NODE", "FIRST", "NEXT", "SIZE"];
+        let mut columns = vec!["STREAM", "PARTITION", "NODE", "FIRST", "NEXT"];
         if wide {
             columns.extend(["EPOCH", "IN SYNC"]);
         }
@@ -191,7 +191,6 @@ impl Tabular for Vec<StreamStatus> {
                     optional(partition.owner.as_ref()),
                     partition.first.to_string(),
                     partition.next.to_string(),
-                    bytes(partition.bytes),
                 ];
                 if wide {
                     row.extend([partition.epoch.to_string(), list(&partition.in_sync)]);
@@ -228,15 +227,15 @@ impl Tabular for PlanReport {
             text.push_str(&table.render());
         }
         if !self.predictions.is_empty() {
-            let mut table = Table::new(&["FLOW", "SINK", "PREDICTED P99", "OBJECTIVE", "MADE OF"]);
+            let mut table = Table::new(&["FLOW", "SINK", "PREDICTED P95", "OBJECTIVE", "MADE OF"]);
             for row in &self.predictions {
-                let missed = row.slo_p99_ms.is_some_and(|slo| row.predicted_p99_ms > slo);
+                let missed = row.slo_p95_ms.is_some_and(|slo| row.predicted_p95_ms > slo);
                 let objective =
-                    row.slo_p99_ms.map(|slo| format!("{}{}", milliseconds(slo), if missed { " VIOLATED" } else { "" }));
+                    row.slo_p95_ms.map(|slo| format!("{}{}", milliseconds(slo), if missed { " VIOLATED" } else { "" }));
                 table.row([
                     row.flow.clone(),
                     row.sink.clone(),
-                    milliseconds(row.predicted_p99_ms),
+                    milliseconds(row.predicted_p95_ms),
                     optional(objective),
                     row.parts.join(if wide { "\n" } else { " + " }),
                 ]);

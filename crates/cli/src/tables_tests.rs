@@ -48,7 +48,7 @@ fn flow() -> FlowStatus {
             name: "alerts".to_owned(),
             rows: 98,
             latency: Quantiles::default(),
-            slo_p99_ms: Some(500.0),
+            slo_p95_ms: Some(500.0),
             slo_met: None,
         }],
     }
@@ -75,7 +75,7 @@ FLOW            STATE     STAGE              FUNCTIONS      NODE    IN   OUT  RE
 machine/health  degraded  health.0/1@hall-7  clean > score  edge-1  100  98   2         1.50ms / 12.0ms / 120ms
 
 SINK                     ROWS  AGE P50 / P95 / P99  OBJECTIVE    MET
-machine/health > alerts  98    -                    p99 < 500ms  -
+machine/health > alerts  98    -                    p95 < 500ms  -
 
 machine/health: edge-2 is lost
 "
@@ -96,7 +96,6 @@ fn streams_and_functions() {
             in_sync: Vec::new(),
             first: 1,
             next: 9,
-            bytes: 2048,
         }],
     };
     assert_eq!(
@@ -140,8 +139,8 @@ fn plans() {
         predictions: vec![PredictionRow {
             flow: "health".to_owned(),
             sink: "alerts".to_owned(),
-            predicted_p99_ms: 61.0,
-            slo_p99_ms: Some(50.0),
+            predicted_p95_ms: 61.0,
+            slo_p95_ms: Some(50.0),
             parts: vec!["device-1 to edge-1 3ms".to_owned(), "edge-1 to cloud-1 40ms".to_owned()],
         }],
         refusals: vec![RefusalRow {
@@ -158,7 +157,7 @@ KIND   NAME        NODES   WHY
 stage  health.0/0  edge-1  tier=edge
                            3 ms from device-1
 
-FLOW    SINK    PREDICTED P99  OBJECTIVE        MADE OF
+FLOW    SINK    PREDICTED P95  OBJECTIVE        MADE OF
 health  alerts  61.0ms         50.0ms VIOLATED  device-1 to edge-1 3ms + edge-1 to cloud-1 40ms
 
 refused: function train cannot be placed: no node has it

@@ -1,6 +1,7 @@
 //! The guests of a fused stage, one after the other, with the state they had after the last step that succeeded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
@@ -10,6 +11,7 @@ use littoral_model::entry::{PORT_DEAD_LETTER, PORT_MAIN};
 use littoral_runtime::stage::{Stage, StageError, StageOutput};
 
 use crate::batch::{self, DeadLetter};
+use crate::stats::FunctionStep;
 
 /// Key groups of one function in a commit's state: the function's position in the flow is above these bits.
 const GROUP_BITS: u32 = 16;
@@ -68,6 +70,8 @@ pub struct ChainOutput {
     pub rejected: Vec<DeadLetter>,
     /// The state that changed.
     pub state: Vec<(u32, Bytes)>,
+    /// What each guest did; in their order.
+    pub functions: Vec<FunctionStep>,
 }
 
 /// Why a step failed.
@@ -160,7 +164,10 @@ impl Chain {
 
     async fn step(&mut self, rows: &RecordBatch) -> Result<ChainOutput, ChainError> {
         let count = self.slots.len();
+        let functions = self.operators.names().iter();
+        let functions = functions.map(|name| FunctionStep { function: name.clone(), ..FunctionStep::default() });
         let mut step = Step {
+            output: ChainOutput { functions: functions.collect(), ..ChainOutput::default() },
             dirty: vec![BTreeSet::new(); count],
             watermarks: self.slots.iter().map(|slot| slot.watermark_us).collect(),
             timers: self.slots.iter().map(|slot| slot.timer_us).collect(),
@@ -168,9 +175,14 @@ impl Chain {
         };
         let mut current = vec![rows.clone()];
         for place in 0..count {
+            let begun = Instant::now();
             let mut next = Vec::new();
             for rows in &current {
                 self.one(place, rows, &mut step, &mut next).await?;
+            }
+            if let Some(function) = step.output.functions.get_mut(place) {
+                function.rows = current.iter().map(|rows| rows.num_rows() as u64).sum();
+                function.process = begun.elapsed();
             }
             current = next;
         }
@@ -271,6 +283,9 @@ fn take(
         } else {
             step.output.ports.push((port, rows));
         }
+    }
+    if let Some(function) = step.output.functions.get_mut(place) {
+        function.rejected += output.rejected.len() as u64;
     }
     for rejection in output.rejected {
         let row = input.and_then(|rows| row_json(rows, rejection.row as usize)).unwrap_or_else(|| "null".to_owned());

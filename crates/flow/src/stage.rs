@@ -15,7 +15,7 @@ use crate::chain::{Chain, ChainError, ChainOutput, Operators, row_json};
 use crate::committer::Committer;
 use crate::pending::{BATCH_ROWS_MAX, Batch, Pending};
 use crate::reader::{Input, Progress, Reader, Source};
-use crate::stats::{Stats, Step};
+use crate::stats::{FunctionStep, Stats, Step};
 
 /// How often progress over entries without rows for us is committed, so that the owner can forget them.
 pub(crate) const SKIP_EVERY: Duration = Duration::from_secs(1);
@@ -153,6 +153,7 @@ impl Running {
             rows_out: outputs.iter().map(|rows| (rows.port.clone(), u64::from(rows.rows))).collect(),
             rejected: output.rejected.len() as u64,
             process: Some(process),
+            functions: output.functions,
             origin_us: batch.origin_us,
         };
         let commit = Commit { state: output.state, outputs, watermark_us: self.chain.watermark_us(), ..Commit::default() };
@@ -163,7 +164,8 @@ impl Running {
 
 fn poisoned(rows: &RecordBatch, stage: String, reason: String) -> ChainOutput {
     let row = row_json(rows, 0).unwrap_or_else(|| "null".to_owned());
-    ChainOutput { rejected: vec![DeadLetter { stage, reason, row }], ..ChainOutput::default() }
+    let failed = FunctionStep { function: stage.clone(), rejected: 1, ..FunctionStep::default() };
+    ChainOutput { functions: vec![failed], rejected: vec![DeadLetter { stage, reason, row }], ..ChainOutput::default() }
 }
 
 fn encode(output: &ChainOutput, origin_us: Option<i64>) -> Result<Vec<PortBatch>, BatchError> {

@@ -1,15 +1,11 @@
 //! What a running unit of work has measured of itself.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hdrhistogram::Histogram;
-
-/// The longest latency that is told apart, in microseconds: an hour. Longer ones count as this.
-const LATENCY_US_MAX: u64 = 3_600_000_000;
-/// Two significant digits: quantiles within 1 %.
-const DIGITS: u8 = 2;
+use littoral_runtime::latency::{Latency, Quantiles};
+use serde::{Deserialize, Serialize};
 
 /// Counters and latencies of one unit of work; shared between its task and whoever reports.
 #[derive(Debug, Default)]
@@ -21,26 +17,24 @@ struct Inner {
     rows_out: BTreeMap<String, u64>,
     rejected: u64,
     bytes_in: u64,
-    process: Option<Histogram<u64>>,
-    end_to_end: Option<Histogram<u64>>,
+    process: Latency,
+    end_to_end: Latency,
+    functions: BTreeMap<String, Inside>,
+    first_us: Option<i64>,
+    last_us: Option<i64>,
     last_error: Option<String>,
 }
 
-/// Quantiles of a latency, in microseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Quantiles {
-    /// How many were measured.
-    pub count: u64,
-    /// The median.
-    pub p50_us: u64,
-    /// The 95th percentile.
-    pub p95_us: u64,
-    /// The 99th percentile.
-    pub p99_us: u64,
+/// What was measured of one function of a stage.
+#[derive(Debug, Default)]
+struct Inside {
+    rows: u64,
+    rejected: u64,
+    process: Latency,
 }
 
 /// The state of a [`Stats`] at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Rows consumed and committed.
     pub rows_in: u64,
@@ -50,12 +44,42 @@ pub struct Snapshot {
     pub rejected: u64,
     /// Encoded bytes consumed.
     pub bytes_in: u64,
-    /// Time in the guests, by row of a batch.
+    /// Time in the guests of a batch, counted for each of its rows.
     pub process: Quantiles,
     /// From a record's publication until this work has committed what became of it.
     pub end_to_end: Quantiles,
+    /// What each function of a stage did.
+    pub functions: BTreeMap<String, FunctionSnapshot>,
+    /// When the first step was committed, in microseconds since 1970.
+    pub first_us: Option<i64>,
+    /// When the last step was committed, in microseconds since 1970.
+    pub last_us: Option<i64>,
     /// The last failure, for people.
     pub last_error: Option<String>,
+}
+
+/// One function of a stage, at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionSnapshot {
+    /// Rows that it processed, in steps that were committed.
+    pub rows: u64,
+    /// Rows that it rejected, or on which it failed.
+    pub rejected: u64,
+    /// Its time for a batch, counted for each row.
+    pub process: Quantiles,
+}
+
+/// What one function did in a step.
+#[derive(Debug, Clone, Default)]
+pub struct FunctionStep {
+    /// Its name.
+    pub function: String,
+    /// Rows that it processed.
+    pub rows: u64,
+    /// Rows that it rejected, or on which it failed.
+    pub rejected: u64,
+    /// The time that it took.
+    pub process: Duration,
 }
 
 /// What one committed step did.
@@ -71,6 +95,8 @@ pub struct Step {
     pub rejected: u64,
     /// Time in the guests.
     pub process: Option<Duration>,
+    /// What each function of a stage did.
+    pub functions: Vec<FunctionStep>,
     /// When the oldest record was published, in microseconds since 1970.
     pub origin_us: Option<i64>,
 }
@@ -79,7 +105,7 @@ impl Stats {
     /// Takes note of a step that is committed now.
     pub fn committed(&self, step: &Step) {
         let now_us = now_us();
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
         inner.rows_in += step.rows_in;
         inner.bytes_in += step.bytes_in;
         inner.rejected += step.rejected;
@@ -90,38 +116,57 @@ impl Stats {
             }
         }
         if let Some(process) = step.process {
-            record(&mut inner.process, u64::try_from(process.as_micros()).unwrap_or(u64::MAX), step.rows_in);
+            inner.process.record(process, step.rows_in);
         }
         if let Some(origin_us) = step.origin_us {
-            record(&mut inner.end_to_end, u64::try_from(now_us - origin_us).unwrap_or(0), step.rows_in);
+            let latency = Duration::from_micros(u64::try_from(now_us - origin_us).unwrap_or(0));
+            inner.end_to_end.record(latency, step.rows_in);
+        }
+        for inside in &step.functions {
+            if !inner.functions.contains_key(&inside.function) {
+                inner.functions.insert(inside.function.clone(), Inside::default());
+            }
+            if let Some(function) = inner.functions.get_mut(&inside.function) {
+                function.rows += inside.rows;
+                function.rejected += inside.rejected;
+                function.process.record(inside.process, inside.rows);
+            }
+        }
+        if step.rows_in > 0 {
+            inner.first_us.get_or_insert(now_us);
+            inner.last_us = Some(now_us);
         }
     }
 
     /// Takes note of a failure.
     pub fn failed(&self, error: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some(error.to_owned());
+        self.lock().last_error = Some(error.to_owned());
     }
 
     /// The present state.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.lock();
+        let functions = inner.functions.iter().map(|(name, inside)| {
+            let process = inside.process.quantiles();
+            (name.clone(), FunctionSnapshot { rows: inside.rows, rejected: inside.rejected, process })
+        });
         Snapshot {
             rows_in: inner.rows_in,
             rows_out: inner.rows_out.clone(),
             rejected: inner.rejected,
             bytes_in: inner.bytes_in,
-            process: quantiles(inner.process.as_ref()),
-            end_to_end: quantiles(inner.end_to_end.as_ref()),
+            process: inner.process.quantiles(),
+            end_to_end: inner.end_to_end.quantiles(),
+            functions: functions.collect(),
+            first_us: inner.first_us,
+            last_us: inner.last_us,
             last_error: inner.last_error.clone(),
         }
     }
 
-    /// Forgets the latencies measured so far, so that a new phase is measured by itself.
-    pub fn reset_latency(&self) {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.process = None;
-        inner.end_to_end = None;
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -130,25 +175,4 @@ impl Stats {
 pub fn now_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}
-
-fn record(histogram: &mut Option<Histogram<u64>>, value_us: u64, count: u64) {
-    if histogram.is_none() {
-        *histogram = Histogram::new_with_bounds(1, LATENCY_US_MAX, DIGITS).ok();
-    }
-    if let Some(histogram) = histogram {
-        histogram.saturating_record_n(value_us.clamp(1, LATENCY_US_MAX), count);
-    }
-}
-
-fn quantiles(histogram: Option<&Histogram<u64>>) -> Quantiles {
-    let Some(histogram) = histogram.filter(|histogram| !histogram.is_empty()) else {
-        return Quantiles::default();
-    };
-    Quantiles {
-        count: histogram.len(),
-        p50_us: histogram.value_at_quantile(0.5),
-        p95_us: histogram.value_at_quantile(0.95),
-        p99_us: histogram.value_at_quantile(0.99),
-    }
 }

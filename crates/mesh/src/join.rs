@@ -64,8 +64,18 @@ pub struct Admission {
     pub root_pem: String,
     /// The fabric's name.
     pub fabric: String,
+    /// How it takes its place.
+    pub welcome: Welcome,
+}
+
+/// How a node that is let in takes its place in the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
     /// Where to connect to the mesh, `host:port`.
     pub endpoints: Vec<String>,
+    /// Whether it is the first node of its site, which makes the site's consensus group. Only who lets nodes in can
+    /// tell: two nodes that start at the same time cannot.
+    pub founder: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -81,8 +91,11 @@ pub trait TokenBook: Send + Sync + 'static {
     /// name that another node has.
     async fn redeem(&self, redemption: Redemption, now_unix: u64) -> Result<(), Refusal>;
 
-    /// Where a node of that tier and site should connect to the mesh, `host:port`.
-    async fn endpoints(&self, tier: Tier, site: &SiteId) -> Vec<String>;
+    /// The place of a node that is let in; durable before it returns.
+    ///
+    /// # Errors
+    /// [`Refusal::Failed`] when that cannot be made durable.
+    async fn welcome(&self, node: &NodeId, tier: Tier, site: &SiteId) -> Result<Welcome, Refusal>;
 }
 
 /// Why a node did not get in.
@@ -232,9 +245,9 @@ async fn admit(bytes: &[u8], root: &Root, book: &dyn TokenBook) -> Result<Admiss
         csr_hash: hash(request.csr_pem.as_bytes()),
     };
     book.redeem(redemption, unix_now()).await?;
-    let endpoints = book.endpoints(request.tier, &request.site).await;
+    let welcome = book.welcome(&request.node, request.tier, &request.site).await?;
     tracing::info!(node = %request.node, tier = %request.tier, site = %request.site, "a node has joined");
-    Ok(Admission { certificate_pem, root_pem: root.certificate_pem().to_owned(), fabric, endpoints })
+    Ok(Admission { certificate_pem, root_pem: root.certificate_pem().to_owned(), fabric, welcome })
 }
 
 /// Joins a fabric: makes a key, shows the token, and returns the identity and where to connect to the mesh.

@@ -158,7 +158,7 @@ pub enum Refusal {
     )]
     Reused(String),
     /// The fabric has a node of that name.
-    #[error("the fabric already has a node named {0}; choose another with --name, or remove that one first")]
+    #[error("the fabric already has a node named {0}; choose another with --name")]
     NameTaken(String),
     /// The programs are too far apart.
     #[error("the fabric speaks protocol versions {min} to {max}, this node does not: upgrade the older of the two")]

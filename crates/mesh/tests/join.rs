@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use littoral_mesh::identity::{Identity, Root, unix_now};
-use littoral_mesh::join::{JoinError, JoinService, TokenBook, join};
+use littoral_mesh::join::{JoinError, JoinService, TokenBook, Welcome, join};
 use littoral_mesh::token::{Redemption, Refusal, Token, TokenRecord};
 use littoral_model::id::{NodeId, SiteId, Tier};
 
@@ -27,8 +27,8 @@ impl TokenBook for Book {
         record.redeem(&redemption, now_unix)
     }
 
-    async fn endpoints(&self, tier: Tier, site: &SiteId) -> Vec<String> {
-        vec![format!("{tier}.{site}:7447")]
+    async fn welcome(&self, _node: &NodeId, tier: Tier, site: &SiteId) -> Result<Welcome, Refusal> {
+        Ok(Welcome { endpoints: vec![format!("{tier}.{site}:7447")], founder: true })
     }
 }
 
@@ -59,7 +59,7 @@ impl Fabric {
 async fn ask(token: &Token, name: &str) -> Result<Identity, JoinError> {
     let (node, site) = (NodeId::new(name).unwrap(), SiteId::new("hall").unwrap());
     let (identity, admission) = join(token, &node, Tier::Edge, &site, &[]).await?;
-    assert_eq!(admission.endpoints, ["edge.hall:7447"]);
+    assert_eq!(admission.welcome.endpoints, ["edge.hall:7447"]);
     assert_eq!(admission.fabric, identity.fabric().unwrap());
     Ok(identity)
 }

@@ -18,6 +18,8 @@ pub struct Position {
 impl Position {
     /// The beginning of every log.
     pub const START: Self = Self { index: 1, row: 0 };
+    /// Behind the last committed entry, wherever that is: where a reader begins who wants only what is to come.
+    pub const END: Self = Self { index: u64::MAX, row: 0 };
 }
 
 /// One port's batch of rows.

@@ -5,6 +5,10 @@
 
 pub mod digest;
 pub mod entry;
+pub mod file_header;
+pub mod hlc;
 pub mod id;
+pub mod manifest;
+pub mod unit;
 pub mod wire;
 pub mod work;

@@ -40,6 +40,10 @@ pub fn confine(data: &Path) -> anyhow::Result<Confinement> {
             rules = rules.add_rule(PathBeneath::new(opened, read))?;
         }
     }
+    if let Ok(opened) = std::env::current_exe().and_then(|path| std::fs::File::open(path)) {
+        // For the names in backtraces.
+        rules = rules.add_rule(PathBeneath::new(opened, AccessFs::ReadFile))?;
+    }
     for path in DEVICES {
         if let Ok(opened) = PathFd::new(path) {
             rules = rules.add_rule(PathBeneath::new(opened, AccessFs::ReadFile | AccessFs::WriteFile))?;

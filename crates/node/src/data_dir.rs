@@ -26,6 +26,29 @@ pub(crate) struct Facts {
     pub(crate) join_listen: Option<SocketAddr>,
     /// Whether it is the first node of its site, which founds the site's consensus group.
     pub(crate) founder: bool,
+    /// Tells its starts apart; rises with each, also when the clock was set back or the disk was lost.
+    pub(crate) incarnation: u64,
+}
+
+impl Facts {
+    /// What a node is; where it listens and what it connects to is to be added.
+    pub(crate) fn new(fabric: String, node: NodeId, tier: Tier, site: SiteId, founder: bool) -> Self {
+        Self {
+            fabric,
+            node,
+            tier,
+            site,
+            founder,
+            labels: BTreeMap::new(),
+            listen: Vec::new(),
+            connect: Vec::new(),
+            advertise: Vec::new(),
+            http: None,
+            admin_listen: None,
+            join_listen: None,
+            incarnation: 0,
+        }
+    }
 }
 
 /// The addresses on which a running node really listens.
@@ -99,6 +122,15 @@ impl DataDir {
 
     pub(crate) fn derived(&self) -> PathBuf {
         self.0.join("derived")
+    }
+
+    pub(crate) fn tokens(&self) -> PathBuf {
+        self.0.join("tokens")
+    }
+
+    /// The folder of secrets that functions are given by name, one file each.
+    pub(crate) fn secrets(&self) -> PathBuf {
+        self.0.join("secrets")
     }
 
     pub(crate) fn artifacts(&self) -> PathBuf {

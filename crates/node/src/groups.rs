@@ -9,6 +9,9 @@ use littoral_model::wire;
 use littoral_model::work::{Assignment, KeeperAnswer, KeeperCommand, WorkId};
 use littoral_store::consensus::{GroupOptions, RaftTransport, SiteGroup};
 use littoral_store::log::Log;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::data_dir::Facts;
 
 /// How many other sites may borrow this node's vote; a group costs a heartbeat four times a second.
 const BORROWED_MAX: usize = 64;
@@ -19,20 +22,22 @@ pub(crate) struct Groups {
     site: SiteId,
     log: Log,
     transport: Arc<dyn RaftTransport>,
+    /// Tells of each group that is started, so that its agent is driven.
+    opened: UnboundedSender<Arc<SiteGroup>>,
     running: Mutex<BTreeMap<SiteId, Arc<SiteGroup>>>,
 }
 
 impl Groups {
     /// Starts the site's own group, and those that this node voted in before it was restarted.
     pub(crate) async fn start(
-        node: NodeId,
-        site: SiteId,
-        founder: bool,
+        facts: &Facts,
         log: Log,
         transport: Arc<dyn RaftTransport>,
+        opened: UnboundedSender<Arc<SiteGroup>>,
     ) -> anyhow::Result<Arc<Self>> {
-        let groups = Arc::new(Self { node, site: site.clone(), log, transport, running: Mutex::default() });
-        groups.open(&site, founder).await?;
+        let (node, site) = (facts.node.clone(), facts.site.clone());
+        let groups = Arc::new(Self { node, site: site.clone(), log, transport, opened, running: Mutex::default() });
+        groups.open(&site, facts.founder).await?;
         for work in groups.log.works() {
             let borrowed = work.strip_prefix(littoral_store::consensus::WORK_PREFIX).and_then(|name| SiteId::new(name).ok());
             if let Some(other) = borrowed.filter(|other| *other != site) {
@@ -90,6 +95,8 @@ impl Groups {
         };
         let group = SiteGroup::start(options, self.log.clone(), Arc::clone(&self.transport)).await?;
         self.lock().insert(site.clone(), Arc::clone(&group));
+        // If nobody drives groups any more, the node stops.
+        let _ = self.opened.send(Arc::clone(&group));
         Ok(group)
     }
 
@@ -107,6 +114,7 @@ fn command_work(command: &KeeperCommand) -> &WorkId {
         KeeperCommand::Create { work, .. }
         | KeeperCommand::Move { work, .. }
         | KeeperCommand::Resync { work, .. }
+        | KeeperCommand::Replicas { work, .. }
         | KeeperCommand::Remove { work } => work,
     }
 }

@@ -1,7 +1,44 @@
 //! The composition root: feeds events to `control`, carries out its commands, and offers the admin API.
+//!
+//! [`run`] is a node's life, `node` puts it together. What other nodes ask comes in through `dispatch`, what people ask
+//! through [`admin`] and `operations`, HTTP from outside through `ingress`. `driver` feeds the agents and carries out
+//! what they command: `runner` runs units of work, `functions` serves HTTP functions. `intent` is what is deployed.
 
 pub mod admin;
+mod announce;
+mod artifacts;
+mod confine;
+mod data_dir;
+mod directory;
+mod dispatch;
+mod driver;
+mod functions;
+mod groups;
+mod guests;
+mod health;
+mod ingress;
+mod init;
+mod intent;
+mod log_reader;
+mod logs;
+mod node;
+mod operations;
+mod operators;
+mod plan_report;
+mod publish;
+mod report;
 pub mod run_component;
+mod runner;
 pub mod settings;
+mod spec;
+mod status;
+mod tail;
+mod telemetry;
+mod token_book;
+mod wiring;
 
+pub use confine::{Confinement, confine};
+pub use data_dir::{Addresses, DataDir};
+pub use init::init;
+pub use node::run;
 pub use settings::{InitOutcome, InitSettings, NodeSettings};

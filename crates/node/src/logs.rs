@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
+use bytes::Bytes;
 use littoral_model::id::NodeId;
-use tokio::sync::broadcast;
+use littoral_model::wire;
+use serde::{Deserialize, Serialize};
 
 use crate::admin::types::{LogLine, LogStream};
 
@@ -12,20 +14,44 @@ use crate::admin::types::{LogLine, LogStream};
 const LINES_MAX: usize = 2_000;
 /// Longer lines are cut.
 const LINE_BYTES_MAX: usize = 4_096;
-/// How many lines a follower may lag before it loses some.
-const FOLLOW_LAG_MAX: usize = 1_024;
+/// How many lines one answer carries; with [`LINE_BYTES_MAX`] it fits into a message.
+const ANSWER_LINES_MAX: usize = 1_000;
+
+/// Asks for lines of one app, or of all.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LogQuery {
+    /// Of which app.
+    pub(crate) app: Option<String>,
+    /// Lines from this number on; without one the last `count`.
+    pub(crate) from: Option<u64>,
+    /// How many at most.
+    pub(crate) count: usize,
+}
+
+/// Lines, and the number of the next one to come.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LogAnswer {
+    pub(crate) lines: Vec<LogLine>,
+    pub(crate) next: u64,
+}
 
 /// The log lines of one node.
 #[derive(Debug)]
 pub(crate) struct Logs {
     node: NodeId,
-    lines: Mutex<VecDeque<LogLine>>,
-    news: broadcast::Sender<LogLine>,
+    lines: Mutex<Lines>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    held: VecDeque<LogLine>,
+    /// The number of the next line.
+    next: u64,
 }
 
 impl Logs {
     pub(crate) fn new(node: NodeId) -> Self {
-        Self { node, lines: Mutex::new(VecDeque::new()), news: broadcast::Sender::new(FOLLOW_LAG_MAX) }
+        Self { node, lines: Mutex::default() }
     }
 
     /// Takes a line of a function.
@@ -49,26 +75,46 @@ impl Logs {
             text: text.get(..cut).unwrap_or_default().to_owned(),
         };
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() >= LINES_MAX {
-            lines.pop_front();
+        if lines.held.len() >= LINES_MAX {
+            lines.held.pop_front();
         }
-        lines.push_back(line.clone());
-        // Nobody following is fine.
-        let _ = self.news.send(line);
+        lines.held.push_back(line);
+        lines.next += 1;
     }
 
-    /// The last lines, of one app or of all, and the lines to come after them.
-    pub(crate) fn last(&self, app: Option<&str>, count: usize) -> (Vec<LogLine>, broadcast::Receiver<LogLine>) {
+    /// The lines that are asked for, oldest first.
+    pub(crate) fn find(&self, query: &LogQuery) -> LogAnswer {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<LogLine> =
-            lines.iter().rev().filter(|line| app.is_none() || line.app.as_deref() == app).take(count).cloned().collect();
-        found.reverse();
-        (found, self.news.subscribe())
+        let count = query.count.min(ANSWER_LINES_MAX);
+        let first = lines.next - lines.held.len() as u64;
+        let wanted = |line: &&LogLine| query.app.is_none() || line.app == query.app;
+        let Some(from) = query.from else {
+            let mut found: Vec<LogLine> = lines.held.iter().rev().filter(wanted).take(count).cloned().collect();
+            found.reverse();
+            return LogAnswer { lines: found, next: lines.next };
+        };
+        let skip = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
+        let mut answer = LogAnswer { lines: Vec::new(), next: from.max(first) };
+        for line in lines.held.iter().skip(skip) {
+            if answer.lines.len() >= count {
+                break;
+            }
+            answer.next += 1;
+            answer.lines.extend(Some(line).filter(wanted).cloned());
+        }
+        answer
+    }
+
+    /// Answers another node's [`littoral_mesh::Method::Logs`].
+    pub(crate) fn answer(&self, payload: &[u8]) -> Result<Bytes, String> {
+        let query: LogQuery = wire::decode(payload).map_err(|error| error.to_string())?;
+        wire::encode(&self.find(&query)).map_err(|error| error.to_string())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     #[test]
@@ -78,10 +124,17 @@ mod tests {
             logs.function("a", "f", LogStream::Stdout, &number.to_string());
         }
         logs.system(Some("b"), None, &"x".repeat(LINE_BYTES_MAX * 2));
-        let (lines, _) = logs.last(Some("a"), 3);
-        assert_eq!(lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["2007", "2008", "2009"]);
-        let (lines, _) = logs.last(None, usize::MAX);
-        assert_eq!(lines.len(), LINES_MAX);
-        assert_eq!(lines.last().unwrap().text.len(), LINE_BYTES_MAX);
+        let query = |app: Option<&str>, from, count| LogQuery { app: app.map(str::to_owned), from, count };
+        let texts = |answer: &LogAnswer| answer.lines.iter().map(|line| line.text.clone()).collect::<Vec<_>>();
+        let last = logs.find(&query(Some("a"), None, 3));
+        assert_eq!(texts(&last), ["2007", "2008", "2009"]);
+        assert_eq!(logs.find(&query(None, None, 1)).lines[0].text.len(), LINE_BYTES_MAX);
+        // Who follows goes on where it was, and does not see a line twice.
+        logs.function("a", "f", LogStream::Stdout, "new");
+        let news = logs.find(&query(Some("a"), Some(last.next), 10));
+        assert_eq!(texts(&news), ["new"]);
+        assert!(logs.find(&query(Some("a"), Some(news.next), 10)).lines.is_empty());
+        // Who lagged too far goes on with what is left.
+        assert_eq!(texts(&logs.find(&query(Some("a"), Some(0), 1))), ["12"]);
     }
 }

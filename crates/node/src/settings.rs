@@ -64,10 +64,11 @@ pub struct InitSettings {
 /// What making a fabric gave.
 #[derive(Clone, Debug)]
 pub struct InitOutcome {
-    /// A token with which one node may join; a secret.
-    pub token: String,
+    /// A token with which one node may join; a secret. None where only the running node can tell where to join, because
+    /// the kernel is to choose the port.
+    pub token: Option<String>,
     /// When the token ends, seconds since 1970.
-    pub token_expires_s: u64,
+    pub token_expires_s: Option<u64>,
     /// The hash of the root certificate, by which a fabric is known.
     pub root_fingerprint: String,
     /// The directory with the credentials of the fabric's administrator.

@@ -1,7 +1,7 @@
 //! Functions that answer HTTP requests.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -16,6 +16,8 @@ use metrics::{Counter, Histogram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use littoral_runtime_wasm::handler::{Body, BodyError};
+
+use crate::latency::{Latency, Quantiles};
 
 use crate::Runtime;
 
@@ -58,6 +60,26 @@ pub struct HttpFunction {
     answered: Counter,
     failed: Counter,
     duration: Histogram,
+    seen: Mutex<Seen>,
+}
+
+/// What was measured of a function.
+#[derive(Debug, Default)]
+struct Seen {
+    errors: u64,
+    latency: Latency,
+    last_error: Option<String>,
+}
+
+/// What was measured of a function since it was started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HttpStats {
+    /// How many calls failed, those without room among them.
+    pub errors: u64,
+    /// How long calls took until their response began.
+    pub latency: Quantiles,
+    /// What the last failure said.
+    pub last_error: Option<String>,
 }
 
 impl HttpFunction {
@@ -75,6 +97,7 @@ impl HttpFunction {
             answered: metrics::counter!("littoral_function_calls_total", &labels("answered")),
             failed: metrics::counter!("littoral_function_calls_total", &labels("failed")),
             duration: metrics::histogram!("littoral_function_seconds", "function" => name.clone()),
+            seen: Mutex::default(),
             name,
         })
     }
@@ -85,23 +108,43 @@ impl HttpFunction {
         &self.name
     }
 
+    /// What was measured so far.
+    #[must_use]
+    pub fn stats(&self) -> HttpStats {
+        let seen = self.seen();
+        HttpStats { errors: seen.errors, latency: seen.latency.quantiles(), last_error: seen.last_error.clone() }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_failure(&self, fault: &Fault) {
+        self.failed.increment(1);
+        let mut seen = self.seen();
+        seen.errors += 1;
+        seen.last_error = Some(fault.to_string());
+    }
+
     /// Answers a request. Whatever goes wrong becomes a response with a readable cause: 504 if its time ran out, 503 if
     /// there is no room, else 500. If it goes wrong after the response began, the body breaks off.
     pub async fn call(&self, request: Request<Body>) -> Response<Body> {
         let Ok(permit) = Arc::clone(&self.running).try_acquire_owned() else {
-            self.failed.increment(1);
+            self.note_failure(&Fault::Busy);
             return fault_response(&self.name, &Fault::Busy);
         };
         let begun = Instant::now();
         let outcome = self.handler.call(request).await;
-        self.duration.record(begun.elapsed().as_secs_f64());
+        let elapsed = begun.elapsed();
+        self.duration.record(elapsed.as_secs_f64());
+        self.seen().latency.record(elapsed, 1);
         match outcome {
             Ok(response) => {
                 self.answered.increment(1);
                 response.map(|body| Held { body, _permit: permit }.boxed_unsync())
             }
             Err(fault) => {
-                self.failed.increment(1);
+                self.note_failure(&fault);
                 tracing::warn!(function = %self.name, %fault, "a function failed");
                 fault_response(&self.name, &fault)
             }

@@ -18,21 +18,28 @@ struct Shown {
     node: String,
     root_fingerprint: String,
     admin_credentials: String,
-    token: String,
-    token_expires_s: u64,
+    token: Option<String>,
+    token_expires_s: Option<u64>,
 }
 
 impl Tabular for Shown {
     fn table(&self, _wide: bool) -> String {
+        let join = match &self.token {
+            Some(token) => format!(
+                "let one more node join, on another machine, within the token's lifetime:\n  \
+                 littoral node --tier TIER --site SITE --data DIR --join {token}"
+            ),
+            None => "let one more node join with a token that you get, once the first node runs, from:\n  \
+                     littoral token create"
+                .to_owned(),
+        };
         format!(
             "made a fabric; its root is {root}\n\n\
              run its first node:\n  littoral node --data {data}\n\n\
-             let one more node join, on another machine, within the token's lifetime:\n  \
-             littoral node --tier TIER --site SITE --data DIR --join {token}\n\n\
+             {join}\n\n\
              administer it from elsewhere with the credentials in\n  {credentials}\n",
             root = self.root_fingerprint,
             data = self.data,
-            token = self.token,
             credentials = self.admin_credentials,
         )
     }

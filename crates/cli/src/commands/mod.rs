@@ -24,6 +24,7 @@ use crate::client::Client;
 use crate::context::Places;
 
 pub(crate) use build::build_app;
+pub(crate) use node::prepare as prepare_node;
 
 /// Carries out a command.
 ///
@@ -37,9 +38,7 @@ pub(crate) async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Dev(args) => crate::dev::run(args).await,
         Command::Init(args) => init::run(args, &places).await,
         Command::Node(args) => node::run(args, &places).await,
-        Command::Token(TokenCommand::Create { ttl, uses, output }) => {
-            token::create(&client()?, ttl, *uses, *output).await
-        }
+        Command::Token(TokenCommand::Create { ttl, output }) => token::create(&client()?, ttl, *output).await,
         Command::Build(args) => build::run(args).await,
         Command::Deploy(args) => deploy::run(args, &client()?).await,
         Command::Plan(args) => plan::run(args, &client()?).await,

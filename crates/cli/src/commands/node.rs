@@ -1,9 +1,10 @@
 //! `littoral node`: runs a node until it is told to stop.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use littoral_node::NodeSettings;
+use littoral_node::{Confinement, NodeSettings};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -14,8 +15,7 @@ use crate::failure::Usage;
 
 /// Runs a node.
 pub(super) async fn run(args: &NodeArgs, places: &Places) -> anyhow::Result<ExitCode> {
-    start_logging(args)?;
-    let data = args.data.clone().unwrap_or_else(|| places.data.clone());
+    let data = data_of(args, places);
     let name = match (&args.name, &args.join) {
         (Some(name), _) => Some(name.clone()),
         (None, Some(_)) => Some(init::machine_name()?),
@@ -35,10 +35,6 @@ pub(super) async fn run(args: &NodeArgs, places: &Places) -> anyhow::Result<Exit
         join_listen: args.join_listen,
         advertise: args.advertise.clone(),
     };
-    // So that `littoral get nodes` beside it needs no --socket. A node runs without it as well.
-    if let Err(error) = places.record_socket(&data.join(SOCKET_NAME)) {
-        tracing::debug!(%error, "cannot remember this node for other commands");
-    }
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     tokio::spawn(async move {
@@ -49,8 +45,44 @@ pub(super) async fn run(args: &NodeArgs, places: &Places) -> anyhow::Result<Exit
         tracing::info!("stopping");
         stop.cancel();
     });
+    if args.stop_on_stdin_close {
+        let stop = shutdown.clone();
+        tokio::spawn(async move {
+            // Nothing is expected there; its end, or an error, is the sign.
+            let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await;
+            stop.cancel();
+        });
+    }
     littoral_node::run(settings, shutdown).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the node's data is.
+fn data_of(args: &NodeArgs, places: &Places) -> std::path::PathBuf {
+    args.data.clone().unwrap_or_else(|| places.data.clone())
+}
+
+/// What a node's process does before it starts any thread: it confines itself to its data directory, which threads that
+/// run already would not be.
+///
+/// # Errors
+/// When the directory cannot be made, or the kernel knows the confinement and refuses it.
+pub(crate) fn prepare(args: &NodeArgs) -> anyhow::Result<()> {
+    let places = Places::of_user();
+    let data = data_of(args, &places);
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data);
+    made.with_context(|| format!("cannot make {}", data.display()))?;
+    start_logging(args)?;
+    // So that `littoral get nodes` beside it needs no --socket. A node runs without it as well.
+    if let Err(error) = places.record_socket(&data.join(SOCKET_NAME)) {
+        tracing::debug!(%error, "cannot remember this node for other commands");
+    }
+    match littoral_node::confine(&data).context("cannot confine the node to its data directory")? {
+        Confinement::Full => {}
+        Confinement::Partial => tracing::info!("the kernel confines this node to its data directory in part only"),
+        Confinement::None => tracing::warn!("the kernel cannot confine this node to its data directory: it has no Landlock"),
+    }
+    Ok(())
 }
 
 fn start_logging(args: &NodeArgs) -> anyhow::Result<()> {

@@ -77,19 +77,17 @@ pub enum LogStream {
 /// The lifetime of a token that does not name one, in seconds: an hour is enough to set up a machine.
 pub const TOKEN_TTL_SECONDS_DEFAULT: u64 = 3_600;
 
-/// Asks for a token to join.
+/// Asks for a token with which one node may join.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenRequest {
     /// How long it is good for, in seconds.
     pub ttl_seconds: u64,
-    /// How many nodes may join with it.
-    pub uses: u32,
 }
 
 impl Default for TokenRequest {
     fn default() -> Self {
-        Self { ttl_seconds: TOKEN_TTL_SECONDS_DEFAULT, uses: 1 }
+        Self { ttl_seconds: TOKEN_TTL_SECONDS_DEFAULT }
     }
 }
 

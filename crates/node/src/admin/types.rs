@@ -125,11 +125,11 @@ pub struct FunctionStatus {
     pub name: String,
     /// The nodes that serve it.
     pub nodes: Vec<String>,
-    /// How often it was called; for a stage, how many batches it got.
+    /// How often it was called; for a stage, how many rows it processed.
     pub invocations: u64,
-    /// How many of these failed.
+    /// How many of these failed; for a stage, how many rows it rejected.
     pub errors: u64,
-    /// How long an invocation takes.
+    /// How long an invocation takes, for a stage a batch; of the slowest of its instances.
     pub latency: Quantiles,
     /// What the last failure said.
     pub last_error: Option<String>,
@@ -175,7 +175,7 @@ pub struct StageStatus {
     pub rows_out: u64,
     /// Rows rejected to the dead-letter stream.
     pub rows_rejected: u64,
-    /// How long a batch takes, from being read to being committed.
+    /// How long its functions take for a batch, counted for each row.
     pub latency: Quantiles,
     /// Why it is placed there; one sentence each.
     pub reasons: Vec<String>,
@@ -188,10 +188,10 @@ pub struct SinkStatus {
     pub name: String,
     /// Rows that arrived.
     pub rows: u64,
-    /// How old a record is when it arrives, since it was published at the source.
+    /// How old a record is when it is safe in the sink, since it was published at the source; of the slowest partition.
     pub latency: Quantiles,
-    /// The objective for the 99th percentile, in milliseconds, if the flow has one.
-    pub slo_p99_ms: Option<f64>,
+    /// The objective for the 95th percentile, in milliseconds, if the flow has one.
+    pub slo_p95_ms: Option<f64>,
     /// Whether the objective is met; none without one or before anything was measured.
     pub slo_met: Option<bool>,
 }
@@ -224,8 +224,6 @@ pub struct PartitionStatus {
     pub first: u64,
     /// The index that the next entry will get.
     pub next: u64,
-    /// How much it takes on the owner's disk.
-    pub bytes: u64,
 }
 
 /// Where everything of an app would run, and why.
@@ -267,10 +265,10 @@ pub struct PredictionRow {
     pub flow: String,
     /// The sink.
     pub sink: String,
-    /// The predicted 99th percentile, in milliseconds.
-    pub predicted_p99_ms: f64,
+    /// The predicted 95th percentile, in milliseconds.
+    pub predicted_p95_ms: f64,
     /// The objective, in milliseconds, if there is one.
-    pub slo_p99_ms: Option<f64>,
+    pub slo_p95_ms: Option<f64>,
     /// What the prediction is made of, in order; one part each.
     pub parts: Vec<String>,
 }

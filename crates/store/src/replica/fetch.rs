@@ -36,7 +36,10 @@ impl Ownership {
         let wait = Duration::from_millis(request.wait_ms.into()).min(WAIT_MAX);
         let deadline = Instant::now() + wait;
         let mut progress = self.progress.subscribe();
-        let next = Position { index: request.from.index.max(1), ..request.from };
+        let next = match request.from {
+            Position::END => Position { index: progress.borrow().committed + 1, row: 0 },
+            from => Position { index: from.index.max(1), ..from },
+        };
         let mut found = Found { batches: Vec::new(), bytes: 0, next, watermark_us: None, full: false };
         loop {
             let now = *progress.borrow_and_update();

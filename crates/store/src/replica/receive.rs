@@ -16,6 +16,9 @@ impl Work {
     pub(super) async fn replicate(self: &Arc<Self>, request: ReplicateRequest) -> Result<ReplicateReply, StoreError> {
         let _gate = self.gate.lock().await;
         if let Err(epoch) = self.give_way(request.epoch) {
+            // What a replaced owner still wrote, and nobody takes.
+            let entries = request.entries.len() as u64;
+            metrics::counter!("littoral_replica_fenced_total").increment(entries.max(1));
             return Ok(ReplicateReply::Fenced { epoch });
         }
         self.shared.epochs.raise(&self.name, request.epoch).await?;

@@ -1,0 +1,69 @@
+//! The manifest of an app, `littoral.toml`: its shapes, and everything that can be wrong with it.
+//!
+//! [`parse`] reads a text and reports all mistakes at once, each with its place: what the TOML parser finds, what the
+//! JSON Schema does not admit (`shape`), and what no schema can say (`meaning`). The schema is made from `types`.
+
+mod finding;
+mod meaning;
+mod shape;
+mod types;
+
+use schemars::{Schema, schema_for};
+use serde_json::{Map, Value};
+use toml::de::DeTable;
+
+pub use finding::{Finding, Findings};
+pub use types::{
+    Ack, Dev, DevLink, DevNode, Flow, Function, Manifest, OneOrMany, Placement, Retention, Route, RouteTarget, Sensor, Sink,
+    Stream,
+};
+
+use crate::id::FunctionName;
+use finding::Report;
+
+/// Reads a manifest; `file` is its name in findings.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse(file: &str, text: &str) -> Result<Manifest, Findings> {
+    let mut report = Report::new(file, text);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        report.add("syntax", error.span().unwrap_or(0..0), error.message());
+    }
+    let schema = schema().to_value();
+    let none = Map::new();
+    let definitions = schema.get("$defs").and_then(Value::as_object).unwrap_or(&none);
+    let mut shape = shape::Shape { definitions, report: &mut report };
+    shape.table(root.get_ref(), 0..0, &schema, "a manifest");
+    meaning::check(root.get_ref(), &mut report);
+    if !report.is_empty() {
+        return Err(Findings::new(report.into_findings()));
+    }
+    match toml::from_str::<Manifest>(text) {
+        Ok(manifest) => Ok(resolve_sinks(manifest)),
+        Err(error) => {
+            report.add("invalid", error.span().unwrap_or(0..0), error.message());
+            Err(Findings::new(report.into_findings()))
+        }
+    }
+}
+
+/// A sink is read as a stream; what is none is a function.
+fn resolve_sinks(mut manifest: Manifest) -> Manifest {
+    for flow in manifest.flows.values_mut() {
+        if let Some(Sink::Stream(name)) = &flow.sink
+            && !manifest.streams.contains_key(name)
+            && let Ok(function) = FunctionName::new(name)
+        {
+            flow.sink = Some(Sink::Function(function));
+        }
+    }
+    manifest
+}
+
+/// The JSON Schema of a manifest.
+#[must_use]
+pub fn schema() -> Schema {
+    schema_for!(Manifest)
+}

@@ -1,0 +1,238 @@
+//! Compares a manifest with its JSON Schema: keys, types, units, names, ranges.
+
+use std::ops::Range;
+
+use serde_json::{Map, Value};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::finding::Report;
+use crate::id;
+use crate::unit::{Bandwidth, Ratio, Size, Time, UnitError};
+
+/// Compares tables and values with the parts of one schema.
+pub(super) struct Shape<'s, 'r, 'a> {
+    pub(super) definitions: &'s Map<String, Value>,
+    pub(super) report: &'r mut Report<'a>,
+}
+
+impl<'s> Shape<'s, '_, '_> {
+    /// Compares a table, which `what` names in findings, as `function clean`.
+    pub(super) fn table(&mut self, table: &DeTable<'_>, span: Range<usize>, schema: &'s Value, what: &str) {
+        let schema = self.resolve(schema);
+        let properties = schema.get("properties").and_then(Value::as_object);
+        for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            if let Some(property) = properties.and_then(|properties| properties.get(name)) {
+                self.value(value, property, &format!("`{name}`"));
+            } else if let Some(entry) = entries(schema) {
+                self.entry_name(key, schema);
+                self.value(value, entry, &format!("`{name}`"));
+            } else {
+                let known = properties.into_iter().flat_map(Map::keys).map(String::as_str);
+                let all: Vec<&str> = known.clone().collect();
+                let message = format!("{what} has no key `{name}`");
+                let expected = format!("one of {}", all.join(", "));
+                self.report.add("unknown-key", key.span(), message).expected(expected).nearest(name, known);
+            }
+        }
+        let required = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        for name in required.filter(|name| !table.contains_key(*name)) {
+            self.report.add("missing-key", span.clone(), format!("{what} lacks the key `{name}`"));
+        }
+    }
+
+    /// A name that the author chose: of a function, a stream, a label.
+    fn entry_name(&mut self, key: &Spanned<toml::de::DeString<'_>>, schema: &Value) {
+        let is_name = schema.get("patternProperties").is_some()
+            || schema.get("propertyNames").and_then(|names| names.get("format")) == Some(&Value::from("name"));
+        if is_name && let Err(error) = id::check_name(key.get_ref()) {
+            self.report.add("invalid-name", key.span(), error.to_string());
+        }
+    }
+
+    fn value(&mut self, value: &Spanned<DeValue<'_>>, schema: &'s Value, what: &str) {
+        let schema = self.resolve(schema);
+        let choices = schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Value::as_array);
+        let consts: Vec<&str> = match (choices, schema.get("enum").and_then(Value::as_array)) {
+            (_, Some(values)) => values.iter().filter_map(Value::as_str).collect(),
+            (Some(choices), None) => choices.iter().filter_map(|choice| choice.get("const")?.as_str()).collect(),
+            (None, None) => Vec::new(),
+        };
+        if !consts.is_empty() {
+            return self.one_of(value, &consts, what);
+        }
+        if let Some(choices) = choices {
+            return self.any_of(value, choices, what);
+        }
+        if !fits(value.get_ref(), schema) {
+            return self.wrong_type(value, &[schema], what);
+        }
+        match value.get_ref() {
+            DeValue::Table(table) => self.table(table, value.span(), schema, what),
+            DeValue::Array(array) => self.array(array, value.span(), schema, what),
+            DeValue::String(text) => {
+                if let Some(format) = schema.get("format").and_then(Value::as_str)
+                    && let Err(reason) = check_format(format, text)
+                {
+                    let code = if format == "name" { "invalid-name" } else { "invalid-unit" };
+                    self.report.add(code, value.span(), format!("{what}: {reason}")).expected(expectation(schema));
+                }
+            }
+            DeValue::Integer(number) => self.range(value.span(), number.as_str(), schema, what),
+            _ => {}
+        }
+    }
+
+    fn any_of(&mut self, value: &Spanned<DeValue<'_>>, choices: &'s [Value], what: &str) {
+        let choices: Vec<&Value> = choices.iter().map(|choice| self.resolve(choice)).filter(|choice| !is_null(choice)).collect();
+        let fitting: Vec<&'s Value> =
+            choices.iter().copied().filter(|choice| is_choice(choice) || fits(value.get_ref(), choice)).collect();
+        match (fitting.as_slice(), value.get_ref()) {
+            ([], _) => self.wrong_type(value, &choices, what),
+            ([one], _) => self.value(value, one, what),
+            (several, DeValue::String(text)) => {
+                let formats = || several.iter().filter_map(|choice| choice.get("format").and_then(Value::as_str));
+                if formats().next().is_some() && !formats().any(|format| check_format(format, text).is_ok()) {
+                    let expected: Vec<String> = several.iter().map(|choice| expectation(choice)).collect();
+                    let reason = formats().find_map(|format| check_format(format, text).err()).unwrap_or_default();
+                    self.report.add("invalid-unit", value.span(), format!("{what}: {reason}")).expected(expected.join(" or "));
+                }
+            }
+            ([first, ..], _) => self.value(value, first, what),
+        }
+    }
+
+    fn one_of(&mut self, value: &Spanned<DeValue<'_>>, known: &[&str], what: &str) {
+        let expected = format!("one of {}", known.join(", "));
+        match value.get_ref() {
+            DeValue::String(text) if known.contains(&text.as_ref()) => {}
+            DeValue::String(text) => {
+                let message = format!("{what} cannot be `{text}`");
+                self.report.add("unknown-value", value.span(), message).expected(expected).nearest(text, known.iter().copied());
+            }
+            other => {
+                let message = format!("{what} is a text, not {}", kind_of(other));
+                self.report.add("wrong-type", value.span(), message).expected(expected);
+            }
+        }
+    }
+
+    fn array(&mut self, array: &[Spanned<DeValue<'_>>], span: Range<usize>, schema: &'s Value, what: &str) {
+        let bound = |name: &str| schema.get(name).and_then(Value::as_u64).and_then(|bound| usize::try_from(bound).ok());
+        let (min, max) = (bound("minItems").unwrap_or(0), bound("maxItems").unwrap_or(usize::MAX));
+        if array.len() < min || array.len() > max {
+            let message = format!("{what} has {} items", array.len());
+            let expected = if min == max { format!("{min} items") } else { format!("{min} to {max} items") };
+            self.report.add("wrong-length", span, message).expected(expected);
+        }
+        let Some(items) = schema.get("items") else { return };
+        for item in array {
+            self.value(item, items, &format!("an item of {what}"));
+        }
+    }
+
+    fn range(&mut self, span: Range<usize>, number: &str, schema: &Value, what: &str) {
+        let bound = |name: &str, default| schema.get(name).and_then(Value::as_i64).unwrap_or(default);
+        let (min, max) = (bound("minimum", 0), bound("maximum", i64::MAX));
+        if !number.replace('_', "").parse::<i64>().is_ok_and(|number| (min..=max).contains(&number)) {
+            let message = format!("{what} cannot be {number}");
+            self.report.add("out-of-range", span, message).expected(format!("a number from {min} to {max}"));
+        }
+    }
+
+    fn wrong_type(&mut self, value: &Spanned<DeValue<'_>>, expected: &[&Value], what: &str) {
+        let expected: Vec<String> = expected.iter().map(|schema| expectation(schema)).collect();
+        let message = format!("{what} is {}", kind_of(value.get_ref()));
+        self.report.add("wrong-type", value.span(), message).expected(expected.join(" or "));
+    }
+
+    fn resolve(&self, schema: &'s Value) -> &'s Value {
+        let name = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix("#/$defs/"));
+        name.and_then(|name| self.definitions.get(name)).unwrap_or(schema)
+    }
+}
+
+/// The schema of a table's entries, where the author chooses their names.
+fn entries(schema: &Value) -> Option<&Value> {
+    let by_pattern = schema.get("patternProperties").and_then(Value::as_object).and_then(|patterns| patterns.values().next());
+    by_pattern.or_else(|| schema.get("additionalProperties").filter(|entries| entries.is_object()))
+}
+
+fn is_null(schema: &Value) -> bool {
+    schema.get("type").and_then(Value::as_str) == Some("null")
+}
+
+/// Whether a choice must be looked into, for it is one between constants.
+fn is_choice(schema: &Value) -> bool {
+    schema.get("oneOf").is_some() || schema.get("enum").is_some()
+}
+
+/// Whether a value is of a type that the schema admits.
+fn fits(value: &DeValue<'_>, schema: &Value) -> bool {
+    let kind = match value {
+        DeValue::String(_) => "string",
+        DeValue::Integer(_) => "integer",
+        DeValue::Float(_) => "number",
+        DeValue::Boolean(_) => "boolean",
+        DeValue::Array(_) => "array",
+        DeValue::Table(_) => "object",
+        DeValue::Datetime(_) => "datetime",
+    };
+    match schema.get("type") {
+        None => true,
+        Some(Value::Array(types)) => types.iter().any(|admitted| admitted == kind),
+        Some(admitted) => admitted == kind,
+    }
+}
+
+fn kind_of(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// What a schema wants, in words.
+fn expectation(schema: &Value) -> String {
+    let example = schema.get("examples").and_then(|examples| examples.get(0)).and_then(Value::as_str);
+    if let (Some(format), Some(example)) = (schema.get("format").and_then(Value::as_str), example) {
+        return format!("a {format} like \"{example}\"");
+    }
+    if schema.get("format").and_then(Value::as_str) == Some("name") {
+        return "a name of a-z, 0-9 and -".to_owned();
+    }
+    let types = match schema.get("type") {
+        Some(Value::Array(types)) => types.iter().filter_map(Value::as_str).find(|kind| *kind != "null"),
+        Some(Value::String(kind)) => Some(kind.as_str()),
+        _ => None,
+    };
+    let words = match types {
+        Some("string") => "a text",
+        Some("integer") => "a whole number",
+        Some("number") => "a number",
+        Some("boolean") => "true or false",
+        Some("array") => "a list",
+        Some("object") => "a table",
+        _ => "another value",
+    };
+    words.to_owned()
+}
+
+/// Checks a text against a format of ours.
+fn check_format(format: &str, text: &str) -> Result<(), String> {
+    let unit = |checked: Result<(), UnitError>| checked.map_err(|error| error.to_string());
+    match format {
+        "name" => id::check_name(text).map_err(|error| error.to_string()),
+        "time" => unit(text.parse::<Time>().map(drop)),
+        "size" => unit(text.parse::<Size>().map(drop)),
+        "bandwidth" => unit(text.parse::<Bandwidth>().map(drop)),
+        "ratio" => unit(text.parse::<Ratio>().map(drop)),
+        _ => Ok(()),
+    }
+}

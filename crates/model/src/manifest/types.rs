@@ -1,0 +1,349 @@
+//! The shapes of `littoral.toml`. Their docs are the descriptions in its JSON Schema.
+
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AppName, FlowName, FunctionName, NodeId, SiteId, StreamName, Tier};
+use crate::unit::{Bandwidth, Ratio, Size, Time};
+
+/// An app: functions, streams and flows, and where they may be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Manifest {
+    /// The app's name.
+    pub name: AppName,
+    /// The app's version, for people.
+    pub version: String,
+    /// What the app is for, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The app's code, by name.
+    #[serde(default)]
+    pub functions: BTreeMap<FunctionName, Function>,
+    /// The app's streams, by name.
+    #[serde(default)]
+    pub streams: BTreeMap<StreamName, Stream>,
+    /// The app's flows, by name: from a stream through functions to a stream.
+    #[serde(default)]
+    pub flows: BTreeMap<FlowName, Flow>,
+    /// What is reachable over HTTP, on any node.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// The continuum that `littoral dev` makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<Dev>,
+}
+
+/// A unit of code: a WebAssembly component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Function {
+    /// The component's file, from the app's folder.
+    pub component: String,
+    /// The command that builds it, run in the app's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
+    /// The memory that one instance may take; 1MiB to 4GiB.
+    #[serde(default = "default_memory")]
+    pub memory: Size,
+    /// How long one call may take.
+    #[serde(default = "default_timeout")]
+    pub timeout: Time,
+    /// The objective for the time of a call, at the 95th percentile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slo: Option<Time>,
+    /// Where it may run.
+    #[serde(default)]
+    pub placement: Placement,
+    /// What it is given by name: a text, or `secret:NAME` for a secret of the node. An HTTP function finds it in its
+    /// environment, too.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
+}
+
+fn default_memory() -> Size {
+    Size::from_bytes(64 << 20)
+}
+
+fn default_timeout() -> Time {
+    Time::from_micros(1_000_000)
+}
+
+/// Where something may be placed. What is left out does not constrain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Placement {
+    /// The tier, or one of several.
+    pub tier: OneOrMany<Tier>,
+    /// The site, or one of several.
+    pub site: OneOrMany<SiteId>,
+    /// Labels that the node must have.
+    pub labels: BTreeMap<String, String>,
+    /// As near as possible to this stream's partitions.
+    pub near: Option<StreamName>,
+}
+
+/// One, or a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OneOrMany<T> {
+    /// One.
+    One(T),
+    /// Any of these; without any, it does not constrain.
+    Many(Vec<T>),
+}
+
+impl<T> Default for OneOrMany<T> {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+impl<T> OneOrMany<T> {
+    /// All of them.
+    pub fn iter(&self) -> std::slice::Iter<'_, T> {
+        match self {
+            Self::One(one) => std::slice::from_ref(one).iter(),
+            Self::Many(many) => many.iter(),
+        }
+    }
+}
+
+/// A durable, partitioned, ordered log of records.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Stream {
+    /// How many partitions, 1 to 1024. Left out: one for each matching node if it is published to on devices, else one.
+    #[schemars(range(min = 1, max = 1024))]
+    pub partitions: Option<u32>,
+    /// How long records are kept: an age, a size, or both. A week if left out.
+    pub retention: Retention,
+    /// When a record counts as stored: on its owner's disk (`local`), or on two disks of the site (`site`). Left out:
+    /// `site` where the site has two nodes or more that may hold it.
+    pub ack: Option<Ack>,
+    /// Where it may lie.
+    pub placement: Placement,
+}
+
+/// How long records are kept; they may be forgotten once one of the limits is passed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "RetentionText", into = "RetentionText")]
+pub struct Retention {
+    /// Older records may be forgotten.
+    pub age: Option<Time>,
+    /// Records before the latest so many bytes of a partition may be forgotten.
+    pub size: Option<Size>,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { age: Some(Time::from_micros(7 * 86_400_000_000)), size: None }
+    }
+}
+
+/// An age, a size, or a table of both.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum RetentionText {
+    Age(Time),
+    Size(Size),
+    Both(RetentionLimits),
+}
+
+/// Both limits.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RetentionLimits {
+    /// Older records may be forgotten.
+    age: Option<Time>,
+    /// Records before the latest so many bytes of a partition may be forgotten.
+    size: Option<Size>,
+}
+
+impl From<RetentionText> for Retention {
+    fn from(text: RetentionText) -> Self {
+        match text {
+            RetentionText::Age(age) => Self { age: Some(age), size: None },
+            RetentionText::Size(size) => Self { age: None, size: Some(size) },
+            RetentionText::Both(RetentionLimits { age, size }) => Self { age, size },
+        }
+    }
+}
+
+impl From<Retention> for RetentionText {
+    fn from(retention: Retention) -> Self {
+        Self::Both(RetentionLimits { age: retention.age, size: retention.size })
+    }
+}
+
+impl JsonSchema for Retention {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Retention".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        RetentionText::json_schema(generator)
+    }
+}
+
+/// When a record counts as stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Ack {
+    /// When it is on its owner's disk.
+    Local,
+    /// When it is on two disks of the site.
+    Site,
+}
+
+/// A dataflow from a stream through functions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Flow {
+    /// The stream that it reads.
+    pub source: StreamName,
+    /// The functions that records go through, in this order.
+    #[schemars(length(min = 1, max = 64))]
+    pub stages: Vec<FunctionName>,
+    /// The stream or the function that takes what the last stage puts out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink: Option<Sink>,
+    /// The streams that take what stages put out on other ports: port and stream.
+    #[serde(default)]
+    pub outputs: BTreeMap<String, StreamName>,
+    /// The stream that takes rejected records, with the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<StreamName>,
+    /// The objective for the time from publication to the sink, at the 95th percentile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slo: Option<Time>,
+}
+
+/// Where a flow ends. It is written as a name, which is one of the app's streams or functions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Sink {
+    /// In a stream.
+    Stream(StreamName),
+    /// In a function, which runs as the flow's last stage.
+    Function(FunctionName),
+}
+
+impl TryFrom<String> for Sink {
+    type Error = crate::id::InvalidName;
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        StreamName::new(name).map(Self::Stream)
+    }
+}
+
+impl From<Sink> for String {
+    fn from(sink: Sink) -> Self {
+        match sink {
+            Sink::Stream(stream) => stream.to_string(),
+            Sink::Function(function) => function.to_string(),
+        }
+    }
+}
+
+impl JsonSchema for Sink {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Sink".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "name", "description": "A stream or a function of the app." })
+    }
+}
+
+/// A path under which a function or a stream is reachable over HTTP: exactly one of both.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Route {
+    /// The path, from `/`; with `/*` at its end, everything below it.
+    pub path: String,
+    /// The function that answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<FunctionName>,
+    /// The stream whose last records are answered, and to which what is posted is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<StreamName>,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteTarget {
+    /// To a function.
+    Function(FunctionName),
+    /// To a stream.
+    Stream(StreamName),
+}
+
+impl Route {
+    /// Where it leads; none only for a route that a valid manifest does not have.
+    #[must_use]
+    pub fn target(&self) -> Option<RouteTarget> {
+        let function = self.function.clone().map(RouteTarget::Function);
+        function.or_else(|| self.stream.clone().map(RouteTarget::Stream))
+    }
+}
+
+/// The continuum of `littoral dev`: each node is a process of its own, each link is shaped.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Dev {
+    /// The nodes.
+    pub nodes: Vec<DevNode>,
+    /// The links between them; a link that is left out is not shaped within a site, and does not exist between sites.
+    pub links: Vec<DevLink>,
+    /// What is published while it runs.
+    pub sensors: Vec<Sensor>,
+}
+
+/// A node of `littoral dev`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DevNode {
+    /// Its name.
+    pub name: NodeId,
+    /// Its tier.
+    pub tier: Tier,
+    /// Its site.
+    pub site: SiteId,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A link of `littoral dev`, for every pair of nodes that its ends name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DevLink {
+    /// The two ends: each a node, a site or a tier.
+    pub between: [String; 2],
+    /// The round-trip time that the link adds.
+    #[serde(default)]
+    pub round_trip: Time,
+    /// The rate in each direction; unlimited if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
+    /// The share of packets that are lost and sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Ratio>,
+}
+
+/// A sensor of `littoral dev`: replays a file into a stream, on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Sensor {
+    /// Its name; the key of its records.
+    pub name: String,
+    /// The node that it is attached to.
+    pub node: NodeId,
+    /// The stream that it publishes to.
+    pub stream: StreamName,
+    /// A CSV file with `timestamp` and `value`, from the app's folder.
+    pub file: String,
+    /// A JSON file with the labelled failures of the series, from the app's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
+}

@@ -1,0 +1,259 @@
+//! Drives the agents: feeds each the events of its consensus group and carries out what it commands.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use littoral_control::{Agent, Command, Event, Settings};
+use littoral_mesh::{Members, Mesh};
+use littoral_model::digest::NodeDigest;
+use littoral_model::id::{NodeId, SiteId};
+use littoral_model::work::{Assignment, WorkId};
+use littoral_store::consensus::SiteGroup;
+use littoral_store::replica::Works;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::functions::Functions;
+use crate::intent::{Apps, IntentStore};
+use crate::logs::Logs;
+use crate::runner::Runner;
+
+/// How often an agent is told that time has passed.
+const TICK: Duration = Duration::from_millis(300);
+/// How long to wait before asking again to be taken into the site's group.
+const JOIN_RETRY: Duration = Duration::from_secs(1);
+/// How many events of running work may wait for the agent.
+const EVENTS_MAX: usize = 1_024;
+
+/// What agents say of this node, for its digest: how much work it runs for each group, and its functions.
+#[derive(Debug, Default)]
+pub(crate) struct Announced {
+    works: Mutex<BTreeMap<SiteId, u32>>,
+    functions: Mutex<Vec<String>>,
+    pub(crate) changed: Notify,
+}
+
+impl Announced {
+    /// How much work this node runs.
+    pub(crate) fn works(&self) -> u32 {
+        self.works.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
+    /// The functions that it serves.
+    pub(crate) fn functions(&self) -> Vec<String> {
+        self.functions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What all drivers of a node share.
+pub(crate) struct Drivers {
+    pub(crate) node: NodeId,
+    pub(crate) home: SiteId,
+    pub(crate) mesh: Arc<dyn Mesh>,
+    pub(crate) works: Arc<Works>,
+    pub(crate) intent: Arc<IntentStore>,
+    pub(crate) runner: Arc<Runner>,
+    pub(crate) functions: Arc<Functions>,
+    pub(crate) logs: Arc<Logs>,
+    pub(crate) announced: Announced,
+    /// Any clock that never goes back.
+    pub(crate) started: Instant,
+}
+
+impl Drivers {
+    /// Drives the agent of one group until the node stops.
+    pub(crate) async fn drive(self: Arc<Self>, group: Arc<SiteGroup>, stop: CancellationToken) {
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let settings = Settings {
+            node: self.node.clone(),
+            home: self.home.clone(),
+            group: group.site().clone(),
+            seed: seed(&self.node),
+        };
+        if *group.site() == self.home {
+            tokio::spawn(Arc::clone(&self).take_part(Arc::clone(&group), stop.clone()));
+        }
+        let driver = Driver {
+            members: self.mesh.members(),
+            assignments: group.assignments(),
+            apps: self.intent.watch(),
+            agent: Agent::new(settings),
+            held: BTreeMap::new(),
+            changing_voters: Arc::default(),
+            shared: self,
+            group,
+            sender,
+            events,
+        };
+        driver.run(stop).await;
+    }
+
+    /// Has this node taken into its site's group, if it is not in it.
+    async fn take_part(self: Arc<Self>, group: Arc<SiteGroup>, stop: CancellationToken) {
+        loop {
+            let status = group.status();
+            if status.voters.contains(&self.node) || status.learners.contains(&self.node) {
+                return;
+            }
+            let members = self.mesh.members().borrow().clone();
+            let neighbours = members.values().filter(|digest| digest.site == self.home && digest.node != self.node);
+            for neighbour in neighbours {
+                match group.join(&neighbour.node).await {
+                    Ok(()) => break,
+                    Err(error) => tracing::debug!(asked = %neighbour.node, %error, "not taken into the site's group yet"),
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(JOIN_RETRY) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// Spreads what nodes do at the same moment.
+fn seed(node: &NodeId) -> u64 {
+    node.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// One agent and its sources of events.
+struct Driver {
+    shared: Arc<Drivers>,
+    group: Arc<SiteGroup>,
+    agent: Agent,
+    members: watch::Receiver<Arc<Members>>,
+    assignments: watch::Receiver<Arc<BTreeMap<WorkId, Assignment>>>,
+    apps: watch::Receiver<Arc<Apps>>,
+    sender: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
+    /// The assignments that the log was told of.
+    held: BTreeMap<WorkId, Assignment>,
+    /// One change of voters at a time.
+    changing_voters: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Driver {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        self.take_assignments().await;
+        self.take_intent();
+        self.take_members();
+        self.take_status();
+        let mut status = Box::pin(self.group.status_changes());
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = &mut status => {
+                    status = Box::pin(self.group.status_changes());
+                    self.take_status();
+                }
+                changed = self.assignments.changed() => match changed {
+                    Ok(()) => self.take_assignments().await,
+                    Err(_) => return,
+                },
+                Ok(()) = self.apps.changed() => self.take_intent(),
+                Ok(()) = self.members.changed() => self.take_members(),
+                Some(event) = self.events.recv() => self.step(event),
+                _ = tick.tick() => {
+                    // Leadership is never believed for longer than a tick.
+                    self.take_status();
+                    self.step(Event::Tick);
+                }
+            }
+        }
+    }
+
+    fn take_status(&mut self) {
+        self.step(Event::Voters(self.group.status().voters));
+        self.step(Event::Leadership(self.group.leads()));
+    }
+
+    fn take_members(&mut self) {
+        let members = self.members.borrow_and_update().clone();
+        let digests: BTreeMap<NodeId, NodeDigest> =
+            members.iter().map(|(node, digest)| (node.clone(), NodeDigest::clone(digest))).collect();
+        self.step(Event::Members(Arc::new(digests)));
+    }
+
+    fn take_intent(&mut self) {
+        let apps = self.apps.borrow_and_update().clone();
+        self.step(Event::Intent(Arc::clone(&apps.intent)));
+        self.shared.runner.configure_all();
+    }
+
+    /// Tells the log what the keeper decided, then the agent.
+    async fn take_assignments(&mut self) {
+        let assignments = self.assignments.borrow_and_update().clone();
+        for assignment in assignments.values() {
+            let concerns = assignment.replicas.contains(&self.shared.node) || assignment.owner == self.shared.node;
+            let known = self.held.get(&assignment.work);
+            if known != Some(assignment) && (concerns || known.is_some()) {
+                self.shared.works.assigned(assignment.clone());
+                self.held.insert(assignment.work.clone(), assignment.clone());
+            }
+        }
+        let gone: Vec<WorkId> = self.held.keys().filter(|work| !assignments.contains_key(work)).cloned().collect();
+        self.step(Event::Assignments(assignments));
+        for work in gone {
+            self.held.remove(&work);
+            if let Err(error) = self.shared.works.removed(&work).await {
+                tracing::warn!(%work, %error, "a work that was removed could not be forgotten; its disk space stays taken");
+            }
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let now_ms = u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        for command in self.agent.step(now_ms, event) {
+            self.carry_out(now_ms, command);
+        }
+    }
+
+    fn carry_out(&mut self, now_ms: u64, command: Command) {
+        let shared = &self.shared;
+        match command {
+            Command::SetVoters(voters) => {
+                let (group, changing) = (Arc::clone(&self.group), Arc::clone(&self.changing_voters));
+                tokio::spawn(async move {
+                    // The agent asks again if it still wants them after the change under way.
+                    let Ok(_one) = changing.try_lock() else { return };
+                    if let Err(error) = group.set_voters(voters).await {
+                        tracing::info!(site = %group.site(), %error, "the voters could not be changed yet");
+                    }
+                });
+            }
+            Command::Propose(command) => {
+                let group = Arc::clone(&self.group);
+                tokio::spawn(async move {
+                    if let Err(error) = group.propose(command).await {
+                        tracing::info!(site = %group.site(), %error, "the keeper did not decide");
+                    }
+                });
+            }
+            Command::StartWork { work, epoch } => {
+                tracing::info!(%work, %epoch, "this node runs");
+                shared.runner.start(work, epoch, self.sender.clone());
+            }
+            Command::StopWork { work } => shared.runner.stop(&work),
+            Command::StartFunction { app, function, artifact } => shared.functions.start(app, function, artifact),
+            Command::StopFunction { app, function } => shared.functions.stop(&app, &function),
+            Command::Announce { works, functions } => {
+                let announced = &shared.announced;
+                let site = self.group.site().clone();
+                announced.works.lock().unwrap_or_else(PoisonError::into_inner).insert(site, works);
+                if *self.group.site() == shared.home {
+                    *announced.functions.lock().unwrap_or_else(PoisonError::into_inner) = functions;
+                }
+                announced.changed.notify_one();
+            }
+            Command::ReportFailure { work, attempts, retry_at_ms, reason } => {
+                let wait_ms = retry_at_ms.saturating_sub(now_ms);
+                tracing::warn!(%work, attempts, wait_ms, reason, "work failed and is to be started again");
+                let text = format!("{work} failed ({attempts} times in a row): {reason}; it is started again in {wait_ms} ms");
+                shared.logs.system(Some(work.app.app.as_str()), None, &text);
+            }
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The HTTP functions that this node serves, and calls of those that others serve.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Limited};
+use littoral_mesh::{Call, Mesh, Method, Priority};
+use littoral_model::id::{AppId, FunctionName, NodeId};
+use littoral_model::wire;
+use littoral_runtime::http::{Body, HttpFunction, HttpSettings, full};
+use littoral_runtime::{LogSink, Shards};
+use serde::{Deserialize, Serialize};
+use tokio::task::AbortHandle;
+
+use crate::admin::types::AdminError;
+use crate::guests::Loader;
+use crate::intent::IntentStore;
+
+/// The largest body that goes to another node, either way: it must fit into a message.
+pub(crate) const BODY_BYTES_MAX: usize = 8 << 20;
+/// How long a call of another node may take on top of the function's own time.
+const LINK_ALLOWANCE: Duration = Duration::from_secs(5);
+/// The first wait before a function that did not load is tried again; it doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(500);
+/// The longest wait.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+type Key = (AppId, FunctionName);
+
+/// A function that is served or being loaded.
+struct Served {
+    loading: AbortHandle,
+    error: Arc<Mutex<Option<String>>>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.loading.abort();
+    }
+}
+
+/// The functions of this node.
+pub(crate) struct Functions {
+    loader: Arc<Loader>,
+    intent: Arc<IntentStore>,
+    shards: Shards,
+    served: Mutex<HashMap<Key, Served>>,
+    ready: Arc<RwLock<HashMap<Key, Arc<HttpFunction>>>>,
+    turn: AtomicUsize,
+}
+
+/// A request that goes to another node.
+#[derive(Debug, Serialize, Deserialize)]
+struct Invocation {
+    app: AppId,
+    function: FunctionName,
+    method: String,
+    uri: String,
+    headers: Vec<(String, Bytes)>,
+    body: Bytes,
+}
+
+/// Its answer.
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    status: u16,
+    headers: Vec<(String, Bytes)>,
+    body: Bytes,
+}
+
+impl Functions {
+    pub(crate) fn new(loader: Arc<Loader>, intent: Arc<IntentStore>, shards: Shards) -> Self {
+        let (served, ready) = (Mutex::default(), Arc::default());
+        Self { loader, intent, shards, served, ready, turn: AtomicUsize::new(0) }
+    }
+
+    /// Serves a function; until it is loaded, the one served so far goes on.
+    pub(crate) fn start(self: &Arc<Self>, app: AppId, function: FunctionName, artifact: String) {
+        let key = (app, function);
+        let error = Arc::new(Mutex::new(None));
+        let (this, id, seen) = (Arc::clone(self), key.clone(), Arc::clone(&error));
+        let loading = tokio::spawn(async move {
+            let mut wait = RETRY_MIN;
+            loop {
+                match this.load(&id, &artifact).await {
+                    Ok(loaded) => {
+                        this.ready.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::new(loaded));
+                        *seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                        return;
+                    }
+                    Err(reason) => {
+                        tracing::warn!(app = %id.0, function = %id.1, reason, "a function cannot be served yet");
+                        *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+                    }
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY_MAX);
+            }
+        });
+        let served = Served { loading: loading.abort_handle(), error };
+        self.served.lock().unwrap_or_else(PoisonError::into_inner).insert(key, served);
+    }
+
+    /// Serves a function no more; calls in flight are finished.
+    pub(crate) fn stop(&self, app: &AppId, function: &FunctionName) {
+        let key = (app.clone(), function.clone());
+        self.served.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        self.ready.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    }
+
+    async fn load(&self, key: &Key, digest: &str) -> Result<HttpFunction, String> {
+        let apps = self.intent.now();
+        let app = apps.apps.get(&key.0).ok_or("the app is gone")?;
+        let loaded = self.loader.load(app, &key.1, digest).await.map_err(|error| format!("{error:#}"))?;
+        let logs: Arc<dyn LogSink> = loaded.logs;
+        let settings = HttpSettings {
+            name: format!("{}/{}", key.0, key.1),
+            limits: loaded.limits,
+            environment: loaded.config,
+            logs,
+            ..HttpSettings::default()
+        };
+        HttpFunction::new(&self.loader.runtime, &loaded.artifact, settings).map_err(|error| error.to_string())
+    }
+
+    /// A function that this node serves.
+    pub(crate) fn here(&self, app: &AppId, function: &FunctionName) -> Option<Arc<HttpFunction>> {
+        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
+        ready.get(&(app.clone(), function.clone())).cloned()
+    }
+
+    /// What this node serves or is to serve: the function once it is loaded, and why it is not.
+    pub(crate) fn all(&self) -> Vec<(Key, Option<Arc<HttpFunction>>, Option<String>)> {
+        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = served.iter().map(|(key, served)| {
+            let error = served.error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            (key.clone(), self.here(&key.0, &key.1), error)
+        });
+        all.collect()
+    }
+
+    /// Calls a function, wherever it runs: here if it does, else on the live nodes that serve it in turn, nearest first.
+    pub(crate) async fn call(
+        &self,
+        app: &AppId,
+        function: &FunctionName,
+        request: Request<Bytes>,
+    ) -> Result<Response<Bytes>, AdminError> {
+        if let Some(local) = self.here(app, function) {
+            return self.call_here(local, request).await;
+        }
+        let apps = self.intent.now();
+        let known = apps.apps.get(app).and_then(|app| app.manifest.functions.get(function));
+        let Some(known) = known else {
+            return Err(AdminError::not_found(format!("there is no function {}/{function}", app.app))
+                .hint("`littoral get functions` lists those there are"));
+        };
+        let deadline = Duration::from(known.timeout) + LINK_ALLOWANCE;
+        let (parts, body) = request.into_parts();
+        let invocation = Invocation {
+            app: app.clone(),
+            function: function.clone(),
+            method: parts.method.to_string(),
+            uri: parts.uri.to_string(),
+            headers: headers_out(&parts.headers),
+            body,
+        };
+        let payload = wire::encode(&invocation).map_err(|error| AdminError::invalid(error.to_string()))?;
+        let mesh = &self.loader.mesh;
+        let mut last = format!("no live node serves {}/{function}", app.app);
+        for node in self.candidates(app, function) {
+            let call = Call::new(Method::Invoke, payload.clone(), Priority::Data, deadline, mesh.invocation());
+            match mesh.call(&node, call).await {
+                Ok(reply) => {
+                    let answer: Answer = wire::decode(&reply).map_err(|error| AdminError::internal(error.to_string()))?;
+                    return response(answer);
+                }
+                // Only a refusal is certain to have had no effect: a call is not repeated elsewhere after anything else.
+                Err(littoral_mesh::CallError::Refused { reason, .. }) => last = format!("{node}: {reason}"),
+                Err(error) => return Err(AdminError::unavailable(format!("{node}: {error}"))),
+            }
+        }
+        Err(AdminError::unavailable(last).hint("`littoral get functions` tells where it runs and why it does not"))
+    }
+
+    /// Answers another node's [`Method::Invoke`].
+    pub(crate) async fn answer(&self, payload: &Bytes) -> Result<Bytes, String> {
+        let invocation: Invocation = wire::decode(payload).map_err(|error| error.to_string())?;
+        let function = self.here(&invocation.app, &invocation.function).ok_or("this node does not serve it")?;
+        let mut request = Request::builder().method(invocation.method.as_str()).uri(invocation.uri);
+        for (name, value) in &invocation.headers {
+            request = request.header(name, value.as_ref());
+        }
+        let request = request.body(invocation.body).map_err(|error| error.to_string())?;
+        let response = self.call_here(function, request).await.map_err(|error| error.to_string())?;
+        let (parts, body) = response.into_parts();
+        let answer = Answer { status: parts.status.as_u16(), headers: headers_out(&parts.headers), body };
+        wire::encode(&answer).map_err(|error| error.to_string())
+    }
+
+    /// The live nodes that serve a function; of equally near ones another one first each time.
+    fn candidates(&self, app: &AppId, function: &FunctionName) -> Vec<NodeId> {
+        let name = format!("{app}/{function}");
+        let mesh = &self.loader.mesh;
+        let links = mesh.links();
+        let members = mesh.members().borrow().clone();
+        let serves = |node: &&NodeId| members.get(*node).is_some_and(|digest| digest.functions.contains(&name));
+        let mut nodes: Vec<NodeId> = members.keys().filter(serves).cloned().collect();
+        if !nodes.is_empty() {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % nodes.len();
+            nodes.rotate_left(turn);
+        }
+        // Milliseconds: nodes of one site are equally near.
+        nodes.sort_by_key(|node| links.iter().find(|link| link.peer == *node).map_or(u64::MAX, |link| link.rtt_us / 1_000));
+        nodes
+    }
+
+    async fn call_here(&self, function: Arc<HttpFunction>, request: Request<Bytes>) -> Result<Response<Bytes>, AdminError> {
+        let called = self.shards.spawn(self.shards.pick(), move || async move {
+            let (parts, body) = function.call(request.map(|body| -> Body { full(body) })).await.into_parts();
+            let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
+            (parts, body.map(http_body_util::Collected::to_bytes).map_err(|error| error.to_string()))
+        });
+        let (parts, body) = called.await.map_err(|error| AdminError::unavailable(error.to_string()))?;
+        let body = body.map_err(|error| AdminError::unavailable(format!("the function's answer broke off: {error}")))?;
+        Ok(Response::from_parts(parts, body))
+    }
+}
+
+fn headers_out(headers: &http::HeaderMap) -> Vec<(String, Bytes)> {
+    headers.iter().map(|(name, value)| (name.to_string(), Bytes::copy_from_slice(value.as_bytes()))).collect()
+}
+
+fn response(answer: Answer) -> Result<Response<Bytes>, AdminError> {
+    let mut response = Response::builder().status(answer.status);
+    for (name, value) in &answer.headers {
+        response = response.header(name, value.as_ref());
+    }
+    response.body(answer.body).map_err(|error| AdminError::internal(error.to_string()))
+}

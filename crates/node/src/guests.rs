@@ -1,0 +1,86 @@
+//! Loads what functions need before they run: their artefact, from here or from a node that has it, and their settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use littoral_mesh::Mesh;
+use littoral_model::id::{FunctionName, NodeId};
+use littoral_model::manifest::Function;
+use littoral_runtime::{Artifact, Limits, Runtime};
+
+use crate::artifacts::Artifacts;
+use crate::data_dir::DataDir;
+use crate::intent::App;
+use crate::logs::Logs;
+use crate::operators::FunctionLog;
+
+/// What a configuration value begins with that names a secret.
+const SECRET_PREFIX: &str = "secret:";
+/// The largest secret: a key or a certificate has a few kilobytes.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+
+/// Loads functions on this node.
+pub(crate) struct Loader {
+    pub(crate) mesh: Arc<dyn Mesh>,
+    pub(crate) runtime: Runtime,
+    pub(crate) artifacts: Artifacts,
+    pub(crate) data: DataDir,
+    pub(crate) logs: Arc<Logs>,
+}
+
+/// A function, ready to be instantiated.
+pub(crate) struct Loaded {
+    pub(crate) artifact: Arc<Artifact>,
+    pub(crate) limits: Limits,
+    pub(crate) config: Vec<(String, String)>,
+    pub(crate) logs: Arc<FunctionLog>,
+}
+
+impl Loader {
+    /// Loads a function of an app.
+    pub(crate) async fn load(&self, app: &App, name: &FunctionName, digest: &str) -> anyhow::Result<Loaded> {
+        let function = app.manifest.functions.get(name).ok_or_else(|| anyhow!("the app has no function {name}"))?;
+        let bytes = self.artifacts.fetch(&self.mesh, digest, &self.holders()).await?;
+        let artifact = self.runtime.load(bytes).await.with_context(|| format!("function {name} does not load"))?;
+        let limits = Limits { memory_bytes: function.memory.into(), timeout: Duration::from(function.timeout) };
+        let logs = FunctionLog {
+            logs: Arc::clone(&self.logs),
+            app: app.id.app.to_string(),
+            function: name.to_string(),
+        };
+        Ok(Loaded { artifact, limits, config: self.config(name, function).await?, logs: Arc::new(logs) })
+    }
+
+    /// The nodes that may hold an artefact, the nearest first.
+    fn holders(&self) -> Vec<NodeId> {
+        let links = self.mesh.links();
+        let rtt_us = |node: &NodeId| links.iter().find(|link| link.peer == *node).map_or(u64::MAX, |link| link.rtt_us);
+        let mut holders: Vec<NodeId> = self.mesh.members().borrow().keys().cloned().collect();
+        holders.sort_by_key(rtt_us);
+        holders
+    }
+
+    /// What the manifest sets, with the secrets that it names read from this node's disk.
+    async fn config(&self, name: &FunctionName, function: &Function) -> anyhow::Result<Vec<(String, String)>> {
+        let mut config = Vec::with_capacity(function.config.len());
+        for (key, value) in &function.config {
+            let value = match value.strip_prefix(SECRET_PREFIX) {
+                None => value.clone(),
+                Some(secret) => self.secret(secret).await.with_context(|| format!("function {name}, `{key}`"))?,
+            };
+            config.push((key.clone(), value));
+        }
+        Ok(config)
+    }
+
+    async fn secret(&self, secret: &str) -> anyhow::Result<String> {
+        littoral_model::id::check_name(secret)?;
+        let path = self.data.secrets().join(secret);
+        let missing = || format!("this node has no secret {secret}; put it into the file {}", path.display());
+        let size = tokio::fs::metadata(&path).await.with_context(missing)?.len();
+        anyhow::ensure!(size <= SECRET_BYTES_MAX, "the secret {secret} has more than 64 KiB");
+        let text = tokio::fs::read_to_string(&path).await.with_context(missing)?;
+        Ok(text.trim_end_matches('\n').to_owned())
+    }
+}

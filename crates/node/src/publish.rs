@@ -1,0 +1,163 @@
+//! Appends records from outside to a stream, wherever its partitions are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use littoral_flow::batch;
+use littoral_flow::stats::now_us;
+use littoral_mesh::{Mesh, Method, Priority};
+use littoral_model::entry::{PORT_MAIN, PortBatch, ProducerSequence};
+use littoral_model::id::{AppId, StreamName};
+use littoral_model::wire::{PublishReply, PublishRequest};
+use littoral_model::work::{WorkId, WorkKind};
+use littoral_store::replica::Works;
+use tokio::time::Instant;
+
+use crate::admin::types::{AdminError, PublishRecord, Published};
+use crate::directory::Directory;
+use crate::intent::IntentStore;
+use crate::wiring::ask;
+
+/// How long a publication is tried: longer than it takes to notice that an owner died and to have another one.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// How long one owner may take.
+const TRY: Duration = Duration::from_secs(8);
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Publishes to streams.
+pub(crate) struct Publisher {
+    pub(crate) mesh: Arc<dyn Mesh>,
+    pub(crate) works: Arc<Works>,
+    pub(crate) intent: Arc<IntentStore>,
+    pub(crate) directory: Arc<Directory>,
+}
+
+impl Publisher {
+    /// Appends records; answers once all are durable. Where this node owns a partition of the stream they go there;
+    /// otherwise each goes to the partition of its key.
+    pub(crate) async fn publish(
+        &self,
+        app: &AppId,
+        stream: &StreamName,
+        records: Vec<PublishRecord>,
+        producer: Option<ProducerSequence>,
+    ) -> Result<Published, AdminError> {
+        let partitions = self.partitions(app, stream)?;
+        let now = now_us();
+        let mut published = Published { stored: 0, repeated: 0 };
+        for (work, rows) in self.spread(&partitions, records, now) {
+            let count = rows.len() as u64;
+            let batch = encode(&rows, now)?;
+            let request = PublishRequest { work, batch, producer: producer.clone() };
+            let repeated = self.send(request).await?;
+            published.stored += count;
+            published.repeated += if repeated { count } else { 0 };
+        }
+        Ok(published)
+    }
+
+    /// The partitions of a stream, in their order.
+    pub(crate) fn partitions(&self, app: &AppId, stream: &StreamName) -> Result<Vec<WorkId>, AdminError> {
+        let apps = self.intent.now();
+        let known = apps.apps.get(app).ok_or_else(|| {
+            AdminError::not_found(format!("there is no app {}", app.app)).hint("`littoral get apps` lists those there are")
+        })?;
+        let of_stream = |work: &&WorkId| work.kind == WorkKind::Stream && work.name == stream.as_str();
+        let mut partitions: Vec<WorkId> =
+            known.placement.works.iter().map(|placed| &placed.work).filter(of_stream).cloned().collect();
+        partitions.sort_by_key(|work| work.partition);
+        if partitions.is_empty() {
+            return Err(AdminError::not_found(format!("there is no stream {}/{stream}", app.app))
+                .hint("`littoral get streams` lists those there are"));
+        }
+        Ok(partitions)
+    }
+
+    fn spread(&self, partitions: &[WorkId], records: Vec<PublishRecord>, now: i64) -> BTreeMap<WorkId, Vec<Row>> {
+        let own = partitions.iter().find(|work| {
+            self.directory.here(work).is_some_and(|assignment| assignment.owner == *self.mesh.node())
+        });
+        let mut spread: BTreeMap<WorkId, Vec<Row>> = BTreeMap::new();
+        for record in records {
+            let keyed = record.key.as_deref().unwrap_or(&record.value);
+            let place = crc32c::crc32c(keyed.as_bytes()) as usize % partitions.len().max(1);
+            if let Some(work) = own.or_else(|| partitions.get(place)) {
+                let row = (record.key, record.time_us.unwrap_or(now), record.value);
+                match spread.get_mut(work) {
+                    Some(rows) => rows.push(row),
+                    None => drop(spread.insert(work.clone(), vec![row])),
+                }
+            }
+        }
+        spread
+    }
+
+    /// Sends to whoever owns the partition until it is stored. Whether it had been before.
+    async fn send(&self, request: PublishRequest) -> Result<bool, AdminError> {
+        let deadline = Instant::now() + DEADLINE;
+        // Without a producer's number a repeat could not be told: what may have been stored is not sent again.
+        let may_repeat = request.producer.is_some();
+        loop {
+            let reason = match self.try_send(&request).await {
+                Ok(PublishReply::Stored { repeated, .. }) => return Ok(repeated),
+                Ok(PublishReply::Refused(reason)) => return Err(AdminError::refused(reason)),
+                Ok(PublishReply::NotOwner(_)) => "the partition is moving to another owner".to_owned(),
+                Err(Unsent::Nowhere(reason)) => reason,
+                Err(Unsent::Unknown(reason)) if may_repeat => reason,
+                Err(Unsent::Unknown(reason)) => {
+                    let text = format!("it is not known whether the records were stored: {reason}");
+                    return Err(AdminError::unavailable(text)
+                        .hint("publish with a producer and a sequence: then a repeat is dropped"));
+                }
+            };
+            if Instant::now() >= deadline {
+                return Err(AdminError::unavailable(format!("{}: {reason}", request.work)).hint("try again"));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn try_send(&self, request: &PublishRequest) -> Result<PublishReply, Unsent> {
+        let nobody = || Unsent::Nowhere(format!("nobody at {} can be reached", request.work.site));
+        let owner = self.directory.owner(&request.work).await.ok_or_else(nobody)?;
+        if owner == *self.mesh.node() {
+            return Ok(self.works.publish(request.clone()).await);
+        }
+        match ask(&self.mesh, &owner, Method::Publish, Priority::Data, TRY, request).await {
+            Ok(PublishReply::NotOwner(hint)) => {
+                self.directory.forget(&request.work);
+                if let Some(assignment) = &hint {
+                    self.directory.learn(assignment);
+                }
+                Ok(PublishReply::NotOwner(hint))
+            }
+            Ok(reply) => Ok(reply),
+            Err(error) => {
+                self.directory.forget(&request.work);
+                match error {
+                    littoral_mesh::CallError::Refused { .. } | littoral_mesh::CallError::Version { .. } => {
+                        Err(Unsent::Nowhere(error.to_string()))
+                    }
+                    error => Err(Unsent::Unknown(error.to_string())),
+                }
+            }
+        }
+    }
+}
+
+type Row = (Option<String>, i64, String);
+
+/// Why a publication has no answer.
+enum Unsent {
+    /// It certainly had no effect.
+    Nowhere(String),
+    /// It may have been stored.
+    Unknown(String),
+}
+
+fn encode(rows: &[Row], now: i64) -> Result<PortBatch, AdminError> {
+    let records = batch::records(rows).map_err(|error| AdminError::invalid(error.to_string()))?;
+    batch::encode(PORT_MAIN, &records, Some(now)).map_err(|error| AdminError::invalid(error.to_string()))
+}

@@ -1,0 +1,333 @@
+//! Puts together what `get` shows: what is deployed, beside what the nodes report.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use littoral_mesh::Members;
+use littoral_model::digest::NodeDigest;
+use littoral_model::id::{NodeId, StreamName};
+use littoral_model::manifest;
+use littoral_model::work::{Assignment, WorkId};
+use littoral_plan::{PlacedWork, Role};
+use littoral_runtime::latency;
+
+use crate::admin::types::{
+    AppStatus, FlowStatus, FunctionStatus, Health, LinkStatus, NodeState, NodeStatus, PartitionStatus, Quantiles, SinkStatus,
+    StageStatus, StreamStatus,
+};
+use crate::intent::{App, Apps};
+use crate::report::{OwnedWork, Report, assignments};
+
+/// What is deployed and what the nodes report of it, at one moment.
+pub(crate) struct Picture {
+    apps: Arc<Apps>,
+    assignments: BTreeMap<WorkId, Assignment>,
+    owned: HashMap<WorkId, (NodeId, OwnedWork)>,
+    reports: Vec<(NodeId, Report)>,
+}
+
+impl Picture {
+    pub(crate) fn new(apps: Arc<Apps>, reports: Vec<(NodeId, Report)>) -> Self {
+        let assignments = assignments(&reports);
+        let mut owned: HashMap<WorkId, (NodeId, OwnedWork)> = HashMap::new();
+        for (node, report) in &reports {
+            for work in &report.works {
+                let newer = owned.get(&work.work).is_none_or(|(_, known)| known.epoch < work.epoch);
+                if newer {
+                    owned.insert(work.work.clone(), (node.clone(), work.clone()));
+                }
+            }
+        }
+        Self { apps, assignments, owned, reports }
+    }
+
+    /// The apps.
+    pub(crate) fn apps(&self) -> Vec<AppStatus> {
+        self.apps.apps.values().map(|app| self.app(app)).collect()
+    }
+
+    /// One app.
+    pub(crate) fn app(&self, app: &App) -> AppStatus {
+        let mut reasons: Vec<String> = app.placement.works.iter().filter_map(|placed| self.lacks(placed)).collect();
+        for instance in &app.placement.instances {
+            let served = self.served(app, instance.function.as_str()).any(|(node, ready, _)| *node == instance.node && ready);
+            if !served {
+                let errors = self.served(app, instance.function.as_str()).filter_map(|(_, _, error)| error);
+                let why = errors.map(|error| format!(": {error}")).next().unwrap_or_default();
+                reasons.push(format!("function {} is not served by {} yet{why}", instance.function, instance.node));
+            }
+        }
+        AppStatus {
+            name: app.id.app.to_string(),
+            version: app.manifest.version.clone(),
+            digest: crate::artifacts::sha256(app.bundle.manifest.as_bytes()),
+            state: self.health(app, &reasons),
+            reasons,
+            functions: app.manifest.functions.keys().map(ToString::to_string).collect(),
+            flows: app.manifest.flows.keys().map(ToString::to_string).collect(),
+            streams: app.manifest.streams.keys().map(ToString::to_string).collect(),
+            routes: app.manifest.routes.iter().map(|route| route.path.clone()).collect(),
+        }
+    }
+
+    /// An app is starting until all of its work had an owner once, and degraded when a part is missing after that.
+    fn health(&self, app: &App, reasons: &[String]) -> Health {
+        let is_new = |placed: &PlacedWork| !self.assignments.contains_key(&placed.work);
+        if reasons.is_empty() {
+            Health::Healthy
+        } else if app.placement.works.iter().any(is_new) || self.has_failed(app) {
+            Health::Starting
+        } else {
+            Health::Degraded
+        }
+    }
+
+    fn has_failed(&self, app: &App) -> bool {
+        let mut owned = app.placement.works.iter().filter_map(|placed| self.owned.get(&placed.work));
+        owned.any(|(_, work)| !work.leads)
+    }
+
+    /// What a work lacks to be healthy.
+    fn lacks(&self, placed: &PlacedWork) -> Option<String> {
+        let title = placed.title();
+        let Some(assignment) = self.assignments.get(&placed.work) else {
+            return Some(format!("{title} has no owner yet"));
+        };
+        let Some((node, work)) = self.owned.get(&placed.work) else {
+            return Some(format!("{title} is owned by {}, which does not answer", assignment.owner));
+        };
+        let failed = work.stats.as_ref().and_then(|stats| stats.last_error.clone());
+        match failed {
+            Some(error) => Some(format!("{title} fails on {node}: {error}")),
+            None if !work.leads => Some(format!("{title} is being taken over by {node}")),
+            None if work.stats.is_none() => Some(format!("{title} is being started on {node}")),
+            None => None,
+        }
+    }
+
+    fn served<'a>(&'a self, app: &'a App, function: &'a str) -> impl Iterator<Item = (&'a NodeId, bool, Option<&'a String>)> {
+        self.reports.iter().flat_map(|(node, report)| report.functions.iter().map(move |served| (node, served))).filter_map(
+            move |(node, served)| {
+                let same = served.app == app.id && served.function.as_str() == function;
+                same.then_some((node, served.ready, served.last_error.as_ref()))
+            },
+        )
+    }
+
+    /// The functions of all apps.
+    pub(crate) fn functions(&self) -> Vec<FunctionStatus> {
+        let all = self.apps.apps.values().flat_map(|app| app.manifest.functions.keys().map(move |name| (app, name)));
+        all.map(|(app, name)| self.function(app, name.as_str())).collect()
+    }
+
+    fn function(&self, app: &App, name: &str) -> FunctionStatus {
+        let mut status = FunctionStatus {
+            app: app.id.app.to_string(),
+            name: name.to_owned(),
+            nodes: Vec::new(),
+            invocations: 0,
+            errors: 0,
+            latency: Quantiles::default(),
+            last_error: None,
+        };
+        for (node, report) in &self.reports {
+            let served = report.functions.iter().filter(|served| served.app == app.id && served.function.as_str() == name);
+            for served in served {
+                status.nodes.push(node.to_string());
+                status.invocations += served.latency.count;
+                status.errors += served.errors;
+                worse(&mut status.latency, served.latency);
+                status.last_error = status.last_error.or_else(|| served.last_error.clone());
+            }
+            for work in report.works.iter().filter(|work| work.work.app == app.id) {
+                let Some(stats) = &work.stats else { continue };
+                let Some(inside) = stats.functions.get(name) else { continue };
+                status.nodes.push(node.to_string());
+                status.invocations += inside.rows;
+                status.errors += inside.rejected;
+                worse(&mut status.latency, inside.process);
+                status.last_error = status.last_error.or_else(|| stats.last_error.clone());
+            }
+        }
+        // A stage that has had no rows yet is where its work is.
+        let stages = app.placement.works.iter().filter(|placed| runs(placed, name));
+        status.nodes.extend(stages.filter_map(|placed| Some(self.assignments.get(&placed.work)?.owner.to_string())));
+        status.nodes.sort();
+        status.nodes.dedup();
+        status
+    }
+
+    /// The flows of all apps.
+    pub(crate) fn flows(&self) -> Vec<FlowStatus> {
+        let all = self.apps.apps.values().flat_map(|app| app.manifest.flows.iter().map(move |flow| (app, flow)));
+        all.map(|(app, (name, flow))| self.flow(app, name.as_str(), flow)).collect()
+    }
+
+    fn flow(&self, app: &App, name: &str, flow: &manifest::Flow) -> FlowStatus {
+        let stages: Vec<&PlacedWork> = app.placement.works.iter().filter(|placed| is_of_flow(placed, name)).collect();
+        let reasons: Vec<String> = stages.iter().filter_map(|placed| self.lacks(placed)).collect();
+        let sinks = self.sinks(app, name, flow);
+        let mut state = self.health(app, &reasons);
+        if state == Health::Healthy && sinks.iter().any(|sink| sink.slo_met == Some(false)) {
+            state = Health::Degraded;
+        }
+        FlowStatus {
+            app: app.id.app.to_string(),
+            name: name.to_owned(),
+            state,
+            reasons,
+            stages: stages.iter().map(|placed| self.stage(placed)).collect(),
+            sinks,
+        }
+    }
+
+    fn stage(&self, placed: &PlacedWork) -> StageStatus {
+        let assignment = self.assignments.get(&placed.work);
+        let stats = self.owned.get(&placed.work).and_then(|(_, work)| work.stats.clone()).unwrap_or_default();
+        let functions = match &placed.role {
+            Role::Stage { functions, .. } => functions.iter().map(|stage| stage.function.to_string()).collect(),
+            Role::StreamPartition { .. } => Vec::new(),
+        };
+        StageStatus {
+            name: placed.work.name.clone(),
+            functions,
+            partition: placed.work.partition,
+            site: placed.work.site.to_string(),
+            owner: assignment.map(|assignment| assignment.owner.to_string()),
+            epoch: assignment.map_or(0, |assignment| assignment.epoch.0),
+            in_sync: assignment.map(names).unwrap_or_default(),
+            rows_in: stats.rows_in,
+            rows_out: stats.rows_out.values().sum(),
+            rows_rejected: stats.rejected,
+            latency: shown(stats.process),
+            reasons: placed.reasons.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// What arrives at the streams that a flow writes to; latencies are those of the slowest partition.
+    fn sinks(&self, app: &App, flow_name: &str, flow: &manifest::Flow) -> Vec<SinkStatus> {
+        let sink = match &flow.sink {
+            Some(manifest::Sink::Stream(stream)) => Some(stream),
+            _ => None,
+        };
+        let others = flow.outputs.values().chain(&flow.dead_letter);
+        let mut streams: Vec<&StreamName> = sink.into_iter().chain(others).collect();
+        let mut seen = std::collections::BTreeSet::new();
+        streams.retain(|stream| seen.insert(*stream));
+        let slo_ms = flow.slo.map(|slo| std::time::Duration::from(slo).as_secs_f64() * 1_000.0);
+        let mut found = Vec::with_capacity(streams.len());
+        for stream in streams {
+            let (mut rows, mut quantiles) = (0, Quantiles::default());
+            for placed in app.placement.works.iter().filter(|placed| is_fed_by(placed, stream, flow_name)) {
+                let Some((_, work)) = self.owned.get(&placed.work) else { continue };
+                let Some(stats) = &work.stats else { continue };
+                rows += stats.rows_in;
+                worse(&mut quantiles, stats.end_to_end);
+            }
+            let slo_p95_ms = slo_ms.filter(|_| Some(stream) == sink);
+            let slo_met = slo_p95_ms.filter(|_| quantiles.count > 0).map(|slo| quantiles.p95_ms <= slo);
+            found.push(SinkStatus { name: stream.to_string(), rows, latency: quantiles, slo_p95_ms, slo_met });
+        }
+        found
+    }
+
+    /// The streams of all apps.
+    pub(crate) fn streams(&self) -> Vec<StreamStatus> {
+        let all = self.apps.apps.values().flat_map(|app| app.manifest.streams.keys().map(move |stream| (app, stream)));
+        let status = all.map(|(app, stream)| {
+            let of_stream = |placed: &&PlacedWork| matches!(&placed.role, Role::StreamPartition { stream: name, .. } if name == stream);
+            let partitions = app.placement.works.iter().filter(of_stream).map(|placed| self.partition(placed));
+            let mut partitions: Vec<PartitionStatus> = partitions.collect();
+            partitions.sort_by_key(|partition| partition.partition);
+            StreamStatus { app: app.id.app.to_string(), name: stream.to_string(), partitions }
+        });
+        status.collect()
+    }
+
+    fn partition(&self, placed: &PlacedWork) -> PartitionStatus {
+        let assignment = self.assignments.get(&placed.work);
+        let owned = self.owned.get(&placed.work).map(|(_, work)| work);
+        PartitionStatus {
+            partition: placed.work.partition,
+            site: placed.work.site.to_string(),
+            owner: assignment.map(|assignment| assignment.owner.to_string()),
+            epoch: assignment.map_or(0, |assignment| assignment.epoch.0),
+            in_sync: assignment.map(names).unwrap_or_default(),
+            first: owned.map_or(0, |work| work.first),
+            next: owned.map_or(0, |work| work.committed + 1),
+        }
+    }
+}
+
+/// The nodes that hold all that was acknowledged.
+fn names(assignment: &Assignment) -> Vec<String> {
+    assignment.in_sync.iter().map(ToString::to_string).collect()
+}
+
+fn runs(placed: &PlacedWork, function: &str) -> bool {
+    matches!(&placed.role, Role::Stage { functions, .. } if functions.iter().any(|stage| stage.function.as_str() == function))
+}
+
+fn is_of_flow(placed: &PlacedWork, name: &str) -> bool {
+    matches!(&placed.role, Role::Stage { flow, .. } if flow.as_str() == name)
+}
+
+/// Whether a work is a partition of the stream that takes in rows of the flow's stages.
+fn is_fed_by(placed: &PlacedWork, name: &StreamName, flow: &str) -> bool {
+    let Role::StreamPartition { stream, sources } = &placed.role else { return false };
+    let of_flow = |source: &littoral_plan::Source| source.work.name.rsplit_once('.').is_some_and(|(name, _)| name == flow);
+    stream == name && sources.iter().any(of_flow)
+}
+
+fn shown(quantiles: latency::Quantiles) -> Quantiles {
+    let ms = |us: u64| us as f64 / 1_000.0;
+    Quantiles {
+        count: quantiles.count,
+        p50_ms: ms(quantiles.p50_us),
+        p95_ms: ms(quantiles.p95_us),
+        p99_ms: ms(quantiles.p99_us),
+    }
+}
+
+/// Takes in another place's quantiles: counts add up, and of the latencies the slowest place's are shown.
+fn worse(quantiles: &mut Quantiles, other: latency::Quantiles) {
+    let other = shown(other);
+    quantiles.count += other.count;
+    quantiles.p50_ms = quantiles.p50_ms.max(other.p50_ms);
+    quantiles.p95_ms = quantiles.p95_ms.max(other.p95_ms);
+    quantiles.p99_ms = quantiles.p99_ms.max(other.p99_ms);
+}
+
+/// A node, from its digest.
+pub(crate) fn node(digest: &NodeDigest, state: NodeState) -> NodeStatus {
+    NodeStatus {
+        id: digest.node.to_string(),
+        tier: digest.tier.to_string(),
+        site: digest.site.to_string(),
+        labels: digest.labels.clone(),
+        version: digest.program.clone(),
+        state,
+        works: digest.works,
+        functions: digest.functions.clone(),
+        http: digest.http.clone(),
+        links: digest
+            .links
+            .iter()
+            .map(|link| LinkStatus {
+                peer: link.peer.to_string(),
+                rtt_ms: link.rtt_us as f64 / 1_000.0,
+                bandwidth_bps: link.bandwidth_bps,
+            })
+            .collect(),
+    }
+}
+
+/// All nodes that are known: the live ones and those that were.
+pub(crate) fn nodes(live: &Members, lost: &BTreeMap<NodeId, Arc<NodeDigest>>) -> Vec<NodeStatus> {
+    let alive = live.values().map(|digest| node(digest, NodeState::Alive));
+    let gone = lost.iter().filter(|(name, _)| !live.contains_key(*name)).map(|(_, digest)| node(digest, NodeState::Lost));
+    let mut all: Vec<NodeStatus> = alive.chain(gone).collect();
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    all
+}
+
