@@ -5,7 +5,7 @@ use littoral_node::admin::types::{
     TokenGrant,
 };
 
-use crate::output::{Table, Tabular, bytes, list, milliseconds, optional};
+use crate::output::{Table, Tabular, list, milliseconds, optional};
 
 fn health(state: Health) -> String {
     match state {

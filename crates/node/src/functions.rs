@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Limited};
-use littoral_mesh::{Call, Mesh, Method, Priority};
+use littoral_mesh::{Call, Method, Priority};
 use littoral_model::id::{AppId, FunctionName, NodeId};
 use littoral_model::wire;
 use littoral_runtime::http::{Body, HttpFunction, HttpSettings, full};

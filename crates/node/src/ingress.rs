@@ -12,7 +12,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use littoral_flow::reader::Source;
 use littoral_gateway::{Body, Router, Target, full};
-use littoral_model::id::{AppId, FunctionName, StreamName};
+use littoral_model::id::{AppId, StreamName};
 use littoral_model::manifest::RouteTarget;
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -39,13 +39,7 @@ struct Route {
     path: String,
     below: bool,
     app: AppId,
-    target: Place,
-}
-
-#[derive(Clone)]
-enum Place {
-    Function(FunctionName),
-    Stream(StreamName),
+    target: RouteTarget,
 }
 
 /// What answers requests.
@@ -82,10 +76,7 @@ impl Ingress {
         let mut routes: Vec<Route> = Vec::new();
         for app in apps.apps.values() {
             for route in &app.manifest.routes {
-                let target = match route.target() {
-                    RouteTarget::Function(function) => Place::Function(function),
-                    RouteTarget::Stream(stream) => Place::Stream(stream),
-                };
+                let Some(target) = route.target() else { continue };
                 let below = route.path.ends_with("/*");
                 let path = route.path.trim_end_matches('*').to_owned();
                 routes.push(Route { path, below, app: app.id.clone(), target });
@@ -141,7 +132,7 @@ impl Router for Ingress {
             return Target::answer(problem(&error));
         };
         match route.target {
-            Place::Function(function) => match self.answers.functions.here(&route.app, &function) {
+            RouteTarget::Function(function) => match self.answers.functions.here(&route.app, &function) {
                 Some(local) => Target::Function(local),
                 None => self.respond(move |answers, request| async move {
                     let (parts, body) = request.into_parts();
@@ -149,7 +140,7 @@ impl Router for Ingress {
                     answers.functions.call(&route.app, &function, Request::from_parts(parts, body)).await
                 }),
             },
-            Place::Stream(stream) => match request.method {
+            RouteTarget::Stream(stream) => match request.method {
                 Method::GET | Method::HEAD => self.respond(move |answers, request| async move {
                     let last = last_of(request.uri().query())?;
                     read(answers, &route.app, &stream, last).await

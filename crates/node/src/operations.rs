@@ -116,9 +116,10 @@ impl NodeOperations {
         let offer = self.intent.offer_with(app);
         let members = self.mesh.members().borrow().clone();
         let others = members.keys().filter(|node| *node != self.mesh.node());
-        let told = others.map(|node| async {
+        let (mesh, offer) = (&self.mesh, &offer);
+        let told = others.map(|node| async move {
             let told: Result<Exchange, _> =
-                ask(&self.mesh, node, Method::Intent, Priority::Control, SPREAD_DEADLINE, &offer).await;
+                ask(mesh, node, Method::Intent, Priority::Control, SPREAD_DEADLINE, offer).await;
             if let Err(error) = told {
                 tracing::info!(%node, %error, "a node will learn of the deployment later");
             }
