@@ -50,13 +50,16 @@ pub fn decode(batch: &PortBatch) -> Result<RecordBatch, BatchError> {
     reader.next().ok_or(BatchError::Empty)?.map_err(BatchError::from)
 }
 
+/// Universal time, as an offset: Arrow knows names of zones only with a database of all of them.
+const UTC: &str = "+00:00";
+
 /// The columns of a stream whose records are published from outside: `key` (text or null), `time` (microseconds since
 /// 1970, UTC: when it was published, unless the publisher says otherwise) and `value` (text).
 #[must_use]
 pub fn record_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("key", DataType::Utf8, true),
-        Field::new("time", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false),
+        Field::new("time", DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())), false),
         Field::new("value", DataType::Utf8, false),
     ]))
 }
@@ -67,7 +70,7 @@ pub fn record_schema() -> SchemaRef {
 /// When Arrow refuses them, which takes columns of more than 2 GiB.
 pub fn records(rows: &[(Option<String>, i64, String)]) -> Result<RecordBatch, BatchError> {
     let keys: StringArray = rows.iter().map(|(key, _, _)| key.as_deref()).collect();
-    let times = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|(_, time, _)| *time)).with_timezone("UTC");
+    let times = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|(_, time, _)| *time)).with_timezone(UTC);
     let values = StringArray::from_iter_values(rows.iter().map(|(_, _, value)| value));
     Ok(RecordBatch::try_new(record_schema(), vec![Arc::new(keys), Arc::new(times), Arc::new(values)])?)
 }

@@ -22,7 +22,7 @@ use super::bindings::littoral::flow::types::{
 };
 
 /// The time zone of every timestamp that crosses.
-const UTC: &str = "UTC";
+const UTC: &str = "+00:00";
 
 /// Describes the columns of an Arrow schema to a guest.
 ///
