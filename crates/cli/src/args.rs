@@ -192,6 +192,9 @@ pub(crate) struct DevArgs {
     /// Keep the nodes' data directories.
     #[arg(long)]
     pub(crate) keep: bool,
+    /// Where inputs, outputs and the report go [default: a folder for temporary files].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
     /// Write the report as JSON to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,

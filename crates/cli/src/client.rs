@@ -135,6 +135,13 @@ impl Client {
         self.lines(&format!("/v1/apps/{app}/streams/{stream}/records{query}")).await
     }
 
+    /// The node's metrics, in Prometheus' text format.
+    pub(crate) async fn metrics(&self) -> anyhow::Result<String> {
+        let response = check(self.send(Method::GET, "/metrics", None, Bytes::new()).await?).await?;
+        let body = response.into_body().collect().await?.to_bytes();
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
     /// Reads a log; `query` names the app and whether to follow.
     pub(crate) async fn logs(&self, query: &str) -> anyhow::Result<Lines> {
         self.lines(&format!("/v1/logs{query}")).await

@@ -54,6 +54,9 @@ pub fn seal(magic: [u8; 8], version: u32, body: &[u8]) -> Vec<u8> {
 /// See [`FileError`].
 pub fn open<'a>(file: &'a [u8], magic: [u8; 8], version: u32, name: &str) -> Result<&'a [u8], FileError> {
     let damaged = |reason| FileError::Damaged { name: name.to_owned(), reason };
+    if file.len() < magic.len() && magic.starts_with(file) {
+        return Err(damaged("it is cut off"));
+    }
     if !file.starts_with(&magic) {
         return Err(FileError::Magic { name: name.to_owned() });
     }
@@ -101,7 +104,7 @@ mod tests {
         let file = seal(MAGIC, 3, b"body");
         assert!(matches!(open(&file, *b"LITOTHER", 3, "f"), Err(FileError::Magic { .. })));
         assert!(matches!(open(&file, MAGIC, 2, "f"), Err(FileError::Version { version: 3, known: 2, .. })));
-        for cut in 8..file.len() {
+        for cut in 0..file.len() {
             assert!(matches!(open(&file[..cut], MAGIC, 3, "f"), Err(FileError::Damaged { .. })), "cut at {cut}");
         }
         for byte in 8..file.len() {

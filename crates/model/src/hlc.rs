@@ -43,17 +43,18 @@ impl Clock {
         self.0
     }
 
-    /// Takes in the moment of something that happened elsewhere: what happens here from now on is later.
+    /// Takes in the moment of something that happened elsewhere, and gives the moment of hearing of it: later than
+    /// that, and than all before it here.
     ///
     /// # Errors
     /// When it is further ahead than [`AHEAD_US_MAX`]; the clock then stays as it is.
-    pub fn observe(&mut self, other: Hlc, now_us: u64) -> Result<(), TooFarAhead> {
+    pub fn observe(&mut self, other: Hlc, now_us: u64) -> Result<Hlc, TooFarAhead> {
         let ahead_us = other.physical_us.saturating_sub(now_us);
         if ahead_us > AHEAD_US_MAX {
             return Err(TooFarAhead { ahead_us });
         }
         self.0 = self.0.max(other);
-        Ok(())
+        Ok(self.tick(now_us))
     }
 }
 
@@ -62,7 +63,7 @@ impl Clock {
 pub fn next(time: Hlc) -> Hlc {
     match time.logical.checked_add(1) {
         Some(logical) => Hlc { logical, ..time },
-        None => Hlc { physical_us: time.physical_us + 1, logical: 0 },
+        None => Hlc { physical_us: time.physical_us.saturating_add(1), logical: 0 },
     }
 }
 
@@ -83,8 +84,17 @@ mod tests {
     fn what_was_heard_of_is_earlier_than_what_follows() {
         let mut clock = Clock::default();
         let heard = Hlc { physical_us: 9_000, logical: 7 };
-        clock.observe(heard, 1_000).unwrap_or_default();
-        assert!(clock.tick(1_001) > heard);
+        let hearing = clock.observe(heard, 1_000);
+        assert_eq!(hearing, Ok(Hlc { physical_us: 9_000, logical: 8 }));
+        assert!(clock.tick(1_001) > Hlc { physical_us: 9_000, logical: 8 });
+        assert_eq!(clock.observe(heard, 9_001), Ok(Hlc { physical_us: 9_001, logical: 0 }));
+    }
+
+    #[test]
+    fn a_moment_without_logical_numbers_left_is_followed_by_the_next_microsecond() {
+        let last = Hlc { physical_us: 9, logical: u32::MAX };
+        assert_eq!(next(last), Hlc { physical_us: 10, logical: 0 });
+        assert_eq!(next(last).to_string(), "10.0");
     }
 
     #[test]

@@ -7,20 +7,54 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// A text that is not a quantity of the wanted kind.
+/// A text that is not a quantity of the wanted kind: what is wrong with it, and what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no {kind}: {reason}; write it like `{example}`, with one of {units}")]
+#[error("`{text}` is no {kind}: {problem}; write it like `{example}`, with one of {units}")]
 pub struct UnitError {
     /// What was given.
     pub text: String,
     /// What it should be.
     pub kind: &'static str,
     /// What is wrong.
-    pub reason: String,
+    pub problem: UnitProblem,
     /// A right one.
     pub example: &'static str,
     /// The units that there are.
     pub units: String,
+}
+
+/// What is wrong with a text that should be a quantity.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnitProblem {
+    /// It does not begin with a digit.
+    #[error("it has no number")]
+    NoNumber,
+    /// It begins with a minus sign.
+    #[error("it is negative")]
+    Negative,
+    /// It begins with something other than a decimal number.
+    #[error("`{0}` is no number with at most nine decimals")]
+    NotANumber(String),
+    /// It ends after the number.
+    #[error("it has no unit")]
+    NoUnit,
+    /// There is no such unit.
+    #[error("there is no unit `{unit}`, did you mean `{nearest}`?")]
+    UnknownUnit {
+        /// What stands where the unit should.
+        unit: String,
+        /// The unit that is most like it.
+        nearest: &'static str,
+    },
+    /// Its number does not fit 64 bits of the smallest unit.
+    #[error("it is too large")]
+    TooLarge,
+    /// It is not a whole number of the smallest unit.
+    #[error("it is finer than the smallest step")]
+    TooFine,
+    /// It is a share of more than the whole.
+    #[error("it is more than 100%")]
+    MoreThanAll,
 }
 
 /// What is common to the quantities.
@@ -67,43 +101,45 @@ const RATIO: Kind = Kind { name: "ratio", example: "0.5%", units: &[("%", PARTS_
 /// Ratios are kept in millionths.
 const PARTS_PER_PERCENT: u64 = 10_000;
 
+/// The most decimals that are read: what is finer than a billionth of a unit is no quantity that a person means.
+const DECIMALS_MAX: u32 = 9;
+
 impl Kind {
-    fn error(&self, text: &str, reason: impl Into<String>) -> UnitError {
+    fn error(&self, text: &str, problem: UnitProblem) -> UnitError {
         let units: Vec<&str> = self.units.iter().map(|(unit, _)| *unit).collect();
-        let (text, reason, units) = (text.to_owned(), reason.into(), units.join(", "));
-        UnitError { text, kind: self.name, reason, example: self.example, units }
+        UnitError {
+            text: text.to_owned(),
+            kind: self.name,
+            problem,
+            example: self.example,
+            units: units.join(", "),
+        }
     }
 
     /// The quantity in the smallest unit.
     fn parse(&self, text: &str) -> Result<u64, UnitError> {
-        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        let (number, unit) = text.split_at(split);
-        let unit = unit.trim_start();
-        if number.is_empty() {
-            return Err(self.error(text, if unit.starts_with('-') { "it is negative" } else { "it has no number" }));
-        }
-        if unit.is_empty() {
-            return Err(self.error(text, "it has no unit"));
-        }
-        let Some((_, factor)) = self.units.iter().find(|(known, _)| *known == unit) else {
-            let nearest = self.units.iter().min_by_key(|(known, _)| strsim::damerau_levenshtein(known, unit));
-            let hint = nearest.map(|(known, _)| format!(", did you mean `{known}`?")).unwrap_or_default();
-            return Err(self.error(text, format!("`{unit}` is no unit of {}{hint}", self.name)));
-        };
-        self.scale(text, number, *factor)
+        self.read(text).map_err(|problem| self.error(text, problem))
     }
 
-    fn scale(&self, text: &str, number: &str, factor: u64) -> Result<u64, UnitError> {
-        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
-        let digits = u32::try_from(part.len()).ok().filter(|digits| (1..=9).contains(digits));
-        let (Ok(whole), Ok(part), Some(digits)) = (whole.parse::<u128>(), part.parse::<u128>(), digits) else {
-            return Err(self.error(text, format!("`{number}` is no number with at most nine decimals")));
+    fn read(&self, text: &str) -> Result<u64, UnitProblem> {
+        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let unit = unit.trim_start_matches(' ');
+        if number.is_empty() {
+            return Err(if unit.starts_with('-') { UnitProblem::Negative } else { UnitProblem::NoNumber });
+        }
+        if unit.is_empty() {
+            return Err(UnitProblem::NoUnit);
+        }
+        let Some((_, factor)) = self.units.iter().find(|(known, _)| *known == unit) else {
+            let distance = |known: &str| strsim::damerau_levenshtein(&known.to_lowercase(), &unit.to_lowercase());
+            let nearest = self.units.iter().map(|(known, _)| *known).min_by_key(|known| distance(known));
+            return Err(UnitProblem::UnknownUnit {
+                unit: unit.to_owned(),
+                nearest: nearest.unwrap_or_default(),
+            });
         };
-        let scale = 10_u128.pow(digits);
-        let scaled = whole.checked_mul(scale).and_then(|n| n.checked_add(part)).and_then(|n| n.checked_mul(factor.into()));
-        let exact = scaled.filter(|scaled| scaled % scale == 0).map(|scaled| scaled / scale);
-        let value = exact.and_then(|value| u64::try_from(value).ok());
-        value.ok_or_else(|| self.error(text, "it is too large, or a part of the smallest unit"))
+        scale(number, *factor)
     }
 
     /// The quantity in the largest unit in which it is a whole number.
@@ -118,6 +154,24 @@ impl Kind {
         let pattern = format!("^[0-9]+(\\.[0-9]{{1,9}})? *({})$", units.join("|"));
         json_schema!({ "type": "string", "format": self.name, "pattern": pattern, "examples": [self.example] })
     }
+}
+
+/// A decimal number times a factor, which must be whole.
+fn scale(number: &str, factor: u64) -> Result<u64, UnitProblem> {
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let decimals = u32::try_from(part.len()).ok().filter(|decimals| *decimals <= DECIMALS_MAX);
+    let (true, Some(decimals), Ok(part)) = (is_number(whole) && is_number(part), decimals, part.parse::<u128>()) else {
+        return Err(UnitProblem::NotANumber(number.to_owned()));
+    };
+    let scale = 10_u128.pow(decimals);
+    let whole = whole.parse::<u64>().map_err(|_| UnitProblem::TooLarge)?;
+    // Below 2^64 * 10^9 * 2^47: it fits.
+    let scaled = (u128::from(whole) * scale + part) * u128::from(factor);
+    if scaled % scale != 0 {
+        return Err(UnitProblem::TooFine);
+    }
+    u64::try_from(scaled / scale).map_err(|_| UnitProblem::TooLarge)
 }
 
 macro_rules! quantities {
@@ -196,7 +250,7 @@ shown_by_kind! {
 impl Ratio {
     fn checked(text: &str, value: u64) -> Result<Self, UnitError> {
         if value > 100 * PARTS_PER_PERCENT {
-            return Err(RATIO.error(text, "it is more than 100%"));
+            return Err(RATIO.error(text, UnitProblem::MoreThanAll));
         }
         Ok(Self(value))
     }
@@ -219,6 +273,12 @@ impl Time {
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros)
     }
+
+    /// It in microseconds.
+    #[must_use]
+    pub const fn as_micros(self) -> u64 {
+        self.0
+    }
 }
 
 impl Size {
@@ -226,6 +286,35 @@ impl Size {
     #[must_use]
     pub const fn from_bytes(bytes: u64) -> Self {
         Self(bytes)
+    }
+
+    /// It in bytes.
+    #[must_use]
+    pub const fn as_bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl Bandwidth {
+    /// A rate of so many bits per second.
+    #[must_use]
+    pub const fn from_bits_per_second(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// It in bits per second.
+    #[must_use]
+    pub const fn as_bits_per_second(self) -> u64 {
+        self.0
+    }
+}
+
+impl Ratio {
+    /// It as a part of 1.
+    #[must_use]
+    pub fn as_fraction(self) -> f64 {
+        // At most a million: exact.
+        self.0 as f64 / (100 * PARTS_PER_PERCENT) as f64
     }
 }
 
@@ -249,8 +338,7 @@ impl From<Bandwidth> for u64 {
 
 impl From<Ratio> for f64 {
     fn from(ratio: Ratio) -> Self {
-        // At most a million: exact.
-        ratio.0 as Self / (100 * PARTS_PER_PERCENT) as Self
+        ratio.as_fraction()
     }
 }
 
@@ -258,6 +346,7 @@ impl From<Ratio> for f64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn quantities_are_read_and_written() {
@@ -280,9 +369,37 @@ mod tests {
         assert!(reason("-1s").contains("negative"));
         assert!(reason("ms").contains("no number"));
         assert!(reason("5mins").contains("did you mean `min`"), "{}", reason("5mins"));
-        assert!(reason("0.0000001s").contains("smallest unit"));
+        assert!(reason("0.0000001s").contains("smallest step"));
         assert!(reason("99999999999999999999d").contains("too large"));
         assert!("101%".parse::<Ratio>().unwrap_err().to_string().contains("more than 100%"));
-        assert!("1.2.3s".parse::<Time>().is_err());
+        for text in ["1.2.3s", "1.s", ".5s", "1,5s", "1.0000000000s", "1\u{a0}s", "", "s", "+1s", "1e3s", "1 s "] {
+            assert!(text.parse::<Time>().is_err(), "{text:?}");
+        }
+        let unknown = UnitProblem::UnknownUnit { unit: "mib".to_owned(), nearest: "MiB" };
+        assert_eq!("1mib".parse::<Size>().unwrap_err().problem, unknown);
+        assert_eq!("17000000TiB".parse::<Size>().unwrap_err().problem, UnitProblem::TooLarge);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_written_is_read_as_the_same(number: u64, part in 0..=1_000_000_u64) {
+            let (time, size, rate) = (Time(number), Size(number), Bandwidth(number));
+            prop_assert_eq!(time.to_string().parse::<Time>(), Ok(time));
+            prop_assert_eq!(size.to_string().parse::<Size>(), Ok(size));
+            prop_assert_eq!(rate.to_string().parse::<Bandwidth>(), Ok(rate));
+            prop_assert_eq!(Ratio(part).to_string().parse::<Ratio>(), Ok(Ratio(part)));
+        }
+
+        #[test]
+        fn no_text_breaks_it(text in ".{0,40}", number in "[0-9.]{0,40}", unit in "(us|ms|d|TiB|GiB|Gbit/s|%| )?") {
+            for text in [text, format!("{number}{unit}")] {
+                _ = text.parse::<Time>();
+                _ = text.parse::<Size>();
+                _ = text.parse::<Bandwidth>();
+                _ = text.parse::<Ratio>();
+            }
+        }
     }
 }

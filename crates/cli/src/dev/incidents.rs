@@ -99,7 +99,7 @@ pub(crate) fn windows_of(json: &str, series_file: &str) -> Result<Vec<Window>, S
 }
 
 /// Microseconds since 1970 of `YYYY-MM-DD HH:MM:SS`, with or without a fraction of six digits; UTC.
-fn time_us(text: &str) -> Option<i64> {
+pub(super) fn time_us(text: &str) -> Option<i64> {
     let (date, clock) = text.split_once(' ')?;
     let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
     let [year, month, day] = numbers(date, '-')?;

@@ -5,6 +5,20 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::NAME_BYTES_MAX;
+
+/// The most findings that are kept: nobody reads more at once, and what is wrong in a hostile text must not take more
+/// memory than the text.
+pub const FINDINGS_MAX: usize = 100;
+/// The most characters of a message: what a text calls something may be as long as the text.
+const MESSAGE_CHARS_MAX: usize = 400;
+/// The most names that are listed as what was expected.
+const NAMES_MAX: usize = 12;
+/// The most characters of a line that are shown; of a longer one, those around what is meant.
+const LINE_CHARS_MAX: usize = 200;
+/// How many characters of a longer line are shown before what is meant.
+const BEFORE_CHARS: usize = 40;
+
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
@@ -43,6 +57,18 @@ impl Findings {
         self.0.iter()
     }
 
+    /// How many there are, at most [`FINDINGS_MAX`].
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing is wrong; never so in what [`parse`](super::parse) gives.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// All of them for people, each with its line of the text.
     #[must_use]
     pub fn render(&self, text: &str) -> String {
@@ -50,6 +76,10 @@ impl Findings {
         for finding in &self.0 {
             finding.render(text, &mut out);
             out.push('\n');
+        }
+        if self.0.len() >= FINDINGS_MAX {
+            // Writing to a String cannot fail.
+            _ = writeln!(out, "only the first {FINDINGS_MAX} findings are shown; mend these and look again");
         }
         out
     }
@@ -72,10 +102,16 @@ impl Finding {
         let line = text.lines().nth(self.line.saturating_sub(1)).unwrap_or_default();
         let number = self.line.to_string();
         let margin = " ".repeat(number.len());
-        let before: String = line.chars().take(self.column.saturating_sub(1)).map(|c| if c == '\t' { c } else { ' ' }).collect();
+        let column = self.column.saturating_sub(1);
+        let is_long = line.chars().nth(LINE_CHARS_MAX).is_some();
+        let skipped = if is_long { column.saturating_sub(BEFORE_CHARS) } else { 0 };
+        let line: String = line.chars().skip(skipped).take(LINE_CHARS_MAX).collect();
+        let before: String =
+            line.chars().take(column - skipped).map(|c| if c == '\t' { c } else { ' ' }).collect();
         let meant = text.get(self.span.clone()).unwrap_or_default();
-        let width = meant.lines().next().unwrap_or_default().chars().count().max(1);
-        let marks = "^".repeat(width.min(line.chars().count().saturating_sub(before.chars().count()).max(1)));
+        let width = meant.lines().next().unwrap_or_default().chars().take(LINE_CHARS_MAX).count();
+        let room = line.chars().count().saturating_sub(before.chars().count());
+        let marks = "^".repeat(width.min(room).max(1));
         let expected = self.expected.as_ref().map(|expected| format!(" expected {expected}")).unwrap_or_default();
         // Writing to a String cannot fail.
         _ = writeln!(out, "error[{}]: {}", self.code, self.message);
@@ -101,13 +137,16 @@ impl<'a> Report<'a> {
 
     /// Adds a finding; what was expected and what was meant can be added to what is returned.
     pub(super) fn add(&mut self, code: &str, span: Range<usize>, message: impl Into<String>) -> Adding<'_> {
+        if self.findings.len() >= FINDINGS_MAX {
+            return Adding(None);
+        }
         let start = span.start.min(self.text.len());
         let before = self.text.get(..start).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         self.findings.push(Finding {
             code: code.to_owned(),
-            message: message.into(),
+            message: shortened(message.into()),
             expected: None,
             suggestion: None,
             file: self.file.to_owned(),
@@ -134,7 +173,7 @@ impl Adding<'_> {
     /// Says what was expected.
     pub(super) fn expected(mut self, expected: impl Into<String>) -> Self {
         if let Some(finding) = &mut self.0 {
-            finding.expected = Some(expected.into());
+            finding.expected = Some(shortened(expected.into()));
         }
         self
     }
@@ -142,13 +181,31 @@ impl Adding<'_> {
     /// Says what to do.
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
         if let Some(finding) = &mut self.0 {
-            finding.suggestion = Some(help.into());
+            finding.suggestion = Some(shortened(help.into()));
         }
         self
     }
 
+    /// Says that it should be one of the known names.
+    pub(super) fn one_of<'n>(self, known: impl IntoIterator<Item = &'n str>) -> Self {
+        if self.0.is_none() {
+            return self;
+        }
+        let mut known = known.into_iter();
+        let first: Vec<&str> = known.by_ref().take(NAMES_MAX).collect();
+        match (first.as_slice(), known.count()) {
+            ([], _) => self.expected("one that there is; there is none yet"),
+            ([only], _) => self.expected(format!("`{only}`")),
+            (several, 0) => self.expected(format!("one of {}", several.join(", "))),
+            (several, more) => self.expected(format!("one of {} and {more} more", several.join(", "))),
+        }
+    }
+
     /// Says which of the known names is nearest, if one is near at all.
     pub(super) fn nearest<'n>(self, given: &str, known: impl IntoIterator<Item = &'n str>) -> Self {
+        if self.0.is_none() {
+            return self;
+        }
         match nearest(given, known) {
             Some(near) => self.help(format!("did you mean `{near}`?")),
             None => self,
@@ -158,7 +215,19 @@ impl Adding<'_> {
 
 /// The known name that is most like the given one, if it is much like it.
 fn nearest<'n>(given: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    // Comparing takes time with the product of both lengths.
+    if given.len() > 2 * NAME_BYTES_MAX {
+        return None;
+    }
     let likeness = |name: &str| strsim::jaro_winkler(&given.to_ascii_lowercase(), &name.to_ascii_lowercase());
     let ranked = known.into_iter().map(|name| (likeness(name), name)).filter(|(likeness, _)| *likeness > 0.75);
     ranked.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+}
+
+/// A text, cut where it is longer than a person reads.
+fn shortened(text: String) -> String {
+    match text.char_indices().nth(MESSAGE_CHARS_MAX) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
 }

@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Component, Path};
-use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::cycles::{self, Cycle, Edge};
 use super::finding::Report;
 use crate::id::{Tier, check_name};
 use crate::unit::{Size, Time};
@@ -26,38 +26,41 @@ type Value<'i> = Spanned<DeValue<'i>>;
 
 /// Checks a manifest.
 pub(super) fn check(root: &DeTable<'_>, report: &mut Report<'_>) {
-    let mut meaning = Meaning { root, report };
-    meaning.functions();
-    meaning.streams();
-    meaning.flows();
-    meaning.cycles();
-    meaning.routes();
-    meaning.dev();
+    let names = |key| entries_of_any_kind(root, key).map(|(name, _)| name).collect();
+    let mut meaning = Meaning { root, functions: names("functions"), streams: names("streams"), report };
+    meaning.check_functions();
+    meaning.check_streams();
+    meaning.check_flows();
+    meaning.check_cycles();
+    meaning.check_routes();
+    if let Some(dev) = table(root, "dev") {
+        meaning.check_nodes_and_links(dev);
+        meaning.check_sensors(dev);
+    }
 }
 
 struct Meaning<'t, 'i, 'r, 'a> {
     root: &'t DeTable<'i>,
+    functions: BTreeSet<&'t str>,
+    streams: BTreeSet<&'t str>,
     report: &'r mut Report<'a>,
 }
 
-impl<'t, 'i> Meaning<'t, 'i, '_, '_> {
-    fn functions(&mut self) {
+impl<'t> Meaning<'t, '_, '_, '_> {
+    fn check_functions(&mut self) {
         for (name, function) in entries(self.root, "functions") {
-            for key in ["component"] {
-                self.path_inside(function, key);
-            }
+            self.path_inside(function, "component");
             if let Some((memory, span)) = text(function, "memory")
                 && let Ok(size) = memory.parse::<Size>()
-                && !MEMORY_BYTES.contains(&u64::from(size))
+                && !MEMORY_BYTES.contains(&size.as_bytes())
             {
-                self.report.add("out-of-range", span, format!("an instance cannot have {memory}")).expected("1MiB to 4GiB");
+                let message = format!("an instance cannot have {memory}");
+                self.report.add("out-of-range", span, message).expected("1MiB to 4GiB");
             }
             for key in ["timeout", "slo"] {
                 self.not_zero(function, key);
             }
-            if let Some(placement) = table(function, "placement") {
-                self.placement(placement, Some((name, placement)));
-            }
+            self.placement(&format!("function {name}"), function);
             for (key, value) in table(function, "config").into_iter().flatten() {
                 let secret = value.get_ref().as_str().and_then(|text| text.strip_prefix(SECRET_PREFIX));
                 if let Some(error) = secret.and_then(|secret| check_name(secret).err()) {
@@ -68,40 +71,48 @@ impl<'t, 'i> Meaning<'t, 'i, '_, '_> {
         }
     }
 
-    fn streams(&mut self) {
-        for (_, stream) in entries(self.root, "streams") {
+    fn check_streams(&mut self) {
+        for (name, stream) in entries(self.root, "streams") {
             self.not_zero(stream, "retention");
-            if let Some(placement) = table(stream, "placement") {
-                self.placement(placement, None);
+            if let Some(limits) = table(stream, "retention") {
+                self.not_zero(limits, "age");
+                self.not_zero(limits, "size");
+                if limits.is_empty()
+                    && let Some(value) = stream.get("retention")
+                {
+                    let message = "`retention` has no limit, so the stream would fill every disk";
+                    self.report.add("missing-key", value.span(), message).expected("`age`, `size` or both");
+                }
             }
+            self.placement(&format!("stream {name}"), stream);
         }
     }
 
-    /// Names in a placement, and whether it can be satisfied together with what it refers to.
-    fn placement(&mut self, placement: &'t DeTable<'i>, function: Option<(&str, &'t DeTable<'i>)>) {
-        let Some((near, span)) = text(placement, "near") else { return };
-        self.known("stream", "streams", near, span.clone());
-        let Some((name, placement)) = function else { return };
-        let stream = entries(self.root, "streams").find(|(stream, _)| *stream == near).and_then(|(_, stream)| table(stream, "placement"));
-        if let Some(stream) = stream
-            && let Some(why) = excludes(placement, stream)
+    /// The stream to be near to, and whether one can be near to it.
+    fn placement(&mut self, what: &str, of: &'t DeTable<'_>) {
+        let Some(ours) = table(of, "placement") else { return };
+        let Some((near, span)) = text(ours, "near") else { return };
+        self.stream(near, span.clone());
+        let stream = table(self.root, "streams").and_then(|streams| table(streams, near));
+        if let Some(theirs) = stream.and_then(|stream| table(stream, "placement"))
+            && let Some(why) = excludes(ours, theirs)
         {
-            let message = format!("function {name} cannot be near stream {near}: {why}");
+            let message = format!("{what} cannot be near stream {near}: {why}");
             self.report.add("contradiction", span, message).help("drop one of both constraints");
         }
     }
 
-    fn flows(&mut self) {
+    fn check_flows(&mut self) {
         for (name, flow) in entries(self.root, "flows") {
             if let Some((source, span)) = text(flow, "source") {
-                self.known("stream", "streams", source, span);
+                self.stream(source, span);
             }
             for stage in list(flow, "stages") {
                 if let Some(function) = stage.get_ref().as_str() {
-                    self.known("function", "functions", function, stage.span());
+                    self.function(function, stage.span());
                 }
             }
-            self.same_node(name, flow);
+            self.stages_differ(name, flow);
             if let Some((sink, span)) = text(flow, "sink") {
                 self.sink(sink, span);
             }
@@ -110,92 +121,85 @@ impl<'t, 'i> Meaning<'t, 'i, '_, '_> {
                     let message = format!("every stage has a port `{}` of its own", port.get_ref());
                     self.report.add("reserved-port", port.span(), message).help("say `sink` or `dead-letter` instead");
                 }
-                if let Some(stream_name) = stream.get_ref().as_str() {
-                    self.known("stream", "streams", stream_name, stream.span());
+                if let Some(name) = stream.get_ref().as_str() {
+                    self.stream(name, stream.span());
                 }
             }
             if let Some((dead_letter, span)) = text(flow, "dead-letter") {
-                self.known("stream", "streams", dead_letter, span);
+                self.stream(dead_letter, span);
             }
             self.not_zero(flow, "slo");
         }
     }
 
-    /// One function cannot be a stage and answer HTTP, nor stand twice in a flow under different state.
-    fn same_node(&mut self, flow: &str, table: &'t DeTable<'i>) {
+    /// A function stands in a flow once: what it counts and logs goes by its name.
+    fn stages_differ(&mut self, flow: &str, table: &'t DeTable<'_>) {
         let mut seen = BTreeSet::new();
-        for stage in list(table, "stages") {
-            let Some(function) = stage.get_ref().as_str() else { continue };
+        for (function, span) in functions_of(table) {
             if !seen.insert(function) {
                 let message = format!("function {function} stands twice in flow {flow}");
-                self.report.add("duplicate", stage.span(), message).help("give it a second name in `[functions]`");
+                self.report.add("duplicate", span, message).help("give it a second name in `[functions]`");
             }
         }
     }
 
     fn sink(&mut self, sink: &str, span: Range<usize>) {
-        let is = |key| entries(self.root, key).any(|(name, _)| name == sink);
-        match (is("streams"), is("functions")) {
+        match (self.streams.contains(sink), self.functions.contains(sink)) {
             (true, true) => {
                 let message = format!("`{sink}` is a stream and a function of this app");
                 self.report.add("ambiguous", span, message).help("rename one of both");
             }
             (false, false) => {
-                let known: Vec<&str> = ["streams", "functions"].iter().flat_map(|key| names(self.root, key)).collect();
+                let known = self.streams.iter().chain(&self.functions).copied();
                 let message = format!("there is no stream and no function `{sink}`");
-                self.report.add("unknown-name", span, message).expected(listed(&known)).nearest(sink, known);
+                self.report.add("unknown-name", span, message).one_of(known.clone()).nearest(sink, known);
             }
             _ => {}
         }
     }
 
-    /// A flow that feeds, directly or through others, the stream that it reads would never end.
-    fn cycles(&mut self) {
-        let mut feeds: BTreeMap<&str, Vec<(&str, Range<usize>, &str)>> = BTreeMap::new();
+    fn check_cycles(&mut self) {
+        let mut edges = Vec::new();
         for (name, flow) in entries(self.root, "flows") {
-            let Some((source, _)) = text(flow, "source") else { continue };
-            let outputs = table(flow, "outputs").into_iter().flatten().filter_map(|(_, value)| Some((value.get_ref().as_str()?, value.span())));
+            let Some((from, _)) = text(flow, "source") else { continue };
+            let outputs = table(flow, "outputs").into_iter().flatten();
+            let outputs = outputs.filter_map(|(_, value)| Some((value.get_ref().as_str()?, value.span())));
             let targets = ["sink", "dead-letter"].into_iter().filter_map(|key| text(flow, key)).chain(outputs);
-            feeds.entry(source).or_default().extend(targets.map(|(target, span)| (target, span, name)));
+            // A function that is a sink has the name of no stream, and feeds none.
+            let targets = targets.filter(|(to, _)| self.streams.contains(to));
+            edges.extend(targets.map(|(to, span)| Edge { flow: name, from, to, span }));
         }
-        let reaches = |from: &str, to: &str| {
-            let (mut open, mut seen) = (vec![from], BTreeSet::new());
-            while let Some(stream) = open.pop() {
-                if stream == to {
-                    return true;
-                }
-                if seen.insert(stream.to_owned()) {
-                    open.extend(feeds.get(stream).into_iter().flatten().map(|(target, ..)| *target));
-                }
-            }
-            false
-        };
-        for (source, targets) in &feeds {
-            for (target, span, flow) in targets.iter().filter(|(target, ..)| reaches(target, source)) {
-                let message = format!("flow {flow} feeds {target}, from which its own source {source} is fed");
-                self.report.add("cycle", span.clone(), message).help("write to a stream that leads nowhere back");
-            }
+        for Cycle { edge, streams } in cycles::find(edges) {
+            let Edge { flow, from, to, span } = edge;
+            let way = streams.join(" -> ");
+            let message = format!("flow {flow} feeds {to}, from which its own source {from} is fed: {way}");
+            self.report.add("cycle", span, message).help("write to a stream that leads nowhere back");
         }
     }
 
-    fn routes(&mut self) {
-        let mut seen: BTreeMap<&str, Range<usize>> = BTreeMap::new();
+    fn check_routes(&mut self) {
+        let flows = entries(self.root, "flows");
+        let stages = flows.flat_map(|(name, flow)| functions_of(flow).map(move |(function, _)| (function, name)));
+        let stages: BTreeMap<&str, &str> = stages.collect();
+        let mut seen = BTreeSet::new();
         for value in list(self.root, "routes") {
             let Some(route) = value.get_ref().as_table() else { continue };
             if let Some((path, span)) = text(route, "path") {
-                let inner = path.strip_suffix("/*").unwrap_or(path);
-                if !path.starts_with('/') || inner.contains(['*', '?', '#', ' ']) {
-                    let message = format!("`{path}` is no path");
-                    self.report.add("invalid-path", span.clone(), message).expected("a path like \"/app/things\" or \"/app/*\"");
-                }
-                if seen.insert(path, span.clone()).is_some() {
-                    self.report.add("duplicate", span, format!("there are two routes at {path}")).help("drop one of them");
+                self.route_path(path, span.clone());
+                if !seen.insert(path) {
+                    let message = format!("there are two routes at {path}");
+                    self.report.add("duplicate", span, message).help("drop one of them");
                 }
             }
-            for (key, kind, all) in [("function", "function", "functions"), ("stream", "stream", "streams")] {
-                if let Some((name, span)) = text(route, key) {
-                    self.known(kind, all, name, span);
+            if let Some((function, span)) = text(route, "function") {
+                self.function(function, span.clone());
+                if let Some(flow) = stages.get(function) {
+                    let message = format!("function {function} is a stage of flow {flow} and cannot answer HTTP, too");
+                    self.report.add("contradiction", span, message).help("let the route lead to another function");
                 }
+            }
+            if let Some((stream, span)) = text(route, "stream") {
+                self.stream(stream, span);
             }
             if route.contains_key("function") == route.contains_key("stream") {
                 let message = "a route leads to exactly one function or stream";
@@ -204,37 +208,81 @@ impl<'t, 'i> Meaning<'t, 'i, '_, '_> {
         }
     }
 
-    fn dev(&mut self) {
-        let Some(dev) = table(self.root, "dev") else { return };
-        let nodes: Vec<&DeTable<'_>> = list(dev, "nodes").iter().filter_map(|node| node.get_ref().as_table()).collect();
-        let (mut known, mut ends): (BTreeSet<&str>, BTreeSet<&str>) = (BTreeSet::new(), BTreeSet::new());
-        for node in &nodes {
+    fn route_path(&mut self, path: &str, span: Range<usize>) {
+        let inner = path.strip_suffix("/*").unwrap_or(path);
+        let is_odd = |c: char| matches!(c, '*' | '?' | '#') || c.is_whitespace() || c.is_control();
+        if !path.starts_with('/') || inner.contains(is_odd) {
+            let message = format!("`{path}` is no path");
+            self.report.add("invalid-path", span, message).expected("a path like \"/app/things\" or \"/app/*\"");
+        }
+    }
+
+    fn check_nodes_and_links(&mut self, dev: &'t DeTable<'_>) {
+        let mut known = BTreeSet::new();
+        // The nodes that a name stands for: as a node's, as a site's, as a tier's.
+        let mut ends: BTreeMap<&str, BTreeMap<&str, BTreeSet<usize>>> = BTreeMap::new();
+        for (place, node) in list(dev, "nodes").iter().enumerate() {
+            let Some(node) = node.get_ref().as_table() else { continue };
             if let Some((name, span)) = text(node, "name")
                 && !known.insert(name)
             {
-                self.report.add("duplicate", span, format!("there are two nodes named {name}")).help("rename one of them");
+                let message = format!("there are two nodes named {name}");
+                self.report.add("duplicate", span, message).help("rename one of them");
             }
-            ends.extend(["name", "site", "tier"].into_iter().filter_map(|key| Some(text(node, key)?.0)));
+            for (key, kind) in [("name", "node"), ("site", "site"), ("tier", "tier")] {
+                if let Some((name, _)) = text(node, key) {
+                    ends.entry(name).or_default().entry(kind).or_default().insert(place);
+                }
+            }
         }
         for link in list(dev, "links").iter().filter_map(|link| link.get_ref().as_table()) {
             for end in list(link, "between") {
                 let Some(name) = end.get_ref().as_str() else { continue };
-                if !ends.contains(name) {
+                let Some(meanings) = ends.get(name) else {
                     let message = format!("no node of `dev` is named `{name}`, or of such a site or tier");
-                    self.report.add("unknown-name", end.span(), message).nearest(name, ends.iter().copied());
+                    self.report.add("unknown-name", end.span(), message).nearest(name, ends.keys().copied());
+                    continue;
+                };
+                if meanings.values().collect::<BTreeSet<_>>().len() > 1 {
+                    let kinds: Vec<&str> = meanings.keys().copied().collect();
+                    let message = format!("`{name}` is the name of a {} with other nodes", kinds.join(" and of a "));
+                    self.report.add("ambiguous", end.span(), message).help("rename one of them");
                 }
             }
+            self.link_of_two(link, &known);
         }
+    }
+
+    fn link_of_two(&mut self, link: &'t DeTable<'_>, nodes: &BTreeSet<&str>) {
+        if let [one, other] = list(link, "between")
+            && let (Some(name), Some(same)) = (one.get_ref().as_str(), other.get_ref().as_str())
+            && name == same
+            && nodes.contains(name)
+        {
+            let message = format!("a link leads from one node to another, not from {name} to itself");
+            self.report.add("contradiction", other.span(), message).expected("another node");
+        }
+    }
+
+    fn check_sensors(&mut self, dev: &'t DeTable<'_>) {
+        let nodes = list(dev, "nodes").iter().filter_map(|node| text(node.get_ref().as_table()?, "name"));
+        let nodes: BTreeSet<&str> = nodes.map(|(name, _)| name).collect();
+        let mut seen = BTreeSet::new();
         for sensor in list(dev, "sensors").iter().filter_map(|sensor| sensor.get_ref().as_table()) {
-            if let Some((node, span)) = text(sensor, "node")
-                && !known.contains(node)
+            if let Some((name, span)) = text(sensor, "name")
+                && !seen.insert(name)
             {
-                let message = format!("`dev` has no node `{node}`");
-                let all: Vec<&str> = known.iter().copied().collect();
-                self.report.add("unknown-name", span, message).expected(listed(&all)).nearest(node, all);
+                let message = format!("there are two sensors named {name}, so their records would have the same key");
+                self.report.add("duplicate", span, message).help("rename one of them");
+            }
+            if let Some((node, span)) = text(sensor, "node")
+                && !nodes.contains(node)
+            {
+                let (message, known) = (format!("`dev` has no node `{node}`"), nodes.iter().copied());
+                self.report.add("unknown-name", span, message).one_of(known.clone()).nearest(node, known);
             }
             if let Some((stream, span)) = text(sensor, "stream") {
-                self.known("stream", "streams", stream, span);
+                self.stream(stream, span);
             }
             for key in ["file", "labels"] {
                 self.path_inside(sensor, key);
@@ -242,19 +290,26 @@ impl<'t, 'i> Meaning<'t, 'i, '_, '_> {
         }
     }
 
-    /// A name must be one of those in a table of the manifest.
-    fn known(&mut self, kind: &str, key: &str, name: &str, span: Range<usize>) {
-        let all: Vec<&str> = names(self.root, key).collect();
-        if !all.contains(&name) {
-            let message = format!("there is no {kind} `{name}`");
-            self.report.add("unknown-name", span, message).expected(listed(&all)).nearest(name, all);
+    /// There must be such a stream.
+    fn stream(&mut self, name: &str, span: Range<usize>) {
+        if !self.streams.contains(name) {
+            let (message, known) = (format!("there is no stream `{name}`"), self.streams.iter().copied());
+            self.report.add("unknown-name", span, message).one_of(known.clone()).nearest(name, known);
+        }
+    }
+
+    /// There must be such a function.
+    fn function(&mut self, name: &str, span: Range<usize>) {
+        if !self.functions.contains(name) {
+            let (message, known) = (format!("there is no function `{name}`"), self.functions.iter().copied());
+            self.report.add("unknown-name", span, message).one_of(known.clone()).nearest(name, known);
         }
     }
 
     fn not_zero(&mut self, table: &DeTable<'_>, key: &str) {
         let Some((value, span)) = text(table, key) else { return };
-        let is_zero = value.parse::<Time>().is_ok_and(|time| Duration::from(time).is_zero())
-            || value.parse::<Size>().is_ok_and(|size| u64::from(size) == 0);
+        let is_zero = value.parse::<Time>().is_ok_and(|time| time.as_micros() == 0)
+            || value.parse::<Size>().is_ok_and(|size| size.as_bytes() == 0);
         if is_zero {
             self.report.add("out-of-range", span, format!("`{key}` cannot be {value}")).expected("more than nothing");
         }
@@ -262,7 +317,8 @@ impl<'t, 'i> Meaning<'t, 'i, '_, '_> {
 
     fn path_inside(&mut self, table: &DeTable<'_>, key: &str) {
         let Some((path, span)) = text(table, key) else { return };
-        if path.is_empty() || !Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        let mut parts = Path::new(path).components();
+        if path.is_empty() || !parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
             let message = format!("`{path}` is no path inside the app's folder");
             self.report.add("invalid-path", span, message).expected("a relative path without ..");
         }
@@ -282,9 +338,11 @@ fn excludes(a: &DeTable<'_>, b: &DeTable<'_>) -> Option<String> {
     }
     for (label, value) in table(a, "labels").into_iter().flatten() {
         let other = table(b, "labels").and_then(|labels| labels.get(label.get_ref().as_ref()));
-        let (ours, theirs) = (value.get_ref().as_str()?, other.and_then(|other| other.get_ref().as_str()));
-        if theirs.is_some_and(|theirs| theirs != ours) {
-            return Some(format!("they want different labels `{}`", label.get_ref()));
+        if let Some(ours) = value.get_ref().as_str()
+            && let Some(theirs) = other.and_then(|other| other.get_ref().as_str())
+            && ours != theirs
+        {
+            return Some(format!("it wants the label {0} = {ours}, the stream {0} = {theirs}", label.get_ref()));
         }
     }
     None
@@ -298,15 +356,24 @@ fn one_or_many<'t>(table: &'t DeTable<'_>, key: &str) -> BTreeSet<&'t str> {
     }
 }
 
-/// The named tables in a table of the root.
-fn entries<'t, 'i>(root: &'t DeTable<'i>, key: &str) -> impl Iterator<Item = (&'t str, &'t DeTable<'i>)> + use<'t, 'i> {
-    let found = table(root, key).into_iter().flatten();
-    found.filter_map(|(name, value)| Some((name.get_ref().as_ref(), value.get_ref().as_table()?)))
+/// What is named in a table of the root, also where it is of a wrong kind.
+fn entries_of_any_kind<'t, 'i>(
+    root: &'t DeTable<'i>,
+    key: &str,
+) -> impl Iterator<Item = (&'t str, &'t Value<'i>)> + use<'t, 'i> {
+    table(root, key).into_iter().flatten().map(|(name, value)| (name.get_ref().as_ref(), value))
 }
 
-fn names<'t>(root: &'t DeTable<'_>, key: &str) -> impl Iterator<Item = &'t str> + use<'t> {
-    let names: Vec<&'t str> = table(root, key).into_iter().flatten().map(|(name, _)| name.get_ref().as_ref()).collect();
-    names.into_iter()
+/// The named tables in a table of the root.
+fn entries<'t, 'i>(root: &'t DeTable<'i>, key: &str) -> impl Iterator<Item = (&'t str, &'t DeTable<'i>)> + use<'t, 'i> {
+    entries_of_any_kind(root, key).filter_map(|(name, value)| Some((name, value.get_ref().as_table()?)))
+}
+
+/// The functions that a flow names: its stages, and its sink, which is a stream's name otherwise.
+fn functions_of<'t>(flow: &'t DeTable<'_>) -> impl Iterator<Item = (&'t str, Range<usize>)> + use<'t> {
+    let stages: Vec<_> =
+        list(flow, "stages").iter().filter_map(|stage| Some((stage.get_ref().as_str()?, stage.span()))).collect();
+    stages.into_iter().chain(text(flow, "sink"))
 }
 
 fn table<'t, 'i>(table: &'t DeTable<'i>, key: &str) -> Option<&'t DeTable<'i>> {
@@ -323,8 +390,4 @@ fn list<'t, 'i>(table: &'t DeTable<'i>, key: &str) -> &'t [Value<'i>] {
 fn text<'t>(table: &'t DeTable<'_>, key: &str) -> Option<(&'t str, Range<usize>)> {
     let value = table.get(key)?;
     Some((value.get_ref().as_str()?, value.span()))
-}
-
-fn listed(names: &[&str]) -> String {
-    if names.is_empty() { "one, but there is none".to_owned() } else { format!("one of {}", names.join(", ")) }
 }

@@ -3,6 +3,7 @@
 //! [`parse`] reads a text and reports all mistakes at once, each with its place: what the TOML parser finds, what the
 //! JSON Schema does not admit (`shape`), and what no schema can say (`meaning`). The schema is made from `types`.
 
+mod cycles;
 mod finding;
 mod meaning;
 mod shape;
@@ -12,7 +13,7 @@ use schemars::{Schema, schema_for};
 use serde_json::{Map, Value};
 use toml::de::DeTable;
 
-pub use finding::{Finding, Findings};
+pub use finding::{FINDINGS_MAX, Finding, Findings};
 pub use types::{
     Ack, Dev, DevLink, DevNode, Flow, Function, Manifest, OneOrMany, Placement, Retention, Route, RouteTarget, Sensor, Sink,
     Stream,
@@ -21,12 +22,20 @@ pub use types::{
 use crate::id::FunctionName;
 use finding::Report;
 
+/// The largest manifest, in bytes: no person writes more, and what is deployed must fit an admin request.
+pub const MANIFEST_BYTES_MAX: usize = 1 << 20;
+
 /// Reads a manifest; `file` is its name in findings.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(file: &str, text: &str) -> Result<Manifest, Findings> {
     let mut report = Report::new(file, text);
+    if text.len() > MANIFEST_BYTES_MAX {
+        let message = format!("the manifest has {} bytes", text.len());
+        report.add("too-large", 0..0, message).expected(format!("at most {MANIFEST_BYTES_MAX} bytes"));
+        return Err(Findings::new(report.into_findings()));
+    }
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         report.add("syntax", error.span().unwrap_or(0..0), error.message());

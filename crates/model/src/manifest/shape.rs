@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::finding::Report;
 use crate::id;
@@ -30,15 +30,16 @@ impl<'s> Shape<'s, '_, '_> {
                 self.value(value, entry, &format!("`{name}`"));
             } else {
                 let known = properties.into_iter().flat_map(Map::keys).map(String::as_str);
-                let all: Vec<&str> = known.clone().collect();
                 let message = format!("{what} has no key `{name}`");
-                let expected = format!("one of {}", all.join(", "));
-                self.report.add("unknown-key", key.span(), message).expected(expected).nearest(name, known);
+                self.report.add("unknown-key", key.span(), message).one_of(known.clone()).nearest(name, known);
             }
         }
         let required = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
         for name in required.filter(|name| !table.contains_key(*name)) {
-            self.report.add("missing-key", span.clone(), format!("{what} lacks the key `{name}`"));
+            let property = properties.and_then(|properties| properties.get(name));
+            let expected = property.map(|property| expectation(self.resolve(property))).unwrap_or_default();
+            let message = format!("{what} lacks the key `{name}`");
+            self.report.add("missing-key", span.clone(), message).expected(format!("`{name}`, {expected}"));
         }
     }
 
@@ -53,16 +54,11 @@ impl<'s> Shape<'s, '_, '_> {
 
     fn value(&mut self, value: &Spanned<DeValue<'_>>, schema: &'s Value, what: &str) {
         let schema = self.resolve(schema);
-        let choices = schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Value::as_array);
-        let consts: Vec<&str> = match (choices, schema.get("enum").and_then(Value::as_array)) {
-            (_, Some(values)) => values.iter().filter_map(Value::as_str).collect(),
-            (Some(choices), None) => choices.iter().filter_map(|choice| choice.get("const")?.as_str()).collect(),
-            (None, None) => Vec::new(),
-        };
-        if !consts.is_empty() {
-            return self.one_of(value, &consts, what);
+        let constants = constants(schema);
+        if !constants.is_empty() {
+            return self.one_of(value, &constants, what);
         }
-        if let Some(choices) = choices {
+        if let Some(choices) = schema.get("anyOf").and_then(Value::as_array) {
             return self.any_of(value, choices, what);
         }
         if !fits(value.get_ref(), schema) {
@@ -79,15 +75,15 @@ impl<'s> Shape<'s, '_, '_> {
                     self.report.add(code, value.span(), format!("{what}: {reason}")).expected(expectation(schema));
                 }
             }
-            DeValue::Integer(number) => self.range(value.span(), number.as_str(), schema, what),
+            DeValue::Integer(number) => self.range(value.span(), number, schema, what),
             _ => {}
         }
     }
 
     fn any_of(&mut self, value: &Spanned<DeValue<'_>>, choices: &'s [Value], what: &str) {
-        let choices: Vec<&Value> = choices.iter().map(|choice| self.resolve(choice)).filter(|choice| !is_null(choice)).collect();
-        let fitting: Vec<&'s Value> =
-            choices.iter().copied().filter(|choice| is_choice(choice) || fits(value.get_ref(), choice)).collect();
+        let choices = choices.iter().map(|choice| self.resolve(choice)).filter(|choice| !is_null(choice));
+        let choices: Vec<&'s Value> = choices.collect();
+        let fitting: Vec<&'s Value> = choices.iter().copied().filter(|choice| fits(value.get_ref(), choice)).collect();
         match (fitting.as_slice(), value.get_ref()) {
             ([], _) => self.wrong_type(value, &choices, what),
             ([one], _) => self.value(value, one, what),
@@ -104,16 +100,15 @@ impl<'s> Shape<'s, '_, '_> {
     }
 
     fn one_of(&mut self, value: &Spanned<DeValue<'_>>, known: &[&str], what: &str) {
-        let expected = format!("one of {}", known.join(", "));
         match value.get_ref() {
             DeValue::String(text) if known.contains(&text.as_ref()) => {}
             DeValue::String(text) => {
-                let message = format!("{what} cannot be `{text}`");
-                self.report.add("unknown-value", value.span(), message).expected(expected).nearest(text, known.iter().copied());
+                let (message, known) = (format!("{what} cannot be `{text}`"), known.iter().copied());
+                self.report.add("unknown-value", value.span(), message).one_of(known.clone()).nearest(text, known);
             }
             other => {
-                let message = format!("{what} is a text, not {}", kind_of(other));
-                self.report.add("wrong-type", value.span(), message).expected(expected);
+                let message = format!("{what} is {}", kind_of(other));
+                self.report.add("wrong-type", value.span(), message).one_of(known.iter().copied());
             }
         }
     }
@@ -132,12 +127,12 @@ impl<'s> Shape<'s, '_, '_> {
         }
     }
 
-    fn range(&mut self, span: Range<usize>, number: &str, schema: &Value, what: &str) {
-        let bound = |name: &str, default| schema.get(name).and_then(Value::as_i64).unwrap_or(default);
-        let (min, max) = (bound("minimum", 0), bound("maximum", i64::MAX));
-        if !number.replace('_', "").parse::<i64>().is_ok_and(|number| (min..=max).contains(&number)) {
+    fn range(&mut self, span: Range<usize>, number: &DeInteger<'_>, schema: &Value, what: &str) {
+        let (min, max) = limits(schema);
+        let value = i64::from_str_radix(number.as_str(), number.radix());
+        if !value.is_ok_and(|value| (min..=max).contains(&value)) {
             let message = format!("{what} cannot be {number}");
-            self.report.add("out-of-range", span, message).expected(format!("a number from {min} to {max}"));
+            self.report.add("out-of-range", span, message).expected(whole_number(schema));
         }
     }
 
@@ -163,9 +158,18 @@ fn is_null(schema: &Value) -> bool {
     schema.get("type").and_then(Value::as_str) == Some("null")
 }
 
-/// Whether a choice must be looked into, for it is one between constants.
-fn is_choice(schema: &Value) -> bool {
-    schema.get("oneOf").is_some() || schema.get("enum").is_some()
+/// The texts between which a schema lets one choose, if it does; schemars writes those with a description of each as
+/// `oneOf`.
+fn constants(schema: &Value) -> Vec<&str> {
+    let list = |key: &str| schema.get(key).and_then(Value::as_array).into_iter().flatten();
+    let described = list("oneOf").filter_map(|choice| choice.get("const")?.as_str());
+    list("enum").filter_map(Value::as_str).chain(described).collect()
+}
+
+/// The least and the greatest whole number that a schema admits.
+fn limits(schema: &Value) -> (i64, i64) {
+    let bound = |name: &str, default| schema.get(name).and_then(Value::as_i64).unwrap_or(default);
+    (bound("minimum", i64::MIN), bound("maximum", i64::MAX))
 }
 
 /// Whether a value is of a type that the schema admits.
@@ -180,7 +184,7 @@ fn fits(value: &DeValue<'_>, schema: &Value) -> bool {
         DeValue::Datetime(_) => "datetime",
     };
     match schema.get("type") {
-        None => true,
+        None => constants(schema).is_empty() || kind == "string",
         Some(Value::Array(types)) => types.iter().any(|admitted| admitted == kind),
         Some(admitted) => admitted == kind,
     }
@@ -200,6 +204,10 @@ fn kind_of(value: &DeValue<'_>) -> &'static str {
 
 /// What a schema wants, in words.
 fn expectation(schema: &Value) -> String {
+    let constants = constants(schema);
+    if !constants.is_empty() {
+        return format!("one of {}", constants.join(", "));
+    }
     let example = schema.get("examples").and_then(|examples| examples.get(0)).and_then(Value::as_str);
     if let (Some(format), Some(example)) = (schema.get("format").and_then(Value::as_str), example) {
         return format!("a {format} like \"{example}\"");
@@ -214,7 +222,7 @@ fn expectation(schema: &Value) -> String {
     };
     let words = match types {
         Some("string") => "a text",
-        Some("integer") => "a whole number",
+        Some("integer") => return whole_number(schema),
         Some("number") => "a number",
         Some("boolean") => "true or false",
         Some("array") => "a list",
@@ -222,6 +230,11 @@ fn expectation(schema: &Value) -> String {
         _ => "another value",
     };
     words.to_owned()
+}
+
+fn whole_number(schema: &Value) -> String {
+    let (min, max) = limits(schema);
+    format!("a whole number from {min} to {max}")
 }
 
 /// Checks a text against a format of ours.
