@@ -103,17 +103,13 @@ const PARTS_PER_PERCENT: u64 = 10_000;
 
 /// The most decimals that are read: what is finer than a billionth of a unit is no quantity that a person means.
 const DECIMALS_MAX: u32 = 9;
+/// How many characters of an unknown unit are compared with the known ones.
+const UNIT_CHARS_MAX: usize = 32;
 
 impl Kind {
     fn error(&self, text: &str, problem: UnitProblem) -> UnitError {
         let units: Vec<&str> = self.units.iter().map(|(unit, _)| *unit).collect();
-        UnitError {
-            text: text.to_owned(),
-            kind: self.name,
-            problem,
-            example: self.example,
-            units: units.join(", "),
-        }
+        UnitError { text: text.to_owned(), kind: self.name, problem, example: self.example, units: units.join(", ") }
     }
 
     /// The quantity in the smallest unit.
@@ -132,19 +128,23 @@ impl Kind {
             return Err(UnitProblem::NoUnit);
         }
         let Some((_, factor)) = self.units.iter().find(|(known, _)| *known == unit) else {
-            let distance = |known: &str| strsim::damerau_levenshtein(&known.to_lowercase(), &unit.to_lowercase());
-            let nearest = self.units.iter().map(|(known, _)| *known).min_by_key(|known| distance(known));
-            return Err(UnitProblem::UnknownUnit {
-                unit: unit.to_owned(),
-                nearest: nearest.unwrap_or_default(),
-            });
+            return Err(UnitProblem::UnknownUnit { unit: unit.to_owned(), nearest: self.nearest(unit) });
         };
         scale(number, *factor)
     }
 
+    /// The unit that is most like the given text.
+    fn nearest(&self, unit: &str) -> &'static str {
+        // No unit is longer; comparing takes time with the product of both lengths.
+        let given: String = unit.to_lowercase().chars().take(UNIT_CHARS_MAX).collect();
+        let likeness = |known: &str| strsim::jaro_winkler(&known.to_lowercase(), &given);
+        let known = self.units.iter().map(|(known, _)| *known);
+        known.max_by(|one, other| likeness(one).total_cmp(&likeness(other))).unwrap_or_default()
+    }
+
     /// The quantity in the largest unit in which it is a whole number.
     fn show(&self, value: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fits = self.units.iter().rev().find(|(_, factor)| value != 0 && value % factor == 0);
+        let fits = self.units.iter().rev().find(|(_, factor)| value != 0 && value.is_multiple_of(*factor));
         let (unit, factor) = fits.or(self.units.first()).copied().unwrap_or(("", 1));
         write!(f, "{}{unit}", value / factor)
     }
@@ -368,7 +368,9 @@ mod tests {
         assert!(reason("150").contains("no unit"));
         assert!(reason("-1s").contains("negative"));
         assert!(reason("ms").contains("no number"));
-        assert!(reason("5mins").contains("did you mean `min`"), "{}", reason("5mins"));
+        for (given, meant) in [("5mins", "min"), ("7 days", "d"), ("1sec", "s"), ("2 hours", "h"), ("1MS", "ms")] {
+            assert!(reason(given).contains(&format!("did you mean `{meant}`")), "{}", reason(given));
+        }
         assert!(reason("0.0000001s").contains("smallest step"));
         assert!(reason("99999999999999999999d").contains("too large"));
         assert!("101%".parse::<Ratio>().unwrap_err().to_string().contains("more than 100%"));

@@ -94,7 +94,10 @@ impl Picture {
             return Some(format!("{title} has no owner yet"));
         };
         let Some((node, work)) = self.owned.get(&placed.work) else {
-            return Some(format!("{title} is owned by {}, which does not answer", assignment.owner));
+            let owner = &assignment.owner;
+            let answers = self.reports.iter().any(|(node, _)| node == owner);
+            let what = if answers { "is being taken over by" } else { "is owned by a node that does not answer:" };
+            return Some(format!("{title} {what} {owner}"));
         };
         let failed = work.stats.as_ref().and_then(|stats| stats.last_error.clone());
         match failed {
@@ -199,6 +202,8 @@ impl Picture {
             rows_in: stats.rows_in,
             rows_out: stats.rows_out.values().sum(),
             rows_rejected: stats.rejected,
+            first_commit_us: stats.first_us,
+            last_commit_us: stats.last_us,
             latency: shown(stats.process),
             reasons: placed.reasons.iter().map(ToString::to_string).collect(),
         }
@@ -217,16 +222,17 @@ impl Picture {
         let slo_ms = flow.slo.map(|slo| std::time::Duration::from(slo).as_secs_f64() * 1_000.0);
         let mut found = Vec::with_capacity(streams.len());
         for stream in streams {
-            let (mut rows, mut quantiles) = (0, Quantiles::default());
+            let (mut rows, mut quantiles, mut last_commit_us) = (0, Quantiles::default(), None);
             for placed in app.placement.works.iter().filter(|placed| is_fed_by(placed, stream, flow_name)) {
                 let Some((_, work)) = self.owned.get(&placed.work) else { continue };
                 let Some(stats) = &work.stats else { continue };
                 rows += stats.rows_in;
+                last_commit_us = last_commit_us.max(stats.last_us);
                 worse(&mut quantiles, stats.end_to_end);
             }
             let slo_p95_ms = slo_ms.filter(|_| Some(stream) == sink);
             let slo_met = slo_p95_ms.filter(|_| quantiles.count > 0).map(|slo| quantiles.p95_ms <= slo);
-            found.push(SinkStatus { name: stream.to_string(), rows, latency: quantiles, slo_p95_ms, slo_met });
+            found.push(SinkStatus { name: stream.to_string(), rows, last_commit_us, latency: quantiles, slo_p95_ms, slo_met });
         }
         found
     }

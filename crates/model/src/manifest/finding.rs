@@ -106,8 +106,7 @@ impl Finding {
         let is_long = line.chars().nth(LINE_CHARS_MAX).is_some();
         let skipped = if is_long { column.saturating_sub(BEFORE_CHARS) } else { 0 };
         let line: String = line.chars().skip(skipped).take(LINE_CHARS_MAX).collect();
-        let before: String =
-            line.chars().take(column - skipped).map(|c| if c == '\t' { c } else { ' ' }).collect();
+        let before: String = line.chars().take(column - skipped).map(|c| if c == '\t' { c } else { ' ' }).collect();
         let meant = text.get(self.span.clone()).unwrap_or_default();
         let width = meant.lines().next().unwrap_or_default().chars().take(LINE_CHARS_MAX).count();
         let room = line.chars().count().saturating_sub(before.chars().count());
@@ -194,7 +193,7 @@ impl Adding<'_> {
         let mut known = known.into_iter();
         let first: Vec<&str> = known.by_ref().take(NAMES_MAX).collect();
         match (first.as_slice(), known.count()) {
-            ([], _) => self.expected("one that there is; there is none yet"),
+            ([], _) => self.help("there is none yet: declare it"),
             ([only], _) => self.expected(format!("`{only}`")),
             (several, 0) => self.expected(format!("one of {}", several.join(", "))),
             (several, more) => self.expected(format!("one of {} and {more} more", several.join(", "))),

@@ -1,11 +1,12 @@
 //! The manifest of an app, `littoral.toml`: its shapes, and everything that can be wrong with it.
 //!
-//! [`parse`] reads a text and reports all mistakes at once, each with its place: what the TOML parser finds, what the
+//! [`parse`] reads a text and reports all mistakes at once, each with its place: what the TOML parser finds (`recover`), what the
 //! JSON Schema does not admit (`shape`), and what no schema can say (`meaning`). The schema is made from `types`.
 
 mod cycles;
 mod finding;
 mod meaning;
+mod recover;
 mod shape;
 mod types;
 
@@ -15,8 +16,8 @@ use toml::de::DeTable;
 
 pub use finding::{FINDINGS_MAX, Finding, Findings};
 pub use types::{
-    Ack, Dev, DevLink, DevNode, Flow, Function, Manifest, OneOrMany, Placement, Retention, Route, RouteTarget, Sensor, Sink,
-    Stream,
+    Ack, Dev, DevLink, DevNode, Flow, Function, Manifest, OneOrMany, Placement, Retention, Route, RouteTarget, Sensor,
+    Sink, Stream,
 };
 
 use crate::id::FunctionName;
@@ -36,10 +37,8 @@ pub fn parse(file: &str, text: &str) -> Result<Manifest, Findings> {
         report.add("too-large", 0..0, message).expected(format!("at most {MANIFEST_BYTES_MAX} bytes"));
         return Err(Findings::new(report.into_findings()));
     }
-    let (root, errors) = DeTable::parse_recoverable(text);
-    for error in &errors {
-        report.add("syntax", error.span().unwrap_or(0..0), error.message());
-    }
+    let (readable, broken) = recover::syntax(text, &mut report);
+    let (root, _) = DeTable::parse_recoverable(&readable);
     let schema = schema().to_value();
     let none = Map::new();
     let definitions = schema.get("$defs").and_then(Value::as_object).unwrap_or(&none);
@@ -47,7 +46,8 @@ pub fn parse(file: &str, text: &str) -> Result<Manifest, Findings> {
     shape.table(root.get_ref(), 0..0, &schema, "a manifest");
     meaning::check(root.get_ref(), &mut report);
     if !report.is_empty() {
-        return Err(Findings::new(report.into_findings()));
+        let findings = report.into_findings().into_iter().filter(|finding| !broken.explains(finding));
+        return Err(Findings::new(findings.collect()));
     }
     match toml::from_str::<Manifest>(text) {
         Ok(manifest) => Ok(resolve_sinks(manifest)),
@@ -76,3 +76,6 @@ fn resolve_sinks(mut manifest: Manifest) -> Manifest {
 pub fn schema() -> Schema {
     schema_for!(Manifest)
 }
+
+#[cfg(test)]
+mod tests;

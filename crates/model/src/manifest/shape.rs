@@ -7,8 +7,8 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::finding::Report;
-use crate::id;
-use crate::unit::{Bandwidth, Ratio, Size, Time, UnitError};
+use crate::id::{self, InvalidName};
+use crate::unit::{Bandwidth, Ratio, Size, Time, UnitError, UnitProblem};
 
 /// Compares tables and values with the parts of one schema.
 pub(super) struct Shape<'s, 'r, 'a> {
@@ -67,14 +67,7 @@ impl<'s> Shape<'s, '_, '_> {
         match value.get_ref() {
             DeValue::Table(table) => self.table(table, value.span(), schema, what),
             DeValue::Array(array) => self.array(array, value.span(), schema, what),
-            DeValue::String(text) => {
-                if let Some(format) = schema.get("format").and_then(Value::as_str)
-                    && let Err(reason) = check_format(format, text)
-                {
-                    let code = if format == "name" { "invalid-name" } else { "invalid-unit" };
-                    self.report.add(code, value.span(), format!("{what}: {reason}")).expected(expectation(schema));
-                }
-            }
+            DeValue::String(text) => self.text(text, value.span(), &[schema], what),
             DeValue::Integer(number) => self.range(value.span(), number, schema, what),
             _ => {}
         }
@@ -87,15 +80,40 @@ impl<'s> Shape<'s, '_, '_> {
         match (fitting.as_slice(), value.get_ref()) {
             ([], _) => self.wrong_type(value, &choices, what),
             ([one], _) => self.value(value, one, what),
-            (several, DeValue::String(text)) => {
-                let formats = || several.iter().filter_map(|choice| choice.get("format").and_then(Value::as_str));
-                if formats().next().is_some() && !formats().any(|format| check_format(format, text).is_ok()) {
-                    let expected: Vec<String> = several.iter().map(|choice| expectation(choice)).collect();
-                    let reason = formats().find_map(|format| check_format(format, text).err()).unwrap_or_default();
-                    self.report.add("invalid-unit", value.span(), format!("{what}: {reason}")).expected(expected.join(" or "));
-                }
-            }
+            (several, DeValue::String(text)) => self.text(text, value.span(), several, what),
             ([first, ..], _) => self.value(value, first, what),
+        }
+    }
+
+    /// Compares a text with schemas, one of which it must fit.
+    fn text(&mut self, text: &str, span: Range<usize>, schemas: &[&Value], what: &str) {
+        let formats = schemas.iter().map(|schema| schema.get("format").and_then(Value::as_str).unwrap_or_default());
+        let Ok(problems) =
+            formats.map(|format| check_format(format, text).err().ok_or(())).collect::<Result<Vec<_>, _>>()
+        else {
+            return;
+        };
+        // Where one of several kinds of quantity is wanted, the one whose unit was recognised was meant.
+        let meant = problems.iter().find(|problem| !matches!(problem, Problem::Unit(UnitProblem::UnknownUnit { .. })));
+        let expected: Vec<String> = schemas.iter().map(|schema| expectation(schema)).collect();
+        let expected = expected.join(" or ");
+        match meant.or(problems.first()) {
+            None => {}
+            Some(Problem::Name(error)) => {
+                self.report.add("invalid-name", span, format!("{what}: {error}")).expected(expected);
+            }
+            Some(Problem::Unit(UnitProblem::UnknownUnit { unit, .. })) => {
+                let nearest = problems.iter().filter_map(|problem| match problem {
+                    Problem::Unit(UnitProblem::UnknownUnit { nearest, .. }) => Some(*nearest),
+                    _ => None,
+                });
+                let message = format!("{what} cannot be `{text}`: there is no unit `{unit}`");
+                self.report.add("invalid-unit", span, message).expected(expected).nearest(unit, nearest);
+            }
+            Some(Problem::Unit(problem)) => {
+                let message = format!("{what} cannot be `{text}`: {problem}");
+                self.report.add("invalid-unit", span, message).expected(expected);
+            }
         }
     }
 
@@ -150,7 +168,8 @@ impl<'s> Shape<'s, '_, '_> {
 
 /// The schema of a table's entries, where the author chooses their names.
 fn entries(schema: &Value) -> Option<&Value> {
-    let by_pattern = schema.get("patternProperties").and_then(Value::as_object).and_then(|patterns| patterns.values().next());
+    let by_pattern =
+        schema.get("patternProperties").and_then(Value::as_object).and_then(|patterns| patterns.values().next());
     by_pattern.or_else(|| schema.get("additionalProperties").filter(|entries| entries.is_object()))
 }
 
@@ -237,11 +256,17 @@ fn whole_number(schema: &Value) -> String {
     format!("a whole number from {min} to {max}")
 }
 
+/// Why a text is not of a format.
+enum Problem {
+    Name(InvalidName),
+    Unit(UnitProblem),
+}
+
 /// Checks a text against a format of ours.
-fn check_format(format: &str, text: &str) -> Result<(), String> {
-    let unit = |checked: Result<(), UnitError>| checked.map_err(|error| error.to_string());
+fn check_format(format: &str, text: &str) -> Result<(), Problem> {
+    let unit = |checked: Result<(), UnitError>| checked.map_err(|error| Problem::Unit(error.problem));
     match format {
-        "name" => id::check_name(text).map_err(|error| error.to_string()),
+        "name" => id::check_name(text).map_err(Problem::Name),
         "time" => unit(text.parse::<Time>().map(drop)),
         "size" => unit(text.parse::<Size>().map(drop)),
         "bandwidth" => unit(text.parse::<Bandwidth>().map(drop)),

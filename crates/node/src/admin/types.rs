@@ -175,6 +175,10 @@ pub struct StageStatus {
     pub rows_out: u64,
     /// Rows rejected to the dead-letter stream.
     pub rows_rejected: u64,
+    /// When it committed its first rows since it was started there, microseconds since 1970.
+    pub first_commit_us: Option<i64>,
+    /// When it last committed rows, microseconds since 1970.
+    pub last_commit_us: Option<i64>,
     /// How long its functions take for a batch, counted for each row.
     pub latency: Quantiles,
     /// Why it is placed there; one sentence each.
@@ -188,6 +192,8 @@ pub struct SinkStatus {
     pub name: String,
     /// Rows that arrived.
     pub rows: u64,
+    /// When the last rows arrived, microseconds since 1970.
+    pub last_commit_us: Option<i64>,
     /// How old a record is when it is safe in the sink, since it was published at the source; of the slowest partition.
     pub latency: Quantiles,
     /// The objective for the 95th percentile, in milliseconds, if the flow has one.

@@ -1,0 +1,276 @@
+//! Tests of [`super`]: one mistake at a time.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use super::*;
+use crate::unit::{Size, Time};
+
+/// The lines of [`BASE`].
+const BASE_LINES: usize = 8;
+const BASE: &str = "\
+name = \"app\"
+version = \"0.1.0\"
+[functions]
+clean = { component = \"clean.wasm\" }
+hello = { component = \"hello.wasm\" }
+[streams]
+readings = { placement = { tier = \"device\" } }
+alerts = { placement = { tier = [\"edge\", \"cloud\"], labels = { gpu = \"yes\" } } }
+";
+
+/// The findings of [`BASE`] with more lines, as `line code: message`; lines are counted after the base.
+fn findings(more: &str) -> Vec<String> {
+    findings_of(&format!("{BASE}{more}"), BASE_LINES)
+}
+
+fn findings_of(text: &str, skip: usize) -> Vec<String> {
+    let Err(findings) = parse("littoral.toml", text) else { return Vec::new() };
+    let line = |finding: &Finding| finding.line.wrapping_sub(skip);
+    findings.iter().map(|finding| format!("{} {}: {}", line(finding), finding.code, finding.message)).collect()
+}
+
+/// Checks that there is one finding, and how it begins.
+fn one(more: &str, expected: &str) {
+    match findings(more).as_slice() {
+        [only] if only.starts_with(expected) => {}
+        other => panic!("expected `{expected}`, got {other:#?} from\n{more}"),
+    }
+}
+
+fn with_flow(more: &str) -> String {
+    format!("[flows.f]\nsource = \"readings\"\nstages = [\"clean\"]\n{more}")
+}
+
+#[test]
+fn the_base_is_valid_and_has_defaults() {
+    let manifest = parse("littoral.toml", BASE).unwrap();
+    let function = manifest.functions.get(&"clean".parse().unwrap()).unwrap();
+    assert_eq!((function.memory, function.timeout), (Size::from_bytes(64 << 20), Time::from_micros(1_000_000)));
+    assert_eq!((function.slo, &function.placement), (None, &Placement::default()));
+    let stream = manifest.streams.get(&"alerts".parse().unwrap()).unwrap();
+    assert_eq!((stream.retention.clone(), stream.ack, stream.partitions), (Retention::default(), None, None));
+    assert_eq!(stream.placement.tier.iter().map(|tier| tier.as_str()).collect::<Vec<_>>(), ["edge", "cloud"]);
+}
+
+#[test]
+fn retention_is_an_age_a_size_or_both() {
+    let retention = |text: &str| {
+        let manifest = parse("littoral.toml", &format!("{BASE}[streams.s]\nretention = {text}\n"));
+        manifest
+            .unwrap_or_else(|findings| panic!("{findings}"))
+            .streams
+            .get(&"s".parse().unwrap())
+            .unwrap()
+            .retention
+            .clone()
+    };
+    let (age, size) = (Some(Time::from_micros(3_600_000_000)), Some(Size::from_bytes(1 << 30)));
+    assert_eq!(retention("\"1h\""), Retention { age, size: None });
+    assert_eq!(retention("\"1GiB\""), Retention { age: None, size });
+    assert_eq!(retention("{ size = \"1GiB\" }"), Retention { age: None, size });
+    assert_eq!(retention("{ age = \"60min\", size = \"1024MiB\" }"), Retention { age, size });
+    one("[streams.s]\nretention = \"0s\"", "2 out-of-range: `retention` cannot be 0s");
+    one("[streams.s]\nretention = { size = \"0B\" }", "2 out-of-range: `size` cannot be 0B");
+    one("[streams.s]\nretention = {}", "2 missing-key: `retention` has no limit");
+    one(
+        "[streams.s]\nretention = \"7 days\"",
+        "2 invalid-unit: `retention` cannot be `7 days`: there is no unit `days`",
+    );
+    one("[streams.s]\nretention = \"7\"", "2 invalid-unit: `retention` cannot be `7`: it has no unit");
+    one("[streams.s]\nretention = \"0.5B\"", "2 invalid-unit: `retention` cannot be `0.5B`: it is finer than");
+    one("[streams.s]\nretention = 7", "2 wrong-type: `retention` is a whole number");
+    one("[streams.s]\nretention = { agee = \"7d\" }", "2 unknown-key: `retention` has no key `agee`");
+}
+
+#[test]
+fn shapes_are_checked() {
+    one("[functions.x]", "1 missing-key: `x` lacks the key `component`");
+    one("[functions.X]\ncomponent = \"x\"", "1 invalid-name: `X` is not a name");
+    one("[streams.s]\npartitions = 0", "2 out-of-range: `partitions` cannot be 0");
+    one("[streams.s]\npartitions = 0x999", "2 out-of-range: `partitions` cannot be 0x999");
+    one("[streams.s]\npartitions = 1.5", "2 wrong-type: `partitions` is a number");
+    one("[streams.s]\nack = \"sites\"", "2 unknown-value: `ack` cannot be `sites`");
+    one("[streams.s]\nack = 1", "2 wrong-type: `ack` is a whole number");
+    one("[streams.s]\nplacement.tier = [\"edge\", \"clod\"]", "2 unknown-value: an item of `tier` cannot be `clod`");
+    one("[streams.s]\nplacement.site = [\"hall-7\", \"Hall 8\"]", "2 invalid-name: an item of `site`: `Hall 8`");
+    one("[streams.s]\nplacement.site = 7", "2 wrong-type: `site` is a whole number");
+    one("[streams]\ns = {}", "1 syntax: duplicate key");
+    one("[flows.f]\nsource = \"readings\"\nstages = []", "3 wrong-length: `stages` has 0 items");
+    one(
+        "[dev]\nlinks = [{ between = [\"a\", \"b\", \"c\"] }]\nnodes = [\n{ name = \"a\", tier = \"edge\", site = \"b\" },\n{ name = \"c\", tier = \"edge\", site = \"x\" }]",
+        "2 wrong-length: `between` has 3 items",
+    );
+    assert_eq!(parse("f", &format!("{BASE}[streams.s]\npartitions = 0x400")).map(drop), Ok(()));
+}
+
+/// Checks the places and codes of the findings of a text.
+fn are(text: &str, expected: &[&str]) {
+    let found = findings_of(text, 0);
+    let codes: Vec<&str> = found.iter().filter_map(|finding| finding.split(':').next()).collect();
+    assert_eq!(codes, expected, "{found:#?} from\n{text}");
+}
+
+#[test]
+fn several_syntax_errors_do_not_hide_what_else_is_wrong() {
+    let clean = "[functions.clean]\ncomponent = \"clean.wasm\nmemroy = \"32MiB\"\ntimeout = \"0s\"\n";
+    let text = format!("name = \"app\"\nversion = 0.1.0\n{clean}");
+    are(&text, &["2 syntax", "4 syntax", "5 unknown-key", "6 out-of-range"]);
+}
+
+#[test]
+fn what_is_left_open_is_said_once() {
+    let open = "[flows.f]\nsource = \"s\"\nstages = [\"clean\", \"x\"\nsink = \"alert\"\n[streams.s]\npartitions = 0\n[functions.x]\n";
+    let text = format!("{BASE}{open}");
+    are(&text, &["12 syntax", "12 unknown-name", "14 out-of-range", "15 missing-key"]);
+    let findings = parse("littoral.toml", &text).unwrap_err();
+    assert_eq!(findings.iter().next().unwrap().suggestion.as_deref(), Some("or close what begins in line 11"));
+    let nodes =
+        "[dev]\nnodes = [\n{ name = \"a\", tier = \"edge\", site = \"x\" },\nlinks = [{ between = [\"a\", \"b\"] }]\n";
+    are(&format!("{BASE}{nodes}[streams.s]\npartitions = 0\n"), &["12 syntax", "12 unknown-name", "14 out-of-range"]);
+    are(
+        &format!("{BASE}[functions.x\ncomponent = \"x\"\n[streams.s]\npartitions = 0\n"),
+        &["9 syntax", "12 out-of-range"],
+    );
+    are(&format!("{BASE}[functions.x]\ncomponent \"x\"\n"), &["10 syntax"]);
+    are(&format!("{BASE}[functions.x]\ncomponent = \"\"\"x\n[flows.f]\nstages = [\"y\"]\n"), &["13 syntax"]);
+}
+
+#[test]
+fn names_lead_somewhere() {
+    let flow = with_flow("sink = \"alert\"\ndead-letter = \"reject\"\noutputs = { scored = \"scores\" }");
+    let found = findings(&flow);
+    assert_eq!(found.len(), 3, "{found:#?}");
+    assert!(found.iter().all(|finding| finding.contains("unknown-name")), "{found:#?}");
+    one("[flows.f]\nsource = \"readings\"\nstages = [\"claen\"]", "3 unknown-name: there is no function `claen`");
+    one(
+        "[functions.x]\ncomponent = \"x\"\nplacement.near = \"reading\"",
+        "3 unknown-name: there is no stream `reading`",
+    );
+    one("[[routes]]\npath = \"/x\"\nfunction = \"helo\"", "3 unknown-name: there is no function `helo`");
+    let suggestion = parse("f", &format!("{BASE}{}", with_flow("sink = \"alert\""))).unwrap_err();
+    assert_eq!(suggestion.iter().next().unwrap().suggestion.as_deref(), Some("did you mean `alerts`?"));
+}
+
+#[test]
+fn a_sink_is_a_stream_or_a_function() {
+    let sink = |name: &str| {
+        let manifest = parse("f", &format!("{BASE}{}", with_flow(&format!("sink = \"{name}\"")))).unwrap();
+        manifest.flows.values().next().unwrap().sink.clone()
+    };
+    assert_eq!(sink("alerts"), Some(Sink::Stream("alerts".parse().unwrap())));
+    assert_eq!(sink("hello"), Some(Sink::Function("hello".parse().unwrap())));
+    let both = format!("[functions.both]\ncomponent = \"x\"\n[streams.both]\n{}", with_flow("sink = \"both\""));
+    one(&both, "7 ambiguous: `both` is a stream and a function");
+}
+
+#[test]
+fn cycles_are_found_once() {
+    one(&with_flow("sink = \"readings\""), "4 cycle: flow f feeds readings, from which its own source readings is fed");
+    one(&with_flow("dead-letter = \"readings\""), "4 cycle");
+    let second = "[flows.g]\nsource = \"alerts\"\nstages = [\"clean\"]\noutputs = { back = \"readings\" }";
+    let both = with_flow(&format!("sink = \"alerts\"\n{second}"));
+    one(
+        &both,
+        "4 cycle: flow f feeds alerts, from which its own source readings is fed: readings -> alerts -> readings",
+    );
+}
+
+#[test]
+fn contradictions_are_found() {
+    let near = |constraint: &str, stream: &str| {
+        format!("[functions.x]\ncomponent = \"x\"\nplacement = {{ near = \"{stream}\", {constraint} }}")
+    };
+    let begin = "3 contradiction: function x cannot be near stream";
+    one(
+        &near("tier = \"device\"", "alerts"),
+        &format!("{begin} alerts: it is of tier device, the stream of cloud or edge"),
+    );
+    one(&near("labels = { gpu = \"no\" }", "alerts"), &format!("{begin} alerts: it wants the label gpu = no"));
+    assert_eq!(findings(&near("tier = [\"device\", \"edge\"]", "alerts")), Vec::<String>::new());
+    assert_eq!(findings(&near("site = \"hall-7\"", "readings")), Vec::<String>::new());
+    let stream = "[streams.s]\nplacement = { near = \"readings\", tier = \"cloud\" }";
+    one(stream, "2 contradiction: stream s cannot be near stream readings");
+    let route = with_flow("[[routes]]\npath = \"/x\"\nfunction = \"clean\"");
+    one(&route, "6 contradiction: function clean is a stage of flow f");
+}
+
+#[test]
+fn flows_are_checked() {
+    one(&with_flow("outputs = { main = \"alerts\" }"), "4 reserved-port: every stage has a port `main`");
+    one(&with_flow("slo = \"0ms\""), "4 out-of-range: `slo` cannot be 0ms");
+    one(&with_flow("sink = \"clean\""), "4 duplicate: function clean stands twice in flow f");
+}
+
+#[test]
+fn functions_are_checked() {
+    let function = |setting: &str| format!("[functions.x]\ncomponent = \"x\"\n{setting}");
+    one(&function("memory = \"1000KiB\""), "3 out-of-range: an instance cannot have 1000KiB");
+    one(&function("memory = \"5GiB\""), "3 out-of-range: an instance cannot have 5GiB");
+    one(&function("timeout = \"0s\""), "3 out-of-range: `timeout` cannot be 0s");
+    one(&function("config = { key = \"secret:\" }"), "3 invalid-secret: `key` names no secret: `` is not a name");
+    one(&function("config = { key = \"secret:My Key\" }"), "3 invalid-secret");
+    one(&function("config = { key = 1 }"), "3 wrong-type: `key` is a whole number");
+    assert_eq!(findings(&function("config = { a = \"secret:key-1\", b = \"hunter2\" }")), Vec::<String>::new());
+    for path in ["../x.wasm", "/x.wasm", "a/../../x.wasm", ""] {
+        one(&format!("[functions.x]\ncomponent = \"{path}\""), "2 invalid-path");
+    }
+}
+
+#[test]
+fn routes_are_checked() {
+    let route = |path: &str| format!("[[routes]]\npath = \"{path}\"\nstream = \"alerts\"\n");
+    assert_eq!(findings(&format!("{}{}", route("/x"), route("/x/*"))), Vec::<String>::new());
+    one(&format!("{}{}", route("/x"), route("/x")), "5 duplicate: there are two routes at /x");
+    for path in ["x", "/x*", "/*/x", "/x?y=1", "/x y", ""] {
+        one(&route(path), "2 invalid-path");
+    }
+    one("[[routes]]\npath = \"/x\"", "1 route-target: a route leads to exactly one");
+    one("[[routes]]\npath = \"/x\"\nstream = \"alerts\"\nfunction = \"hello\"", "1 route-target");
+}
+
+#[test]
+fn the_continuum_of_dev_is_checked() {
+    let dev = |more: &str| {
+        format!(
+            "[dev]\nnodes = [{{ name = \"a\", tier = \"edge\", site = \"x\" }}, {{ name = \"b\", tier = \"cloud\", site = \"y\" }}]\n{more}"
+        )
+    };
+    let link = |one: &str, other: &str| dev(&format!("links = [{{ between = [\"{one}\", \"{other}\"] }}]"));
+    for (one, other) in [("a", "b"), ("edge", "cloud"), ("x", "cloud"), ("edge", "edge")] {
+        assert_eq!(findings(&link(one, other)), Vec::<String>::new());
+    }
+    one(&link("a", "device"), "3 unknown-name: no node of `dev` is named `device`");
+    one(&link("a", "a"), "3 contradiction: a link leads from one node to another");
+    one(
+        &dev("links = [{ between = [\"a\", \"b\"], loss = \"101%\" }]"),
+        "3 invalid-unit: `loss` cannot be `101%`: it is more than 100%",
+    );
+    let sensor = |node: &str, stream: &str, file: &str| {
+        format!("[[dev.sensors]]\nname = \"s\"\nnode = \"{node}\"\nstream = \"{stream}\"\nfile = \"{file}\"\n")
+    };
+    one(&dev(&sensor("c", "readings", "x.csv")), "5 unknown-name: `dev` has no node `c`");
+    one(&dev(&sensor("a", "reading", "x.csv")), "6 unknown-name: there is no stream `reading`");
+    one(&dev(&sensor("a", "readings", "../x.csv")), "7 invalid-path");
+    let twice = sensor("a", "readings", "x.csv");
+    one(&dev(&format!("{twice}{twice}")), "9 duplicate: there are two sensors named s");
+    let ambiguous = "[dev]\nlinks = [{ between = [\"a\", \"b\"] }]\nnodes = [{ name = \"a\", tier = \"edge\", site = \"b\" }, { name = \"b\", tier = \"cloud\", site = \"y\" }]";
+    one(ambiguous, "2 ambiguous: `b` is the name of a node and of a site with other nodes");
+}
+
+#[test]
+fn places_are_counted_in_characters_and_shown() {
+    let text = "# Größe\r\nname = \"app\"\r\nversion = \"ä\"\r\ndescription = 1 # über\r\n";
+    let findings = parse("littoral.toml", text).unwrap_err();
+    let finding = findings.iter().next().unwrap();
+    assert_eq!((finding.line, finding.column), (4, 15));
+    let expected = "error[wrong-type]: `description` is a whole number\n --> littoral.toml:4:15\n  |\n4 | description = 1 # über\n  |               ^ expected a text\n\n";
+    assert_eq!(findings.render(text), expected);
+}
+
+#[test]
+fn a_text_without_anything_lacks_name_and_version() {
+    let found = findings_of("", 0);
+    assert_eq!(
+        found,
+        ["1 missing-key: a manifest lacks the key `name`", "1 missing-key: a manifest lacks the key `version`"]
+    );
+}

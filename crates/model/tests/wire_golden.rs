@@ -1,0 +1,201 @@
+//! Messages that nodes of other versions send and logs hold: each is kept as it was written, and must stay readable.
+//! `LITTORAL_BLESS=1` writes them anew: only together with a new protocol version and a folder of its own.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, missing_docs)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use littoral_model::digest::{LinkReport, NodeDigest};
+use littoral_model::entry::{Commit, Entry, InputPosition, PORT_MAIN, PortBatch, Position, ProducerSequence};
+use littoral_model::id::{AppId, Epoch, InvocationId, NodeId, Tier};
+use littoral_model::wire::{
+    FetchReply, FetchRequest, InstallRequest, PublishReply, PublishRequest, ReplicateReply, ReplicateRequest,
+    VersionRange, decode, encode,
+};
+use littoral_model::work::{Assignment, KeeperAnswer, KeeperCommand, WorkId, WorkKind};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+const FOLDER: &str = "tests/golden/wire-v1";
+
+/// Checks that the file is read as `expected`, and `expected` written as the file.
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, expected: &T) {
+    let written = encode(expected).unwrap();
+    let held = support::blessed(&format!("{FOLDER}/{name}.bin"), &written);
+    assert_eq!(&decode::<T>(&held).unwrap(), expected, "{name} is read differently now");
+    assert!(held == written, "{name} is written differently now: keep the old form readable and raise the version");
+}
+
+fn node(name: &str) -> NodeId {
+    name.parse().unwrap()
+}
+
+fn work() -> WorkId {
+    let app = AppId { tenant: "default".parse().unwrap(), app: "machine-health".parse().unwrap() };
+    WorkId { app, kind: WorkKind::Stage, name: "health.0".to_owned(), partition: 3, site: "hall-7".parse().unwrap() }
+}
+
+fn stream() -> WorkId {
+    WorkId { kind: WorkKind::Stream, name: "readings".to_owned(), ..work() }
+}
+
+fn assignment() -> Assignment {
+    Assignment {
+        work: work(),
+        owner: node("edge-1"),
+        epoch: Epoch(300),
+        replicas: vec![node("edge-1"), node("edge-2")],
+        in_sync: vec![node("edge-1")],
+    }
+}
+
+fn batch() -> PortBatch {
+    PortBatch {
+        port: PORT_MAIN.to_owned(),
+        rows: 2,
+        origin_us: Some(-1_500_000),
+        arrow: Bytes::from_static(b"\x00arrow\xff"),
+    }
+}
+
+fn producer() -> ProducerSequence {
+    ProducerSequence { producer: "device-1/temperature".to_owned(), epoch: 4, sequence: u64::MAX }
+}
+
+fn commit() -> Commit {
+    Commit {
+        inputs: vec![InputPosition { work: stream(), epoch: Epoch(7), position: Position { index: 128, row: 5 } }],
+        state: vec![(63, Bytes::from_static(b"group")), (0, Bytes::new())],
+        outputs: vec![batch()],
+        producers: vec![producer()],
+        watermark_us: Some(1_700_000_000_000_000),
+    }
+}
+
+fn entry() -> Entry {
+    Entry { index: 1_000, epoch: Epoch(2), payload: Bytes::from_static(b"payload") }
+}
+
+#[test]
+fn log_entries() {
+    check("position-start", &Position::START);
+    check("position-end", &Position::END);
+    check("port-batch", &batch());
+    check("input-position", &commit().inputs.first().unwrap().clone());
+    check("producer-sequence", &producer());
+    check("commit", &commit());
+    check("commit-empty", &Commit::default());
+    check("entry", &entry());
+}
+
+#[test]
+fn ids_and_assignments() {
+    check("work-stage", &work());
+    check("work-stream", &stream());
+    check("invocation", &InvocationId::from_parts(1_700_000_000_000, 0xfedc_ba98_7654_3210));
+    check("version-range", &VersionRange { min: 1, max: 2 });
+    check("assignment", &assignment());
+}
+
+#[test]
+fn keeper_commands() {
+    let (work, epoch) = (work(), Epoch(300));
+    let both = || vec![node("edge-1"), node("edge-2")];
+    check("keeper-create", &KeeperCommand::Create { work: work.clone(), owner: node("edge-1"), replicas: both() });
+    let owner = node("edge-2");
+    check("keeper-move", &KeeperCommand::Move { work: work.clone(), epoch, owner, exclude_old: true });
+    let in_sync = vec![node("edge-1")];
+    check("keeper-resync", &KeeperCommand::Resync { work: work.clone(), epoch, replicas: both(), in_sync });
+    check("keeper-remove", &KeeperCommand::Remove { work: work.clone() });
+    check("keeper-replicas", &KeeperCommand::Replicas { work, epoch, replicas: both() });
+    check("keeper-applied", &KeeperAnswer::Applied(Some(assignment())));
+    check("keeper-refused", &KeeperAnswer::Refused(None));
+}
+
+#[test]
+fn fetching() {
+    let request = FetchRequest {
+        work: stream(),
+        port: PORT_MAIN.to_owned(),
+        consumer: Some(work()),
+        from: Position { index: 9, row: 1 },
+        committed: Position { index: 8, row: 0 },
+        bytes_max: 1 << 20,
+        wait_ms: 1_000,
+    };
+    check("fetch-request", &request);
+    check("fetch-request-tail", &FetchRequest { consumer: None, from: Position::END, ..request });
+    let next = Position { index: 10, row: 0 };
+    let rows = FetchReply::Rows { epoch: Epoch(7), batches: vec![(9, batch())], next, watermark_us: None };
+    check("fetch-rows", &rows);
+    check("fetch-not-owner", &FetchReply::NotOwner(Some(assignment())));
+    check("fetch-trimmed", &FetchReply::Trimmed(Position { index: 77, row: 0 }));
+}
+
+#[test]
+fn publishing() {
+    check("publish-request", &PublishRequest { work: stream(), batch: batch(), producer: Some(producer()) });
+    check("publish-stored", &PublishReply::Stored { index: 12, repeated: true });
+    check("publish-not-owner", &PublishReply::NotOwner(None));
+    check("publish-refused", &PublishReply::Refused("the disk is full".to_owned()));
+}
+
+#[test]
+fn replicating() {
+    let request = ReplicateRequest {
+        work: work(),
+        owner: node("edge-1"),
+        epoch: Epoch(300),
+        previous: (999, Epoch(2)),
+        entries: vec![entry()],
+        committed: 998,
+        trim_below: 500,
+        last: 1_000,
+    };
+    check("replicate-request", &request);
+    check("replicate-stored", &ReplicateReply::Stored { last: 1_000 });
+    check("replicate-mismatch", &ReplicateReply::Mismatch { from: 990 });
+    check("replicate-fenced", &ReplicateReply::Fenced { epoch: Epoch(301) });
+    check("replicate-ahead", &ReplicateReply::Ahead { last: 1_001 });
+    let state = vec![(Bytes::from_static(b"key"), Bytes::from_static(b"value"))];
+    check("install-request", &InstallRequest { work: work(), epoch: Epoch(300), last: (1_000, Epoch(2)), state });
+}
+
+#[test]
+fn digests() {
+    let digest = NodeDigest {
+        node: node("edge-1"),
+        tier: Tier::Edge,
+        site: "hall-7".parse().unwrap(),
+        labels: BTreeMap::from([("gpu".to_owned(), "yes".to_owned())]),
+        incarnation: 3,
+        sequence: 41,
+        protocol: VersionRange { min: 1, max: 1 },
+        program: "0.1.0".to_owned(),
+        cores: 8,
+        memory_bytes: 16 << 30,
+        works: 5,
+        http: Some("10.0.0.1:8080".to_owned()),
+        functions: vec!["default/machine-health/score".to_owned()],
+        links: vec![link()],
+        intent: u64::MAX,
+    };
+    check("node-digest", &digest);
+    check("link-report", &link());
+}
+
+fn link() -> LinkReport {
+    LinkReport { peer: node("cloud-1"), rtt_us: 40_000, bandwidth_bps: Some(50_000_000) }
+}
+
+#[test]
+fn every_kept_file_is_checked() {
+    let source = include_str!("wire_golden.rs");
+    for file in std::fs::read_dir(support::repository(FOLDER)).unwrap() {
+        let name = file.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
+        assert!(source.contains(&format!("check(\"{name}\"")), "{FOLDER}/{name}.bin is checked by no test");
+    }
+}
