@@ -221,7 +221,8 @@ impl Tabular for PlanReport {
                 if wide {
                     row.push(list(&placed.replicas));
                 }
-                row.push(placed.reasons.join("\n"));
+                let excluded = placed.excluded.iter().filter(|_| wide);
+                row.push(placed.reasons.iter().chain(excluded).map(String::as_str).collect::<Vec<_>>().join("\n"));
                 table.row(row);
             }
             text.push_str(&table.render());

@@ -104,8 +104,8 @@ fn streams_and_functions() {
     assert_eq!(
         vec![stream].table(false),
         "\
-STREAM            PARTITION  NODE  FIRST  NEXT  SIZE
-machine/readings  0@shop     -     1      9     2.0KiB
+STREAM            PARTITION  NODE  FIRST  NEXT
+machine/readings  0@shop     -     1      9
 "
     );
     let function = FunctionStatus {
@@ -138,6 +138,7 @@ fn plans() {
             nodes: vec!["edge-1".to_owned()],
             replicas: vec!["edge-2".to_owned()],
             reasons: vec!["tier=edge".to_owned(), "3 ms from device-1".to_owned()],
+            excluded: vec!["cloud-1 excluded: it is of tier cloud".to_owned()],
         }],
         predictions: vec![PredictionRow {
             flow: "health".to_owned(),

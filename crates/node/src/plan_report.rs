@@ -1,7 +1,7 @@
 //! A placement, or a refusal, as the admin API shows it.
 
 use littoral_model::manifest::{Manifest, Sink};
-use littoral_plan::{Hop, Placement, Refusal, Role, Step, Unplaceable};
+use littoral_plan::{Hop, Placement, Reason, Refusal, Role, Step, Unplaceable};
 
 use crate::admin::types::{PlacementRow, PlanReport, PredictionRow, RefusalRow};
 
@@ -40,7 +40,8 @@ fn placements(placement: &Placement) -> Vec<PlacementRow> {
             partition: Some(placed.work.partition),
             nodes: vec![placed.owner.to_string()],
             replicas: placed.replicas.iter().filter(|node| **node != placed.owner).map(ToString::to_string).collect(),
-            reasons: placed.reasons.iter().map(ToString::to_string).collect(),
+            reasons: told(&placed.reasons, false),
+            excluded: told(&placed.reasons, true),
         });
     }
     for instance in &placement.instances {
@@ -50,10 +51,17 @@ fn placements(placement: &Placement) -> Vec<PlacementRow> {
             partition: None,
             nodes: vec![instance.node.to_string()],
             replicas: Vec::new(),
-            reasons: instance.reasons.iter().map(ToString::to_string).collect(),
+            reasons: told(&instance.reasons, false),
+            excluded: told(&instance.reasons, true),
         });
     }
     rows
+}
+
+/// The reasons for a choice, or for what was not chosen.
+pub(crate) fn told(reasons: &[Reason], excluded: bool) -> Vec<String> {
+    let wanted = reasons.iter().filter(|reason| matches!(reason, Reason::Excluded { .. }) == excluded);
+    wanted.map(ToString::to_string).collect()
 }
 
 fn predictions(manifest: &Manifest, placement: &Placement) -> Vec<PredictionRow> {

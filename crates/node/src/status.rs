@@ -205,7 +205,7 @@ impl Picture {
             first_commit_us: stats.first_us,
             last_commit_us: stats.last_us,
             latency: shown(stats.process),
-            reasons: placed.reasons.iter().map(ToString::to_string).collect(),
+            reasons: crate::plan_report::told(&placed.reasons, false),
         }
     }
 

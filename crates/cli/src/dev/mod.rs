@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use littoral_node::admin::types::{AppBundle, Health};
+use littoral_node::admin::types::{Health, PlanReport};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -44,7 +44,8 @@ const INTERRUPTED: u8 = 130;
 /// A continuum with an app on it.
 struct Continuum {
     app: App,
-    bundle: AppBundle,
+    /// Where everything was to go, and why.
+    plan: PlanReport,
     cluster: Arc<Mutex<Cluster>>,
     /// Where inputs, outputs and the report go.
     out: PathBuf,
@@ -121,6 +122,8 @@ async fn deploy_and_run(
     progress::say(&format!("deploying {} {}", app.manifest.name, app.manifest.version));
     let client = cluster.lock().await.witness(&[])?.client();
     let bundle = app.upload(&client).await?;
+    // Before anything is placed, so that it says why things go where they go.
+    let plan = client.plan(&bundle).await?;
     client.deploy(&bundle).await?;
     let deadline = Instant::now() + HEALTHY_TIMEOUT;
     loop {
@@ -136,6 +139,6 @@ async fn deploy_and_run(
         tokio::time::sleep(LOOK_EVERY).await;
     }
     progress::say(&format!("{} is healthy, {:.1} s after the start", app.manifest.name, begun.elapsed().as_secs_f64()));
-    let continuum = Continuum { app, bundle, cluster, out, faults };
+    let continuum = Continuum { app, plan, cluster, out, faults };
     if args.once || args.demo { continuum.check(args).await } else { continuum.serve(args).await }
 }

@@ -136,7 +136,7 @@ impl Continuum {
         let mut replayers = self.replayers(&plan.sensors, plan.amount, &written).await?;
         let total: usize = replayers.iter().map(|replayer| replayer.feed.total()).sum();
         let total = total as u64;
-        let mut measured = Measured { plan: Some(self.client(&[]).await?.plan(&self.bundle).await?), ..Measured::default() };
+        let mut measured = Measured { plan: Some(self.plan.clone()), ..Measured::default() };
         progress::say(&format!("publishing {total} records, {MALFORMED} of them malformed (seed {})", args.seed));
         let begun = Instant::now();
         let paced = Phase { rate: Some(plan.rate / replayers.len().max(1) as f64), ..plan.paced };

@@ -262,6 +262,8 @@ pub struct PlacementRow {
     pub replicas: Vec<String>,
     /// Why there; one sentence each.
     pub reasons: Vec<String>,
+    /// Which nodes could not be chosen, and why not; one sentence each.
+    pub excluded: Vec<String>,
 }
 
 /// A predicted latency beside its objective.

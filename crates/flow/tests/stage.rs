@@ -1,0 +1,175 @@
+//! Stages and fed partitions over real logs: each row exactly once, whatever ends in between.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use common::*;
+use littoral_flow::Ended;
+use littoral_flow::ingest::{self, IngestWork};
+use littoral_flow::stage::{self, StageWork};
+use littoral_flow::stats::Stats;
+use littoral_model::entry::{PORT_DEAD_LETTER, PORT_MAIN};
+use littoral_model::work::WorkId;
+use tokio::task::{JoinHandle, LocalSet};
+
+const SOURCE: &str = "stream/in";
+const STAGE: &str = "stage/flow.0";
+const SINK: &str = "stream/out";
+
+async fn start(node: &Node, epoch: u64, guests: Guests, stats: &Arc<Stats>) -> JoinHandle<Ended> {
+    let owned = node.own(&work(STAGE), epoch).await;
+    let (input, source, operators) = (input(&work(SOURCE), PORT_MAIN), node.source(), Box::new(guests));
+    let stats = Arc::clone(stats);
+    tokio::task::spawn_local(stage::run(StageWork { owned, input, source, operators, first: 0, lateness_us: 0, stats }))
+}
+
+fn values(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|number| format!("v{number}")).collect()
+}
+
+/// The value before the count, and the count.
+fn parts(texts: &[String]) -> Vec<(String, u64)> {
+    texts.iter().map(|text| text.split_once('#').map(|(value, seen)| (value.to_owned(), seen.parse().unwrap())).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn each_row_counts_once_however_often_the_stage_starts_anew() {
+    LocalSet::new()
+        .run_until(async {
+            let node = Node::start();
+            let source = work(SOURCE);
+            let _source = node.own(&source, 1).await;
+            let stats = Arc::new(Stats::default());
+            for round in 0..5 {
+                for part in 0..20 {
+                    let from = round * 200 + part * 10;
+                    node.publish(&source, &values(from..from + 10)).await;
+                }
+                let task = start(&node, round as u64 + 1, Guests::new(&["count"]), &stats).await;
+                // Some of the round is out, and maybe not all of it, when the stage is torn away.
+                node.texts(&work(STAGE), PORT_MAIN, "value", round * 200 + 50).await;
+                task.abort();
+            }
+            let _last = start(&node, 6, Guests::new(&["count"]), &stats).await;
+            let texts = node.texts(&work(STAGE), PORT_MAIN, "value", 1_000).await;
+            let expected: Vec<_> = values(0..1_000).into_iter().zip(1..).collect();
+            assert_eq!(parts(&texts), expected, "in order, none twice, and the state counts each once");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn poisoned_and_rejected_rows_go_to_the_dead_letters_and_the_rest_goes_on() {
+    LocalSet::new()
+        .run_until(async {
+            let node = Node::start();
+            let source = work(SOURCE);
+            let _source = node.own(&source, 1).await;
+            let mut rows = values(0..64);
+            rows[10] = "poison 10".to_owned();
+            rows[11] = "bad 11".to_owned();
+            rows[40] = "poison 40".to_owned();
+            node.publish(&source, &rows).await;
+            let (guests, stats) = (Guests::new(&["count"]), Arc::new(Stats::default()));
+            let batches = Arc::clone(&guests.batches);
+            let task = start(&node, 1, guests, &stats).await;
+            let texts = node.texts(&work(STAGE), PORT_MAIN, "value", 61).await;
+            let good = rows.iter().filter(|row| row.starts_with('v')).cloned();
+            assert_eq!(parts(&texts), good.zip(1..).collect::<Vec<_>>(), "as if the poisoned had never been");
+            let dead = node.texts(&work(STAGE), PORT_DEAD_LETTER, "row", 3).await;
+            for (row, text) in dead.iter().zip(["poison 10", "bad 11", "poison 40"]) {
+                assert!(row.contains(text), "{row}");
+            }
+            let reasons = node.texts(&work(STAGE), PORT_DEAD_LETTER, "reason", 3).await;
+            assert!(reasons[0].contains("poisoned"), "{}", reasons[0]);
+            assert!(batches.load(Ordering::SeqCst) > 2, "it searched for them");
+            let snapshot = stats.snapshot();
+            assert_eq!((snapshot.rows_in, snapshot.rejected), (64, 3));
+            assert_eq!(snapshot.functions["count"].rejected, 3);
+            task.abort();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn fused_guests_keep_their_states_apart() {
+    LocalSet::new()
+        .run_until(async {
+            let node = Node::start();
+            let source = work(SOURCE);
+            let _source = node.own(&source, 1).await;
+            let stats = Arc::new(Stats::default());
+            node.publish(&source, &values(0..3)).await;
+            let first = start(&node, 1, Guests::new(&["one", "two"]), &stats).await;
+            node.texts(&work(STAGE), PORT_MAIN, "value", 3).await;
+            first.abort();
+            // The first counts four rows more, of which the second sees three.
+            node.publish(&source, &["bad".to_owned()]).await;
+            node.publish(&source, &values(3..6)).await;
+            let _second = start(&node, 2, Guests::new(&["one", "two"]), &stats).await;
+            let texts = node.texts(&work(STAGE), PORT_MAIN, "value", 6).await;
+            assert_eq!(texts, ["v0#1#1", "v1#2#2", "v2#3#3", "v3#4#4", "v4#5#5", "v5#6#6"]);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_guest_that_cannot_be_made_ends_the_stage_with_the_reason() {
+    LocalSet::new()
+        .run_until(async {
+            let node = Node::start();
+            let source = work(SOURCE);
+            let _source = node.own(&source, 1).await;
+            node.publish(&source, &values(0..1)).await;
+            let stats = Arc::new(Stats::default());
+            let task = start(&node, 1, Guests { broken: true, ..Guests::new(&["count"]) }, &stats).await;
+            let ended = tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
+            assert!(matches!(&ended, Ended::Failed(reason) if reason.contains("count cannot run")), "{ended}");
+            assert!(stats.snapshot().last_error.is_some());
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_replaced_stage_ends() {
+    LocalSet::new()
+        .run_until(async {
+            let node = Node::start();
+            let _source = node.own(&work(SOURCE), 1).await;
+            let stats = Arc::new(Stats::default());
+            let task = start(&node, 1, Guests::new(&["count"]), &stats).await;
+            let _newer = node.own(&work(STAGE), 2).await;
+            let ended = tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
+            assert!(matches!(ended, Ended::Fenced), "{ended}");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_fed_partition_has_each_row_once_and_takes_publications_too() {
+    let node = Node::start();
+    let (source, sink): (WorkId, WorkId) = (work(SOURCE), work(SINK));
+    let _source = node.own(&source, 1).await;
+    for round in 0..4 {
+        for part in 0..10 {
+            let from = round * 50 + part * 5;
+            node.publish(&source, &values(from..from + 5)).await;
+        }
+        let owned = node.own(&sink, round as u64 + 1).await;
+        let (inputs, stats) = (vec![input(&source, PORT_MAIN)], Arc::new(Stats::default()));
+        let task = tokio::spawn(ingest::run(IngestWork { owned, inputs, source: node.source(), stats }));
+        node.texts(&sink, PORT_MAIN, "value", round * 50 + 20).await;
+        task.abort();
+    }
+    let owned = node.own(&sink, 9).await;
+    let (inputs, stats) = (vec![input(&source, PORT_MAIN)], Arc::new(Stats::default()));
+    let task = tokio::spawn(ingest::run(IngestWork { owned, inputs, source: node.source(), stats }));
+    let texts = node.texts(&sink, PORT_MAIN, "value", 200).await;
+    assert_eq!(texts, values(0..200));
+    node.publish(&sink, &["from outside".to_owned()]).await;
+    assert_eq!(node.texts(&sink, PORT_MAIN, "value", 201).await[200], "from outside");
+    task.abort();
+}
