@@ -106,7 +106,8 @@ impl Fabric {
     /// Runs a command at a node, which answers in JSON.
     pub(crate) fn ask_node(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Value> {
         let text = self.tell(name, arguments)?;
-        serde_json::from_str(&text).with_context(|| format!("`littoral {}` did not answer in JSON", arguments.join(" ")))
+        serde_json::from_str(&text)
+            .with_context(|| format!("`littoral {}` did not answer in JSON", arguments.join(" ")))
     }
 
     /// Runs a command at a node.

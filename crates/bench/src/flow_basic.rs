@@ -78,7 +78,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let before = load();
     let mut series = vec![series("plain loop", "the same guests and batches in one thread, nothing durable")];
-    series.extend(LAYOUTS.iter().map(|layout| self::series(layout.name, "release build, mutual TLS, ack=local, one partition")));
+    series.extend(
+        LAYOUTS.iter().map(|layout| self::series(layout.name, "release build, mutual TLS, ack=local, one partition")),
+    );
     let mut ratios = BTreeMap::new();
     for (place, layout) in LAYOUTS.iter().enumerate() {
         let (mut ours, mut peer) = (Vec::new(), Vec::new());
@@ -91,7 +93,13 @@ pub(crate) fn run() -> anyhow::Result<()> {
                 let sample = flow(layout, &littoral, &guests, &rows)?;
                 (sample, runtime.block_on(plain_loop(&guests, &batches))?)
             };
-            eprintln!("{}: {:.0} records/s, plain loop {:.0} ({} of {pairs})", layout.name, sample.rate, limit.rate, pair + 1);
+            eprintln!(
+                "{}: {:.0} records/s, plain loop {:.0} ({} of {pairs})",
+                layout.name,
+                sample.rate,
+                limit.rate,
+                pair + 1
+            );
             ours.push(sample.rate);
             peer.push(limit.rate);
             note(&mut series, 0, &limit);
@@ -124,7 +132,11 @@ fn note(series: &mut [Series], place: usize, sample: &Sample) {
 /// The `littoral` command that was built with this program.
 fn littoral_beside_us() -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name("littoral");
-    anyhow::ensure!(path.exists(), "{} is not there: build it with `cargo build --release -p littoral-cli`", path.display());
+    anyhow::ensure!(
+        path.exists(),
+        "{} is not there: build it with `cargo build --release -p littoral-cli`",
+        path.display()
+    );
     Ok(path)
 }
 
@@ -151,7 +163,8 @@ async fn plain_loop(guests: &Path, batches: &[RecordBatch]) -> anyhow::Result<Sa
     let engine = Runtime::new(RuntimeOptions::default())?;
     let mut stages = Vec::new();
     for guest in GUESTS {
-        let bytes = fs::read(guests.join(format!("{guest}.wasm"))).context("the guests are not built: `make guests`")?;
+        let bytes =
+            fs::read(guests.join(format!("{guest}.wasm"))).context("the guests are not built: `make guests`")?;
         let artifact = engine.load(bytes.into()).await?;
         let settings = StageSettings { limits: LIMITS, ..StageSettings::default() };
         stages.push((Stage::instantiate(&engine, &artifact, settings).await?, false));
@@ -167,7 +180,12 @@ async fn plain_loop(guests: &Path, batches: &[RecordBatch]) -> anyhow::Result<Sa
                 *is_open = true;
             }
             let output = stage.process(&rows, i64::MIN).await?;
-            scored += output.outputs.iter().filter(|(port, _)| port == "scored").map(|(_, rows)| rows.num_rows()).sum::<usize>();
+            scored += output
+                .outputs
+                .iter()
+                .filter(|(port, _)| port == "scored")
+                .map(|(_, rows)| rows.num_rows())
+                .sum::<usize>();
             match output.outputs.into_iter().find(|(port, _)| port == "main") {
                 Some((_, main)) => rows = main,
                 None => break,
@@ -202,7 +220,8 @@ fn flow(layout: &Layout, littoral: &Path, guests: &Path, rows: &[Row]) -> anyhow
     wait(
         || {
             flows = fabric.ask(&["get", "flows", "-o", "json"]).unwrap_or_default();
-            each(&flows, "sinks").any(|sink| sink.get("name") == Some(&Value::from("scores")) && at(sink, "/rows") >= Some(all as f64))
+            each(&flows, "sinks")
+                .any(|sink| sink.get("name") == Some(&Value::from("scores")) && at(sink, "/rows") >= Some(all as f64))
         },
         "the records did not come out",
     )?;
@@ -241,11 +260,13 @@ fn manifest(layout: &Layout, with_flow: bool) -> String {
         "name = \"bench\"\nversion = \"1.0.0\"\n\n[streams.readings]\npartitions = 1\nack = \"local\"\nplacement = {{ tier = \"{source}\" }}\n"
     );
     for stream in ["scores", "alerts", "rejects"] {
-        text += &format!("\n[streams.{stream}]\npartitions = 1\nack = \"local\"\nplacement = {{ tier = \"{sinks}\" }}\n");
+        text +=
+            &format!("\n[streams.{stream}]\npartitions = 1\nack = \"local\"\nplacement = {{ tier = \"{sinks}\" }}\n");
     }
     if with_flow {
         for (guest, tier) in GUESTS.iter().zip([clean, score]) {
-            text += &format!("\n[functions.{guest}]\ncomponent = \"{guest}.wasm\"\nplacement = {{ tier = \"{tier}\" }}\n");
+            text +=
+                &format!("\n[functions.{guest}]\ncomponent = \"{guest}.wasm\"\nplacement = {{ tier = \"{tier}\" }}\n");
         }
         text += "\n[flows.health]\nsource = \"readings\"\nstages = [\"clean\", \"score\"]\nsink = \"alerts\"\n\
                  outputs = { scored = \"scores\" }\ndead-letter = \"rejects\"\n";

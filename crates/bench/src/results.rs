@@ -74,11 +74,17 @@ impl Results {
         println!("\n{} on {}; load {:.2} before, {:.2} after", self.name, self.machine, self.load.0, self.load.1);
         println!("{:<28} {:>14} {:>12} {:>12} {:>14} {:>10}", "", "median", "min", "max", "batch p50/p95", "unit");
         for series in &self.series {
-            let (min, max) = series.samples.iter().fold((f64::MAX, 0.0_f64), |(min, max), s| (min.min(*s), max.max(*s)));
+            let (min, max) =
+                series.samples.iter().fold((f64::MAX, 0.0_f64), |(min, max), s| (min.min(*s), max.max(*s)));
             let p50: Vec<f64> = series.batch_ms.iter().map(|(p50, _)| *p50).collect();
             let p95: Vec<f64> = series.batch_ms.iter().map(|(_, p95)| *p95).collect();
             let batch = format!("{:.2}/{:.2} ms", median(&p50), median(&p95));
-            println!("{:<28} {:>14.0} {min:>12.0} {max:>12.0} {batch:>14} {:>10}", series.name, median(&series.samples), series.unit);
+            println!(
+                "{:<28} {:>14.0} {min:>12.0} {max:>12.0} {batch:>14} {:>10}",
+                series.name,
+                median(&series.samples),
+                series.unit
+            );
         }
         for (key, ratio) in &self.ratios {
             println!("{key} = {ratio:.3}");
@@ -87,7 +93,8 @@ impl Results {
         let folder = target.join("bench");
         std::fs::create_dir_all(&folder)?;
         let file = folder.join(format!("{}.json", self.name));
-        std::fs::write(&file, serde_json::to_vec_pretty(self)?).with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(&file, serde_json::to_vec_pretty(self)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
         println!("samples: {}", file.display());
         Ok(())
     }

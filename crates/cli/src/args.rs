@@ -273,7 +273,12 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Vec<String>,
     /// What to log, as in `info` or `littoral_flow=debug,warn`.
-    #[arg(long, value_name = "FILTER", env = "LITTORAL_LOG", default_value = "info,openraft=off,zenoh=warn,zenoh_link_tls=error")]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "LITTORAL_LOG",
+        default_value = "info,openraft=off,zenoh=warn,zenoh_link_tls=error"
+    )]
     pub(crate) log: String,
     /// Log as JSON, one object a line.
     #[arg(long)]

@@ -112,7 +112,9 @@ pub fn dead_letters(letters: &[DeadLetter]) -> Result<RecordBatch, BatchError> {
 /// # Errors
 /// When a column has a type that JSON cannot carry.
 pub fn to_json_lines(rows: &RecordBatch) -> Result<String, BatchError> {
-    let mut writer = arrow_json::WriterBuilder::new().with_explicit_nulls(true).build::<_, arrow_json::writer::LineDelimited>(Vec::new());
+    let mut writer = arrow_json::WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, arrow_json::writer::LineDelimited>(Vec::new());
     writer.write(rows)?;
     writer.finish()?;
     String::from_utf8(writer.into_inner()).map_err(|error| BatchError::Arrow(error.to_string()))
@@ -144,13 +146,15 @@ mod tests {
 
     #[test]
     fn garbage_is_an_error() {
-        let batch = PortBatch { port: "main".to_owned(), rows: 1, origin_us: None, arrow: Bytes::from_static(b"garbage") };
+        let batch =
+            PortBatch { port: "main".to_owned(), rows: 1, origin_us: None, arrow: Bytes::from_static(b"garbage") };
         assert!(decode(&batch).is_err());
     }
 
     #[test]
     fn json_has_a_line_a_row() {
-        let rows = dead_letters(&[DeadLetter { stage: "clean".into(), reason: "no number".into(), row: "{}".into() }]).unwrap();
+        let rows = dead_letters(&[DeadLetter { stage: "clean".into(), reason: "no number".into(), row: "{}".into() }])
+            .unwrap();
         assert_eq!(to_json_lines(&rows).unwrap(), "{\"stage\":\"clean\",\"reason\":\"no number\",\"row\":\"{}\"}\n");
     }
 }

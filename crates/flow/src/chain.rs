@@ -126,7 +126,13 @@ struct Step {
 impl Chain {
     /// A chain whose first function stands at `first` in its flow, with the state of an earlier run.
     #[must_use]
-    pub fn new(operators: Box<dyn Operators>, first: u32, lateness_us: i64, watermark_us: Option<i64>, state: Vec<(u32, Bytes)>) -> Self {
+    pub fn new(
+        operators: Box<dyn Operators>,
+        first: u32,
+        lateness_us: i64,
+        watermark_us: Option<i64>,
+        state: Vec<(u32, Bytes)>,
+    ) -> Self {
         let mut slots: Vec<Slot> = operators.names().iter().map(|_| Slot::default()).collect();
         for (group, bytes) in state {
             let place = ((group >> GROUP_BITS) as usize).checked_sub(first as usize);
@@ -171,7 +177,6 @@ impl Chain {
             dirty: vec![BTreeSet::new(); count],
             watermarks: self.slots.iter().map(|slot| slot.watermark_us).collect(),
             timers: self.slots.iter().map(|slot| slot.timer_us).collect(),
-            ..Step::default()
         };
         let mut current = vec![rows.clone()];
         for place in 0..count {
@@ -191,7 +196,13 @@ impl Chain {
     }
 
     /// One guest, one batch, and the timers that the batch makes due.
-    async fn one(&mut self, place: usize, rows: &RecordBatch, step: &mut Step, next: &mut Vec<RecordBatch>) -> Result<(), ChainError> {
+    async fn one(
+        &mut self,
+        place: usize,
+        rows: &RecordBatch,
+        step: &mut Step,
+        next: &mut Vec<RecordBatch>,
+    ) -> Result<(), ChainError> {
         self.ready(place, rows.schema_ref()).await?;
         let seen = batch::time_max_us(rows).map(|time| time - self.lateness_us);
         let Some(watermark) = step.watermarks.get_mut(place) else { return Ok(()) };
@@ -241,7 +252,8 @@ impl Chain {
             };
             deltas.push(delta);
         }
-        let places = (self.first..).zip(self.slots.iter_mut()).zip(deltas).zip(step.watermarks.iter().zip(&step.timers));
+        let places =
+            (self.first..).zip(self.slots.iter_mut()).zip(deltas).zip(step.watermarks.iter().zip(&step.timers));
         for (((position, slot), delta), (watermark_us, timer_us)) in places {
             slot.watermark_us = *watermark_us;
             slot.timer_us = *timer_us;

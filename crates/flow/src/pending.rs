@@ -143,8 +143,10 @@ fn split(part: Part, room: usize) -> (Part, Option<Part>) {
 }
 
 fn join(schema: &SchemaRef, parts: Vec<Part>, epoch: Epoch, next: Position) -> Result<Batch, BatchError> {
-    let pieces =
-        parts.iter().map(|part| (part.rows.num_rows(), Position { index: part.index, row: part.row }, part.ends_entry)).collect();
+    let pieces = parts
+        .iter()
+        .map(|part| (part.rows.num_rows(), Position { index: part.index, row: part.row }, part.ends_entry))
+        .collect();
     let bytes = parts.iter().map(|part| part.bytes).sum();
     let origin_us = parts.iter().filter_map(|part| part.origin_us).min();
     let rows = match <[Part; 1]>::try_from(parts) {

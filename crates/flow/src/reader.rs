@@ -152,7 +152,9 @@ impl Pull {
                 Ok(FetchReply::Rows { epoch, .. }) => {
                     tracing::warn!(input = %self.input.work, %epoch, seen = %self.epoch, "refused rows of a replaced owner");
                 }
-                Ok(other) => tracing::debug!(input = %self.input.work, ?other, "the input has no owner to read from yet"),
+                Ok(other) => {
+                    tracing::debug!(input = %self.input.work, ?other, "the input has no owner to read from yet")
+                }
                 Err(error) => tracing::debug!(input = %self.input.work, %error, "the input's owner does not answer"),
             }
             tokio::time::sleep(backoff).await;

@@ -70,7 +70,16 @@ impl Running {
         let progress = reader.committed();
         let committer = Committer::new(work.owned, Arc::clone(&work.stats));
         let flush = tokio::time::interval(SKIP_EVERY);
-        Ok(Self { input: work.input, reader, progress, pending: Pending::default(), chain, committer, flush, stats: work.stats })
+        Ok(Self {
+            input: work.input,
+            reader,
+            progress,
+            pending: Pending::default(),
+            chain,
+            committer,
+            flush,
+            stats: work.stats,
+        })
     }
 
     async fn run(mut self) -> Ended {
@@ -144,7 +153,13 @@ impl Running {
         Ok(())
     }
 
-    async fn commit(&self, batch: &Batch, range: (usize, usize), output: ChainOutput, process: Duration) -> Result<(), Ended> {
+    async fn commit(
+        &self,
+        batch: &Batch,
+        range: (usize, usize),
+        output: ChainOutput,
+        process: Duration,
+    ) -> Result<(), Ended> {
         let (start, count) = range;
         let outputs = encode(&output, batch.origin_us).map_err(bad_input)?;
         let step = Step {
@@ -156,7 +171,8 @@ impl Running {
             functions: output.functions,
             origin_us: batch.origin_us,
         };
-        let commit = Commit { state: output.state, outputs, watermark_us: self.chain.watermark_us(), ..Commit::default() };
+        let commit =
+            Commit { state: output.state, outputs, watermark_us: self.chain.watermark_us(), ..Commit::default() };
         let input = (&self.input.work, batch.epoch, batch.position_after(start + count));
         self.committer.commit(commit, input, &self.progress, step).await
     }

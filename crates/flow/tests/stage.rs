@@ -32,7 +32,10 @@ fn values(range: std::ops::Range<usize>) -> Vec<String> {
 
 /// The value before the count, and the count.
 fn parts(texts: &[String]) -> Vec<(String, u64)> {
-    texts.iter().map(|text| text.split_once('#').map(|(value, seen)| (value.to_owned(), seen.parse().unwrap())).unwrap()).collect()
+    texts
+        .iter()
+        .map(|text| text.split_once('#').map(|(value, seen)| (value.to_owned(), seen.parse().unwrap())).unwrap())
+        .collect()
 }
 
 #[tokio::test]

@@ -21,7 +21,12 @@ const COMPARE_EVERY: Duration = Duration::from_secs(1);
 const EXCHANGE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Announces the digest whenever what it says has changed.
-pub(crate) async fn announce(mut digest: NodeDigest, mesh: Arc<dyn Mesh>, drivers: Arc<Drivers>, stop: CancellationToken) {
+pub(crate) async fn announce(
+    mut digest: NodeDigest,
+    mesh: Arc<dyn Mesh>,
+    drivers: Arc<Drivers>,
+    stop: CancellationToken,
+) {
     let mut apps = drivers.intent.watch();
     let mut tick = tokio::time::interval(LINKS_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -84,7 +84,8 @@ impl Artifacts {
         if path.exists() {
             return Ok(digest);
         }
-        let written = tokio::task::spawn_blocking(move || write_durably(&path, &bytes).map_err(|error| (path, error))).await;
+        let written =
+            tokio::task::spawn_blocking(move || write_durably(&path, &bytes).map_err(|error| (path, error))).await;
         match written {
             Ok(Ok(())) => Ok(digest),
             Ok(Err((path, error))) => Err(disk(&digest, &path, &error)),
@@ -109,7 +110,12 @@ impl Artifacts {
     }
 
     /// An artefact from here, or else from the first of `holders` that has it.
-    pub(crate) async fn fetch(&self, mesh: &Arc<dyn Mesh>, digest: &str, holders: &[NodeId]) -> Result<Bytes, ArtifactError> {
+    pub(crate) async fn fetch(
+        &self,
+        mesh: &Arc<dyn Mesh>,
+        digest: &str,
+        holders: &[NodeId],
+    ) -> Result<Bytes, ArtifactError> {
         if let Some(bytes) = self.get(digest).await? {
             return Ok(bytes);
         }
@@ -119,7 +125,9 @@ impl Artifacts {
                     self.put(bytes.clone()).await?;
                     return Ok(bytes);
                 }
-                Ok(Some(_)) => tracing::warn!(digest, %holder, "a node sent an artefact that does not match its digest"),
+                Ok(Some(_)) => {
+                    tracing::warn!(digest, %holder, "a node sent an artefact that does not match its digest")
+                }
                 Ok(None) => {}
                 Err(reason) => tracing::debug!(digest, %holder, reason, "an artefact could not be fetched from a node"),
             }

@@ -4,11 +4,13 @@
 use std::path::Path;
 
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetStatus,
 };
 
 /// What the program and its libraries need to read: themselves, name resolution, time zones, what the kernel tells.
-const READABLE: [&str; 8] = ["/usr", "/lib", "/lib64", "/etc/resolv.conf", "/etc/hosts", "/etc/localtime", "/proc", "/sys"];
+const READABLE: [&str; 8] =
+    ["/usr", "/lib", "/lib64", "/etc/resolv.conf", "/etc/hosts", "/etc/localtime", "/proc", "/sys"];
 /// Devices that every program may use.
 const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
 /// The newest rules that we know; an older kernel enforces those that it knows.
@@ -40,7 +42,7 @@ pub fn confine(data: &Path) -> anyhow::Result<Confinement> {
             rules = rules.add_rule(PathBeneath::new(opened, read))?;
         }
     }
-    if let Ok(opened) = std::env::current_exe().and_then(|path| std::fs::File::open(path)) {
+    if let Ok(opened) = std::env::current_exe().and_then(std::fs::File::open) {
         // For the names in backtraces.
         rules = rules.add_rule(PathBeneath::new(opened, AccessFs::ReadFile))?;
     }
@@ -69,7 +71,12 @@ mod tests {
         let (own, foreign) = (mine.path().to_owned(), other.path().join("b"));
         let outcome = std::thread::spawn(move || {
             let confinement = confine(&own).unwrap();
-            (confinement, std::fs::read_to_string(own.join("a")), std::fs::write(own.join("c"), "x"), std::fs::read_to_string(foreign))
+            (
+                confinement,
+                std::fs::read_to_string(own.join("a")),
+                std::fs::write(own.join("c"), "x"),
+                std::fs::read_to_string(foreign),
+            )
         });
         let (confinement, own, written, foreign) = outcome.join().unwrap();
         assert_eq!(own.unwrap(), "mine");

@@ -154,7 +154,10 @@ impl DataDir {
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
         let body = littoral_model::file_header::open(&bytes, FACTS_MAGIC, FACTS_VERSION, &path.display().to_string())?;
-        Ok(Some(serde_json::from_slice(body).with_context(|| format!("{} is damaged; restore it or join anew", path.display()))?))
+        Ok(Some(
+            serde_json::from_slice(body)
+                .with_context(|| format!("{} is damaged; restore it or join anew", path.display()))?,
+        ))
     }
 
     /// Keeps what the node was told.

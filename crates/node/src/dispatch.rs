@@ -70,7 +70,8 @@ impl Service for Dispatch {
                 wire::encode(&reply).map_err(|error| error.to_string())
             }
             Method::Install => {
-                let install = |request| async move { works.handle_install(request).await.map_err(|error| error.to_string()) };
+                let install =
+                    |request| async move { works.handle_install(request).await.map_err(|error| error.to_string()) };
                 answer(payload, install).await
             }
             Method::Keeper => answer(payload, |command: KeeperCommand| parts.groups.propose(command)).await,

@@ -101,7 +101,9 @@ impl Drivers {
             for neighbour in neighbours {
                 match group.join(&neighbour.node).await {
                     Ok(()) => break,
-                    Err(error) => tracing::debug!(asked = %neighbour.node, %error, "not taken into the site's group yet"),
+                    Err(error) => {
+                        tracing::debug!(asked = %neighbour.node, %error, "not taken into the site's group yet")
+                    }
                 }
             }
             tokio::select! {
@@ -114,7 +116,9 @@ impl Drivers {
 
 /// Spreads what nodes do at the same moment.
 fn seed(node: &NodeId) -> u64 {
-    node.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    node.as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// One agent and its sources of events.
@@ -251,7 +255,8 @@ impl Driver {
             Command::ReportFailure { work, attempts, retry_at_ms, reason } => {
                 let wait_ms = retry_at_ms.saturating_sub(now_ms);
                 tracing::warn!(%work, attempts, wait_ms, reason, "work failed and is to be started again");
-                let text = format!("{work} failed ({attempts} times in a row): {reason}; it is started again in {wait_ms} ms");
+                let text =
+                    format!("{work} failed ({attempts} times in a row): {reason}; it is started again in {wait_ms} ms");
                 shared.logs.system(Some(work.app.app.as_str()), None, &text);
             }
         }

@@ -176,7 +176,8 @@ impl Functions {
             let call = Call::new(Method::Invoke, payload.clone(), Priority::Data, deadline, mesh.invocation());
             match mesh.call(&node, call).await {
                 Ok(reply) => {
-                    let answer: Answer = wire::decode(&reply).map_err(|error| AdminError::internal(error.to_string()))?;
+                    let answer: Answer =
+                        wire::decode(&reply).map_err(|error| AdminError::internal(error.to_string()))?;
                     return response(answer);
                 }
                 // Only a refusal is certain to have had no effect: a call is not repeated elsewhere after anything else.
@@ -215,18 +216,25 @@ impl Functions {
             nodes.rotate_left(turn);
         }
         // Milliseconds: nodes of one site are equally near.
-        nodes.sort_by_key(|node| links.iter().find(|link| link.peer == *node).map_or(u64::MAX, |link| link.rtt_us / 1_000));
+        nodes.sort_by_key(|node| {
+            links.iter().find(|link| link.peer == *node).map_or(u64::MAX, |link| link.rtt_us / 1_000)
+        });
         nodes
     }
 
-    async fn call_here(&self, function: Arc<HttpFunction>, request: Request<Bytes>) -> Result<Response<Bytes>, AdminError> {
+    async fn call_here(
+        &self,
+        function: Arc<HttpFunction>,
+        request: Request<Bytes>,
+    ) -> Result<Response<Bytes>, AdminError> {
         let called = self.shards.spawn(self.shards.pick(), move || async move {
             let (parts, body) = function.call(request.map(|body| -> Body { full(body) })).await.into_parts();
             let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
             (parts, body.map(http_body_util::Collected::to_bytes).map_err(|error| error.to_string()))
         });
         let (parts, body) = called.await.map_err(|error| AdminError::unavailable(error.to_string()))?;
-        let body = body.map_err(|error| AdminError::unavailable(format!("the function's answer broke off: {error}")))?;
+        let body =
+            body.map_err(|error| AdminError::unavailable(format!("the function's answer broke off: {error}")))?;
         Ok(Response::from_parts(parts, body))
     }
 }

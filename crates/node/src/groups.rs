@@ -9,12 +9,12 @@ use littoral_model::wire;
 use littoral_model::work::{Assignment, KeeperAnswer, KeeperCommand, WorkId};
 use littoral_store::consensus::{GroupOptions, RaftTransport, SiteGroup};
 use littoral_store::log::Log;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 
 use crate::data_dir::Facts;
 
 /// How many other sites may borrow this node's vote; a group costs a heartbeat four times a second.
-const BORROWED_MAX: usize = 64;
+pub(crate) const BORROWED_MAX: usize = 64;
 
 /// All groups of this node.
 pub(crate) struct Groups {
@@ -23,7 +23,7 @@ pub(crate) struct Groups {
     log: Log,
     transport: Arc<dyn RaftTransport>,
     /// Tells of each group that is started, so that its agent is driven.
-    opened: UnboundedSender<Arc<SiteGroup>>,
+    opened: Sender<Arc<SiteGroup>>,
     running: Mutex<BTreeMap<SiteId, Arc<SiteGroup>>>,
 }
 
@@ -33,13 +33,14 @@ impl Groups {
         facts: &Facts,
         log: Log,
         transport: Arc<dyn RaftTransport>,
-        opened: UnboundedSender<Arc<SiteGroup>>,
+        opened: Sender<Arc<SiteGroup>>,
     ) -> anyhow::Result<Arc<Self>> {
         let (node, site) = (facts.node.clone(), facts.site.clone());
         let groups = Arc::new(Self { node, site: site.clone(), log, transport, opened, running: Mutex::default() });
         groups.open(&site, facts.founder).await?;
         for work in groups.log.works() {
-            let borrowed = work.strip_prefix(littoral_store::consensus::WORK_PREFIX).and_then(|name| SiteId::new(name).ok());
+            let borrowed =
+                work.strip_prefix(littoral_store::consensus::WORK_PREFIX).and_then(|name| SiteId::new(name).ok());
             if let Some(other) = borrowed.filter(|other| *other != site) {
                 groups.open(&other, false).await?;
             }
@@ -95,8 +96,10 @@ impl Groups {
         };
         let group = SiteGroup::start(options, self.log.clone(), Arc::clone(&self.transport)).await?;
         self.lock().insert(site.clone(), Arc::clone(&group));
-        // If nobody drives groups any more, the node stops.
-        let _ = self.opened.send(Arc::clone(&group));
+        // There is room for every group that there may be; if nobody drives groups any more, the node stops.
+        if self.opened.try_send(Arc::clone(&group)).is_err() {
+            tracing::debug!(%site, "nobody drives groups any more");
+        }
         Ok(group)
     }
 

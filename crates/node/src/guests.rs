@@ -44,11 +44,8 @@ impl Loader {
         let bytes = self.artifacts.fetch(&self.mesh, digest, &self.holders()).await?;
         let artifact = self.runtime.load(bytes).await.with_context(|| format!("function {name} does not load"))?;
         let limits = Limits { memory_bytes: function.memory.into(), timeout: Duration::from(function.timeout) };
-        let logs = FunctionLog {
-            logs: Arc::clone(&self.logs),
-            app: app.id.app.to_string(),
-            function: name.to_string(),
-        };
+        let logs =
+            FunctionLog { logs: Arc::clone(&self.logs), app: app.id.app.to_string(), function: name.to_string() };
         Ok(Loaded { artifact, limits, config: self.config(name, function).await?, logs: Arc::new(logs) })
     }
 

@@ -89,7 +89,11 @@ impl Ingress {
     fn find(&self, path: &str) -> Option<Route> {
         let routes = Arc::clone(&self.routes.read().unwrap_or_else(PoisonError::into_inner));
         let leads = |route: &&Route| {
-            if route.below { path.starts_with(&route.path) || path == route.path.trim_end_matches('/') } else { path == route.path }
+            if route.below {
+                path.starts_with(&route.path) || path == route.path.trim_end_matches('/')
+            } else {
+                path == route.path
+            }
         };
         routes.iter().find(leads).cloned()
     }
@@ -185,8 +189,9 @@ fn last_of(query: Option<&str>) -> Result<u64, AdminError> {
 
 async fn whole(body: Body, bytes_max: usize) -> Result<Bytes, AdminError> {
     let read = Limited::new(body, bytes_max).collect().await;
-    read.map(http_body_util::Collected::to_bytes)
-        .map_err(|error| AdminError::invalid(format!("the body cannot be taken: {error}; it may have {bytes_max} bytes")))
+    read.map(http_body_util::Collected::to_bytes).map_err(|error| {
+        AdminError::invalid(format!("the body cannot be taken: {error}; it may have {bytes_max} bytes"))
+    })
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
@@ -218,7 +223,8 @@ fn problem(error: &AdminError) -> Response<Body> {
         AdminErrorKind::Conflict => StatusCode::CONFLICT,
         AdminErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let mut response = json_response(status, &json!({ "error": error.kind, "message": error.message, "hint": error.hint }));
+    let mut response =
+        json_response(status, &json!({ "error": error.kind, "message": error.message, "hint": error.hint }));
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
     }

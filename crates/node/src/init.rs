@@ -42,7 +42,8 @@ pub async fn init(settings: InitSettings) -> anyhow::Result<InitOutcome> {
     let (mut token, mut token_expires_s) = (None, None);
     // Where the kernel is to choose the port, only the running node can tell where to join.
     if let Some(listen) = facts.join_listen.filter(|listen| listen.port() != 0) {
-        let granted = book.grant(root.hash()?, reachable(&[listen], &facts.advertise), unix_now(), FIRST_TOKEN_TTL).await?;
+        let granted =
+            book.grant(root.hash()?, reachable(&[listen], &facts.advertise), unix_now(), FIRST_TOKEN_TTL).await?;
         token_expires_s = Some(granted.expires_unix);
         token = Some(granted.to_text());
     }
@@ -92,8 +93,13 @@ fn default_listen(tier: Tier, listen: &[SocketAddr]) -> Vec<SocketAddr> {
 /// The addresses that go into a node's certificate.
 fn addresses(listen: &[SocketAddr], advertise: &[String]) -> Vec<IpAddr> {
     let advertised = advertise.iter().filter_map(|address| address.parse::<SocketAddr>().ok());
-    let mut addresses: Vec<IpAddr> =
-        listen.iter().copied().chain(advertised).map(|address| address.ip()).filter(|ip| !ip.is_unspecified()).collect();
+    let mut addresses: Vec<IpAddr> = listen
+        .iter()
+        .copied()
+        .chain(advertised)
+        .map(|address| address.ip())
+        .filter(|ip| !ip.is_unspecified())
+        .collect();
     addresses.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
     addresses.sort_unstable();
     addresses.dedup();

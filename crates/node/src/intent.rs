@@ -146,7 +146,8 @@ impl IntentStore {
     /// Like [`offer`](Self::offer), with one app's record.
     pub(crate) fn offer_with(&self, app: &AppId) -> Exchange {
         let mut offer = self.offer();
-        offer.records = self.lock().get(app).and_then(|record| serde_json::to_string(record).ok()).into_iter().collect();
+        offer.records =
+            self.lock().get(app).and_then(|record| serde_json::to_string(record).ok()).into_iter().collect();
         offer
     }
 

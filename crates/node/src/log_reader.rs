@@ -77,12 +77,17 @@ impl Reading {
         let LogReader { mesh, logs } = &self.reader;
         let members = mesh.members().borrow().clone();
         let asked = members.keys().map(|node| {
-            let query = LogQuery { app: self.app.as_ref().map(ToString::to_string), from: self.places.get(node).copied(), count };
+            let query = LogQuery {
+                app: self.app.as_ref().map(ToString::to_string),
+                from: self.places.get(node).copied(),
+                count,
+            };
             async move {
                 if node == mesh.node() {
                     return Some((node.clone(), logs.find(&query)));
                 }
-                let answer: Result<LogAnswer, _> = ask(mesh, node, Method::Logs, Priority::Data, DEADLINE, &query).await;
+                let answer: Result<LogAnswer, _> =
+                    ask(mesh, node, Method::Logs, Priority::Data, DEADLINE, &query).await;
                 answer.ok().map(|answer| (node.clone(), answer))
             }
         });

@@ -34,7 +34,7 @@ use crate::directory::Directory;
 use crate::dispatch::{Dispatch, Parts};
 use crate::driver::{Announced, Drivers};
 use crate::functions::Functions;
-use crate::groups::Groups;
+use crate::groups::{BORROWED_MAX, Groups};
 use crate::guests::Loader;
 use crate::health::Health;
 use crate::ingress::Ingress;
@@ -170,7 +170,7 @@ impl Running {
         let opened = open_mesh(&facts, &identity, digest.clone(), Arc::clone(&dispatch)).await?;
         let mesh = opened.mesh();
 
-        let (opened_groups, new_groups) = mpsc::unbounded_channel();
+        let (opened_groups, new_groups) = mpsc::channel(BORROWED_MAX + 1);
         let raft = Arc::new(MeshRaft(Arc::clone(&mesh)));
         let groups = Groups::start(&facts, disk.log.clone(), raft, opened_groups).await?;
         dispatch.consensus_is_ready(Arc::clone(&groups));
@@ -222,7 +222,8 @@ impl Running {
             intent: Arc::clone(&disk.intent),
             directory,
         });
-        let health = Arc::new(Health { log: disk.log.clone(), groups: Arc::clone(&groups), stopping: AtomicBool::new(false) });
+        let health =
+            Arc::new(Health { log: disk.log.clone(), groups: Arc::clone(&groups), stopping: AtomicBool::new(false) });
         let drivers = Arc::new(Drivers {
             node: facts.node.clone(),
             home: facts.site.clone(),
@@ -248,9 +249,9 @@ impl Running {
             Arc::clone(&health),
         ));
         let gateway = match http {
-            Some(address) => {
-                Some(Gateway::serve(address, &shards, Arc::<Ingress>::clone(&ingress), GatewaySettings::default()).await?)
-            }
+            Some(address) => Some(
+                Gateway::serve(address, &shards, Arc::<Ingress>::clone(&ingress), GatewaySettings::default()).await?,
+            ),
             None => None,
         };
         addresses.http = gateway.as_ref().map(Gateway::address);
@@ -360,7 +361,7 @@ fn memory_bytes() -> u64 {
 /// Drives the agent of each group, as groups are started.
 async fn drive_all(
     drivers: Arc<Drivers>,
-    mut groups: mpsc::UnboundedReceiver<Arc<SiteGroup>>,
+    mut groups: mpsc::Receiver<Arc<SiteGroup>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {

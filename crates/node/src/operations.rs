@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::operations::{Answers, Operations, TailStart};
 use crate::admin::types::{
-    AdminError, AdminErrorKind, AppBundle, AppStatus, FindingReport, FlowStatus, FunctionStatus, LogLine, NodeState, NodeStatus,
-    PlanReport, PublishRecord, Published, Readiness, StreamStatus, TailRow, TokenGrant, TokenRequest,
+    AdminError, AdminErrorKind, AppBundle, AppStatus, FindingReport, FlowStatus, FunctionStatus, LogLine, NodeState,
+    NodeStatus, PlanReport, PublishRecord, Published, Readiness, StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
 use crate::artifacts::Artifacts;
 use crate::functions::Functions;
@@ -84,7 +84,8 @@ impl NodeOperations {
         let spec = app_spec(manifest, &bundle.artifacts);
         let (live, seen) = self.known_nodes();
         let dead = seen.iter().filter(|(node, _)| !live.contains_key(*node));
-        let mut fabric = Fabric::from_digests(live.values().map(AsRef::as_ref), dead.map(|(_, digest)| digest.as_ref()));
+        let mut fabric =
+            Fabric::from_digests(live.values().map(AsRef::as_ref), dead.map(|(_, digest)| digest.as_ref()));
         self.book_other_apps(&mut fabric, &spec.app);
         let existing = assignments(&self.reporter.gather().await);
         let existing: Vec<Assignment> = existing.into_values().filter(|held| held.work.app == spec.app).collect();
@@ -103,7 +104,8 @@ impl NodeOperations {
                 }
             }
             for instance in &other.placement.instances {
-                let memory = other.manifest.functions.get(&instance.function).map_or(0, |function| function.memory.into());
+                let memory =
+                    other.manifest.functions.get(&instance.function).map_or(0, |function| function.memory.into());
                 if let Some(view) = fabric.nodes.get_mut(&instance.node) {
                     view.memory_promised_bytes += memory;
                 }
@@ -198,7 +200,8 @@ impl Operations for NodeOperations {
         let manifest = parse(&bundle)?;
         for name in manifest.functions.keys() {
             let digest = bundle.artifacts.get(name.as_str()).ok_or_else(|| {
-                AdminError::invalid(format!("the bundle has no artefact of function {name}")).hint("build the app first")
+                AdminError::invalid(format!("the bundle has no artefact of function {name}"))
+                    .hint("build the app first")
             })?;
             if !self.has_artifact(digest).await? {
                 let text = format!("this node does not hold the artefact {digest} of function {name}");
@@ -213,7 +216,8 @@ impl Operations for NodeOperations {
         tracing::info!(%app, version = manifest.version, "deployed");
         self.spread(&app).await;
         let apps = self.intent.now();
-        let deployed = apps.apps.get(&app).ok_or_else(|| AdminError::new(AdminErrorKind::Conflict, "deleted meanwhile"))?;
+        let deployed =
+            apps.apps.get(&app).ok_or_else(|| AdminError::new(AdminErrorKind::Conflict, "deleted meanwhile"))?;
         Ok(self.picture().await.app(deployed))
     }
 
@@ -274,8 +278,9 @@ impl Operations for NodeOperations {
                 .hint("ask the node where the fabric was made with `littoral init`"));
         };
         if admitting.join.is_empty() {
-            return Err(AdminError::refused("this node does not listen for joining nodes")
-                .hint("start it with --join-listen"));
+            return Err(
+                AdminError::refused("this node does not listen for joining nodes").hint("start it with --join-listen")
+            );
         }
         let root = admitting.root.hash().map_err(|error| AdminError::internal(error.to_string()))?;
         let granted = admitting.book.grant(root, admitting.join.clone(), unix_now(), request.ttl_seconds).await;

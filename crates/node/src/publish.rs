@@ -62,7 +62,8 @@ impl Publisher {
     pub(crate) fn partitions(&self, app: &AppId, stream: &StreamName) -> Result<Vec<WorkId>, AdminError> {
         let apps = self.intent.now();
         let known = apps.apps.get(app).ok_or_else(|| {
-            AdminError::not_found(format!("there is no app {}", app.app)).hint("`littoral get apps` lists those there are")
+            AdminError::not_found(format!("there is no app {}", app.app))
+                .hint("`littoral get apps` lists those there are")
         })?;
         let of_stream = |work: &&WorkId| work.kind == WorkKind::Stream && work.name == stream.as_str();
         let mut partitions: Vec<WorkId> =
@@ -76,9 +77,9 @@ impl Publisher {
     }
 
     fn spread(&self, partitions: &[WorkId], records: Vec<PublishRecord>, now: i64) -> BTreeMap<WorkId, Vec<Row>> {
-        let own = partitions.iter().find(|work| {
-            self.directory.here(work).is_some_and(|assignment| assignment.owner == *self.mesh.node())
-        });
+        let own = partitions
+            .iter()
+            .find(|work| self.directory.here(work).is_some_and(|assignment| assignment.owner == *self.mesh.node()));
         let mut spread: BTreeMap<WorkId, Vec<Row>> = BTreeMap::new();
         for record in records {
             let keyed = record.key.as_deref().unwrap_or(&record.value);

@@ -12,8 +12,8 @@ use littoral_plan::{PlacedWork, Role};
 use littoral_runtime::latency;
 
 use crate::admin::types::{
-    AppStatus, FlowStatus, FunctionStatus, Health, LinkStatus, NodeState, NodeStatus, PartitionStatus, Quantiles, SinkStatus,
-    StageStatus, StreamStatus,
+    AppStatus, FlowStatus, FunctionStatus, Health, LinkStatus, NodeState, NodeStatus, PartitionStatus, Quantiles,
+    SinkStatus, StageStatus, StreamStatus,
 };
 use crate::intent::{App, Apps};
 use crate::report::{OwnedWork, Report, assignments};
@@ -50,7 +50,8 @@ impl Picture {
     pub(crate) fn app(&self, app: &App) -> AppStatus {
         let mut reasons: Vec<String> = app.placement.works.iter().filter_map(|placed| self.lacks(placed)).collect();
         for instance in &app.placement.instances {
-            let served = self.served(app, instance.function.as_str()).any(|(node, ready, _)| *node == instance.node && ready);
+            let served =
+                self.served(app, instance.function.as_str()).any(|(node, ready, _)| *node == instance.node && ready);
             if !served {
                 let errors = self.served(app, instance.function.as_str()).filter_map(|(_, _, error)| error);
                 let why = errors.map(|error| format!(": {error}")).next().unwrap_or_default();
@@ -108,13 +109,18 @@ impl Picture {
         }
     }
 
-    fn served<'a>(&'a self, app: &'a App, function: &'a str) -> impl Iterator<Item = (&'a NodeId, bool, Option<&'a String>)> {
-        self.reports.iter().flat_map(|(node, report)| report.functions.iter().map(move |served| (node, served))).filter_map(
-            move |(node, served)| {
+    fn served<'a>(
+        &'a self,
+        app: &'a App,
+        function: &'a str,
+    ) -> impl Iterator<Item = (&'a NodeId, bool, Option<&'a String>)> {
+        self.reports
+            .iter()
+            .flat_map(|(node, report)| report.functions.iter().map(move |served| (node, served)))
+            .filter_map(move |(node, served)| {
                 let same = served.app == app.id && served.function.as_str() == function;
                 same.then_some((node, served.ready, served.last_error.as_ref()))
-            },
-        )
+            })
     }
 
     /// The functions of all apps.
@@ -134,7 +140,8 @@ impl Picture {
             last_error: None,
         };
         for (node, report) in &self.reports {
-            let served = report.functions.iter().filter(|served| served.app == app.id && served.function.as_str() == name);
+            let served =
+                report.functions.iter().filter(|served| served.app == app.id && served.function.as_str() == name);
             for served in served {
                 status.nodes.push(node.to_string());
                 status.invocations += served.latency.count;
@@ -232,7 +239,14 @@ impl Picture {
             }
             let slo_p95_ms = slo_ms.filter(|_| Some(stream) == sink);
             let slo_met = slo_p95_ms.filter(|_| quantiles.count > 0).map(|slo| quantiles.p95_ms <= slo);
-            found.push(SinkStatus { name: stream.to_string(), rows, last_commit_us, latency: quantiles, slo_p95_ms, slo_met });
+            found.push(SinkStatus {
+                name: stream.to_string(),
+                rows,
+                last_commit_us,
+                latency: quantiles,
+                slo_p95_ms,
+                slo_met,
+            });
         }
         found
     }
@@ -281,7 +295,8 @@ fn is_of_flow(placed: &PlacedWork, name: &str) -> bool {
 /// Whether a work is a partition of the stream that takes in rows of the flow's stages.
 fn is_fed_by(placed: &PlacedWork, name: &StreamName, flow: &str) -> bool {
     let Role::StreamPartition { stream, sources } = &placed.role else { return false };
-    let of_flow = |source: &littoral_plan::Source| source.work.name.rsplit_once('.').is_some_and(|(name, _)| name == flow);
+    let of_flow =
+        |source: &littoral_plan::Source| source.work.name.rsplit_once('.').is_some_and(|(name, _)| name == flow);
     stream == name && sources.iter().any(of_flow)
 }
 
@@ -331,9 +346,9 @@ pub(crate) fn node(digest: &NodeDigest, state: NodeState) -> NodeStatus {
 /// All nodes that are known: the live ones and those that were.
 pub(crate) fn nodes(live: &Members, lost: &BTreeMap<NodeId, Arc<NodeDigest>>) -> Vec<NodeStatus> {
     let alive = live.values().map(|digest| node(digest, NodeState::Alive));
-    let gone = lost.iter().filter(|(name, _)| !live.contains_key(*name)).map(|(_, digest)| node(digest, NodeState::Lost));
+    let gone =
+        lost.iter().filter(|(name, _)| !live.contains_key(*name)).map(|(_, digest)| node(digest, NodeState::Lost));
     let mut all: Vec<NodeStatus> = alive.chain(gone).collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
     all
 }
-

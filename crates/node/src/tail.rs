@@ -30,7 +30,12 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(crate) const LAST_MAX: u64 = 100_000;
 
 /// Reads partitions; one after the other, or, to follow, all at once.
-pub(crate) fn tail(source: Arc<dyn Source>, partitions: Vec<WorkId>, start: TailStart, follow: bool) -> Answers<TailRow> {
+pub(crate) fn tail(
+    source: Arc<dyn Source>,
+    partitions: Vec<WorkId>,
+    start: TailStart,
+    follow: bool,
+) -> Answers<TailRow> {
     let tails = partitions.into_iter().map(move |work| partition(Arc::clone(&source), work, start, follow));
     if follow {
         return Box::pin(stream::select_all(tails));

@@ -80,7 +80,9 @@ pub(crate) fn prepare(args: &NodeArgs) -> anyhow::Result<()> {
     match littoral_node::confine(&data).context("cannot confine the node to its data directory")? {
         Confinement::Full => {}
         Confinement::Partial => tracing::info!("the kernel confines this node to its data directory in part only"),
-        Confinement::None => tracing::warn!("the kernel cannot confine this node to its data directory: it has no Landlock"),
+        Confinement::None => {
+            tracing::warn!("the kernel cannot confine this node to its data directory: it has no Landlock")
+        }
     }
     Ok(())
 }
@@ -89,7 +91,10 @@ fn start_logging(args: &NodeArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&args.log).map_err(|error| {
         Usage::new(format!("--log: {error}")).hint("for instance `info` or `littoral_flow=debug,warn`")
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr);
     let started = if args.log_json { builder.json().try_init() } else { builder.try_init() };
     started.map_err(|error| anyhow::anyhow!(error)).context("cannot start logging")
 }

@@ -113,7 +113,12 @@ impl Process {
                 None => None,
             };
             if ended.is_some() || Instant::now() >= deadline {
-                bail!("node {} did not start; the end of its log, {}:\n{}", self.spec.name, self.log.display(), self.last_lines());
+                bail!(
+                    "node {} did not start; the end of its log, {}:\n{}",
+                    self.spec.name,
+                    self.log.display(),
+                    self.last_lines()
+                );
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -179,7 +184,8 @@ impl Cluster {
             connect: self.connect(&name, seed).await?,
             spec,
         };
-        let labels = process.spec.labels.iter().flat_map(|(key, value)| ["--label".to_owned(), format!("{key}={value}")]);
+        let labels =
+            process.spec.labels.iter().flat_map(|(key, value)| ["--label".to_owned(), format!("{key}={value}")]);
         let mut arguments: Vec<String> = labels.collect();
         match first {
             None => {
@@ -200,7 +206,11 @@ impl Cluster {
                 let inviting = self.process(first)?;
                 let token = inviting.client().token(&TokenRequest { ttl_seconds: TOKEN_TTL }).await?;
                 let spec = &process.spec;
-                let told = [("--name", name.to_string()), ("--tier", spec.tier.to_string()), ("--site", spec.site.to_string())];
+                let told = [
+                    ("--name", name.to_string()),
+                    ("--tier", spec.tier.to_string()),
+                    ("--site", spec.site.to_string()),
+                ];
                 arguments.extend(told.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
                 arguments.extend(["--http".to_owned(), ANY_PORT.to_string()]);
                 if spec.tier != Tier::Device {
@@ -220,7 +230,7 @@ impl Cluster {
         for dial in self.topology.dials.iter().filter(|dial| dial.from == *name) {
             let target = self.process(&dial.to)?.addresses.mesh.first().copied();
             let target = target.with_context(|| format!("node {} does not listen", dial.to))?;
-            let Some(shape) = dial.shape.clone() else {
+            let Some(shape) = dial.shape else {
                 addresses.push(target.to_string());
                 continue;
             };
@@ -268,7 +278,8 @@ impl Cluster {
 
     /// A running node to ask, one of those that are not named, of the outermost tier that is no device's.
     pub(super) fn witness(&self, struck: &[NodeId]) -> anyhow::Result<&Process> {
-        let candidates = self.processes.values().filter(|process| process.child.is_some() && !struck.contains(&process.spec.name));
+        let candidates =
+            self.processes.values().filter(|process| process.child.is_some() && !struck.contains(&process.spec.name));
         let best = candidates.min_by_key(|process| (process.spec.tier == Tier::Device, process.spec.tier));
         best.context("no node is left to ask")
     }

@@ -156,7 +156,9 @@ fn each(path: &Path, mut take: impl FnMut(&Value) -> Option<()>) -> anyhow::Resu
     let file = BufReader::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?);
     for (number, line) in file.lines().enumerate() {
         let row: Value = serde_json::from_str(&line?)?;
-        take(&row).with_context(|| format!("{}:{} is no row of records with key and value, or sensor and seq", path.display(), number + 1))?;
+        take(&row).with_context(|| {
+            format!("{}:{} is no row of records with key and value, or sensor and seq", path.display(), number + 1)
+        })?;
     }
     Ok(())
 }

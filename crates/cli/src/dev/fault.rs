@@ -36,9 +36,10 @@ impl FromStr for Fault {
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let wrong = |what: &str| {
-            anyhow::Error::from(Usage::new(format!("--fault {text}: {what}")).hint(
-                "for instance kill:edge-1@50%, pause:edge-1@50%+20s, wipe:edge-1@50% or cut:cloud@30%..70%",
-            ))
+            anyhow::Error::from(
+                Usage::new(format!("--fault {text}: {what}"))
+                    .hint("for instance kill:edge-1@50%, pause:edge-1@50%+20s, wipe:edge-1@50% or cut:cloud@30%..70%"),
+            )
         };
         let (kind, rest) = text.split_once(':').ok_or_else(|| wrong("it does not say what happens"))?;
         let (target, when) = rest.split_once('@').ok_or_else(|| wrong("it does not say when"))?;
@@ -92,7 +93,16 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_with_an_example() {
-        for text in ["edge-1", "kill:edge-1", "burn:edge-1@50%", "kill:@5%", "kill:a@150%", "cut:a@70%..30%", "pause:a@5%", "pause:a@5%+20"] {
+        for text in [
+            "edge-1",
+            "kill:edge-1",
+            "burn:edge-1@50%",
+            "kill:@5%",
+            "kill:a@150%",
+            "cut:a@70%..30%",
+            "pause:a@5%",
+            "pause:a@5%+20",
+        ] {
             let error = text.parse::<Fault>().unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         }

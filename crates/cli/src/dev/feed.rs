@@ -30,7 +30,8 @@ pub(super) fn read_series(path: &Path) -> anyhow::Result<Series> {
     anyhow::ensure!(size <= FILE_BYTES_MAX, "{} has more than 256 MiB", path.display());
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let rows = text.lines().skip(1).filter(|line| !line.trim().is_empty()).enumerate().map(|(place, line)| {
-        let (time, value) = line.split_once(',').with_context(|| format!("{}:{}: expected time,value", path.display(), place + 2))?;
+        let (time, value) =
+            line.split_once(',').with_context(|| format!("{}:{}: expected time,value", path.display(), place + 2))?;
         Ok((time.trim().to_owned(), value.trim().to_owned()))
     });
     Ok(Arc::new(rows.collect::<anyhow::Result<_>>()?))
@@ -222,7 +223,10 @@ mod tests {
         let (sensors, series) = sensors();
         let all = || {
             let mut feeds = feeds(&sensors, &series, amount(None));
-            feeds.iter_mut().flat_map(|feed| std::iter::from_fn(|| feed.next(false)).collect::<Vec<_>>()).collect::<Vec<_>>()
+            feeds
+                .iter_mut()
+                .flat_map(|feed| std::iter::from_fn(|| feed.next(false)).collect::<Vec<_>>())
+                .collect::<Vec<_>>()
         };
         assert_eq!(all(), all());
     }

@@ -65,7 +65,9 @@ pub(crate) async fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
     let out = args.out.clone().unwrap_or_else(|| folder.join("run"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     if out.join("input").exists() {
-        return Err(Usage::new(format!("{} has the files of another run", out.display())).hint("give another --out").into());
+        return Err(Usage::new(format!("{} has the files of another run", out.display()))
+            .hint("give another --out")
+            .into());
     }
     let begun = Instant::now();
     progress::say(&format!("starting {} nodes", topology.nodes.len()));

@@ -97,7 +97,13 @@ pub(super) struct Replayer {
 
 impl Replayer {
     /// Publishes a feed on a node, and writes down in the run's folder what.
-    pub(super) fn new(app: &str, feed: Feed, client: Client, written: Arc<Written>, out: &Path) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        app: &str,
+        feed: Feed,
+        client: Client,
+        written: Arc<Written>,
+        out: &Path,
+    ) -> anyhow::Result<Self> {
         let path = out.join("input").join(format!("{}.ndjson", feed.node));
         let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self { app: app.to_owned(), feed, client, written, input: BufWriter::new(file), sequence: 0 })
@@ -148,7 +154,8 @@ impl Replayer {
         let query = format!("?producer=dev-{node}-{}&epoch=1&sequence={}", self.feed.stream, self.sequence);
         let deadline = Instant::now() + GIVE_UP;
         loop {
-            let sent = self.client.publish(&self.app, &self.feed.stream, &query, "application/x-ndjson", body.clone()).await;
+            let sent =
+                self.client.publish(&self.app, &self.feed.stream, &query, "application/x-ndjson", body.clone()).await;
             match sent {
                 Ok(_) => return self.written.acknowledged(&node, records, bytes),
                 Err(error) if Instant::now() >= deadline => {

@@ -131,16 +131,25 @@ impl Report {
         demand(tally.unexpected == 0, format!("{} rows are of no record that was published", tally.unexpected));
         demand(
             tally.dead_lettered == demands.malformed && tally.malformed == demands.malformed,
-            format!("{} records were dead-lettered instead of the {} malformed ones", tally.dead_lettered, demands.malformed),
+            format!(
+                "{} records were dead-lettered instead of the {} malformed ones",
+                tally.dead_lettered, demands.malformed
+            ),
         );
         if demands.objective
             && let Some((slo_ms, p95_ms, _)) = self.objective
         {
-            demand(p95_ms <= slo_ms, format!("the objective of {} is missed: {}", milliseconds(slo_ms), milliseconds(p95_ms)));
+            demand(
+                p95_ms <= slo_ms,
+                format!("the objective of {} is missed: {}", milliseconds(slo_ms), milliseconds(p95_ms)),
+            );
         }
         for detection in self.detections.iter().filter(|detection| detection.decides) {
             let (found, all) = (detection.evaluation.windows_detected, detection.evaluation.windows);
-            demand(found >= WINDOWS_MIN.min(all), format!("{}: {found} of {all} failures were detected", detection.sensor));
+            demand(
+                found >= WINDOWS_MIN.min(all),
+                format!("{}: {found} of {all} failures were detected", detection.sensor),
+            );
             let wrong = detection.evaluation.incidents_false();
             demand(wrong <= FALSE_MAX, format!("{}: {wrong} false incidents", detection.sensor));
         }
@@ -196,7 +205,10 @@ impl Report {
         text.push_str(&indented(&table.render()));
         if let Some((records, seconds)) = self.measured.full_speed {
             let rate = records as f64 / seconds.max(f64::MIN_POSITIVE);
-            _ = writeln!(text, "  at full speed: {records} records in {seconds:.1} s, until all had come out: {rate:.0} records/s");
+            _ = writeln!(
+                text,
+                "  at full speed: {records} records in {seconds:.1} s, until all had come out: {rate:.0} records/s"
+            );
         }
     }
 
@@ -213,15 +225,22 @@ impl Report {
             for sink in &flow.sinks {
                 let latency = sink.latency;
                 let quantiles = [latency.p50_ms, latency.p95_ms, latency.p99_ms].map(milliseconds);
-                let objective = sink.slo_p95_ms.map_or_else(|| "-".to_owned(), |slo| format!("p95 < {}", milliseconds(slo)));
-                let row = [format!("end to end, {}", sink.name), latency.count.to_string()].into_iter().chain(quantiles);
+                let objective =
+                    sink.slo_p95_ms.map_or_else(|| "-".to_owned(), |slo| format!("p95 < {}", milliseconds(slo)));
+                let row =
+                    [format!("end to end, {}", sink.name), latency.count.to_string()].into_iter().chain(quantiles);
                 table.row(row.chain([objective]));
             }
         }
         text.push_str(&indented(&table.render()));
         if let Some((slo, p95, count)) = self.objective {
             let verdict = if p95 <= slo { "met" } else { "MISSED" };
-            _ = writeln!(text, "  objective {verdict}: p95 {} of {count} rows, at most {}", milliseconds(p95), milliseconds(slo));
+            _ = writeln!(
+                text,
+                "  objective {verdict}: p95 {} of {count} rows, at most {}",
+                milliseconds(p95),
+                milliseconds(slo)
+            );
         }
     }
 
@@ -270,7 +289,8 @@ fn objective(flows: &[FlowStatus], outcome: &Outcome) -> Option<(f64, f64, u64)>
     let sinks = || flows.iter().flat_map(|flow| &flow.sinks);
     let slo = sinks().find_map(|sink| sink.slo_p95_ms)?;
     let measured = sinks().filter(|sink| sink.slo_p95_ms.is_some() || sink.name == outcome.scored);
-    let worst = measured.filter(|sink| sink.latency.count > 0).max_by(|a, b| a.latency.p95_ms.total_cmp(&b.latency.p95_ms))?;
+    let worst =
+        measured.filter(|sink| sink.latency.count > 0).max_by(|a, b| a.latency.p95_ms.total_cmp(&b.latency.p95_ms))?;
     Some((slo, worst.latency.p95_ms, worst.latency.count))
 }
 

@@ -62,7 +62,8 @@ impl Continuum {
             let written = Arc::new(Written::open(&self.out)?);
             let rate = args.rate.unwrap_or(RATE_DEMO);
             let replayers = self.replayers(&sensors, amount, &written).await?;
-            let phase = Phase { named_only: false, rate: Some(rate as f64 / replayers.len().max(1) as f64), time: None };
+            let phase =
+                Phase { named_only: false, rate: Some(rate as f64 / replayers.len().max(1) as f64), time: None };
             println!("the sensors publish {rate} records a second");
             try_join_all(replayers.into_iter().map(|replayer| replayer.run(phase))).await?;
             println!("the sensors have nothing more to publish");
@@ -92,7 +93,12 @@ impl Continuum {
         self.app.manifest.dev.as_ref().map(|dev| dev.sensors.clone()).unwrap_or_default()
     }
 
-    async fn replayers(&self, sensors: &[Sensor], amount: Amount, written: &Arc<Written>) -> anyhow::Result<Vec<Replayer>> {
+    async fn replayers(
+        &self,
+        sensors: &[Sensor],
+        amount: Amount,
+        written: &Arc<Written>,
+    ) -> anyhow::Result<Vec<Replayer>> {
         let series = sensors.iter().map(|sensor| read_series(&self.app.folder.join(&sensor.file)));
         let series = series.collect::<anyhow::Result<Vec<_>>>()?;
         let cluster = self.cluster.lock().await;
@@ -181,18 +187,20 @@ impl Continuum {
     }
 
     /// Reads everything that came out, judges it, and tells.
-    async fn finish(&self, plan: &Plan, mut measured: Measured, written: &Written, args: &DevArgs) -> anyhow::Result<ExitCode> {
+    async fn finish(
+        &self,
+        plan: &Plan,
+        mut measured: Measured,
+        written: &Written,
+        args: &DevArgs,
+    ) -> anyhow::Result<ExitCode> {
         measured.raw_bytes = written.raw_bytes();
         measured.uplink_bytes = self.cluster.lock().await.bytes_between(Tier::Edge, Tier::Cloud);
         progress::say("reading what came out");
         self.look_at_strikes(&mut measured).await?;
         let tally = self.read_all(plan).await?;
         let alarms = alarms(&self.out, &plan.outcome)?;
-        let demands = Demands {
-            malformed: MALFORMED as u64,
-            objective: self.faults.is_empty(),
-            detection: args.demo,
-        };
+        let demands = Demands { malformed: MALFORMED as u64, objective: self.faults.is_empty(), detection: args.demo };
         let manifest = &self.app.manifest;
         let report = Report::new(manifest, &self.app.folder, &plan.outcome, (measured, tally), &alarms, &demands)?;
         let json = serde_json::to_vec_pretty(&report)?;

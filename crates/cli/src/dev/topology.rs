@@ -70,7 +70,8 @@ fn dial(from: &DevNode, to: &DevNode, links: &[DevLink]) -> Option<Dial> {
         return None;
     }
     let (from_name, to_name) = (from.name.clone(), to.name.clone());
-    let best = links.iter().filter_map(|link| Some((matches(link, from, to)?, link))).max_by_key(|(likeness, _)| *likeness);
+    let best =
+        links.iter().filter_map(|link| Some((matches(link, from, to)?, link))).max_by_key(|(likeness, _)| *likeness);
     let shape = match best {
         Some((_, link)) => Some(shape(link)),
         None if from.site == to.site || links.is_empty() => None,
@@ -143,7 +144,9 @@ links = [
         let shown: Vec<String> = topology
             .dials
             .iter()
-            .map(|dial| format!("{}>{} {:?}", dial.from, dial.to, dial.shape.as_ref().map(|shape| shape.rtt.as_millis())))
+            .map(|dial| {
+                format!("{}>{} {:?}", dial.from, dial.to, dial.shape.as_ref().map(|shape| shape.rtt.as_millis()))
+            })
             .collect();
         assert_eq!(shown, ["e1>c1 Some(40)", "e2>c1 Some(80)", "e2>e1 None", "d1>e1 Some(3)", "d1>e2 Some(3)"]);
         assert_eq!(topology.named("hall").len(), 2);

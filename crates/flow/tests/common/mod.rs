@@ -2,12 +2,12 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrow_array::cast::AsArray as _;
 use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray as _;
 use arrow_schema::Schema;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,7 +16,9 @@ use littoral_flow::chain::{Operator, Operators};
 use littoral_flow::reader::{Input, Source, SourceError};
 use littoral_model::entry::{PORT_MAIN, Position};
 use littoral_model::id::{Epoch, NodeId};
-use littoral_model::wire::{FetchReply, FetchRequest, InstallRequest, PublishReply, PublishRequest, ReplicateReply, ReplicateRequest};
+use littoral_model::wire::{
+    FetchReply, FetchRequest, InstallRequest, PublishReply, PublishRequest, ReplicateReply, ReplicateRequest,
+};
 use littoral_model::work::{Assignment, KeeperAnswer, WorkId};
 use littoral_runtime::Fault;
 use littoral_runtime::stage::{Rejection, StageError, StageOutput};
@@ -51,7 +53,13 @@ impl Fixed {
 
 #[async_trait]
 impl Keeper for Fixed {
-    async fn resync(&self, work: &WorkId, _: Epoch, _: Vec<NodeId>, _: Vec<NodeId>) -> Result<KeeperAnswer, KeeperError> {
+    async fn resync(
+        &self,
+        work: &WorkId,
+        _: Epoch,
+        _: Vec<NodeId>,
+        _: Vec<NodeId>,
+    ) -> Result<KeeperAnswer, KeeperError> {
         Ok(self.answer(work))
     }
     async fn hand_over(&self, work: &WorkId, _: Epoch, _: NodeId) -> Result<KeeperAnswer, KeeperError> {
@@ -86,7 +94,8 @@ impl Node {
         let log = Log::open(&folder.path().join("log"), LogOptions::small()).unwrap();
         let derived = Derived::open(&folder.path().join("derived")).unwrap();
         let keeper = Arc::new(Fixed::default());
-        let works = Works::new(NodeId::new("n").unwrap(), log, derived, Arc::new(Alone), Arc::<Fixed>::clone(&keeper)).unwrap();
+        let works =
+            Works::new(NodeId::new("n").unwrap(), log, derived, Arc::new(Alone), Arc::<Fixed>::clone(&keeper)).unwrap();
         Self { works, keeper, _folder: folder }
     }
 

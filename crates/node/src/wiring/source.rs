@@ -25,11 +25,9 @@ pub(crate) struct MeshSource {
 #[async_trait]
 impl Source for MeshSource {
     async fn fetch(&self, request: FetchRequest) -> Result<FetchReply, SourceError> {
-        let owner = self
-            .directory
-            .owner(&request.work)
-            .await
-            .ok_or_else(|| SourceError(format!("nobody at {} knows the owner of {}", request.work.site, request.work)))?;
+        let owner = self.directory.owner(&request.work).await.ok_or_else(|| {
+            SourceError(format!("nobody at {} knows the owner of {}", request.work.site, request.work))
+        })?;
         if owner == *self.mesh.node() {
             return Ok(self.works.fetch(request).await);
         }
