@@ -15,7 +15,7 @@ EXAMPLE := examples/machine-health
 # Workspaces beside the main one, which have lock files and lints of their own.
 SIDE_WORKSPACES := sdk/rust $(EXAMPLE)/guests
 
-.PHONY: help setup build install guests demo test check fix bench clean
+.PHONY: help setup build install guests demo drill test check fix bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -33,10 +33,15 @@ guests: setup ## build the example's Wasm components
 	@scripts/build-guests $(EXAMPLE)
 
 demo: build guests ## run the main job: devices, edge and cloud on this machine
-	$(LITTORAL) dev $(EXAMPLE) --once --demo
+	$(LITTORAL) dev $(EXAMPLE) --demo
+
+drill: build guests ## kill, pause, wipe and cut nodes while records flow, a minute each, and check what came out
+	@scripts/drill $(LITTORAL)
 
 test: setup guests ## run every test
 	cargo test --locked --workspace
+	@$(MAKE) build
+	@scripts/drill $(LITTORAL) short
 	@for workspace in $(SIDE_WORKSPACES); do scripts/in-workspace $$workspace test; done
 	$(PYTHON) -m unittest discover --start-directory tests/checker --pattern 'test_*.py'
 	$(PYTHON) -m unittest discover --start-directory tests/architecture --pattern 'test_*.py'
@@ -60,6 +65,7 @@ fix: setup ## mend what can be mended: format, lints
 bench: bench-flow-basic ## run every benchmark; results in target/bench/
 
 bench-%: setup guests ## run one benchmark, for instance `make bench-flow-basic`
+	cargo build --locked --release --package littoral-cli
 	cargo run --locked --release --package littoral-bench -- $*
 
 clean: ## forget what was built

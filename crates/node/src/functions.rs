@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{HOST, HeaderValue};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Limited};
 use littoral_mesh::{Call, Method, Priority};
@@ -148,8 +149,10 @@ impl Functions {
         &self,
         app: &AppId,
         function: &FunctionName,
-        request: Request<Bytes>,
+        mut request: Request<Bytes>,
     ) -> Result<Response<Bytes>, AdminError> {
+        // HTTP/1.1 demands one; who calls by name has none in mind.
+        request.headers_mut().entry(HOST).or_insert(HeaderValue::from_static("localhost"));
         if let Some(local) = self.here(app, function) {
             return self.call_here(local, request).await;
         }

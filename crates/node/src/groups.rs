@@ -25,6 +25,8 @@ pub(crate) struct Groups {
     /// Tells of each group that is started, so that its agent is driven.
     opened: Sender<Arc<SiteGroup>>,
     running: Mutex<BTreeMap<SiteId, Arc<SiteGroup>>>,
+    /// One group is started at a time: two of the same site would write to one log without knowing of each other.
+    opening: tokio::sync::Mutex<()>,
 }
 
 impl Groups {
@@ -36,7 +38,15 @@ impl Groups {
         opened: Sender<Arc<SiteGroup>>,
     ) -> anyhow::Result<Arc<Self>> {
         let (node, site) = (facts.node.clone(), facts.site.clone());
-        let groups = Arc::new(Self { node, site: site.clone(), log, transport, opened, running: Mutex::default() });
+        let groups = Arc::new(Self {
+            node,
+            site: site.clone(),
+            log,
+            transport,
+            opened,
+            running: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+        });
         groups.open(&site, facts.founder).await?;
         for work in groups.log.works() {
             let borrowed =
@@ -84,6 +94,10 @@ impl Groups {
     }
 
     async fn open(&self, site: &SiteId, founder: bool) -> anyhow::Result<Arc<SiteGroup>> {
+        let _one = self.opening.lock().await;
+        if let Some(group) = self.get(site) {
+            return Ok(group);
+        }
         if self.lock().len() > BORROWED_MAX {
             anyhow::bail!("{BORROWED_MAX} sites borrow this node's vote already; give {site} another parent");
         }
@@ -119,5 +133,43 @@ fn command_work(command: &KeeperCommand) -> &WorkId {
         | KeeperCommand::Resync { work, .. }
         | KeeperCommand::Replicas { work, .. }
         | KeeperCommand::Remove { work } => work,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use async_trait::async_trait;
+    use littoral_model::id::Tier;
+    use littoral_store::consensus::TransportError;
+    use littoral_store::log::LogOptions;
+
+    use super::*;
+
+    struct Nobody;
+
+    #[async_trait]
+    impl RaftTransport for Nobody {
+        async fn call(&self, _: &NodeId, _: &SiteId, _: Bytes) -> Result<Bytes, TransportError> {
+            Err(TransportError("there is nobody else".to_owned()))
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn messages_that_arrive_at_once_start_one_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::open(folder.path(), LogOptions::small()).unwrap();
+        let (node, site) = (NodeId::new("cloud-1").unwrap(), SiteId::new("cloud").unwrap());
+        let facts = Facts::new("fabric".to_owned(), node, Tier::Cloud, site, true);
+        let (opened, mut started) = tokio::sync::mpsc::channel(BORROWED_MAX + 1);
+        let groups = Groups::start(&facts, log, Arc::new(Nobody), opened).await.unwrap();
+        let hall = SiteId::new("hall-7").unwrap();
+        let all = futures::future::join_all((0..8).map(|_| groups.open(&hall, false))).await;
+        let all: Vec<Arc<SiteGroup>> = all.into_iter().map(Result::unwrap).collect();
+        assert!(all.windows(2).all(|pair| Arc::ptr_eq(&pair[0], &pair[1])));
+        assert_eq!(started.recv().await.unwrap().site().as_str(), "cloud");
+        assert_eq!(started.recv().await.unwrap().site().as_str(), "hall-7");
+        assert!(started.try_recv().is_err(), "each is told of once");
+        groups.stop().await;
     }
 }

@@ -28,7 +28,12 @@ impl Health {
             ready = false;
             reasons.push(format!("the node's log has failed: {error}"));
         }
-        match self.groups.own() {
+        let group = self.groups.own();
+        if let Some(error) = group.as_ref().and_then(|group| group.failure()) {
+            ready = false;
+            reasons.push(format!("the keeper's part on this node has ended: {error}; restart the node"));
+        }
+        match group {
             None => ready = false,
             Some(group) if group.leader().is_none() => {
                 // What runs goes on; only moves and new work wait for a leader.

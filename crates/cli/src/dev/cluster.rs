@@ -45,6 +45,8 @@ pub(super) struct Process {
     child: Option<Child>,
     addresses: Addresses,
     connect: Vec<String>,
+    /// Where it says which node was started last; none for where `littoral get` looks for it.
+    state: Option<PathBuf>,
 }
 
 /// A link between two nodes that is shaped.
@@ -60,6 +62,8 @@ pub(super) struct Cluster {
     pub(super) processes: BTreeMap<NodeId, Process>,
     pub(super) links: Vec<Link>,
     folder: PathBuf,
+    /// Whether other commands are to find these nodes.
+    found: bool,
 }
 
 impl Process {
@@ -91,6 +95,9 @@ impl Process {
         }
         if let Some(token) = token {
             command.env("LITTORAL_JOIN", token);
+        }
+        if let Some(state) = &self.state {
+            command.env("XDG_STATE_HOME", state);
         }
         // A process group of its own: an interrupt at the terminal is for this process, which stops the nodes in order.
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true).process_group(0);
@@ -159,10 +166,12 @@ impl Process {
 }
 
 impl Cluster {
-    /// Starts all nodes, each connected as the topology says, and waits until all see one another.
-    pub(super) async fn start(topology: Topology, folder: &Path, seed: u64) -> anyhow::Result<Self> {
+    /// Starts all nodes, each connected as the topology says, and waits until all see one another. With `found`, other
+    /// commands of this user ask these nodes from now on.
+    pub(super) async fn start(topology: Topology, folder: &Path, seed: u64, found: bool) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder.join("logs"))?;
-        let mut cluster = Self { topology, processes: BTreeMap::new(), links: Vec::new(), folder: folder.to_owned() };
+        let mut cluster =
+            Self { topology, processes: BTreeMap::new(), links: Vec::new(), folder: folder.to_owned(), found };
         let nodes = cluster.topology.nodes.clone();
         let mut first: Option<NodeId> = None;
         for spec in nodes {
@@ -182,6 +191,7 @@ impl Cluster {
             child: None,
             addresses: Addresses::default(),
             connect: self.connect(&name, seed).await?,
+            state: (!self.found).then(|| self.folder.clone()),
             spec,
         };
         let labels =

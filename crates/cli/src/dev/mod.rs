@@ -72,7 +72,7 @@ pub(crate) async fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     progress::say(&format!("starting {} nodes", topology.nodes.len()));
     let mut ended = tokio::select! {
-        cluster = Cluster::start(topology, &folder, args.seed) => Ok(Some(Arc::new(Mutex::new(cluster?)))),
+        cluster = Cluster::start(topology, &folder, args.seed, !(args.once || args.demo)) => Ok(Some(Arc::new(Mutex::new(cluster?)))),
         told = told_to_end() => told.map(|()| None),
     }?;
     let Some(cluster) = ended.take() else { return Ok(ExitCode::from(INTERRUPTED)) };

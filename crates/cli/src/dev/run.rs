@@ -25,7 +25,7 @@ use crate::app::parse_time;
 use crate::args::DevArgs;
 use crate::client::Client;
 use crate::failure::Usage;
-use crate::output;
+use crate::output::{self, Table};
 
 /// How many malformed records are mixed in.
 const MALFORMED: usize = 100;
@@ -75,11 +75,14 @@ impl Continuum {
     async fn print_places(&self) -> anyhow::Result<()> {
         let cluster = self.cluster.lock().await;
         let name = &self.app.manifest.name;
-        let mut text = format!("\n{name} runs. To ask a node:\n\n");
+        let mut table = Table::new(&["NODE", "TIER", "HTTP", "ADMIN SOCKET"]);
         for process in cluster.processes.values() {
-            text.push_str(&format!("  export LITTORAL_SOCKET={}/admin.sock\n", process.data().display()));
+            let http = process.http().map_or_else(|| "-".to_owned(), |http| format!("http://{http}"));
+            let socket = process.data().join("admin.sock").display().to_string();
+            table.row([process.spec.name.to_string(), process.spec.tier.to_string(), http, socket]);
         }
-        text.push_str(&format!("\n  littoral get nodes\n  littoral get flows --watch\n  littoral logs -f {name}\n"));
+        let mut text = format!("\n{name} runs.\n\n{}\nIn another terminal:\n\n", table.render());
+        text.push_str(&format!("  littoral get nodes\n  littoral get flows --watch\n  littoral logs -f {name}\n"));
         for route in &self.app.manifest.routes {
             if let Some(http) = cluster.processes.values().find_map(super::cluster::Process::http) {
                 text.push_str(&format!("  curl http://{http}{}\n", route.path));

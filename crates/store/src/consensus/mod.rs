@@ -228,6 +228,12 @@ impl SiteGroup {
         self.leader().as_ref() == Some(&self.options.node)
     }
 
+    /// Why the group does not run on this node any more, if it does not: its disk failed, or a bug ended it.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.raft.metrics().borrow().running_state.as_ref().err().map(ToString::to_string)
+    }
+
     /// Changes whenever the leader, the term or the members may have changed.
     pub fn status_changes(&self) -> impl Send + 'static + Future<Output = ()> {
         let mut metrics = self.raft.server_metrics();
