@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use littoral_model::manifest::Manifest;
+use littoral_model::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use littoral_node::admin::exchange::artifact_digest;
 use littoral_node::admin::types::AppBundle;
 
@@ -16,8 +16,6 @@ use crate::failure::{InvalidManifest, Usage, hinted};
 
 /// The manifest's name in an app's folder.
 const MANIFEST: &str = "littoral.toml";
-/// The largest manifest: a bundle must fit an admin request, and no person writes more.
-const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 /// The largest component that a node takes.
 const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 
@@ -62,7 +60,7 @@ impl App {
             }
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
         };
-        if size > MANIFEST_BYTES_MAX {
+        if size > MANIFEST_BYTES_MAX as u64 {
             return Err(Usage::new(format!("{} has more than 1 MiB: it is no manifest", file.display())).into());
         }
         let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;

@@ -91,7 +91,9 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     if !(PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION).contains(&version) {
         return Err(WireError::Version { version });
     }
-    postcard::from_bytes(body).map_err(|error| WireError::Malformed { kind, reason: error.to_string() })
+    let malformed = |reason: String| WireError::Malformed { kind, reason };
+    let (message, rest) = postcard::take_from_bytes(body).map_err(|error| malformed(error.to_string()))?;
+    if rest.is_empty() { Ok(message) } else { Err(malformed(format!("{} bytes follow it", rest.len()))) }
 }
 
 /// Asks the owner of a work for entries. The owner waits up to `wait_ms` for the first one.

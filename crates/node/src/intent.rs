@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use bytes::Bytes;
 use littoral_control::Intent;
-use littoral_model::hlc::{Clock, Hlc};
+use littoral_model::hlc::{self, Clock, Hlc};
 use littoral_model::id::{AppId, Epoch, NodeId};
 use littoral_model::manifest::{self, Manifest};
 use littoral_model::wire;
@@ -234,7 +234,7 @@ impl IntentStore {
         let now = self.clock.lock().unwrap_or_else(PoisonError::into_inner).tick(now_us());
         let known = self.lock().get(app).map(|record| record.stamp.time);
         let time = match known {
-            Some(known) if known >= now => Hlc { physical_us: known.physical_us, logical: known.logical + 1 },
+            Some(known) if known >= now => hlc::next(known),
             _ => now,
         };
         Stamp { time, node: self.node.clone() }

@@ -325,27 +325,13 @@ impl<'t> Meaning<'t, '_, '_, '_> {
     }
 }
 
-/// Why two placements exclude each other, if they do.
+/// Why something cannot be near a stream, if it cannot: nearness is a wish among the nodes that satisfy the rest, and
+/// another tier may be near; a site that the stream is not in is not.
 fn excludes(a: &DeTable<'_>, b: &DeTable<'_>) -> Option<String> {
-    for key in ["tier", "site"] {
-        let (a, b) = (one_or_many(a, key), one_or_many(b, key));
-        // A tier that is none is another finding.
-        let known = |name: &&str| key != "tier" || name.parse::<Tier>().is_ok();
-        if a.iter().any(known) && b.iter().any(known) && a.is_disjoint(&b) {
-            let show = |set: &BTreeSet<&str>| set.iter().copied().collect::<Vec<_>>().join(" or ");
-            return Some(format!("it is of {key} {}, the stream of {}", show(&a), show(&b)));
-        }
-    }
-    for (label, value) in table(a, "labels").into_iter().flatten() {
-        let other = table(b, "labels").and_then(|labels| labels.get(label.get_ref().as_ref()));
-        if let Some(ours) = value.get_ref().as_str()
-            && let Some(theirs) = other.and_then(|other| other.get_ref().as_str())
-            && ours != theirs
-        {
-            return Some(format!("it wants the label {0} = {ours}, the stream {0} = {theirs}", label.get_ref()));
-        }
-    }
-    None
+    let (a, b) = (one_or_many(a, "site"), one_or_many(b, "site"));
+    let show = |set: &BTreeSet<&str>| set.iter().copied().collect::<Vec<_>>().join(" or ");
+    let apart = !a.is_empty() && !b.is_empty() && a.is_disjoint(&b);
+    apart.then(|| format!("it is of site {}, the stream of {}", show(&a), show(&b)))
 }
 
 fn one_or_many<'t>(table: &'t DeTable<'_>, key: &str) -> BTreeSet<&'t str> {
