@@ -83,7 +83,7 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     write(text.as_bytes())
 }
 
-/// Writes to standard output, as [`print`].
+/// Writes to standard output, as [`print()`].
 ///
 /// # Errors
 /// When the output cannot be written.

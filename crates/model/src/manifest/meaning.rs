@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::cycles::{self, Cycle, Edge};
 use super::finding::Report;
-use crate::id::{Tier, check_name};
+use crate::id::check_name;
 use crate::unit::{Size, Time};
 
 /// What a value that names a secret begins with.
