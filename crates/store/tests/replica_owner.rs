@@ -169,3 +169,30 @@ async fn a_removed_work_is_gone_and_can_be_made_anew() {
     let owned = in_time(works.lead(&work())).await.unwrap();
     assert_eq!((owned.epoch(), in_time(owned.append(commit("new")).await.unwrap()).await), (Epoch(2), Ok(1)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_starts_anew_under_the_same_epoch_sees_all_and_ends_its_predecessor() {
+    let cluster = Cluster::new(&["a", "b"]).await;
+    cluster.create("a", &["a", "b"]).await;
+    cluster.in_sync(&["a", "b"]).await;
+    let old = in_time(cluster.works("a").lead(&work())).await.unwrap();
+    // On their way: the replica does not answer.
+    cluster.net.take_away("b");
+    let on_their_way = [old.append(commit("1")).await.unwrap(), old.append(commit("2")).await.unwrap()];
+    let new = in_time(cluster.works("a").lead(&work())).await.unwrap();
+    assert_eq!(new.epoch(), old.epoch());
+    assert!(matches!(old.append(commit("3")).await, Err(WriteError::Fenced { .. })));
+    let restoring = tokio::spawn({
+        let new = new.clone();
+        async move { new.restore().await.map(|_| new.committed()) }
+    });
+    tokio::task::yield_now().await;
+    assert!(!restoring.is_finished(), "it waits for what is on its way");
+    cluster.net.heal();
+    for (committing, index) in on_their_way.into_iter().zip(1..) {
+        assert_eq!(in_time(committing).await.unwrap(), index);
+    }
+    assert_eq!(in_time(restoring).await.unwrap().unwrap(), 2);
+    assert_eq!(in_time(new.append(commit("3")).await.unwrap()).await.unwrap(), 3);
+    assert!(matches!(old.restore().await, Err(WriteError::Fenced { .. })));
+}

@@ -227,7 +227,8 @@ impl Works {
         self.work(work).configure(config);
     }
 
-    /// The right to write to a work that this node owns. Waits until what earlier owners left is safe.
+    /// The right to write to a work that this node owns. Waits until what earlier owners left is safe. Rights that were
+    /// given before end with it.
     ///
     /// # Errors
     /// When this node is not its owner, or stops being so while waiting.
@@ -237,7 +238,8 @@ impl Works {
         if let Some(ownership) = ownership
             && ownership.ready().await
         {
-            return Ok(Owned(ownership));
+            let handle = ownership.new_handle();
+            return Ok(Owned { ownership, handle });
         }
         Err(NotOwner { work: work.clone(), assignment: known.and_then(|known| known.assignment()) })
     }

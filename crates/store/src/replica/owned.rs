@@ -30,13 +30,17 @@ impl Future for Committing {
     }
 }
 
-/// The right to write to a work under one epoch. Clones are the same right.
+/// The right to write to a work under one epoch, until [`Works::lead`](super::Works::lead) gives it to somebody else.
+/// Clones are the same right.
 #[derive(Clone)]
-pub struct Owned(pub(super) Arc<Ownership>);
+pub struct Owned {
+    pub(super) ownership: Arc<Ownership>,
+    pub(super) handle: u64,
+}
 
 impl std::fmt::Debug for Owned {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Owned({} at {})", self.0.name, self.0.epoch)
+        write!(f, "Owned({} at {})", self.ownership.name, self.ownership.epoch)
     }
 }
 
@@ -44,19 +48,19 @@ impl Owned {
     /// Which work.
     #[must_use]
     pub fn work(&self) -> &WorkId {
-        &self.0.id
+        &self.ownership.id
     }
 
     /// Under which epoch.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        self.0.epoch
+        self.ownership.epoch
     }
 
     /// Up to which index entries are committed.
     #[must_use]
     pub fn committed(&self) -> u64 {
-        self.0.committed()
+        self.ownership.committed()
     }
 
     /// Appends a commit; those appended one after the other have that order. Waits while 16 MiB wait to be committed.
@@ -64,23 +68,25 @@ impl Owned {
     /// # Errors
     /// [`WriteError::Fenced`] when the right has ended; [`WriteError::TooLarge`]; [`WriteError::Store`].
     pub async fn append(&self, commit: Commit) -> Result<Committing, WriteError> {
-        match self.0.append(commit, None).await? {
+        match self.ownership.append(commit, None, Some(self.handle)).await? {
             Appended::Entry(committing) => Ok(committing),
-            Appended::TurnedDown(_) => Err(self.0.fenced()),
+            Appended::TurnedDown(_) => Err(self.ownership.fenced()),
         }
     }
 
-    /// What all committed entries together say.
+    /// What all entries together say; waits until those that are on their way are committed.
     ///
     /// # Errors
-    /// [`WriteError::Unreadable`] and [`WriteError::Store`] when the disk does not give it.
+    /// [`WriteError::Unreadable`] and [`WriteError::Store`] when the disk does not give it; [`WriteError::Fenced`] when the
+    /// right has ended.
     pub async fn restore(&self) -> Result<Restored, WriteError> {
-        let rebuilt = super::promote::rebuild(&self.0.shared, &self.0.id, &self.0.name, self.0.committed()).await?;
-        Ok(rebuilt.restored)
+        let Ownership { shared, id, name, .. } = &*self.ownership;
+        let committed = self.ownership.settled(self.handle).await?;
+        Ok(super::promote::rebuild(shared, id, name, committed).await?.restored)
     }
 
     /// Waits until the right has ended.
     pub async fn lost(&self) {
-        self.0.lost().await;
+        self.ownership.lost().await;
     }
 }

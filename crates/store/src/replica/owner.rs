@@ -1,6 +1,7 @@
 //! A work that this node owns: gives entries their places, and knows up to where they are committed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use littoral_model::entry::{Commit, Position, ProducerSequence};
@@ -60,6 +61,8 @@ pub(super) struct Ownership {
     pub(super) reconsider: Notify,
     /// Held while an entry is given its place; what must have the same order as the entries.
     pub(super) order: tokio::sync::Mutex<Producers>,
+    /// The number of the latest handle; entries of earlier ones are not taken any more.
+    handle: AtomicU64,
     inner: Mutex<Inner>,
     budget: Arc<Semaphore>,
     syncing: mpsc::Sender<Append>,
@@ -146,6 +149,7 @@ impl Ownership {
             durable: watch::Sender::default(),
             reconsider: Notify::new(),
             order: tokio::sync::Mutex::default(),
+            handle: AtomicU64::new(0),
             inner: Mutex::new(inner),
             budget: Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX)),
             syncing,
@@ -317,12 +321,35 @@ impl Ownership {
         }
     }
 
-    /// Gives a commit its place. `published` is asked once all earlier ones have theirs, and may find that the commit is
+    /// Gives out a handle, which ends the earlier ones: whoever starts anew under the same epoch must not find that its
+    /// predecessor still writes.
+    pub(super) fn new_handle(&self) -> u64 {
+        self.handle.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Waits until everything that was given a place before this call is committed.
+    pub(super) async fn settled(&self, handle: u64) -> Result<u64, WriteError> {
+        let last = {
+            // Who has a place by now, has it; who comes later with an earlier handle is turned away.
+            let _order = self.order.lock().await;
+            let inner = self.inner();
+            inner.waiters.back().map_or(inner.committed, |waiter| waiter.index)
+        };
+        let mut progress = self.progress.subscribe();
+        let reached = progress.wait_for(|progress| progress.lost || progress.committed >= last).await;
+        match reached {
+            Ok(progress) if !progress.lost && self.handle.load(Ordering::Acquire) == handle => Ok(progress.committed),
+            _ => Err(self.fenced()),
+        }
+    }
+
+    /// Gives a commit its place, if it comes from the latest handle or from outside. `published` is asked once all earlier ones have theirs, and may find that the commit is
     /// not needed; it may also add to it.
     pub(super) async fn append(
         &self,
         mut commit: Commit,
         published: Option<&ProducerSequence>,
+        handle: Option<u64>,
     ) -> Result<Appended, WriteError> {
         // Encoded before its turn; once more only where a producer is forgotten for it.
         let mut payload = encode(&commit)?;
@@ -330,6 +357,9 @@ impl Ownership {
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         let budget = Arc::clone(&self.budget).acquire_many_owned(permits).await.map_err(|_| self.fenced())?;
         let mut producers = self.order.lock().await;
+        if handle.is_some_and(|handle| handle != self.handle.load(Ordering::Acquire)) {
+            return Err(self.fenced());
+        }
         if let Some(publication) = published {
             match producers.admit(publication) {
                 Ok(None) => {}

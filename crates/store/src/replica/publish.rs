@@ -80,7 +80,7 @@ impl Ownership {
         let batch = PortBatch { port: PORT_MAIN.to_owned(), ..request.batch };
         let producers = request.producer.iter().cloned().collect();
         let commit = Commit { outputs: vec![batch], producers, ..Commit::default() };
-        let stored = match self.append(commit, request.producer.as_ref()).await {
+        let stored = match self.append(commit, request.producer.as_ref(), None).await {
             Ok(Appended::Entry(committing)) => committing.await.map(|index| (index, false)),
             Ok(Appended::TurnedDown(TurnedDown::Repeated(index))) => {
                 self.is_committed(index).await.then_some((index, true)).ok_or_else(|| self.fenced())
