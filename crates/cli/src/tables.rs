@@ -74,7 +74,7 @@ impl Tabular for Vec<AppStatus> {
     fn table(&self, wide: bool) -> String {
         let mut columns = vec!["APP", "VERSION", "STATE", "FUNCTIONS", "FLOWS", "STREAMS"];
         if wide {
-            columns.extend(["ROUTES", "DIGEST"]);
+            columns.extend(["ROUTES", "DIGEST", "DESCRIPTION"]);
         }
         let mut table = Table::new(&columns);
         for app in self {
@@ -87,7 +87,7 @@ impl Tabular for Vec<AppStatus> {
                 list(&app.streams),
             ];
             if wide {
-                row.extend([list(&app.routes), app.digest.clone()]);
+                row.extend([list(&app.routes), app.digest.clone(), optional(app.description.as_ref())]);
             }
             table.row(row);
         }
@@ -103,7 +103,7 @@ impl Tabular for AppStatus {
 
 impl Tabular for Vec<FunctionStatus> {
     fn table(&self, wide: bool) -> String {
-        let mut columns = vec!["FUNCTION", "NODES", "CALLS", "ERRORS", "P50 / P95 / P99"];
+        let mut columns = vec!["FUNCTION", "NODES", "CALLS", "ERRORS", "P50 / P95 / P99", "OBJECTIVE", "MET"];
         if wide {
             columns.push("LAST ERROR");
         }
@@ -115,6 +115,8 @@ impl Tabular for Vec<FunctionStatus> {
                 function.invocations.to_string(),
                 function.errors.to_string(),
                 quantiles(&function.latency),
+                optional(function.slo_p95_ms.map(|slo| format!("p95 < {}", milliseconds(slo)))),
+                optional(function.slo_met.map(|met| if met { "yes" } else { "NO" })),
             ];
             if wide {
                 row.push(optional(function.last_error.as_ref()));

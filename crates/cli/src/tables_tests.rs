@@ -115,13 +115,15 @@ machine/readings  0@shop     -     1      9
         invocations: 7,
         errors: 1,
         latency: Quantiles::default(),
+        slo_p95_ms: Some(20.0),
+        slo_met: None,
         last_error: Some("it ran out of memory".to_owned()),
     };
     assert_eq!(
         vec![function].table(true),
         "\
-FUNCTION       NODES           CALLS  ERRORS  P50 / P95 / P99  LAST ERROR
-machine/score  edge-1, edge-2  7      1       -                it ran out of memory
+FUNCTION       NODES           CALLS  ERRORS  P50 / P95 / P99  OBJECTIVE     MET  LAST ERROR
+machine/score  edge-1, edge-2  7      1       -                p95 < 20.0ms  -    it ran out of memory
 "
     );
 }

@@ -184,7 +184,8 @@ impl Driver {
     fn take_intent(&mut self) {
         let apps = self.apps.borrow_and_update().clone();
         self.step(Event::Intent(Arc::clone(&apps.intent)));
-        self.shared.runner.configure_all();
+        self.shared.runner.reconsider();
+        self.shared.functions.reconsider();
     }
 
     /// Tells the log what the keeper decided, then the agent.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
 use crate::admin::types::AdminError;
-use crate::guests::Loader;
+use crate::guests::{Loader, settings_of};
 use crate::intent::IntentStore;
 
 /// The largest body that goes to another node, either way: it must fit into a message.
@@ -34,6 +34,9 @@ type Key = (AppId, FunctionName);
 
 /// A function that is served or being loaded.
 struct Served {
+    artifact: String,
+    /// What it was started with.
+    settings: String,
     loading: AbortHandle,
     error: Arc<Mutex<Option<String>>>,
 }
@@ -82,6 +85,7 @@ impl Functions {
     /// Serves a function; until it is loaded, the one served so far goes on.
     pub(crate) fn start(self: &Arc<Self>, app: AppId, function: FunctionName, artifact: String) {
         let key = (app, function);
+        let digest = artifact.clone();
         let error = Arc::new(Mutex::new(None));
         let (this, id, seen) = (Arc::clone(self), key.clone(), Arc::clone(&error));
         let loading = tokio::spawn(async move {
@@ -102,8 +106,25 @@ impl Functions {
                 wait = (wait * 2).min(RETRY_MAX);
             }
         });
-        let served = Served { loading: loading.abort_handle(), error };
+        let settings = self.settings(&key);
+        let served = Served { artifact: digest, settings, loading: loading.abort_handle(), error };
         self.served.lock().unwrap_or_else(PoisonError::into_inner).insert(key, served);
+    }
+
+    /// After intent has changed: starts functions anew that have other settings now.
+    pub(crate) fn reconsider(self: &Arc<Self>) {
+        let changed: Vec<(Key, String)> = {
+            let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+            let changed = served.iter().filter(|(key, served)| served.settings != self.settings(key));
+            changed.map(|(key, served)| (key.clone(), served.artifact.clone())).collect()
+        };
+        for ((app, function), artifact) in changed {
+            self.start(app, function, artifact);
+        }
+    }
+
+    fn settings(&self, key: &Key) -> String {
+        self.intent.now().apps.get(&key.0).map(|app| settings_of(app, &key.1)).unwrap_or_default()
     }
 
     /// Serves a function no more; calls in flight are finished.

@@ -20,6 +20,14 @@ const SECRET_PREFIX: &str = "secret:";
 /// The largest secret: a key or a certificate has a few kilobytes.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
 
+/// What of the manifest a running function was started with; it is started anew when that changes.
+pub(crate) fn settings_of(app: &App, name: &FunctionName) -> String {
+    let function = app.manifest.functions.get(name);
+    function
+        .map(|function| format!("{} {} {:?}", function.memory, function.timeout, function.config))
+        .unwrap_or_default()
+}
+
 /// Loads functions on this node.
 pub(crate) struct Loader {
     pub(crate) mesh: Arc<dyn Mesh>,

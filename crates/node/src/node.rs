@@ -65,9 +65,10 @@ pub async fn run(settings: NodeSettings, shutdown: CancellationToken) -> anyhow:
     telemetry::install();
     let data = DataDir::new(&settings.data);
     let facts = match data.read_facts()? {
-        Some(facts) => updated(facts, &settings)?,
+        Some(facts) => facts,
         None => join_fabric(&data, &settings).await?,
     };
+    let facts = updated(facts, &settings)?;
     let facts = Facts { incarnation: (facts.incarnation + 1).max(unix_now() * 1_000), ..facts };
     data.write_facts(&facts)?;
     // Two nodes on one directory would damage it; the socket tells.

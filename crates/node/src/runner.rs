@@ -20,7 +20,7 @@ use littoral_store::replica::{Ack as LogAck, Owned, Retention, WorkConfig, Works
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::guests::Loader;
+use crate::guests::{Loader, settings_of};
 use crate::intent::{App, IntentStore};
 use crate::operators::{Guest, Guests};
 
@@ -41,6 +41,9 @@ pub(crate) struct Runner {
 pub(crate) struct Running {
     epoch: Epoch,
     stats: Arc<Stats>,
+    /// What its functions were started with.
+    settings: String,
+    agent: mpsc::Sender<Event>,
     task: AbortHandle,
 }
 
@@ -63,16 +66,18 @@ impl Runner {
     /// Starts work; what becomes of it is told to the agent.
     pub(crate) fn start(self: &Arc<Self>, work: WorkId, epoch: Epoch, agent: mpsc::Sender<Event>) {
         let stats = Arc::new(Stats::default());
+        let settings = self.settings(&work);
+        let telling = agent.clone();
         let runner = Arc::clone(self);
         let (id, seen) = (work.clone(), Arc::clone(&stats));
         let task = tokio::spawn(async move {
-            let ended = runner.run(&id, epoch, &seen, &agent).await;
+            let ended = runner.run(&id, epoch, &seen, &telling).await;
             let reason = ended.to_string();
             tracing::debug!(work = %id, %epoch, reason, "work ended");
             // If the agent is gone, the node stops.
-            let _ = agent.send(Event::WorkFailed { work: id, epoch, reason }).await;
+            let _ = telling.send(Event::WorkFailed { work: id, epoch, reason }).await;
         });
-        self.lock().insert(work, Running { epoch, stats, task: task.abort_handle() });
+        self.lock().insert(work, Running { epoch, stats, settings, agent, task: task.abort_handle() });
     }
 
     /// Stops work.
@@ -91,15 +96,36 @@ impl Runner {
         running.iter().map(|(work, running)| (work.clone(), (running.epoch, running.stats.snapshot()))).collect()
     }
 
-    /// Tells the log how each work that runs here is to be kept and who reads it, after intent has changed.
-    pub(crate) fn configure_all(&self) {
+    /// After intent has changed: tells the log how each work that runs here is to be kept and who reads it, and starts
+    /// stages anew whose functions have other settings now.
+    pub(crate) fn reconsider(self: &Arc<Self>) {
         let apps = self.intent.now();
         let works: Vec<WorkId> = self.lock().keys().cloned().collect();
         for work in works {
             let app = apps.apps.get(&work.app);
-            if let Some((app, placed)) = app.and_then(|app| Some((app, app.placement.work(&work)?))) {
-                self.works.configure(&work, work_config(app, placed));
+            let Some((app, placed)) = app.and_then(|app| Some((app, app.placement.work(&work)?))) else { continue };
+            self.works.configure(&work, work_config(app, placed));
+            let settings = self.settings(&work);
+            let changed = self.lock().get(&work).filter(|running| running.settings != settings).map(|running| {
+                let Running { epoch, agent, .. } = running;
+                (*epoch, agent.clone())
+            });
+            if let Some((epoch, agent)) = changed {
+                tracing::info!(%work, "its functions have other settings now; it is started anew");
+                self.start(work, epoch, agent);
             }
+        }
+    }
+
+    /// What the functions of a work are to be started with.
+    fn settings(&self, work: &WorkId) -> String {
+        let apps = self.intent.now();
+        let app = apps.apps.get(&work.app);
+        match app.and_then(|app| Some((app, &app.placement.work(work)?.role))) {
+            Some((app, Role::Stage { functions, .. })) => {
+                functions.iter().map(|stage| settings_of(app, &stage.function)).collect::<Vec<_>>().join("; ")
+            }
+            _ => String::new(),
         }
     }
 

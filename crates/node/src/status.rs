@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use littoral_mesh::Members;
 use littoral_model::digest::NodeDigest;
-use littoral_model::id::{NodeId, StreamName};
+use littoral_model::id::{FunctionName, NodeId, StreamName};
 use littoral_model::manifest;
+use littoral_model::unit::Time;
 use littoral_model::work::{Assignment, WorkId};
 use littoral_plan::{PlacedWork, Role};
 use littoral_runtime::latency;
@@ -61,6 +62,7 @@ impl Picture {
         AppStatus {
             name: app.id.app.to_string(),
             version: app.manifest.version.clone(),
+            description: app.manifest.description.clone(),
             digest: crate::artifacts::sha256(app.bundle.manifest.as_bytes()),
             state: self.health(app, &reasons),
             reasons,
@@ -126,10 +128,11 @@ impl Picture {
     /// The functions of all apps.
     pub(crate) fn functions(&self) -> Vec<FunctionStatus> {
         let all = self.apps.apps.values().flat_map(|app| app.manifest.functions.keys().map(move |name| (app, name)));
-        all.map(|(app, name)| self.function(app, name.as_str())).collect()
+        all.map(|(app, name)| self.function(app, name)).collect()
     }
 
-    fn function(&self, app: &App, name: &str) -> FunctionStatus {
+    fn function(&self, app: &App, id: &FunctionName) -> FunctionStatus {
+        let name = id.as_str();
         let mut status = FunctionStatus {
             app: app.id.app.to_string(),
             name: name.to_owned(),
@@ -137,6 +140,8 @@ impl Picture {
             invocations: 0,
             errors: 0,
             latency: Quantiles::default(),
+            slo_p95_ms: slo_ms(app.manifest.functions.get(id).and_then(|function| function.slo)),
+            slo_met: None,
             last_error: None,
         };
         for (node, report) in &self.reports {
@@ -164,6 +169,7 @@ impl Picture {
         status.nodes.extend(stages.filter_map(|placed| Some(self.assignments.get(&placed.work)?.owner.to_string())));
         status.nodes.sort();
         status.nodes.dedup();
+        status.slo_met = met(status.slo_p95_ms, status.latency);
         status
     }
 
@@ -226,7 +232,7 @@ impl Picture {
         let mut streams: Vec<&StreamName> = sink.into_iter().chain(others).collect();
         let mut seen = std::collections::BTreeSet::new();
         streams.retain(|stream| seen.insert(*stream));
-        let slo_ms = flow.slo.map(|slo| std::time::Duration::from(slo).as_secs_f64() * 1_000.0);
+        let slo_ms = slo_ms(flow.slo);
         let mut found = Vec::with_capacity(streams.len());
         for stream in streams {
             let (mut rows, mut quantiles, mut last_commit_us) = (0, Quantiles::default(), None);
@@ -238,7 +244,7 @@ impl Picture {
                 worse(&mut quantiles, stats.end_to_end);
             }
             let slo_p95_ms = slo_ms.filter(|_| Some(stream) == sink);
-            let slo_met = slo_p95_ms.filter(|_| quantiles.count > 0).map(|slo| quantiles.p95_ms <= slo);
+            let slo_met = met(slo_p95_ms, quantiles);
             found.push(SinkStatus {
                 name: stream.to_string(),
                 rows,
@@ -298,6 +304,16 @@ fn is_fed_by(placed: &PlacedWork, name: &StreamName, flow: &str) -> bool {
     let of_flow =
         |source: &littoral_plan::Source| source.work.name.rsplit_once('.').is_some_and(|(name, _)| name == flow);
     stream == name && sources.iter().any(of_flow)
+}
+
+/// An objective, in milliseconds.
+fn slo_ms(slo: Option<Time>) -> Option<f64> {
+    slo.map(|slo| std::time::Duration::from(slo).as_secs_f64() * 1_000.0)
+}
+
+/// Whether an objective is met, once there is one and something was measured.
+fn met(slo_p95_ms: Option<f64>, measured: Quantiles) -> Option<bool> {
+    slo_p95_ms.filter(|_| measured.count > 0).map(|slo| measured.p95_ms <= slo)
 }
 
 fn shown(quantiles: latency::Quantiles) -> Quantiles {

@@ -48,6 +48,7 @@ fn app_status(name: &str) -> AppStatus {
     AppStatus {
         name: name.to_owned(),
         version: "1".to_owned(),
+        description: None,
         digest: "d".to_owned(),
         state: Health::Starting,
         reasons: Vec::new(),

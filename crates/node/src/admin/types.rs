@@ -87,6 +87,8 @@ pub struct AppStatus {
     pub name: String,
     /// Its version, from the manifest.
     pub version: String,
+    /// What it is for, from the manifest.
+    pub description: Option<String>,
     /// The digest of its bundle.
     pub digest: String,
     /// How it fares.
@@ -131,6 +133,10 @@ pub struct FunctionStatus {
     pub errors: u64,
     /// How long an invocation takes, for a stage a batch; of the slowest of its instances.
     pub latency: Quantiles,
+    /// The objective for the 95th percentile, in milliseconds, if the function has one.
+    pub slo_p95_ms: Option<f64>,
+    /// Whether the objective is met; none without one or before anything was measured.
+    pub slo_met: Option<bool>,
     /// What the last failure said.
     pub last_error: Option<String>,
 }
