@@ -52,7 +52,8 @@ fn page(command: &clap::Command, path: &str, out: &mut String) {
     let level = "#".repeat(path.split(' ').count().min(4) + 1);
     // The flags that every command has are told once, and no environment of the machine's gets in.
     let mut alone = command.clone().mut_args(|arg| {
-        let hide = arg.get_id() == "help" || (path != "littoral" && ["context", "socket"].contains(&arg.get_id().as_str()));
+        let hide =
+            arg.get_id() == "help" || (path != "littoral" && ["context", "socket"].contains(&arg.get_id().as_str()));
         arg.hide(hide).hide_env_values(true)
     });
     alone = alone.bin_name(&path).term_width(100).disable_help_subcommand(true);

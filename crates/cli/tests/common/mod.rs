@@ -1,0 +1,183 @@
+//! Real node processes in a temporary folder; they end with the test.
+#![allow(dead_code, unreachable_pub)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often is looked whether something has happened.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Where the kernel chooses a port.
+pub const ANY_PORT: &str = "127.0.0.1:0";
+
+/// Waits until something holds.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not within {} s", PATIENCE.as_secs());
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// A running node.
+pub struct Node {
+    pub data: PathBuf,
+    pub log: PathBuf,
+    child: Child,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A folder in which fabrics live, and nothing of the user's.
+pub struct World {
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The command, with the user's files elsewhere.
+    pub fn littoral(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_littoral"));
+        command.env("HOME", self.folder.path()).current_dir(self.folder.path());
+        for name in [
+            "XDG_STATE_HOME",
+            "XDG_CONFIG_HOME",
+            "XDG_DATA_HOME",
+            "LITTORAL_SOCKET",
+            "LITTORAL_CONTEXT",
+            "LITTORAL_JOIN",
+        ] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.littoral().args(arguments).output().unwrap()
+    }
+
+    /// Makes a fabric and runs its first node.
+    pub fn first(&self, name: &str) -> Node {
+        let data = self.path(name);
+        let ports = ["--listen", ANY_PORT, "--join-listen", ANY_PORT, "--http", ANY_PORT];
+        let made = self.littoral().args(["init", "--node", name, "--data"]).arg(&data).args(ports).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        self.start(name, &[])
+    }
+
+    /// Starts a node and waits until it listens.
+    pub fn start(&self, name: &str, arguments: &[&str]) -> Node {
+        let mut node = self.spawn(name, arguments);
+        let addresses = node.data.join("addresses.json");
+        eventually(&format!("{name} starts"), || {
+            let ended = node.child.try_wait().unwrap();
+            assert!(ended.is_none(), "{name} ended: {}", node.said());
+            addresses.exists()
+        });
+        node
+    }
+
+    /// Starts a node, which may fail.
+    pub fn spawn(&self, name: &str, arguments: &[&str]) -> Node {
+        let (data, log) = (self.path(name), self.path(&format!("{name}.log")));
+        std::fs::remove_file(data.join("addresses.json")).ok();
+        let file = std::fs::File::create(&log).unwrap();
+        let mut command = self.littoral();
+        command.args(["node", "--stop-on-stdin-close", "--data"]).arg(&data).args(arguments);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(file).spawn().unwrap();
+        Node { data, log, child }
+    }
+}
+
+impl Node {
+    /// Runs a command at this node.
+    pub fn ask(&self, world: &World, arguments: &[&str]) -> Output {
+        world.littoral().arg("--socket").arg(self.data.join("admin.sock")).args(arguments).output().unwrap()
+    }
+
+    /// Runs a command that must succeed; what it printed.
+    pub fn tell(&self, world: &World, arguments: &[&str]) -> String {
+        let output = self.ask(world, arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub fn json(&self, world: &World, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.tell(world, arguments)).unwrap()
+    }
+
+    pub fn token(&self, world: &World, ttl: &str) -> String {
+        self.tell(world, &["token", "create", "--ttl", ttl]).trim().to_owned()
+    }
+
+    /// One of its addresses, as `mesh/0` or `http`.
+    pub fn address(&self, which: &str) -> String {
+        let addresses: Value =
+            serde_json::from_slice(&std::fs::read(self.data.join("addresses.json")).unwrap()).unwrap();
+        addresses.pointer(&format!("/{which}")).and_then(Value::as_str).unwrap().to_owned()
+    }
+
+    /// Everything that it has logged.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// The names of the nodes that it sees.
+    pub fn sees(&self, world: &World) -> Vec<String> {
+        let nodes = self.json(world, &["get", "nodes", "-o", "json"]);
+        let alive = nodes.as_array().unwrap().iter().filter(|node| node["state"] == "alive");
+        alive.map(|node| node["id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Closes its standard input, which stops it in order; its exit status.
+    pub fn stop(mut self) -> i32 {
+        drop(self.child.stdin.take());
+        self.ended()
+    }
+
+    /// Kills it at once.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end; its exit status.
+    pub fn ended(&mut self) -> i32 {
+        let mut status = None;
+        eventually("the node ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap().code().unwrap_or(-1)
+    }
+}
+
+/// Copies a folder with everything in it but sockets.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (kind, to) = (entry.file_type().unwrap(), to.join(entry.file_name()));
+        if kind.is_dir() {
+            copy(&entry.path(), &to);
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
