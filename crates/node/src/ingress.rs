@@ -19,10 +19,12 @@ use tokio::runtime::Handle;
 
 use crate::admin::operations::TailStart;
 use crate::admin::types::{AdminError, AdminErrorKind, PublishRecord};
+use crate::core::Core;
 use crate::functions::{BODY_BYTES_MAX, Functions};
 use crate::health::Health;
 use crate::intent::Apps;
 use crate::publish::Publisher;
+use crate::services::Services;
 use crate::tail::{self, tail};
 
 /// How many records a route to a stream answers with, unless it is asked for another number.
@@ -61,14 +63,13 @@ pub(crate) struct Ingress {
 }
 
 impl Ingress {
-    pub(crate) fn new(
-        functions: Arc<Functions>,
-        publisher: Arc<Publisher>,
-        source: Arc<dyn Source>,
-        health: Arc<Health>,
-    ) -> Self {
-        let answers = Answers { functions, publisher, source };
-        Self { routes: RwLock::default(), answers, health, control: Handle::current() }
+    pub(crate) fn new(core: &Core, services: &Services) -> Self {
+        let answers = Answers {
+            functions: Arc::clone(&services.functions),
+            publisher: Arc::clone(&services.publisher),
+            source: Arc::clone(&core.source),
+        };
+        Self { routes: RwLock::default(), answers, health: Arc::clone(&services.health), control: Handle::current() }
     }
 
     /// Takes the routes of what is deployed now.

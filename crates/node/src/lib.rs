@@ -1,6 +1,6 @@
 //! The composition root: feeds events to `control`, carries out its commands, and offers the admin API.
 //!
-//! [`run`] is a node's life, `node` puts it together. What other nodes ask comes in through `dispatch`, what people ask
+//! [`run`] is a node's life, in `node`; `core` opens what it stands on, `services` what it does. What other nodes ask comes in through `dispatch`, what people ask
 //! through [`admin`] and `operations`, HTTP from outside through `ingress`. `driver` feeds the agents and carries out
 //! what they command: `runner` runs units of work, `functions` serves HTTP functions. `intent` is what is deployed.
 
@@ -8,6 +8,7 @@ pub mod admin;
 mod announce;
 mod artifacts;
 mod confine;
+mod core;
 mod data_dir;
 mod directory;
 mod dispatch;
@@ -29,6 +30,7 @@ mod publish;
 mod report;
 pub mod run_component;
 mod runner;
+mod services;
 pub mod settings;
 mod spec;
 mod status;

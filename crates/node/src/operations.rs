@@ -24,6 +24,7 @@ use crate::admin::types::{
     NodeStatus, PlanReport, PublishRecord, Published, Readiness, StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
 use crate::artifacts::Artifacts;
+use crate::core::Core;
 use crate::functions::Functions;
 use crate::health::Health;
 use crate::intent::{Exchange, IntentStore};
@@ -32,6 +33,7 @@ use crate::logs::Logs;
 use crate::plan_report;
 use crate::publish::Publisher;
 use crate::report::{Reporter, assignments};
+use crate::services::Services;
 use crate::spec::{app_id, app_spec};
 use crate::status::{self, Picture};
 use crate::tail::tail;
@@ -51,22 +53,39 @@ pub(crate) struct Admitting {
 
 /// A running node, as its admin API sees it.
 pub(crate) struct NodeOperations {
-    pub(crate) mesh: Arc<dyn Mesh>,
-    pub(crate) intent: Arc<IntentStore>,
-    pub(crate) artifacts: Artifacts,
-    pub(crate) functions: Arc<Functions>,
-    pub(crate) publisher: Arc<Publisher>,
-    pub(crate) source: Arc<dyn Source>,
-    pub(crate) reporter: Arc<Reporter>,
-    pub(crate) logs: Arc<Logs>,
-    pub(crate) health: Arc<Health>,
-    pub(crate) admitting: Option<Admitting>,
-    pub(crate) stop: CancellationToken,
+    mesh: Arc<dyn Mesh>,
+    intent: Arc<IntentStore>,
+    artifacts: Artifacts,
+    functions: Arc<Functions>,
+    publisher: Arc<Publisher>,
+    source: Arc<dyn Source>,
+    reporter: Arc<Reporter>,
+    logs: Arc<Logs>,
+    health: Arc<Health>,
+    admitting: Option<Admitting>,
+    stop: CancellationToken,
     /// The last digest of each node that was ever seen, for showing those that are lost.
-    pub(crate) seen: Mutex<BTreeMap<NodeId, Arc<NodeDigest>>>,
+    seen: Mutex<BTreeMap<NodeId, Arc<NodeDigest>>>,
 }
 
 impl NodeOperations {
+    pub(crate) fn new(core: &Core, services: &Services, admitting: Option<Admitting>, stop: CancellationToken) -> Self {
+        Self {
+            mesh: Arc::clone(&core.mesh),
+            intent: Arc::clone(&core.intent),
+            artifacts: core.artifacts.clone(),
+            functions: Arc::clone(&services.functions),
+            publisher: Arc::clone(&services.publisher),
+            source: Arc::clone(&core.source),
+            reporter: Arc::clone(&services.reporter),
+            logs: Arc::clone(&core.logs),
+            health: Arc::clone(&services.health),
+            admitting,
+            stop,
+            seen: Mutex::default(),
+        }
+    }
+
     async fn picture(&self) -> Picture {
         Picture::new(self.intent.now(), self.reporter.gather().await)
     }

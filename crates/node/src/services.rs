@@ -1,0 +1,84 @@
+//! What a node does for others, built on its [`Core`]: runs work, serves functions, publishes, reports.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use crate::core::Core;
+use crate::dispatch::Parts;
+use crate::driver::{Announced, Drivers};
+use crate::functions::Functions;
+use crate::guests::Loader;
+use crate::health::Health;
+use crate::publish::Publisher;
+use crate::report::Reporter;
+use crate::runner::Runner;
+
+/// The services of a running node.
+pub(crate) struct Services {
+    pub(crate) runner: Arc<Runner>,
+    pub(crate) functions: Arc<Functions>,
+    pub(crate) reporter: Arc<Reporter>,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) drivers: Arc<Drivers>,
+}
+
+impl Services {
+    /// Builds them, and lets other nodes ask them.
+    pub(crate) fn start(core: &Core) -> Self {
+        let loader = Arc::new(Loader {
+            mesh: Arc::clone(&core.mesh),
+            runtime: core.runtime.clone(),
+            artifacts: core.artifacts.clone(),
+            data: core.data.clone(),
+            logs: Arc::clone(&core.logs),
+        });
+        let runner = Arc::new(Runner {
+            works: Arc::clone(&core.works),
+            source: Arc::clone(&core.source),
+            intent: Arc::clone(&core.intent),
+            loader: Arc::clone(&loader),
+            shards: core.shards.clone(),
+            running: Mutex::default(),
+        });
+        let functions = Arc::new(Functions::new(loader, Arc::clone(&core.intent), core.shards.clone()));
+        let reporter = Arc::new(Reporter {
+            mesh: Arc::clone(&core.mesh),
+            works: Arc::clone(&core.works),
+            groups: Arc::clone(&core.groups),
+            runner: Arc::clone(&runner),
+            functions: Arc::clone(&functions),
+        });
+        core.dispatch.is_ready(Parts {
+            works: Arc::clone(&core.works),
+            groups: Arc::clone(&core.groups),
+            intent: Arc::clone(&core.intent),
+            artifacts: core.artifacts.clone(),
+            functions: Arc::clone(&functions),
+            logs: Arc::clone(&core.logs),
+            reporter: Arc::clone(&reporter),
+        });
+        let publisher = Arc::new(Publisher {
+            mesh: Arc::clone(&core.mesh),
+            works: Arc::clone(&core.works),
+            intent: Arc::clone(&core.intent),
+            directory: Arc::clone(&core.directory),
+        });
+        let groups = Arc::clone(&core.groups);
+        let health = Arc::new(Health { log: core.log.clone(), groups, stopping: AtomicBool::new(false) });
+        let drivers = Arc::new(Drivers {
+            node: core.facts.node.clone(),
+            home: core.facts.site.clone(),
+            mesh: Arc::clone(&core.mesh),
+            works: Arc::clone(&core.works),
+            intent: Arc::clone(&core.intent),
+            runner: Arc::clone(&runner),
+            functions: Arc::clone(&functions),
+            logs: Arc::clone(&core.logs),
+            announced: Announced::default(),
+            started: Instant::now(),
+        });
+        Self { runner, functions, reporter, publisher, health, drivers }
+    }
+}
