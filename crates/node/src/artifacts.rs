@@ -1,5 +1,6 @@
 //! The artefacts of apps, kept by their SHA-256, and fetched from other nodes when they are missing.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,10 +12,14 @@ use littoral_model::id::NodeId;
 use littoral_model::wire;
 use serde::{Deserialize, Serialize};
 
-/// The largest artefact: the largest components of interpreted languages are about half as large.
-pub(crate) const ARTIFACT_BYTES_MAX: usize = 64 << 20;
+use crate::admin::exchange::artifact_digest;
+use crate::admin::router::ARTIFACT_BYTES_MAX;
+
 /// How much of an artefact one message carries: little enough not to hold up other traffic for long.
 const CHUNK_BYTES: usize = 512 << 10;
+/// How long an artefact that no app names is kept: one that was uploaded is about to be deployed, and one that was
+/// replaced may be deployed again.
+const UNNAMED_KEPT: Duration = Duration::from_secs(24 * 3_600);
 /// How long one chunk may take: half a megabyte over a bad link.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -79,7 +84,7 @@ impl Artifacts {
         if bytes.len() > ARTIFACT_BYTES_MAX {
             return Err(ArtifactError::TooLarge(bytes.len()));
         }
-        let digest = sha256(&bytes);
+        let digest = artifact_digest(&bytes);
         let path = self.path(&digest)?;
         if path.exists() {
             return Ok(digest);
@@ -101,7 +106,7 @@ impl Artifacts {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(disk(digest, &path, &error)),
         };
-        if sha256(&bytes) == digest {
+        if artifact_digest(&bytes) == digest {
             return Ok(Some(bytes));
         }
         tracing::warn!(digest, path = %path.display(), "an artefact is damaged on disk; it will be fetched anew");
@@ -121,7 +126,7 @@ impl Artifacts {
         }
         for holder in holders.iter().filter(|holder| *holder != mesh.node()) {
             match download(mesh, digest, holder).await {
-                Ok(Some(bytes)) if sha256(&bytes) == digest => {
+                Ok(Some(bytes)) if artifact_digest(&bytes) == digest => {
                     self.put(bytes.clone()).await?;
                     return Ok(bytes);
                 }
@@ -133,6 +138,24 @@ impl Artifacts {
             }
         }
         Err(ArtifactError::Missing(digest.to_owned()))
+    }
+
+    /// Deletes artefacts that no deployed app names and that were not written lately; how many.
+    pub(crate) async fn sweep(&self, named: BTreeSet<String>) -> std::io::Result<usize> {
+        let folder = self.folder.clone();
+        let swept = tokio::task::spawn_blocking(move || {
+            let mut count = 0;
+            for entry in std::fs::read_dir(folder)? {
+                let entry = entry?;
+                let old = entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age > UNNAMED_KEPT);
+                if old && !entry.file_name().to_str().is_some_and(|name| named.contains(name)) {
+                    std::fs::remove_file(entry.path())?;
+                    count += 1;
+                }
+            }
+            Ok(count)
+        });
+        swept.await.map_err(std::io::Error::other)?
     }
 
     /// Answers another node's [`Method::Artifact`].
@@ -195,23 +218,13 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     }
 }
 
-/// SHA-256 as 64 lower-case hexadecimal digits.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    digest.as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 fn disk(digest: &str, path: &Path, error: &std::io::Error) -> ArtifactError {
     ArtifactError::Disk { digest: digest.to_owned(), path: path.display().to_string(), reason: error.to_string() }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     #[tokio::test]
@@ -223,6 +236,22 @@ mod tests {
         std::fs::write(folder.path().join("artifacts").join(&digest), b"compromised").unwrap();
         assert!(artifacts.get(&digest).await.unwrap().is_none());
         assert!(!artifacts.has(&digest).unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_names_is_deleted_after_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let artifacts = Artifacts::open(folder.path().to_owned()).unwrap();
+        let mut digests = Vec::new();
+        for content in ["named", "old", "fresh"] {
+            digests.push(artifacts.put(Bytes::from(content)).await.unwrap());
+        }
+        for digest in &digests[..2] {
+            let file = std::fs::File::options().write(true).open(folder.path().join(digest)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - 2 * UNNAMED_KEPT).unwrap();
+        }
+        assert_eq!(artifacts.sweep(BTreeSet::from([digests[0].clone()])).await.unwrap(), 1);
+        assert!(artifacts.has(&digests[0]).unwrap() && artifacts.has(&digests[2]).unwrap());
     }
 
     #[test]

@@ -200,9 +200,12 @@ impl Functions {
             let call = Call::new(Method::Invoke, payload.clone(), Priority::Data, deadline, mesh.invocation());
             match mesh.call(&node, call).await {
                 Ok(reply) => {
-                    let answer: Answer =
+                    let answer: Option<Answer> =
                         wire::decode(&reply).map_err(|error| AdminError::internal(error.to_string()))?;
-                    return response(answer);
+                    match answer {
+                        Some(answer) => return response(answer),
+                        None => last = format!("{node} does not serve it yet"),
+                    }
                 }
                 // Only a refusal is certain to have had no effect: a call is not repeated elsewhere after anything else.
                 Err(littoral_mesh::CallError::Refused { reason, .. }) => last = format!("{node}: {reason}"),
@@ -212,10 +215,12 @@ impl Functions {
         Err(AdminError::unavailable(last).hint("`littoral get functions` tells where it runs and why it does not"))
     }
 
-    /// Answers another node's [`Method::Invoke`].
+    /// Answers another node's [`Method::Invoke`]; with nothing if this node does not serve the function.
     pub(crate) async fn answer(&self, payload: &Bytes) -> Result<Bytes, String> {
         let invocation: Invocation = wire::decode(payload).map_err(|error| error.to_string())?;
-        let function = self.here(&invocation.app, &invocation.function).ok_or("this node does not serve it")?;
+        let Some(function) = self.here(&invocation.app, &invocation.function) else {
+            return wire::encode(&None::<Answer>).map_err(|error| error.to_string());
+        };
         let mut request = Request::builder().method(invocation.method.as_str()).uri(invocation.uri);
         for (name, value) in &invocation.headers {
             request = request.header(name, value.as_ref());
@@ -224,7 +229,7 @@ impl Functions {
         let response = self.call_here(function, request).await.map_err(|error| error.to_string())?;
         let (parts, body) = response.into_parts();
         let answer = Answer { status: parts.status.as_u16(), headers: headers_out(&parts.headers), body };
-        wire::encode(&answer).map_err(|error| error.to_string())
+        wire::encode(&Some(answer)).map_err(|error| error.to_string())
     }
 
     /// The live nodes that serve a function; of equally near ones another one first each time.

@@ -18,7 +18,7 @@ use crate::admin::router::router;
 use crate::admin::serve::{AdminSocket, serve_tls, serve_unix};
 use crate::admin::{operations::Operations, remote};
 use crate::announce;
-use crate::artifacts::write_durably;
+use crate::artifacts::{Artifacts, write_durably};
 use crate::core::Core;
 use crate::data_dir::{Addresses, DataDir, Facts};
 use crate::driver::Drivers;
@@ -33,6 +33,8 @@ use crate::token_book::Book;
 
 /// How long requests under way may go on after a stop was asked for.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often artefacts that no app names are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Runs a node until `shutdown`, or until it is asked to stop through its admin API. The first start joins the fabric.
 ///
@@ -109,6 +111,8 @@ impl Running {
         tasks.spawn(announce::announce(core.digest.clone(), Arc::clone(mesh), Arc::clone(drivers), stop.clone()));
         tasks.spawn(announce::compare(Arc::clone(mesh), Arc::clone(&core.intent), stop.clone()));
 
+        tasks.spawn(sweep_artifacts(core.artifacts.clone(), Arc::clone(&core.intent), stop.clone()));
+
         let mut addresses = Addresses { mesh: core.listening.clone(), ..Addresses::default() };
         let (admitting, join) = admit(&core, &mut addresses).await?;
         let ingress = Arc::new(Ingress::new(&core, &services));
@@ -180,6 +184,24 @@ async fn follow_routes(ingress: Arc<Ingress>, intent: Arc<IntentStore>, stop: Ca
         tokio::select! {
             () = stop.cancelled() => return,
             changed = apps.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Deletes artefacts that nobody needs any more, now and then.
+async fn sweep_artifacts(artifacts: Artifacts, intent: Arc<IntentStore>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let apps = intent.now();
+        let named = apps.apps.values().flat_map(|app| app.bundle.artifacts.values().cloned()).collect();
+        match artifacts.sweep(named).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "deleted artefacts that no app names any more"),
+            Err(error) => tracing::warn!(%error, "artefacts that no app names could not be deleted"),
         }
     }
 }

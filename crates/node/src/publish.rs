@@ -8,7 +8,7 @@ use littoral_flow::batch;
 use littoral_flow::stats::now_us;
 use littoral_mesh::{Mesh, Method, Priority};
 use littoral_model::entry::{PORT_MAIN, PortBatch, ProducerSequence};
-use littoral_model::id::{AppId, StreamName};
+use littoral_model::id::{AppId, SiteId, StreamName};
 use littoral_model::wire::{PublishReply, PublishRequest};
 use littoral_model::work::{WorkId, WorkKind};
 use littoral_store::replica::Works;
@@ -28,6 +28,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Publishes to streams.
 pub(crate) struct Publisher {
+    pub(crate) site: SiteId,
     pub(crate) mesh: Arc<dyn Mesh>,
     pub(crate) works: Arc<Works>,
     pub(crate) intent: Arc<IntentStore>,
@@ -35,8 +36,8 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Appends records; answers once all are durable. Where this node owns a partition of the stream they go there;
-    /// otherwise each goes to the partition of its key.
+    /// Appends records; answers once all are durable. Each goes to the partition of its key: among those of this node's
+    /// site if it has any, so that what a sensor says stays near it.
     pub(crate) async fn publish(
         &self,
         app: &AppId,
@@ -47,7 +48,7 @@ impl Publisher {
         let partitions = self.partitions(app, stream)?;
         let now = now_us();
         let mut published = Published { stored: 0, repeated: 0 };
-        for (work, rows) in self.spread(&partitions, records, now) {
+        for (work, rows) in spread(&self.site, &partitions, records, now) {
             let count = rows.len() as u64;
             let batch = encode(&rows, now)?;
             let request = PublishRequest { work, batch, producer: producer.clone() };
@@ -74,25 +75,6 @@ impl Publisher {
                 .hint("`littoral get streams` lists those there are"));
         }
         Ok(partitions)
-    }
-
-    fn spread(&self, partitions: &[WorkId], records: Vec<PublishRecord>, now: i64) -> BTreeMap<WorkId, Vec<Row>> {
-        let own = partitions
-            .iter()
-            .find(|work| self.directory.here(work).is_some_and(|assignment| assignment.owner == *self.mesh.node()));
-        let mut spread: BTreeMap<WorkId, Vec<Row>> = BTreeMap::new();
-        for record in records {
-            let keyed = record.key.as_deref().unwrap_or(&record.value);
-            let place = crc32c::crc32c(keyed.as_bytes()) as usize % partitions.len().max(1);
-            if let Some(work) = own.or_else(|| partitions.get(place)) {
-                let row = (record.key, record.time_us.unwrap_or(now), record.value);
-                match spread.get_mut(work) {
-                    Some(rows) => rows.push(row),
-                    None => drop(spread.insert(work.clone(), vec![row])),
-                }
-            }
-        }
-        spread
     }
 
     /// Sends to whoever owns the partition until it is stored. Whether it had been before.
@@ -150,6 +132,25 @@ impl Publisher {
 
 type Row = (Option<String>, i64, String);
 
+/// Which partition each record goes to. Depends on nothing that changes by itself, so that a repeat goes where the first
+/// try went, and records with the same key that are published in one site keep their order.
+fn spread(site: &SiteId, partitions: &[WorkId], records: Vec<PublishRecord>, now: i64) -> BTreeMap<WorkId, Vec<Row>> {
+    let near: Vec<&WorkId> = partitions.iter().filter(|work| work.site == *site).collect();
+    let candidates = if near.is_empty() { partitions.iter().collect() } else { near };
+    let mut spread: BTreeMap<WorkId, Vec<Row>> = BTreeMap::new();
+    for record in records {
+        let keyed = record.key.as_deref().unwrap_or(&record.value);
+        let place = crc32c::crc32c(keyed.as_bytes()) as usize % candidates.len().max(1);
+        let Some(work) = candidates.get(place) else { continue };
+        let row = (record.key, record.time_us.unwrap_or(now), record.value);
+        match spread.get_mut(*work) {
+            Some(rows) => rows.push(row),
+            None => drop(spread.insert(WorkId::clone(work), vec![row])),
+        }
+    }
+    spread
+}
+
 /// Why a publication has no answer.
 enum Unsent {
     /// It certainly had no effect.
@@ -161,4 +162,43 @@ enum Unsent {
 fn encode(rows: &[Row], now: i64) -> Result<PortBatch, AdminError> {
     let records = batch::records(rows).map_err(|error| AdminError::invalid(error.to_string()))?;
     batch::encode(PORT_MAIN, &records, Some(now)).map_err(|error| AdminError::invalid(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+
+    fn records(count: usize) -> Vec<PublishRecord> {
+        let record = |number: usize| PublishRecord {
+            key: Some(format!("k{}", number % 50)),
+            time_us: None,
+            value: "v".to_owned(),
+        };
+        (0..count).map(record).collect()
+    }
+
+    fn partitions(sites: &[&str]) -> Vec<WorkId> {
+        let work = |(place, site): (usize, &&str)| format!("default/a/stream/s/{place}@{site}").parse().unwrap();
+        sites.iter().enumerate().map(work).collect()
+    }
+
+    #[test]
+    fn keys_spread_over_all_partitions_of_a_site_and_stay_together() {
+        let hall = SiteId::new("hall").unwrap();
+        let spread = spread(&hall, &partitions(&["hall", "hall", "hall", "hall"]), records(1_000), 0);
+        assert_eq!(spread.len(), 4);
+        for key in 0..50 {
+            let holds = |rows: &&Vec<Row>| rows.iter().any(|row| row.0.as_deref() == Some(&format!("k{key}")));
+            assert_eq!(spread.values().filter(holds).count(), 1, "k{key}");
+        }
+    }
+
+    #[test]
+    fn what_is_published_in_a_site_with_partitions_stays_there() {
+        let (device, cloud) = (SiteId::new("machine-1").unwrap(), SiteId::new("cloud").unwrap());
+        let all = partitions(&["machine-1", "machine-2"]);
+        assert_eq!(spread(&device, &all, records(100), 0).keys().collect::<Vec<_>>(), [&all[0]]);
+        assert_eq!(spread(&cloud, &all, records(100), 0).len(), 2);
+    }
 }

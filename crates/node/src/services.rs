@@ -60,6 +60,7 @@ impl Services {
             reporter: Arc::clone(&reporter),
         });
         let publisher = Arc::new(Publisher {
+            site: core.facts.site.clone(),
             mesh: Arc::clone(&core.mesh),
             works: Arc::clone(&core.works),
             intent: Arc::clone(&core.intent),

@@ -12,6 +12,7 @@ use littoral_model::work::{Assignment, WorkId};
 use littoral_plan::{PlacedWork, Role};
 use littoral_runtime::latency;
 
+use crate::admin::exchange::artifact_digest;
 use crate::admin::types::{
     AppStatus, FlowStatus, FunctionStatus, Health, LinkStatus, NodeState, NodeStatus, PartitionStatus, Quantiles,
     SinkStatus, StageStatus, StreamStatus,
@@ -63,7 +64,7 @@ impl Picture {
             name: app.id.app.to_string(),
             version: app.manifest.version.clone(),
             description: app.manifest.description.clone(),
-            digest: crate::artifacts::sha256(app.bundle.manifest.as_bytes()),
+            digest: artifact_digest(app.bundle.manifest.as_bytes()),
             state: self.health(app, &reasons),
             reasons,
             functions: app.manifest.functions.keys().map(ToString::to_string).collect(),
