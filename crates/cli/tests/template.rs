@@ -16,7 +16,8 @@ fn cargo(folder: &Path, arguments: &[&str]) {
         cargo.env_remove(name);
     }
     // What it needs was fetched for the SDK's own tests.
-    let output = cargo.args(arguments).arg("--offline").current_dir(folder).env("CARGO_TARGET_DIR", target).output().unwrap();
+    let output =
+        cargo.args(arguments).arg("--offline").current_dir(folder).env("CARGO_TARGET_DIR", target).output().unwrap();
     assert!(output.status.success(), "cargo {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 

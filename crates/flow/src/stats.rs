@@ -4,12 +4,31 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use littoral_model::work::WorkId;
 use littoral_runtime::latency::{Latency, Quantiles};
+use metrics::{Counter, Histogram};
 use serde::{Deserialize, Serialize};
 
 /// Counters and latencies of one unit of work; shared between its task and whoever reports.
-#[derive(Debug, Default)]
-pub struct Stats(Mutex<Inner>);
+#[derive(Default)]
+pub struct Stats {
+    inner: Mutex<Inner>,
+    metrics: Option<Metrics>,
+}
+
+impl std::fmt::Debug for Stats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stats").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+/// The same as metrics of the process, which go on when the work starts anew.
+struct Metrics {
+    rows_in: Counter,
+    rows_out: Counter,
+    rejected: Counter,
+    age: Histogram,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -102,9 +121,36 @@ pub struct Step {
 }
 
 impl Stats {
+    /// Those of a unit of work, which also count as metrics of the process, by tenant, app and work.
+    #[must_use]
+    pub fn of(work: &WorkId) -> Self {
+        let labels = [
+            ("tenant", work.app.tenant.to_string()),
+            ("app", work.app.app.to_string()),
+            ("work", work.name.clone()),
+            ("partition", work.partition.to_string()),
+            ("site", work.site.to_string()),
+        ];
+        let metrics = Metrics {
+            rows_in: metrics::counter!("littoral_work_rows_in_total", &labels),
+            rows_out: metrics::counter!("littoral_work_rows_out_total", &labels),
+            rejected: metrics::counter!("littoral_work_rows_rejected_total", &labels),
+            age: metrics::histogram!("littoral_work_age_seconds", &labels),
+        };
+        Self { inner: Mutex::default(), metrics: Some(metrics) }
+    }
+
     /// Takes note of a step that is committed now.
     pub fn committed(&self, step: &Step) {
         let now_us = now_us();
+        if let Some(metrics) = &self.metrics {
+            metrics.rows_in.increment(step.rows_in);
+            metrics.rows_out.increment(step.rows_out.iter().map(|(_, rows)| rows).sum());
+            metrics.rejected.increment(step.rejected);
+            if let Some(origin_us) = step.origin_us {
+                metrics.age.record((now_us - origin_us).max(0) as f64 / 1e6);
+            }
+        }
         let mut inner = self.lock();
         inner.rows_in += step.rows_in;
         inner.bytes_in += step.bytes_in;
@@ -166,7 +212,7 @@ impl Stats {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -65,7 +65,7 @@ impl Drop for OnShard {
 impl Runner {
     /// Starts work; what becomes of it is told to the agent.
     pub(crate) fn start(self: &Arc<Self>, work: WorkId, epoch: Epoch, agent: mpsc::Sender<Event>) {
-        let stats = Arc::new(Stats::default());
+        let stats = Arc::new(Stats::of(&work));
         let settings = self.settings(&work);
         let telling = agent.clone();
         let runner = Arc::clone(self);
