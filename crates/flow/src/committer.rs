@@ -57,7 +57,7 @@ impl Committer {
         let (work, epoch, position) = input;
         commit.inputs.push(InputPosition { work: work.clone(), epoch, position });
         let permit = self.sender.reserve().await.map_err(|_| Ended::Fenced)?;
-        let committing = self.owned.append(commit).await.map_err(|_| Ended::Fenced)?;
+        let committing = self.owned.append(commit).await?;
         permit.send(Waiting { committing, progress: progress.clone(), position, step });
         Ok(())
     }

@@ -41,7 +41,7 @@ struct Lane {
 pub async fn run(work: IngestWork) -> Ended {
     let restored = match work.owned.restore().await {
         Ok(restored) => restored,
-        Err(error) => return Ended::Failed(error.to_string()),
+        Err(error) => return error.into(),
     };
     let mut lanes: Vec<Lane> = Vec::with_capacity(work.inputs.len());
     for input in work.inputs {

@@ -16,6 +16,8 @@ pub mod stats;
 mod committer;
 mod pending;
 
+use littoral_store::replica::WriteError;
+
 /// Why a running unit of work ended.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Ended {
@@ -25,4 +27,13 @@ pub enum Ended {
     /// It cannot run here; it may be tried again after a while.
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<WriteError> for Ended {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Fenced { .. } => Self::Fenced,
+            other => Self::Failed(other.to_string()),
+        }
+    }
 }

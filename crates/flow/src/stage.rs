@@ -59,7 +59,7 @@ struct Running {
 
 impl Running {
     async fn start(work: StageWork) -> Result<Self, Ended> {
-        let restored = work.owned.restore().await.map_err(|error| Ended::Failed(error.to_string()))?;
+        let restored = work.owned.restore().await?;
         let (epoch, from) = restored
             .inputs
             .iter()
