@@ -22,7 +22,7 @@ use littoral_model::wire::{
 use littoral_model::work::{Assignment, KeeperAnswer, WorkId};
 use littoral_runtime::Fault;
 use littoral_runtime::stage::{Rejection, StageError, StageOutput};
-use littoral_store::replica::{Ack, Keeper, KeeperError, Owned, PeerError, Peers, WorkConfig, Works};
+use littoral_store::replica::{Ack, Keeper, KeeperError, Owned, PeerError, Peers, Retention, WorkConfig, Works};
 use littoral_store::{Derived, Log, LogOptions};
 
 /// How long anything may take on a busy machine.
@@ -103,7 +103,9 @@ impl Node {
     pub async fn own(&self, work: &WorkId, epoch: u64) -> Owned {
         let node = NodeId::new("n").unwrap();
         let (replicas, in_sync) = (vec![node.clone()], vec![node.clone()]);
-        self.works.configure(work, WorkConfig { ack: Ack::Local, retention: None, consumers: Vec::new() });
+        // Nothing is forgotten: what reads it in these tests is not registered.
+        let config = WorkConfig { ack: Ack::Local, retention: Some(Retention::default()), consumers: Vec::new() };
+        self.works.configure(work, config);
         let assignment = Assignment { work: work.clone(), owner: node, epoch: Epoch(epoch), replicas, in_sync };
         self.keeper.0.lock().unwrap().insert(work.clone(), assignment.clone());
         self.works.assigned(assignment);
