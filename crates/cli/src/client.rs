@@ -189,7 +189,21 @@ impl Client {
         tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request))
             .await
             .map_err(|_| unreachable_node(format!("{} did not answer within {ANSWER_TIMEOUT:?}", self.target)))?
-            .map_err(|error| unreachable_node(format!("{} hung up: {error}", self.target)))
+            .map_err(|error| self.hung_up(&error))
+    }
+
+    /// Why there was no answer. With TLS 1.3 a client learns only after its handshake that its certificate is refused.
+    fn hung_up(&self, error: &hyper::Error) -> anyhow::Error {
+        match &self.target {
+            Target::Unix(_) => unreachable_node(format!("{} hung up: {error}", self.target)),
+            Target::Tls { credentials, .. } => AdminError::unavailable(format!(
+                "{} hung up: {error}; it may not take these credentials: {}",
+                self.target,
+                credentials.display()
+            ))
+            .hint("take the folder `admin` that `littoral init` made for this fabric; the node's log says what it refused")
+            .into(),
+        }
     }
 
     async fn connect(&self) -> anyhow::Result<Box<dyn Connection>> {

@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
+#[path = "../../runtime-wasm/tests/support/mod.rs"]
+mod support;
 
 use std::io::{Read as _, Write as _};
+use std::process::Stdio;
 
 use common::*;
 
@@ -25,19 +28,6 @@ fn notes(world: &World, node: &Node) -> Vec<String> {
         .collect()
 }
 
-/// A request to the node's HTTP port; the whole answer.
-fn http(node: &Node, request: &str) -> String {
-    let mut stream = std::net::TcpStream::connect(node.address("http")).unwrap();
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
-fn get(node: &Node, path: &str) -> String {
-    http(node, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
-}
-
 #[test]
 fn what_was_acknowledged_is_there_after_a_kill_and_the_app_comes_back() {
     let world = World::new();
@@ -57,13 +47,44 @@ fn what_was_acknowledged_is_there_after_a_kill_and_the_app_comes_back() {
     });
     assert_eq!(notes(&world, &node), expected);
     // The route of a stream: its last records, and what is posted is published.
-    let posted = http(&node, "POST /notes HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello");
+    let posted = node.post("/notes", "hello");
     assert!(posted.starts_with("HTTP/1.1 200"), "{posted}");
-    assert!(get(&node, "/notes?last=1").contains("\"hello\""));
+    assert!(node.get("/notes?last=1").contains("\"hello\""));
     node.tell(&world, &["delete", "notes"]);
     eventually("the app is gone", || node.json(&world, &["get", "apps", "-o", "json"]).as_array().unwrap().is_empty());
-    assert!(get(&node, "/notes").starts_with("HTTP/1.1 404"));
+    assert!(node.get("/notes").starts_with("HTTP/1.1 404"));
     assert_eq!(node.stop(), 0);
+}
+
+#[test]
+fn a_publisher_outlives_a_kill_and_each_record_is_there_once() {
+    let world = World::new();
+    let node = world.first("cloud-1");
+    deploy(&world, &node);
+    let wanted: Vec<String> = (0..20_000).map(|number| format!("note {number}")).collect();
+    let (before, after) = wanted.split_at(wanted.len() / 2);
+    let mut command = node.littoral(&world);
+    command.args(["stream", "publish", "notes/notes"]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut publisher = Process(command.stderr(Stdio::piped()).spawn().unwrap());
+    let mut input = publisher.0.stdin.take().unwrap();
+    let mut lines = |lines: &[String]| lines.iter().for_each(|line| writeln!(input, "{line}").unwrap());
+    lines(before);
+    eventually("the first records are stored", || node.get("/notes?last=1").contains("note"));
+    // Half of the records are still to be published, and who knows which were under way.
+    node.kill();
+    let node = std::thread::scope(|scope| {
+        // It takes what fits its buffers until the node is back.
+        scope.spawn(move || lines(after));
+        world.start("cloud-1", &[])
+    });
+    let status = {
+        drop(input);
+        publisher.ended()
+    };
+    let mut said = String::new();
+    publisher.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(status, 0, "{said}");
+    assert!(notes(&world, &node) == wanted, "some are missing, twice there or out of order: {said}");
 }
 
 #[test]
@@ -76,31 +97,63 @@ fn a_node_starts_from_its_own_disk_with_no_network() {
     eventually("they see each other", || edge.sees(&world).len() == 2);
     let folder = world.path("notes");
     std::fs::create_dir_all(&folder).unwrap();
-    let manifest = STREAM_APP
-        .replace("[streams.notes]", "[streams.notes]\nplacement = { site = \"hall\", labels = { power = \"mains\" } }");
+    std::fs::write(folder.join("web.wasm"), support::sdk_example("hello")).unwrap();
+    let placement = "placement = { site = \"hall\", labels = { power = \"mains\" } }";
+    let manifest = STREAM_APP.replace("[streams.notes]", &format!("[streams.notes]\n{placement}"))
+        + "[[routes]]\npath = \"/web/*\"\nfunction = \"web\"\n"
+        + &format!("[functions.web]\ncomponent = \"web.wasm\"\n{placement}\n");
     std::fs::write(folder.join("littoral.toml"), manifest).unwrap();
-    first.tell(&world, &["deploy", folder.to_str().unwrap()]);
+    let app = folder.to_str().unwrap();
+    first.tell(&world, &["deploy", app]);
     first.tell(&world, &["stream", "publish", "notes/notes", "--value", "from afar"]);
+    assert!(first.get("/web/x").contains("hello from /web/x"), "any node answers any route");
+    // Where it was built is gone too.
+    std::fs::remove_dir_all(&folder).unwrap();
     first.kill();
-    assert_eq!(edge.stop(), 0);
+    assert_eq!(edge.stop_by(Signal::TERM).0, 0);
     let edge = world.start("edge-1", &[]);
     eventually("the app is healthy", || edge.json(&world, &["get", "apps", "-o", "json"])[0]["state"] == "healthy");
     assert_eq!(notes(&world, &edge), ["from afar"]);
-    for (path, status) in [("/livez", 200), ("/readyz", 200), ("/metrics", 200)] {
-        let answer = get(&edge, path);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+    assert!(edge.get("/web/x").contains("hello from /web/x"));
+    assert_eq!(edge.tell(&world, &["call", "notes/web", "--data", "echoed"]), "echoed");
+    edge.tell(&world, &["stream", "publish", "notes/notes", "--value", "alone"]);
+    assert_eq!(notes(&world, &edge), ["from afar", "alone"]);
+    // Being cut off from the cloud does not make it unready.
+    assert_eq!(edge.sees(&world), ["edge-1"]);
+    for (path, what) in [("/livez", "live"), ("/readyz", "\"ready\":true"), ("/metrics", "littoral_log_appends_total")] {
+        let answer = edge.get(path);
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(what), "{path}: {answer}");
     }
+}
+
+#[test]
+fn a_stop_in_order_is_no_failure() {
+    let world = World::new();
+    let mut node = world.first("cloud-1");
+    deploy(&world, &node);
+    for (number, signal) in [Signal::TERM, Signal::INT].into_iter().enumerate() {
+        node.tell(&world, &["stream", "publish", "notes/notes", "--value", &format!("note {number}")]);
+        let (status, said) = node.stop_by(signal);
+        assert_eq!(status, 0, "{said}");
+        assert!(said.contains("stopped") && !said.contains("ERROR"), "{said}");
+        assert!(!world.path("cloud-1").join("admin.sock").exists());
+        node = world.start("cloud-1", &[]);
+    }
+    assert_eq!(notes(&world, &node), ["note 0", "note 1"]);
 }
 
 #[test]
 fn a_directory_belongs_to_one_process() {
     let world = World::new();
-    let node = world.first("cloud-1");
-    let second = world.littoral().args(["node", "--data"]).arg(&node.data).output().unwrap();
+    let node = world.first_with("cloud-1", &["--label", "power=mains"]);
+    let label = |node: &Node| node.json(&world, &["get", "nodes", "-o", "json"])[0]["labels"]["power"].clone();
+    let second = world.littoral().args(["node", "--label", "power=none", "--data"]).arg(&node.data).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(said.contains("a node runs on this data directory already"), "{said}");
+    assert!(errors(&second).contains("a node runs on this data directory already"), "{}", errors(&second));
     assert_eq!(node.sees(&world), ["cloud-1"]);
+    // What the second was told is of no consequence, not even at the next start.
+    assert_eq!(node.stop(), 0);
+    assert_eq!(label(&world.start("cloud-1", &[])), "mains");
 }
 
 #[test]
@@ -115,7 +168,7 @@ fn what_cannot_be_placed_or_read_is_refused_with_the_reason() {
         STREAM_APP.replace("[streams.notes]", "[streams.notes]\nplacement = { tier = \"device\" }"),
     )
     .unwrap();
-    for command in [&["deploy", app][..], &["deploy", app, "--dry-run"]] {
+    for command in [&["deploy", app][..], &["deploy", app, "--dry-run"], &["plan", app]] {
         let refused = node.ask(&world, command);
         assert_eq!(refused.status.code(), Some(1), "{command:?}");
         let told = String::from_utf8_lossy(&[refused.stdout, refused.stderr].concat()).into_owned();
@@ -126,9 +179,10 @@ fn what_cannot_be_placed_or_read_is_refused_with_the_reason() {
         STREAM_APP.replace("[streams.notes]", "[streams.notes]\nretention = \"7 days\""),
     )
     .unwrap();
-    let invalid = node.ask(&world, &["deploy", app]);
-    assert_eq!(invalid.status.code(), Some(2));
-    let said = String::from_utf8_lossy(&invalid.stderr).into_owned();
-    assert!(said.contains("littoral.toml:4:13"), "{said}");
+    for command in [&["deploy", app][..], &["deploy", app, "--dry-run"], &["plan", app], &["build", app]] {
+        let invalid = node.ask(&world, command);
+        assert_eq!(invalid.status.code(), Some(2), "{command:?}");
+        assert!(errors(&invalid).contains("littoral.toml:4:13"), "{command:?}: {}", errors(&invalid));
+    }
     assert!(node.json(&world, &["get", "apps", "-o", "json"]).as_array().unwrap().is_empty());
 }

@@ -8,9 +8,10 @@ use landlock::{
     RulesetStatus,
 };
 
-/// What the program and its libraries need to read: themselves, name resolution, time zones, what the kernel tells.
-const READABLE: [&str; 8] =
-    ["/usr", "/lib", "/lib64", "/etc/resolv.conf", "/etc/hosts", "/etc/localtime", "/proc", "/sys"];
+/// Folders that the program and its libraries need to read: themselves, what the kernel tells.
+const READABLE_FOLDERS: [&str; 5] = ["/usr", "/lib", "/lib64", "/proc", "/sys"];
+/// Files that they need to read: name resolution, time zones.
+const READABLE_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/localtime"];
 /// Devices that every program may use.
 const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
 /// The newest rules that we know; an older kernel enforces those that it knows.
@@ -37,9 +38,15 @@ pub fn confine(data: &Path) -> anyhow::Result<Confinement> {
     let read = AccessFs::from_read(RULES);
     let mut rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?.create()?;
     rules = rules.add_rule(PathBeneath::new(PathFd::new(data)?, all))?;
-    for path in READABLE {
+    for path in READABLE_FOLDERS {
         if let Ok(opened) = PathFd::new(path) {
             rules = rules.add_rule(PathBeneath::new(opened, read))?;
+        }
+    }
+    for path in READABLE_FILES {
+        if let Ok(opened) = PathFd::new(path) {
+            // A folder's right on a file would count as one that the kernel does not enforce.
+            rules = rules.add_rule(PathBeneath::new(opened, AccessFs::ReadFile))?;
         }
     }
     if let Ok(opened) = std::env::current_exe().and_then(std::fs::File::open) {

@@ -48,10 +48,10 @@ pub async fn run(settings: NodeSettings, shutdown: CancellationToken) -> anyhow:
         None => join_fabric(&data, &settings).await?,
     };
     let facts = updated(facts, &settings)?;
+    // Two nodes on one directory would damage it; the socket tells, before the second has changed anything.
+    let socket = AdminSocket::bind(&data.admin_socket())?;
     let facts = Facts { incarnation: (facts.incarnation + 1).max(unix_now() * 1_000), ..facts };
     data.write_facts(&facts)?;
-    // Two nodes on one directory would damage it; the socket tells.
-    let socket = AdminSocket::bind(&data.admin_socket())?;
     let node = Running::start(facts, data, socket, shutdown).await?;
     node.stopped().await;
     Ok(())

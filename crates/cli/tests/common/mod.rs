@@ -1,11 +1,15 @@
 //! Real node processes in a temporary folder; they end with the test.
 #![allow(dead_code, unreachable_pub)]
 
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, kill_process};
 use serde_json::Value;
+
+pub use rustix::process::Signal;
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,18 +27,39 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// A process; it is killed when this is dropped.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Process {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for its end; its exit status.
+    pub fn ended(&mut self) -> i32 {
+        let mut status = None;
+        eventually("the process ends", || {
+            status = self.0.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap().code().unwrap_or(-1)
+    }
+}
+
 /// A running node.
 pub struct Node {
     pub data: PathBuf,
     pub log: PathBuf,
-    child: Child,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
+    process: Process,
 }
 
 /// A folder in which fabrics live, and nothing of the user's.
@@ -74,11 +99,16 @@ impl World {
 
     /// Makes a fabric and runs its first node.
     pub fn first(&self, name: &str) -> Node {
+        self.first_with(name, &[])
+    }
+
+    /// Makes a fabric and runs its first node with these arguments.
+    pub fn first_with(&self, name: &str, arguments: &[&str]) -> Node {
         let data = self.path(name);
         let ports = ["--listen", ANY_PORT, "--join-listen", ANY_PORT, "--http", ANY_PORT];
         let made = self.littoral().args(["init", "--node", name, "--data"]).arg(&data).args(ports).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        self.start(name, &[])
+        self.start(name, arguments)
     }
 
     /// Starts a node and waits until it listens.
@@ -86,7 +116,7 @@ impl World {
         let mut node = self.spawn(name, arguments);
         let addresses = node.data.join("addresses.json");
         eventually(&format!("{name} starts"), || {
-            let ended = node.child.try_wait().unwrap();
+            let ended = node.process.0.try_wait().unwrap();
             assert!(ended.is_none(), "{name} ended: {}", node.said());
             addresses.exists()
         });
@@ -101,14 +131,21 @@ impl World {
         let mut command = self.littoral();
         command.args(["node", "--stop-on-stdin-close", "--data"]).arg(&data).args(arguments);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(file).spawn().unwrap();
-        Node { data, log, child }
+        Node { data, log, process: Process(child) }
     }
 }
 
 impl Node {
+    /// The command, asking this node.
+    pub fn littoral(&self, world: &World) -> Command {
+        let mut command = world.littoral();
+        command.arg("--socket").arg(self.data.join("admin.sock"));
+        command
+    }
+
     /// Runs a command at this node.
     pub fn ask(&self, world: &World, arguments: &[&str]) -> Output {
-        world.littoral().arg("--socket").arg(self.data.join("admin.sock")).args(arguments).output().unwrap()
+        self.littoral(world).args(arguments).output().unwrap()
     }
 
     /// Runs a command that must succeed; what it printed.
@@ -145,27 +182,55 @@ impl Node {
         alive.map(|node| node["id"].as_str().unwrap().to_owned()).collect()
     }
 
+    /// What it answers at its HTTP port, head and body.
+    pub fn get(&self, path: &str) -> String {
+        request(&self.address("http"), "GET", path, "")
+    }
+
+    /// What it answers to something sent to its HTTP port, head and body.
+    pub fn post(&self, path: &str, body: &str) -> String {
+        request(&self.address("http"), "POST", path, body)
+    }
+
     /// Closes its standard input, which stops it in order; its exit status.
     pub fn stop(mut self) -> i32 {
-        drop(self.child.stdin.take());
+        drop(self.process.0.stdin.take());
         self.ended()
+    }
+
+    /// Stops it in order by a signal; its exit status and its log.
+    pub fn stop_by(mut self, signal: Signal) -> (i32, String) {
+        self.process.signal(signal);
+        (self.ended(), self.said())
     }
 
     /// Kills it at once.
     pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.process.0.kill().unwrap();
+        self.process.0.wait().unwrap();
     }
 
     /// Waits for its end; its exit status.
     pub fn ended(&mut self) -> i32 {
-        let mut status = None;
-        eventually("the node ends", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap().code().unwrap_or(-1)
+        self.process.ended()
     }
+}
+
+/// What is said on standard error.
+pub fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Sends one HTTP request; the whole answer.
+pub fn request(address: &str, method: &str, path: &str, body: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all((head + body).as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// Copies a folder with everything in it but sockets.
