@@ -120,7 +120,8 @@ fn a_node_starts_from_its_own_disk_with_no_network() {
     assert_eq!(notes(&world, &edge), ["from afar", "alone"]);
     // Being cut off from the cloud does not make it unready.
     assert_eq!(edge.sees(&world), ["edge-1"]);
-    for (path, what) in [("/livez", "live"), ("/readyz", "\"ready\":true"), ("/metrics", "littoral_log_appends_total")] {
+    for (path, what) in [("/livez", "live"), ("/readyz", "\"ready\":true"), ("/metrics", "littoral_log_appends_total")]
+    {
         let answer = edge.get(path);
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(what), "{path}: {answer}");
     }
