@@ -6,6 +6,7 @@
 pub mod digest;
 pub mod entry;
 pub mod file_header;
+pub mod grant;
 pub mod hlc;
 pub mod id;
 pub mod manifest;

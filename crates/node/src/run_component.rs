@@ -55,7 +55,7 @@ pub async fn run_component(
         ..HttpSettings::default()
     };
     let function = HttpFunction::new(&runtime, &artifact, function)
-        .context("the component does not answer HTTP requests: it must export wasi:http/incoming-handler 0.2")?;
+        .context("the component does not answer HTTP requests: it must export wasi:http/incoming-handler 0.2 or wasi:http/handler 0.3")?;
     let shards = Shards::for_this_machine().context("cannot start the data-plane threads")?;
     let gateway = Gateway::serve(settings.address, &shards, single(Arc::new(function)), Settings::default()).await?;
     listening(gateway.address());

@@ -5,10 +5,13 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
+use wasmparser::{CanonicalFunction, CanonicalOption, Parser, Payload};
+use wasmtime::Engine;
 use wasmtime::component::Component;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings as p2;
+use wasmtime_wasi_http::p3::bindings as p3;
 
-use crate::engine::Wasm;
+use crate::engine::{Concurrency, Wasm};
 use crate::host::Host;
 use crate::native;
 use crate::stage::bindings::StagePre;
@@ -31,7 +34,9 @@ pub enum LoadError {
     #[error("it needs an interface that this node does not offer: {0}")]
     Import(String),
     /// It exports nothing that can be called.
-    #[error("it exports neither `wasi:http/incoming-handler@0.2` nor `littoral:flow/processor@0.1` ({0})")]
+    #[error(
+        "it exports neither `wasi:http/incoming-handler@0.2`, `wasi:http/handler@0.3` nor `littoral:flow/processor@0.1` ({0})"
+    )]
     World(String),
     /// The engine is shutting down.
     #[error("the WebAssembly engine was stopped")]
@@ -41,8 +46,17 @@ pub enum LoadError {
 /// A component that is ready to run.
 pub struct Artifact {
     digest: String,
+    concurrency: Concurrency,
     stage: Option<StagePre<Host>>,
-    handler: Option<ProxyPre<Host>>,
+    handler: Option<HandlerPre>,
+}
+
+/// A component that answers HTTP requests, ready to be instantiated.
+pub(crate) enum HandlerPre {
+    /// By `wasi:http/incoming-handler` 0.2.
+    Fresh(p2::ProxyPre<Host>),
+    /// By `wasi:http/handler` 0.3.
+    Reused(p3::ServicePre<Host>),
 }
 
 impl Artifact {
@@ -68,18 +82,28 @@ impl Artifact {
         self.stage.as_ref()
     }
 
-    pub(crate) fn handler(&self) -> Option<&ProxyPre<Host>> {
+    pub(crate) fn handler(&self) -> Option<&HandlerPre> {
         self.handler.as_ref()
     }
 
-    fn link(wasm: &Wasm, digest: String, component: &Component) -> Result<Self, LoadError> {
-        let pre = wasm.linker().instantiate_pre(component).map_err(|error| LoadError::Import(format!("{error:#}")))?;
+    pub(crate) fn concurrency(&self) -> Concurrency {
+        self.concurrency
+    }
+
+    fn link(wasm: &Wasm, digest: String, concurrency: Concurrency, component: &Component) -> Result<Self, LoadError> {
+        let linker = &wasm.flavor(concurrency).linker;
+        let pre = linker.instantiate_pre(component).map_err(|error| LoadError::Import(format!("{error:#}")))?;
         let stage = StagePre::new(pre.clone());
-        let handler = ProxyPre::new(pre);
-        if let (Err(stage), Err(handler)) = (&stage, &handler) {
-            return Err(LoadError::World(format!("{handler}; {stage}")));
+        let fresh = p2::ProxyPre::new(pre.clone());
+        let reused = match concurrency {
+            Concurrency::Sequential => None,
+            Concurrency::Concurrent => p3::ServicePre::new(pre).ok(),
+        };
+        if let (Err(stage), Err(fresh), None) = (&stage, &fresh, &reused) {
+            return Err(LoadError::World(format!("{fresh}; {stage}")));
         }
-        Ok(Self { digest, stage: stage.ok(), handler: handler.ok() })
+        let handler = reused.map(HandlerPre::Reused).or_else(|| fresh.ok().map(HandlerPre::Fresh));
+        Ok(Self { digest, concurrency, stage: stage.ok(), handler })
     }
 }
 
@@ -107,12 +131,14 @@ impl Artifacts {
         if let Some(artifact) = slot.upgrade() {
             return Ok(artifact);
         }
-        let name = format!("{digest}-{}", wasm.compatibility());
-        let component = match from_cache(wasm, name.clone()).await {
+        let concurrency = concurrency_of(&bytes)?;
+        let flavor = wasm.flavor(concurrency);
+        let name = format!("{digest}-{}", flavor.compatibility);
+        let component = match from_cache(wasm, flavor.engine.clone(), name.clone()).await {
             Some(component) => component,
-            None => wasm.compiler().compile(bytes, name).await?,
+            None => wasm.compiler().compile(flavor.engine.clone(), bytes, name).await?,
         };
-        let artifact = Arc::new(Artifact::link(wasm, digest, &component)?);
+        let artifact = Arc::new(Artifact::link(wasm, digest, concurrency, &component)?);
         *slot = Arc::downgrade(&artifact);
         Ok(artifact)
     }
@@ -127,9 +153,41 @@ impl Artifacts {
     }
 }
 
-async fn from_cache(wasm: &Wasm, name: String) -> Option<Component> {
+/// Whether a component uses the concurrency of WASI 0.3: it imports or exports one of its interfaces, or lifts or lowers
+/// a function asynchronously.
+fn concurrency_of(component: &[u8]) -> Result<Concurrency, LoadError> {
+    let invalid = |error: wasmparser::BinaryReaderError| LoadError::Invalid(error.to_string());
+    let of_wasi_03 = |name: &str| name.starts_with("wasi:") && name.contains("@0.3.");
+    let is_async = |options: &[CanonicalOption]| options.contains(&CanonicalOption::Async);
+    for payload in Parser::new(0).parse_all(component) {
+        let uses_it = match payload.map_err(invalid)? {
+            Payload::ComponentImportSection(imports) => {
+                let mut imports = imports.into_iter().filter_map(Result::ok);
+                imports.any(|import| of_wasi_03(import.name.name))
+            }
+            Payload::ComponentExportSection(exports) => {
+                let mut exports = exports.into_iter().filter_map(Result::ok);
+                exports.any(|export| of_wasi_03(export.name.name))
+            }
+            Payload::ComponentCanonicalSection(functions) => {
+                functions.into_iter().filter_map(Result::ok).any(|function| match function {
+                    CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => {
+                        is_async(&options)
+                    }
+                    _ => false,
+                })
+            }
+            _ => false,
+        };
+        if uses_it {
+            return Ok(Concurrency::Concurrent);
+        }
+    }
+    Ok(Concurrency::Sequential)
+}
+
+async fn from_cache(wasm: &Wasm, engine: Engine, name: String) -> Option<Component> {
     let cache = Arc::clone(wasm.cache()?);
-    let engine = wasm.engine().clone();
     let load = move || {
         let code = cache.read(&name)?;
         match native::deserialize(&engine, &code) {

@@ -20,6 +20,7 @@ const NICE: i32 = 19;
 pub(crate) struct Compiler(mpsc::Sender<Job>);
 
 struct Job {
+    engine: Engine,
     bytes: Bytes,
     /// The name in the cache.
     name: String,
@@ -28,7 +29,7 @@ struct Job {
 
 impl Compiler {
     /// Starts the thread.
-    pub(crate) fn start(engine: Engine, cache: Option<Arc<Cache>>) -> std::io::Result<Self> {
+    pub(crate) fn start(cache: Option<Arc<Cache>>) -> std::io::Result<Self> {
         let (sender, mut jobs) = mpsc::channel::<Job>(QUEUE_MAX);
         std::thread::Builder::new().name("wasm-compile".to_owned()).spawn(move || {
             if let Err(error) = rustix::process::setpriority_process(None, NICE) {
@@ -36,16 +37,16 @@ impl Compiler {
             }
             while let Some(job) = jobs.blocking_recv() {
                 // Whoever asked may have gone; the next who asks finds it in the cache.
-                let _ = job.done.send(compile(&engine, cache.as_deref(), &job.bytes, &job.name));
+                let _ = job.done.send(compile(&job.engine, cache.as_deref(), &job.bytes, &job.name));
             }
         })?;
         Ok(Self(sender))
     }
 
     /// Compiles a component and keeps it in the cache.
-    pub(crate) async fn compile(&self, bytes: Bytes, name: String) -> Result<Component, LoadError> {
+    pub(crate) async fn compile(&self, engine: Engine, bytes: Bytes, name: String) -> Result<Component, LoadError> {
         let (done, outcome) = oneshot::channel();
-        self.0.send(Job { bytes, name, done }).await.map_err(|_| LoadError::Stopped)?;
+        self.0.send(Job { engine, bytes, name, done }).await.map_err(|_| LoadError::Stopped)?;
         outcome.await.map_err(|_| LoadError::Stopped)?
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wasmtime::component::Linker;
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::artifact::{Artifact, Artifacts, LoadError};
 use crate::cache::Cache;
@@ -73,14 +73,31 @@ pub enum StartError {
 pub struct Wasm(Arc<Inner>);
 
 struct Inner {
-    engine: Engine,
-    linker: Linker<Host>,
+    /// For components that know nothing of WASI 0.3's concurrency, which makes each call and each instance dearer.
+    sequential: Flavor,
+    /// For those that use it.
+    concurrent: Flavor,
     ticker: Ticker,
     compiler: Compiler,
     cache: Option<Arc<Cache>>,
-    /// What the compiled code depends on besides the component, as part of a file's name.
-    compatibility: String,
     artifacts: Artifacts,
+}
+
+/// One of the two ways in which components are compiled and run.
+pub(crate) struct Flavor {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<Host>,
+    /// What the compiled code depends on besides the component, as part of a file's name.
+    pub(crate) compatibility: String,
+}
+
+/// Which of the two ways a component needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Concurrency {
+    /// One call at a time: WASI 0.2.
+    Sequential,
+    /// Several calls at a time: WASI 0.3.
+    Concurrent,
 }
 
 impl Wasm {
@@ -90,17 +107,8 @@ impl Wasm {
     /// When the machine does not allow it; see [`StartError`].
     pub fn new(options: WasmOptions) -> Result<Self, StartError> {
         let instances = options.instances_max.unwrap_or_else(instances_for_this_machine);
-        let engine = match Engine::new(&config(Some(instances))) {
-            Ok(engine) => engine,
-            Err(error) => {
-                tracing::info!(%error, instances, "no address space for a pool of instances; allocating each on demand");
-                Engine::new(&config(None)).map_err(|error| StartError::Engine(format!("{error:#}")))?
-            }
-        };
-        let mut linker = Linker::new(&engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)
-            .and_then(|()| wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker))
-            .map_err(|error| StartError::Engine(format!("{error:#}")))?;
+        let sequential = Flavor::new(Concurrency::Sequential, instances)?;
+        let concurrent = Flavor::new(Concurrency::Concurrent, instances)?;
         let cache = match options.cache_dir {
             Some(folder) => {
                 let key = options.cache_key.unwrap_or_else(|| folder.with_extension("key"));
@@ -109,12 +117,12 @@ impl Wasm {
             }
             None => None,
         };
+        let engines = [sequential.engine.clone(), concurrent.engine.clone()];
         Ok(Self(Arc::new(Inner {
-            ticker: Ticker::start(engine.clone()).map_err(StartError::Thread)?,
-            compiler: Compiler::start(engine.clone(), cache.clone()).map_err(StartError::Thread)?,
-            compatibility: compatibility(&engine),
-            engine,
-            linker,
+            ticker: Ticker::start(engines).map_err(StartError::Thread)?,
+            compiler: Compiler::start(cache.clone()).map_err(StartError::Thread)?,
+            sequential,
+            concurrent,
             cache,
             artifacts: Artifacts::default(),
         })))
@@ -129,12 +137,11 @@ impl Wasm {
         self.0.artifacts.load(self, component).await
     }
 
-    pub(crate) fn engine(&self) -> &Engine {
-        &self.0.engine
-    }
-
-    pub(crate) fn linker(&self) -> &Linker<Host> {
-        &self.0.linker
+    pub(crate) fn flavor(&self, concurrency: Concurrency) -> &Flavor {
+        match concurrency {
+            Concurrency::Sequential => &self.0.sequential,
+            Concurrency::Concurrent => &self.0.concurrent,
+        }
     }
 
     pub(crate) fn compiler(&self) -> &Compiler {
@@ -145,10 +152,6 @@ impl Wasm {
         self.0.cache.as_ref()
     }
 
-    pub(crate) fn compatibility(&self) -> &str {
-        &self.0.compatibility
-    }
-
     pub(crate) fn tick(&self) -> Ticking {
         self.0.ticker.tick()
     }
@@ -156,15 +159,37 @@ impl Wasm {
 
 impl std::fmt::Debug for Wasm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wasm").field("compatibility", &self.0.compatibility).finish_non_exhaustive()
+        f.debug_struct("Wasm").field("compatibility", &self.0.sequential.compatibility).finish_non_exhaustive()
     }
 }
 
-fn config(instances: Option<u32>) -> Config {
+impl Flavor {
+    fn new(concurrency: Concurrency, instances: u32) -> Result<Self, StartError> {
+        let refused = |error: wasmtime::Error| StartError::Engine(format!("{error:#}"));
+        let engine = match Engine::new(&config(concurrency, Some(instances))) {
+            Ok(engine) => engine,
+            Err(error) => {
+                tracing::info!(%error, instances, "no address space for a pool of instances; allocating each on demand");
+                Engine::new(&config(concurrency, None)).map_err(refused)?
+            }
+        };
+        let mut linker = Linker::new(&engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(refused)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(refused)?;
+        if concurrency == Concurrency::Concurrent {
+            wasmtime_wasi::p3::add_to_linker(&mut linker).map_err(refused)?;
+            wasmtime_wasi_http::p3::add_to_linker(&mut linker).map_err(refused)?;
+        }
+        Ok(Self { compatibility: compatibility(&engine), engine, linker })
+    }
+}
+
+fn config(concurrency: Concurrency, instances: Option<u32>) -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
-    // For WASI 0.3, which is not linked yet; it makes each call and each instance dearer by a tenth to a fifth.
-    config.concurrency_support(false);
+    let concurrent = concurrency == Concurrency::Concurrent;
+    config.concurrency_support(concurrent);
+    config.wasm_component_model_async(concurrent);
     config.memory_init_cow(true);
     config.max_wasm_stack(STACK_BYTES);
     config.async_stack_size(FIBER_BYTES);
@@ -191,6 +216,8 @@ fn pool(instances: u32) -> PoolingAllocationConfig {
     pool.total_tables(instances.saturating_mul(TABLES_PER_COMPONENT));
     pool.total_stacks(instances);
     pool.table_elements(POOLED_TABLE_ELEMENTS.min(TABLE_ELEMENTS_MAX));
+    // Where the kernel tells which pages were written, only these are reset, and the next instance faults none of them in.
+    pool.pagemap_scan(Enabled::Auto);
     pool.linear_memory_keep_resident(KEPT_RESIDENT_BYTES);
     pool
 }

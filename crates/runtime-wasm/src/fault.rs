@@ -52,6 +52,12 @@ pub enum Fault {
         /// What is wrong with it.
         reason: String,
     },
+    /// What it is granted cannot be given to it.
+    #[error("it cannot be given what it is granted: {reason}")]
+    Setup {
+        /// What, and why.
+        reason: String,
+    },
     /// The node runs as many instances as it has room for.
     #[error("the node has no room for another instance; try again, or raise its capacity")]
     Busy,

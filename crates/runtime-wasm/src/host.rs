@@ -1,13 +1,18 @@
 //! What belongs to one instance on the host's side: its WASI context, its limits, its deadline.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+use wasmtime_wasi_http::{
+    DEFAULT_FORBIDDEN_HEADERS, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView,
+    WasiHttpHooks, WasiHttpView,
+};
 
+use crate::access::Access;
+use crate::egress;
 use crate::logs::{GuestOutput, LogSink, LogStream};
 
 /// How many core modules a component may be made of; compilers make four or five.
@@ -20,6 +25,9 @@ const MEMORIES_MAX: usize = 16;
 pub(crate) const TABLE_ELEMENTS_MAX: usize = 1 << 20;
 /// How many random bytes one call may ask for, so that a guest cannot make the host allocate at will.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
+/// How much of a body a guest writes at once, and how many such parts may wait to be sent.
+const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
+const BODY_CHUNKS_BUFFERED: usize = 2;
 /// A guest gives way after this many ticks of a millisecond.
 const TICKS_BEFORE_YIELD: u64 = 1;
 
@@ -45,12 +53,21 @@ impl Default for Limits {
 #[error("the deadline passed")]
 pub(crate) struct DeadlinePassed;
 
+/// What an instance is given.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    pub(crate) limits: Limits,
+    pub(crate) environment: &'a [(String, String)],
+    pub(crate) access: &'a Arc<Access>,
+    pub(crate) logs: &'a Arc<dyn LogSink>,
+}
+
 /// The data of one instance's store.
 pub(crate) struct Host {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     table: ResourceTable,
-    hooks: NoOutgoing,
+    hooks: Hooks,
     limits: Limits,
     limiter: Limiter,
     deadline: Instant,
@@ -60,22 +77,21 @@ pub(crate) struct Host {
 
 impl Host {
     /// A store for one instance that gives way each millisecond and ends when its deadline passes.
-    pub(crate) fn store(
-        engine: &Engine,
-        limits: Limits,
-        environment: &[(String, String)],
-        logs: &Arc<dyn LogSink>,
-    ) -> Store<Self> {
+    ///
+    /// # Errors
+    /// When something that is granted cannot be had.
+    pub(crate) fn store(engine: &Engine, setup: Setup<'_>) -> wasmtime::Result<Store<Self>> {
+        let Setup { limits, environment, access, logs } = setup;
         let stdout = GuestOutput::new(Arc::clone(logs), LogStream::Stdout);
         let stderr = GuestOutput::new(Arc::clone(logs), LogStream::Stderr);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(stdout.clone()).stderr(stderr.clone()).envs(environment).max_random_size(RANDOM_BYTES_MAX);
-        wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+        access.apply(&mut wasi, &stderr)?;
         let host = Self {
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
             table: ResourceTable::new(),
-            hooks: NoOutgoing { stderr: stderr.clone() },
+            hooks: Hooks { access: Arc::clone(access), output: stderr.clone() },
             limits,
             limiter: Limiter { memory_bytes_max: limits.memory_bytes, memory_bytes: 0, refused: false },
             deadline: Instant::now() + limits.timeout,
@@ -92,17 +108,21 @@ impl Host {
             Ok(UpdateDeadline::YieldCustom(TICKS_BEFORE_YIELD, Box::pin(tokio::task::yield_now())))
         });
         store.set_epoch_deadline(TICKS_BEFORE_YIELD);
-        store
+        Ok(store)
     }
 
     /// Begins a call: its deadline counts from now.
     pub(crate) fn begin(store: &mut Store<Self>) -> Instant {
-        let host = store.data_mut();
-        host.deadline = Instant::now() + host.limits.timeout;
-        host.stderr.begin();
-        let deadline = host.deadline;
+        let deadline = store.data_mut().renew_deadline();
+        store.data().stderr.begin();
         store.set_epoch_deadline(TICKS_BEFORE_YIELD);
         deadline
+    }
+
+    /// From now on, the guest has its whole time again.
+    pub(crate) fn renew_deadline(&mut self) -> Instant {
+        self.deadline = Instant::now() + self.limits.timeout;
+        self.deadline
     }
 
     /// Ends a call: what was written reaches the log.
@@ -149,6 +169,17 @@ impl WasiHttpView for Host {
     }
 }
 
+/// Ends a call whose time is up while it waits; one that computes ends by itself.
+pub(crate) async fn within<T>(
+    deadline: Instant,
+    call: impl Future<Output = wasmtime::Result<T>>,
+) -> wasmtime::Result<T> {
+    match tokio::time::timeout_at(deadline.into(), call).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(DeadlinePassed.into()),
+    }
+}
+
 /// Counts memory over all of an instance's memories.
 struct Limiter {
     memory_bytes_max: u64,
@@ -184,9 +215,10 @@ impl ResourceLimiter for Limiter {
     }
 }
 
-/// Refuses every outgoing request and says so in the guest's log.
-struct NoOutgoing {
-    stderr: GuestOutput,
+/// How a guest's HTTP meets the world.
+struct Hooks {
+    access: Arc<Access>,
+    output: GuestOutput,
 }
 
 type Sent = Result<
@@ -194,16 +226,26 @@ type Sent = Result<
     wasmtime_wasi_http::Error,
 >;
 
-impl WasiHttpHooks for NoOutgoing {
+impl WasiHttpHooks for Hooks {
     fn send_request(
         &mut self,
         request: http::Request<WasiBody>,
-        _options: Option<RequestOptions>,
+        options: Option<RequestOptions>,
         _done: Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>,
     ) -> Box<dyn Future<Output = Sent> + Send> {
-        let authority = request.uri().authority().map_or_else(|| "?".to_owned(), ToString::to_string);
-        self.stderr
-            .host_line(&format!("a request to {authority} was denied: no function may send requests in this version"));
-        Box::new(std::future::ready(Err(wasmtime_wasi_http::Error::HttpRequestDenied)))
+        Box::new(egress::send(Arc::clone(&self.access), self.output.clone(), request, options))
+    }
+
+    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
+        static FILTER: OnceLock<ForbiddenHeaderFilter> = OnceLock::new();
+        Arc::clone(FILTER.get_or_init(|| Arc::new(|name| DEFAULT_FORBIDDEN_HEADERS.contains(name))))
+    }
+
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        BODY_CHUNKS_BUFFERED
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES_MAX
     }
 }

@@ -1,4 +1,4 @@
-//! The clock by which guests give way: a thread that advances the engine's epoch each millisecond while a guest runs.
+//! The clock by which guests give way: a thread that advances the engines' epochs each millisecond while a guest runs.
 //!
 //! It sleeps while none does, so that an idle device is not woken a thousand times a second.
 
@@ -33,10 +33,10 @@ pub(crate) struct Ticking(Arc<Shared>);
 
 impl Ticker {
     /// Starts the thread.
-    pub(crate) fn start(engine: Engine) -> std::io::Result<Self> {
+    pub(crate) fn start(engines: [Engine; 2]) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let clock = Arc::clone(&shared);
-        let handle = std::thread::Builder::new().name("wasm-epoch".to_owned()).spawn(move || run(&engine, &clock))?;
+        let handle = std::thread::Builder::new().name("wasm-epoch".to_owned()).spawn(move || run(&engines, &clock))?;
         Ok(Self { shared, thread: handle.thread().clone() })
     }
 
@@ -62,7 +62,7 @@ impl Drop for Ticking {
     }
 }
 
-fn run(engine: &Engine, shared: &Shared) {
+fn run(engines: &[Engine], shared: &Shared) {
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
         tracing::debug!(%error, "the epoch thread runs at ordinary priority");
     }
@@ -73,7 +73,7 @@ fn run(engine: &Engine, shared: &Shared) {
         }
         if last_ran.elapsed() < LINGER {
             std::thread::sleep(TICK);
-            engine.increment_epoch();
+            engines.iter().for_each(Engine::increment_epoch);
         } else {
             // Whoever raises the count from zero unparks; if that happens before this line, it returns at once.
             std::thread::park();

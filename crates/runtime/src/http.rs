@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use littoral_runtime_wasm::handler::{Handler, HandlerSettings};
-use littoral_runtime_wasm::{Artifact, Discard, Fault, Limits, LogSink};
+use littoral_runtime_wasm::{Access, Artifact, Discard, Fault, Limits, LogSink};
 use metrics::{Counter, Histogram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -35,6 +35,8 @@ pub struct HttpSettings {
     pub concurrency_max: usize,
     /// Environment variables.
     pub environment: Vec<(String, String)>,
+    /// What it may reach.
+    pub access: Arc<Access>,
     /// Where its output goes.
     pub logs: Arc<dyn LogSink>,
 }
@@ -46,6 +48,7 @@ impl Default for HttpSettings {
             limits: Limits::default(),
             concurrency_max: CONCURRENCY_DEFAULT,
             environment: Vec::new(),
+            access: Arc::default(),
             logs: Arc::new(Discard),
         }
     }
@@ -88,8 +91,12 @@ impl HttpFunction {
     /// # Errors
     /// When the component does not answer HTTP requests.
     pub fn new(runtime: &Runtime, artifact: &Artifact, settings: HttpSettings) -> Result<Self, Fault> {
-        let HttpSettings { name, limits, concurrency_max, environment, logs } = settings;
-        let handler = Handler::new(runtime, artifact, HandlerSettings { limits, environment, logs })?;
+        let HttpSettings { name, limits, concurrency_max, environment, access, logs } = settings;
+        let handler = Handler::new(
+            runtime,
+            artifact,
+            HandlerSettings { limits, environment, access, logs, ..HandlerSettings::default() },
+        )?;
         let labels = |outcome: &'static str| [("function", name.clone()), ("outcome", outcome.to_owned())];
         Ok(Self {
             handler,
@@ -160,6 +167,7 @@ pub fn fault_response(function: &str, fault: &Fault) -> Response<Body> {
         Fault::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
         Fault::Memory { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "memory"),
         Fault::Rejected { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "rejected"),
+        Fault::Setup { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "setup"),
         Fault::Protocol { .. } | Fault::Gone => (StatusCode::INTERNAL_SERVER_ERROR, "protocol"),
         Fault::Input { .. } => (StatusCode::BAD_REQUEST, "input"),
         Fault::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),

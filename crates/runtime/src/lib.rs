@@ -26,7 +26,7 @@ pub mod stage {
 }
 
 pub use littoral_runtime_wasm::{
-    Artifact, Discard, Fault, Limits, LoadError, LogSink, LogStream, StartError, Wasm as Runtime,
+    Access, Artifact, Directory, Discard, Fault, Limits, LoadError, LogSink, LogStream, StartError, Wasm as Runtime,
     WasmOptions as RuntimeOptions,
 };
 pub use shards::Shards;

@@ -61,6 +61,7 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                 self.not_zero(function, key);
             }
             self.placement(&format!("function {name}"), function);
+            self.grants(function);
             for (key, value) in table(function, "config").into_iter().flatten() {
                 let secret = value.get_ref().as_str().and_then(|text| text.strip_prefix(SECRET_PREFIX));
                 if let Some(error) = secret.and_then(|secret| check_name(secret).err()) {
@@ -68,6 +69,38 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                     self.report.add("invalid-secret", value.span(), message).expected("secret:NAME");
                 }
             }
+        }
+    }
+
+    fn grants(&mut self, function: &'t DeTable<'_>) {
+        let Some(grants) = table(function, "grants") else { return };
+        for callee in list(grants, "call") {
+            if let Some(name) = callee.get_ref().as_str() {
+                self.function(name, callee.span());
+            }
+        }
+        for stream in list(grants, "publish") {
+            if let Some(name) = stream.get_ref().as_str() {
+                self.stream(name, stream.span());
+            }
+        }
+        for (seen, directory) in table(grants, "directories").into_iter().flatten() {
+            self.absolute(seen.get_ref(), seen.span());
+            if let Some(path) = directory.get_ref().as_str() {
+                self.absolute(path, directory.span());
+            }
+            if let Some((path, span)) = directory.get_ref().as_table().and_then(|directory| text(directory, "path")) {
+                self.absolute(path, span);
+            }
+        }
+    }
+
+    /// A path of a node, which has no folder to start from.
+    fn absolute(&mut self, path: &str, span: Range<usize>) {
+        let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+        if !Path::new(path).is_absolute() || !Path::new(path).components().all(plain) {
+            let message = format!("`{path}` is no absolute path");
+            self.report.add("invalid-path", span, message).expected("a path from `/`, without `..`");
         }
     }
 

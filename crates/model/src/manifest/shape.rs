@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::finding::Report;
+use crate::grant::{Peer, PeerError};
 use crate::id::{self, InvalidName};
 use crate::unit::{Bandwidth, Ratio, Size, Time, UnitError, UnitProblem};
 
@@ -101,6 +102,10 @@ impl<'s> Shape<'s, '_, '_> {
             None => {}
             Some(Problem::Name(error)) => {
                 self.report.add("invalid-name", span, format!("{what}: {error}")).expected(expected);
+            }
+            Some(Problem::Peer(error)) => {
+                let message = format!("{what} cannot be `{text}`: {}", error.problem);
+                self.report.add("invalid-peer", span, message).expected(expected);
             }
             Some(Problem::Unit(UnitProblem::UnknownUnit { unit, .. })) => {
                 let nearest = problems.iter().filter_map(|problem| match problem {
@@ -260,6 +265,7 @@ fn whole_number(schema: &Value) -> String {
 enum Problem {
     Name(InvalidName),
     Unit(UnitProblem),
+    Peer(PeerError),
 }
 
 /// Checks a text against a format of ours.
@@ -270,6 +276,7 @@ fn check_format(format: &str, text: &str) -> Result<(), Problem> {
         "time" => unit(text.parse::<Time>().map(drop)),
         "size" => unit(text.parse::<Size>().map(drop)),
         "bandwidth" => unit(text.parse::<Bandwidth>().map(drop)),
+        "peer" => text.parse::<Peer>().map(drop).map_err(Problem::Peer),
         "ratio" => unit(text.parse::<Ratio>().map(drop)),
         _ => Ok(()),
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::grant::Peer;
 use crate::id::{AppName, FlowName, FunctionName, NodeId, SiteId, StreamName, Tier};
 use crate::unit::{Bandwidth, Ratio, Size, Time};
 
@@ -61,6 +62,76 @@ pub struct Function {
     /// environment, too.
     #[serde(default)]
     pub config: BTreeMap<String, String>,
+    /// What it may reach outside itself; nothing by default.
+    #[serde(default, skip_serializing_if = "Grants::is_empty")]
+    pub grants: Grants,
+}
+
+/// What a function may reach outside itself. What is left out is denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Grants {
+    /// Where it may send HTTP requests. A name reaches public addresses only; private ones are granted by address.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub http: Vec<Peer>,
+    /// What it may connect its sockets to, over TCP and UDP.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<Peer>,
+    /// The folders of its node that it sees, by the path under which it sees them: files of sensors, serial devices.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub directories: BTreeMap<String, Directory>,
+    /// The app's functions that it may call.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub call: Vec<FunctionName>,
+    /// The app's streams that it may publish to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<StreamName>,
+}
+
+impl Grants {
+    /// Whether nothing is granted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A folder of the node: its path, or a table if it may be written to as well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Directory {
+    /// To read from.
+    Read(String),
+    /// With more to say.
+    Access(DirectoryAccess),
+}
+
+/// A folder, and what may be done in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DirectoryAccess {
+    /// Its path on the node.
+    pub path: String,
+    /// Whether it may be written to.
+    #[serde(default)]
+    pub write: bool,
+}
+
+impl Directory {
+    /// Its path on the node.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Read(path) => path,
+            Self::Access(access) => &access.path,
+        }
+    }
+
+    /// Whether it may be written to.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        matches!(self, Self::Access(DirectoryAccess { write: true, .. }))
+    }
 }
 
 fn default_memory() -> Size {

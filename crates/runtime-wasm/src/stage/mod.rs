@@ -13,10 +13,11 @@ use wasmtime::Store;
 
 use self::bindings::exports::littoral::flow::processor::Step;
 use self::columns::{Borrowed, batch_out, schema_out};
+use crate::access::Access;
 use crate::artifact::Artifact;
 use crate::engine::Wasm;
 use crate::fault::Fault;
-use crate::host::{DeadlinePassed, Host, Limits};
+use crate::host::{Host, Limits, Setup, within};
 use crate::logs::{Discard, LogSink};
 
 /// How many outputs a stage may declare: more than anybody connects, few enough to list in a message.
@@ -32,13 +33,15 @@ pub struct StageSettings {
     pub limits: Limits,
     /// What the manifest sets for it; its configuration and its environment variables.
     pub config: Vec<(String, String)>,
+    /// What it may reach.
+    pub access: Arc<Access>,
     /// Where its output goes.
     pub logs: Arc<dyn LogSink>,
 }
 
 impl Default for StageSettings {
     fn default() -> Self {
-        Self { limits: Limits::default(), config: Vec::new(), logs: Arc::new(Discard) }
+        Self { limits: Limits::default(), config: Vec::new(), access: Arc::default(), logs: Arc::new(Discard) }
     }
 }
 
@@ -110,7 +113,10 @@ impl Stage {
                 reason: "it exports no `littoral:flow/processor@0.1`; build it as a stage".to_owned(),
             });
         };
-        let mut store = Host::store(wasm.engine(), settings.limits, &settings.config, &settings.logs);
+        let StageSettings { limits, config, access, logs } = &settings;
+        let setup = Setup { limits: *limits, environment: config, access, logs };
+        let store = Host::store(&wasm.flavor(artifact.concurrency()).engine, setup);
+        let mut store = store.map_err(|error| Fault::Setup { reason: format!("{error:#}") })?;
         let _ticking = wasm.tick();
         let deadline = Host::begin(&mut store);
         let instantiated = within(deadline, pre.instantiate_async(&mut store)).await;
@@ -231,16 +237,5 @@ impl Stage {
 impl std::fmt::Debug for Stage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stage").field("ports", &self.ports).field("gone", &self.gone).finish_non_exhaustive()
-    }
-}
-
-/// Ends a call that waits past its deadline; one that computes is ended by the epoch.
-pub(crate) async fn within<T>(
-    deadline: Instant,
-    call: impl Future<Output = wasmtime::Result<T>>,
-) -> wasmtime::Result<T> {
-    match tokio::time::timeout_at(deadline.into(), call).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(DeadlinePassed.into()),
     }
 }

@@ -16,6 +16,27 @@ pub fn sdk_example(name: &str) -> Vec<u8> {
     read(folder, name)
 }
 
+/// An example of `tests/guests`, as a component.
+pub fn test_guest(name: &str) -> Vec<u8> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let folder = BUILT.get_or_init(|| {
+        let manifest = repository().join("tests/guests/Cargo.toml");
+        build(&manifest, &["--examples"], "test-guests")
+    });
+    read(folder, name)
+}
+
+/// An example of the crate `wasip3` from crates.io: components of WASI 0.3 that nobody here wrote.
+pub fn wasip3_example(name: &str) -> Vec<u8> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let folder = BUILT.get_or_init(|| {
+        let copy = scratch().join("wasip3-source");
+        copy_folder(&published_source("wasip3"), &copy);
+        build(&copy.join("Cargo.toml"), &["--examples", "--all-features"], "wasip3-examples")
+    });
+    read(folder, name)
+}
+
 /// An example of the crate `wstd` from crates.io, which nobody here wrote, built from its unmodified source with its
 /// own lock file.
 pub fn wstd_example(name: &str) -> Vec<u8> {
@@ -80,7 +101,7 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 fn read(folder: &Path, name: &str) -> Vec<u8> {
-    let path = folder.join(format!("{name}.wasm"));
+    let path = folder.join(format!("{}.wasm", name.replace('-', "_")));
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

@@ -1,0 +1,124 @@
+//! What a guest may reach outside itself. Everything is linked, everything is denied until it is granted, and a denied
+//! attempt names in the guest's log what is missing.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use littoral_model::grant::Peer;
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+
+use crate::logs::GuestOutput;
+
+/// How long a name may take to be resolved.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a guest may reach outside itself; nothing by default.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Where it may send HTTP requests.
+    pub http: Vec<Peer>,
+    /// What its sockets may talk to, and where they may listen.
+    pub sockets: Vec<Peer>,
+    /// The folders that it sees.
+    pub directories: Vec<Directory>,
+}
+
+/// A folder of the machine that a guest sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Where the guest sees it.
+    pub seen_at: String,
+    /// Whether the guest may write to it.
+    pub writable: bool,
+}
+
+impl Access {
+    /// Gives a guest its folders and the rules for its sockets.
+    ///
+    /// # Errors
+    /// When a folder cannot be opened.
+    pub(crate) fn apply(self: &Arc<Self>, wasi: &mut WasiCtxBuilder, output: &GuestOutput) -> wasmtime::Result<()> {
+        for directory in &self.directories {
+            let permissions = if directory.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
+            wasi.preopened_dir(&directory.path, &directory.seen_at, permissions).map_err(|error| {
+                let (path, seen_at) = (directory.path.display(), &directory.seen_at);
+                error.context(format!("the folder {path}, granted as {seen_at}, cannot be opened"))
+            })?;
+        }
+        let any = !self.sockets.is_empty();
+        wasi.allow_tcp(any).allow_udp(any).allow_ip_name_lookup(any);
+        if any {
+            let (access, output) = (Arc::clone(self), output.clone());
+            wasi.socket_addr_check(move |address, _| {
+                let (access, output) = (Arc::clone(&access), output.clone());
+                Box::pin(async move {
+                    let granted = access.grants_socket(address).await;
+                    if !granted {
+                        output.host_line(&format!(
+                            "a socket to {address} was denied; grant it with `sockets = [\"{address}\"]`"
+                        ));
+                    }
+                    granted
+                })
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether a socket may talk to an address: a range covers it, or a granted name is resolved to it now.
+    async fn grants_socket(&self, address: SocketAddr) -> bool {
+        // Before it connects, a socket is bound to any address and port of its own; that reaches nothing.
+        if address.ip().is_unspecified() && address.port() == 0 {
+            return true;
+        }
+        let host = address.ip().to_string();
+        if self.sockets.iter().any(|peer| peer.grants(&host, address)) {
+            return true;
+        }
+        for peer in &self.sockets {
+            let Some(name) = peer.name() else { continue };
+            if let Ok(mut found) = resolve(name, address.port()).await
+                && found.any(|found| found == address && peer.grants(name, found))
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The addresses of a host to which HTTP requests are granted.
+    pub(crate) async fn http_addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Denied> {
+        if !self.http.iter().any(|peer| peer.may_grant(host, port)) {
+            return Err(Denied::NotGranted);
+        }
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let found = resolve(bare, port).await.map_err(Denied::Unresolved)?;
+        let (granted, refused): (Vec<_>, Vec<_>) =
+            found.partition(|address| self.http.iter().any(|peer| peer.grants(bare, *address)));
+        match refused.first() {
+            Some(refused) if granted.is_empty() => Err(Denied::Address(*refused)),
+            _ => Ok(granted),
+        }
+    }
+}
+
+/// Why a request may not be sent.
+#[derive(Debug)]
+pub(crate) enum Denied {
+    /// No grant names the host and port.
+    NotGranted,
+    /// The name leads to an address that it does not grant.
+    Address(SocketAddr),
+    /// The name leads nowhere.
+    Unresolved(std::io::Error),
+}
+
+async fn resolve(host: &str, port: u16) -> std::io::Result<impl Iterator<Item = SocketAddr>> {
+    let found = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host, port))).await;
+    let found = found.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+    Ok(found.collect::<Vec<_>>().into_iter())
+}

@@ -1,0 +1,279 @@
+//! WASI 0.2: a fresh instance for each request.
+//!
+//! The guest runs within the future that answers, with no task and no channel to another one between: most guests are
+//! done before the head of their response is sent, and then the body is known whole. What a longer body needs goes on in
+//! a task of its own, so that a client that reads slowly does not stop the guest's clock.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use wasmtime::Store;
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+use super::{Body, BodyError, HandlerSettings};
+use crate::engine::{Concurrency, Wasm};
+use crate::fault::Fault;
+use crate::host::{Host, within};
+
+/// How much of a response is collected before its head is sent.
+const COLLECTED_BYTES_MAX: usize = 64 << 10;
+
+/// Answers each request with an instance of its own.
+pub(super) struct Fresh {
+    wasm: Wasm,
+    concurrency: Concurrency,
+    pre: ProxyPre<Host>,
+    settings: HandlerSettings,
+}
+
+/// A guest that runs; dropping it ends it.
+type Running = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
+type Answer = oneshot::Receiver<Result<Response<HyperOutgoingBody>, ErrorCode>>;
+
+impl Fresh {
+    pub(super) fn new(wasm: Wasm, concurrency: Concurrency, pre: ProxyPre<Host>, settings: HandlerSettings) -> Self {
+        Self { wasm, concurrency, pre, settings }
+    }
+
+    pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Fault> {
+        let (guest, answer) = self.start(request)?;
+        Answering { guest: Some(guest), answer, response: None, collected: Collected::default() }.await
+    }
+
+    /// Prepares the guest; it runs when it is polled.
+    fn start(&self, request: Request<Body>) -> Result<(Running, Answer), Fault> {
+        let engine = &self.wasm.flavor(self.concurrency).engine;
+        let store = Host::store(engine, self.settings.setup());
+        let mut store = store.map_err(|error| Fault::Setup { reason: format!("{error:#}") })?;
+        let (sender, answer) = oneshot::channel();
+        let scheme = match request.uri().scheme_str() {
+            Some("https") => Scheme::Https,
+            _ => Scheme::Http,
+        };
+        let mut http = store.data_mut().http();
+        let resources = http.new_incoming_request(scheme, request).and_then(|incoming| {
+            let outparam = http.new_response_outparam(sender)?;
+            Ok((incoming, outparam))
+        });
+        let (incoming, outparam) = resources.map_err(|error| Fault::Input { reason: error.to_string() })?;
+        let (ticking, pre) = (self.wasm.tick(), self.pre.clone());
+        let run = async move {
+            let _ticking = ticking;
+            run(store, &pre, incoming, outparam).await
+        };
+        Ok((Box::pin(run), answer))
+    }
+}
+
+type Incoming = wasmtime::component::Resource<wasmtime_wasi_http::p2::types::HostIncomingRequest>;
+type Outparam = wasmtime::component::Resource<wasmtime_wasi_http::p2::types::HostResponseOutparam>;
+
+async fn run(
+    mut store: Store<Host>,
+    pre: &ProxyPre<Host>,
+    incoming: Incoming,
+    outparam: Outparam,
+) -> Result<(), Fault> {
+    let deadline = Host::begin(&mut store);
+    let outcome = within(deadline, async {
+        let proxy = pre.instantiate_async(&mut store).await?;
+        proxy.wasi_http_incoming_handler().call_handle(&mut store, incoming, outparam).await
+    });
+    let outcome = outcome.await;
+    outcome.map_err(|error| {
+        let fault = Fault::new(&error, store.data());
+        store.data().report(&fault.to_string());
+        fault
+    })
+}
+
+/// Polls the guest until it has begun its response, and on while it gets ahead and what it wrote is little.
+struct Answering {
+    guest: Option<Running>,
+    answer: Answer,
+    response: Option<Response<HyperOutgoingBody>>,
+    collected: Collected,
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Body>, Fault>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            let ended = match &mut this.guest {
+                Some(guest) => match guest.as_mut().poll(context) {
+                    Poll::Ready(outcome) => Some(outcome),
+                    Poll::Pending => None,
+                },
+                None => Some(Ok(())),
+            };
+            if ended.is_some() {
+                this.guest = None;
+            }
+            if this.response.is_none() {
+                match Pin::new(&mut this.answer).poll(context) {
+                    Poll::Ready(Ok(Ok(response))) => this.response = Some(response),
+                    Poll::Ready(Ok(Err(code))) => {
+                        let reason = format!("the handler answered with the error {}", error_name(&code));
+                        return Poll::Ready(Err(Fault::Rejected { reason }));
+                    }
+                    // The sender went with the guest.
+                    Poll::Ready(Err(_)) => {
+                        let reason = "it returned without setting a response".to_owned();
+                        return Poll::Ready(Err(ended.and_then(Result::err).unwrap_or(Fault::Protocol { reason })));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            let Some(response) = &mut this.response else { return Poll::Pending };
+            let progress = this.collected.take_from(response.body_mut(), context);
+            let guest_waits = this.guest.is_some() && !(progress && this.collected.has_room());
+            if this.collected.complete || ended.is_some() || guest_waits {
+                let Some(response) = this.response.take() else { return Poll::Pending };
+                let (guest, collected) = (this.guest.take(), std::mem::take(&mut this.collected));
+                return Poll::Ready(Ok(response.map(|body| collected.into_body(body, guest))));
+            }
+        }
+    }
+}
+
+fn error_name(code: &ErrorCode) -> String {
+    match code {
+        ErrorCode::InternalError(Some(reason)) => format!("internal-error: {reason}"),
+        other => format!("{other:?}"),
+    }
+}
+
+/// The beginning of a response's body.
+#[derive(Default)]
+struct Collected {
+    frames: VecDeque<Result<Frame<Bytes>, BodyError>>,
+    bytes: usize,
+    /// Whether that is all of it.
+    complete: bool,
+    /// Whether there is more than data: trailers, or an error.
+    special: bool,
+}
+
+impl Collected {
+    fn has_room(&self) -> bool {
+        self.bytes < COLLECTED_BYTES_MAX
+    }
+
+    /// Takes what is ready; answers whether anything was.
+    fn take_from(&mut self, body: &mut HyperOutgoingBody, context: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        while self.has_room() && !self.complete {
+            match Pin::new(&mut *body).poll_frame(context) {
+                Poll::Ready(Some(frame)) => {
+                    let frame = frame.map_err(|error| BodyError::Broken(error.to_string()));
+                    match frame.as_ref().ok().and_then(Frame::data_ref) {
+                        Some(data) => self.bytes += data.len(),
+                        None => self.special = true,
+                    }
+                    self.frames.push_back(frame);
+                    progress = true;
+                }
+                Poll::Ready(None) => self.complete = true,
+                Poll::Pending => break,
+            }
+        }
+        progress
+    }
+
+    fn into_body(mut self, body: HyperOutgoingBody, guest: Option<Running>) -> Body {
+        let guest = guest.map(|guest| Guest { task: tokio::spawn(guest), released: self.complete });
+        if !self.complete || self.special {
+            return GuestBody { collected: self.frames, body, guest }.boxed_unsync();
+        }
+        let mut data = self.frames.drain(..).filter_map(|frame| frame.ok()?.into_data().ok());
+        let first = data.next().unwrap_or_default();
+        let whole = match data.next() {
+            None => first,
+            Some(second) => {
+                let mut whole = BytesMut::with_capacity(self.bytes);
+                whole.extend_from_slice(&first);
+                whole.extend_from_slice(&second);
+                data.for_each(|data| whole.extend_from_slice(&data));
+                whole.freeze()
+            }
+        };
+        Full::new(whole).map_err(|never| match never {}).boxed_unsync()
+    }
+}
+
+/// A guest's task, which ends with this unless it is released.
+struct Guest {
+    task: JoinHandle<Result<(), Fault>>,
+    released: bool,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if !self.released {
+            self.task.abort();
+        }
+    }
+}
+
+/// A response's body, which keeps its guest alive; once it is complete, the guest may go on to its end alone.
+struct GuestBody {
+    collected: VecDeque<Result<Frame<Bytes>, BodyError>>,
+    body: HyperOutgoingBody,
+    guest: Option<Guest>,
+}
+
+impl GuestBody {
+    fn release(&mut self) {
+        if let Some(guest) = &mut self.guest {
+            guest.released = true;
+        }
+    }
+}
+
+impl http_body::Body for GuestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(frame) = self.collected.pop_front() {
+            return Poll::Ready(Some(frame));
+        }
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(None) => {
+                self.release();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(frame)) => {
+                if self.body.is_end_stream() {
+                    self.release();
+                }
+                Poll::Ready(Some(frame.map_err(|error| BodyError::Broken(error.to_string()))))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.collected.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // What was collected is not part of what the inner body still expects.
+        if self.collected.is_empty() { self.body.size_hint() } else { SizeHint::default() }
+    }
+}

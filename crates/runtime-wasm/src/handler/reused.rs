@@ -1,0 +1,215 @@
+//! WASI 0.3: instances that answer several requests, one after the other and at once, on Wasmtime's own machinery.
+//!
+//! Each data-plane thread has workers of its own, so that no request crosses threads. Wasmtime's queue has no bound;
+//! whoever calls bounds the requests that run at once.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use tokio::time::Sleep;
+use wasmtime::component::GuestTaskId;
+use wasmtime::{Store, StoreContextMut};
+use wasmtime_wasi_http::handler::{
+    ExpirationError, HandlerState, Instance, InstantiationError, Proxy, ProxyHandler, ShouldAccept, WorkerExpiration,
+    WorkerState, WorkerStatus,
+};
+use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
+
+use super::{Body, BodyError, HandlerSettings, Reuse};
+use crate::engine::{Concurrency, Wasm};
+use crate::fault::Fault;
+use crate::host::{Host, within};
+use crate::ticker::Ticking;
+
+/// So many threads have workers of their own; more than there are cores on the machines that this is made for. Beyond
+/// that, threads share.
+const THREADS_MAX: usize = 64;
+
+/// Answers requests with instances that are used again.
+pub(super) struct Reused {
+    making: Arc<Making>,
+    of_threads: Box<[OnceLock<ProxyHandler<Workers>>]>,
+}
+
+/// What makes an instance.
+struct Making {
+    wasm: Wasm,
+    pre: ServicePre<Host>,
+    settings: HandlerSettings,
+}
+
+impl Reused {
+    pub(super) fn new(wasm: Wasm, pre: ServicePre<Host>, settings: HandlerSettings) -> Self {
+        let of_threads = (0..THREADS_MAX).map(|_| OnceLock::new()).collect();
+        Self { making: Arc::new(Making { wasm, pre, settings }), of_threads }
+    }
+
+    pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Fault> {
+        let Some(slot) = self.of_threads.get(this_thread() % THREADS_MAX) else { return Err(Fault::Busy) };
+        let handler = slot
+            .get_or_init(|| ProxyHandler::new(Workers { making: Arc::clone(&self.making), failed: Arc::default() }));
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        match handler.handle((), request).await {
+            Ok(response) => Ok(response.map(|body| {
+                body.map_err(|error: wasmtime_wasi_http::Error| BodyError::Broken(error.to_string())).boxed_unsync()
+            })),
+            Err(error) => Err(self.fault(&error, handler.state())),
+        }
+    }
+
+    fn fault(&self, error: &wasmtime::Error, workers: &Workers) -> Fault {
+        if error.is::<ExpirationError>() {
+            return Fault::Timeout { limit: self.making.settings.limits.timeout };
+        }
+        if let Some(error) = error.downcast_ref::<InstantiationError<()>>() {
+            return match error.error.downcast_ref::<Failed>() {
+                Some(Failed(fault)) => fault.clone(),
+                None => Fault::Trap { cause: error.error.to_string() },
+            };
+        }
+        if let Some(code) = error.downcast_ref::<ErrorCode>() {
+            return Fault::Rejected { reason: format!("the handler answered with the error {}", error_name(code)) };
+        }
+        // The worker that failed said why before it let go of its requests.
+        let failed = workers.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        failed.unwrap_or_else(|| Fault::Trap { cause: error.to_string() })
+    }
+}
+
+fn error_name(code: &ErrorCode) -> String {
+    match code {
+        ErrorCode::InternalError(Some(reason)) => format!("internal-error: {reason}"),
+        other => format!("{other:?}"),
+    }
+}
+
+/// A number of the calling thread, counted from 0.
+fn this_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    NUMBER.with(|number| *number)
+}
+
+/// A fault on its way through Wasmtime's machinery.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Failed(Fault);
+
+/// The workers of one thread.
+struct Workers {
+    making: Arc<Making>,
+    /// How the last worker that failed did.
+    failed: Arc<Mutex<Option<Fault>>>,
+}
+
+impl HandlerState for Workers {
+    type StoreData = Host;
+    type WorkerExpiration = Expiration;
+    type WorkerState = Worker;
+
+    async fn instantiate(&self) -> wasmtime::Result<Instance<Host, Expiration, Worker>> {
+        let Making { wasm, pre, settings } = &*self.making;
+        let ticking = wasm.tick();
+        let engine = &wasm.flavor(Concurrency::Concurrent).engine;
+        let store = Host::store(engine, settings.setup());
+        let mut store = store.map_err(|error| Failed(Fault::Setup { reason: format!("{error:#}") }))?;
+        let deadline = Host::begin(&mut store);
+        let service = match within(deadline, pre.instantiate_async(&mut store)).await {
+            Ok(service) => service,
+            Err(error) => {
+                let fault = Fault::new(&error, store.data());
+                store.data().report(&fault.to_string());
+                return Err(Failed(fault).into());
+            }
+        };
+        let (timeout, reuse) = (settings.limits.timeout, settings.reuse);
+        Ok(Instance {
+            store,
+            proxy: Proxy::P3(service),
+            view: <Host as WasiHttpView>::http as fn(&mut Host) -> WasiHttpCtxView<'_>,
+            expiration: Expiration { timeout, idle: reuse.idle, until: None },
+            state: Worker { timeout, reuse, failed: Arc::clone(&self.failed), _ticking: ticking },
+        })
+    }
+}
+
+/// One instance.
+struct Worker {
+    timeout: Duration,
+    reuse: Reuse,
+    failed: Arc<Mutex<Option<Fault>>>,
+    _ticking: Ticking,
+}
+
+impl WorkerState for Worker {
+    type StoreData = Host;
+    type RequestData = ();
+
+    fn should_accept_request(&self, concurrent_count: usize, total_count: usize) -> ShouldAccept {
+        if total_count >= self.reuse.requests_max {
+            ShouldAccept::Never
+        } else if concurrent_count >= self.reuse.concurrency_max {
+            ShouldAccept::No
+        } else {
+            ShouldAccept::Yes
+        }
+    }
+
+    fn on_request_start(
+        &self,
+        mut store: StoreContextMut<'_, Host>,
+        (): (),
+        _task: GuestTaskId,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
+        store.data_mut().renew_deadline();
+        Box::pin(tokio::time::sleep(self.timeout))
+    }
+
+    fn drop(&self, store: Store<Host>, result: wasmtime::Result<()>) {
+        if let Err(error) = result {
+            let fault = Fault::new(&error, store.data());
+            store.data().report(&fault.to_string());
+            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+        }
+    }
+}
+
+/// When an instance ends: some time after it became idle, or when its latest request has had its time. That counts here,
+/// too, because a guest that computes keeps Wasmtime from looking at the request's own clock.
+struct Expiration {
+    timeout: Duration,
+    idle: Duration,
+    until: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl WorkerExpiration for Expiration {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>, status: WorkerStatus, start: Instant) -> Poll<()> {
+        let allowed = match status {
+            WorkerStatus::Idle => self.idle,
+            WorkerStatus::Requests | WorkerStatus::PostReturn => self.timeout,
+        };
+        let end = start + allowed;
+        match &mut self.until {
+            Some((until, sleep)) => {
+                if *until != end {
+                    *until = end;
+                    sleep.as_mut().reset(end.into());
+                }
+                sleep.as_mut().poll(context)
+            }
+            until @ None => {
+                let (_, sleep) = until.insert((end, Box::pin(tokio::time::sleep_until(end.into()))));
+                sleep.as_mut().poll(context)
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Nothing: each example is a component of its own.
