@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use littoral_model::grant::Peer;
 use littoral_model::id::{AppName, NodeId, SiteId, Tier};
+use littoral_node::run_component::Directory;
 
 /// A serverless fabric in which the edge is a peer of the cloud.
 ///
@@ -107,10 +109,15 @@ Examples:
     /// Show what an app's functions log; without an app, what the system does.
     #[command(after_long_help = "Example:\n  littoral logs -f my-app")]
     Logs(LogsArgs),
-    /// Serve one wasi:http component, without a manifest and without a fabric.
+    /// Serve one wasi:http component or run one wasi:cli command, without a manifest and without a fabric.
     ///
-    /// Prints a line with its address on standard error once it listens.
-    #[command(after_long_help = "Example:\n  littoral run handler.wasm --addr 127.0.0.1:8080 --env GREETING=hello")]
+    /// Components of WASI 0.2 and 0.3 and command modules of preview 1 run. A server prints a line with its address on
+    /// standard error once it listens; a command has this one's standard input and output, and its exit status is this
+    /// one's. Both reach nothing outside themselves but what is allowed here.
+    #[command(after_long_help = "\
+Examples:
+  littoral run handler.wasm --addr 127.0.0.1:8080 --env GREETING=hello
+  littoral run --dir ./data::/data:ro tool.wasm --verbose /data/input.csv")]
     Run(RunArgs),
     /// End an app and forget its streams.
     #[command(after_long_help = "Example:\n  littoral delete my-app")]
@@ -272,6 +279,9 @@ pub(crate) struct NodeArgs {
     /// An address, `host:port`, under which others reach this node; may be given several times.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Vec<String>,
+    /// A folder or device of this machine that functions may be granted; may be given several times.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) offer: Vec<PathBuf>,
     /// What to log, as in `info` or `littoral_flow=debug,warn`.
     #[arg(
         long,
@@ -487,7 +497,7 @@ pub(crate) struct LogsArgs {
 /// `littoral run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// The component.
+    /// The component, or a module of WASI preview 1.
     pub(crate) component: PathBuf,
     /// Where to listen; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
@@ -495,12 +505,24 @@ pub(crate) struct RunArgs {
     /// A variable of the component's environment; may be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub(crate) env: Vec<(String, String)>,
+    /// A host that it may send HTTP requests to, as `api.example.com:443` or `10.0.0.0/8`; may be given several times.
+    #[arg(long, value_name = "HOST")]
+    pub(crate) allow_http: Vec<Peer>,
+    /// A host that its sockets may talk to or listen at; may be given several times.
+    #[arg(long, value_name = "HOST")]
+    pub(crate) allow_socket: Vec<Peer>,
+    /// A folder that it sees, and where it sees it if elsewhere; may be given several times.
+    #[arg(long, value_name = "PATH[::SEEN_AT][:ro]", value_parser = directory)]
+    pub(crate) dir: Vec<Directory>,
     /// The memory that one invocation may use.
     #[arg(long, default_value = "128MiB", value_name = "SIZE")]
     pub(crate) memory: String,
-    /// How long one invocation may take.
-    #[arg(long, default_value = "30s", value_name = "TIME")]
-    pub(crate) timeout: String,
+    /// How long one invocation may take [default: 30s for requests, as long as it takes for a command].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<String>,
+    /// A command's arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<String>,
 }
 
 /// `littoral delete`.
@@ -580,6 +602,16 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("give it as KEY=VALUE".to_owned()),
     }
+}
+
+/// A folder as `PATH`, `PATH::SEEN_AT`, either with `:ro` after it if it may only be read.
+fn directory(text: &str) -> Result<Directory, String> {
+    let (text, writable) = text.strip_suffix(":ro").map_or((text, true), |text| (text, false));
+    let (path, seen_at) = text.split_once("::").unwrap_or((text, text));
+    if path.is_empty() || seen_at.is_empty() {
+        return Err("give it as PATH or PATH::SEEN_AT".to_owned());
+    }
+    Ok(Directory { path: path.into(), seen_at: seen_at.to_owned(), writable })
 }
 
 fn header(text: &str) -> Result<(String, String), String> {

@@ -139,6 +139,7 @@ fn a_stop_in_order_is_no_failure() {
         assert!(said.contains("stopped") && !said.contains("ERROR"), "{said}");
         assert!(!world.path("cloud-1").join("admin.sock").exists());
         node = world.start("cloud-1", &[]);
+        eventually("the app is healthy", || node.json(&world, &["get", "apps", "-o", "json"])[0]["state"] == "healthy");
     }
     assert_eq!(notes(&world, &node), ["note 0", "note 1"]);
 }

@@ -1,8 +1,9 @@
 //! Confines the node's process to its own data directory (Landlock), so that a fault in it, or in a guest that broke
 //! out, reads nobody else's files: not those of another node on the machine, not the user's.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus,
@@ -28,16 +29,22 @@ pub enum Confinement {
     None,
 }
 
-/// Confines the calling thread, and the threads and processes that it starts from now on, to `data` for writing and to
-/// the system's own folders for reading. Call it before any other thread is started.
+/// Confines the calling thread, and the threads and processes that it starts from now on, to `data` and what is
+/// `offered` to functions for writing, and to the system's own folders for reading. Call it before any other thread is started.
 ///
 /// # Errors
-/// When `data` cannot be opened, or the kernel has Landlock and refuses.
-pub fn confine(data: &Path) -> anyhow::Result<Confinement> {
+/// When `data` or what is offered cannot be opened, or the kernel has Landlock and refuses.
+pub fn confine(data: &Path, offered: &[PathBuf]) -> anyhow::Result<Confinement> {
     let all = AccessFs::from_all(RULES);
     let read = AccessFs::from_read(RULES);
     let mut rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?.create()?;
     rules = rules.add_rule(PathBeneath::new(PathFd::new(data)?, all))?;
+    for path in offered {
+        let file = AccessFs::from_file(RULES);
+        let rights = if path.is_dir() { all } else { file };
+        let opened = PathFd::new(path).with_context(|| format!("cannot offer {}", path.display()))?;
+        rules = rules.add_rule(PathBeneath::new(opened, rights))?;
+    }
     for path in READABLE_FOLDERS {
         if let Ok(opened) = PathFd::new(path) {
             rules = rules.add_rule(PathBeneath::new(opened, read))?;
@@ -77,7 +84,7 @@ mod tests {
         std::fs::write(other.path().join("b"), "secret").unwrap();
         let (own, foreign) = (mine.path().to_owned(), other.path().join("b"));
         let outcome = std::thread::spawn(move || {
-            let confinement = confine(&own).unwrap();
+            let confinement = confine(&own, &[]).unwrap();
             (
                 confinement,
                 std::fs::read_to_string(own.join("a")),

@@ -143,6 +143,7 @@ impl Functions {
             name: format!("{}/{}", key.0, key.1),
             limits: loaded.limits,
             environment: loaded.config,
+            access: loaded.access,
             logs,
             ..HttpSettings::default()
         };
@@ -240,6 +241,13 @@ impl Functions {
         let members = mesh.members().borrow().clone();
         let serves = |node: &&NodeId| members.get(*node).is_some_and(|digest| digest.functions.contains(&name));
         let mut nodes: Vec<NodeId> = members.keys().filter(serves).cloned().collect();
+        if nodes.is_empty() {
+            // Those that are to serve it may do so before their digests say it.
+            let apps = self.intent.now();
+            let placed = apps.apps.get(app).into_iter().flat_map(|app| &app.placement.instances);
+            let placed = placed.filter(|placed| placed.function == *function).map(|placed| &placed.node);
+            nodes.extend(placed.filter(|node| members.contains_key(*node)).cloned());
+        }
         if !nodes.is_empty() {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed) % nodes.len();
             nodes.rotate_left(turn);

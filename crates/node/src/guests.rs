@@ -1,13 +1,14 @@
 //! Loads what functions need before they run: their artefact, from here or from a node that has it, and their settings.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use littoral_mesh::Mesh;
 use littoral_model::id::{FunctionName, NodeId};
-use littoral_model::manifest::Function;
-use littoral_runtime::{Artifact, Limits, Runtime};
+use littoral_model::manifest::{Function, Grants};
+use littoral_runtime::{Access, Artifact, Directory, Limits, Runtime};
 
 use crate::artifacts::Artifacts;
 use crate::data_dir::DataDir;
@@ -24,7 +25,7 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 pub(crate) fn settings_of(app: &App, name: &FunctionName) -> String {
     let function = app.manifest.functions.get(name);
     function
-        .map(|function| format!("{} {} {:?}", function.memory, function.timeout, function.config))
+        .map(|function| format!("{} {} {:?} {:?}", function.memory, function.timeout, function.config, function.grants))
         .unwrap_or_default()
 }
 
@@ -35,6 +36,8 @@ pub(crate) struct Loader {
     pub(crate) artifacts: Artifacts,
     pub(crate) data: DataDir,
     pub(crate) logs: Arc<Logs>,
+    /// The folders of this machine that functions may be granted.
+    pub(crate) offered: Vec<PathBuf>,
 }
 
 /// A function, ready to be instantiated.
@@ -42,6 +45,7 @@ pub(crate) struct Loaded {
     pub(crate) artifact: Arc<Artifact>,
     pub(crate) limits: Limits,
     pub(crate) config: Vec<(String, String)>,
+    pub(crate) access: Arc<Access>,
     pub(crate) logs: Arc<FunctionLog>,
 }
 
@@ -54,7 +58,24 @@ impl Loader {
         let limits = Limits { memory_bytes: function.memory.into(), timeout: Duration::from(function.timeout) };
         let logs =
             FunctionLog { logs: Arc::clone(&self.logs), app: app.id.app.to_string(), function: name.to_string() };
-        Ok(Loaded { artifact, limits, config: self.config(name, function).await?, logs: Arc::new(logs) })
+        let access = self.access(&function.grants).with_context(|| format!("function {name}"))?;
+        let config = self.config(name, function).await?;
+        Ok(Loaded { artifact, limits, config, access: Arc::new(access), logs: Arc::new(logs) })
+    }
+
+    /// What the manifest grants, as far as this machine offers it.
+    fn access(&self, grants: &Grants) -> anyhow::Result<Access> {
+        let mut directories = Vec::with_capacity(grants.directories.len());
+        for (seen_at, directory) in &grants.directories {
+            let path = PathBuf::from(directory.path());
+            anyhow::ensure!(
+                self.offered.iter().any(|offered| path.starts_with(offered)),
+                "it is granted {0}, which this node does not offer; start the node with --offer {0}, or place the function elsewhere",
+                path.display()
+            );
+            directories.push(Directory { path, seen_at: seen_at.clone(), writable: directory.is_writable() });
+        }
+        Ok(Access { http: grants.http.clone(), sockets: grants.sockets.clone(), directories })
     }
 
     /// The nodes that may hold an artefact, the nearest first.

@@ -1,5 +1,6 @@
 //! A running node: opens what is on its disk, joins the mesh, runs what it is to run, and stops in order.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -52,7 +53,7 @@ pub async fn run(settings: NodeSettings, shutdown: CancellationToken) -> anyhow:
     let socket = AdminSocket::bind(&data.admin_socket())?;
     let facts = Facts { incarnation: (facts.incarnation + 1).max(unix_now() * 1_000), ..facts };
     data.write_facts(&facts)?;
-    let node = Running::start(facts, data, socket, shutdown).await?;
+    let node = Running::start(facts, data, socket, settings.offer, shutdown).await?;
     node.stopped().await;
     Ok(())
 }
@@ -102,10 +103,16 @@ struct Running {
 }
 
 impl Running {
-    async fn start(facts: Facts, data: DataDir, socket: AdminSocket, stop: CancellationToken) -> anyhow::Result<Self> {
+    async fn start(
+        facts: Facts,
+        data: DataDir,
+        socket: AdminSocket,
+        offered: Vec<PathBuf>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
         let tasks = TaskTracker::new();
         let (core, new_groups) = Core::open(facts, data).await?;
-        let services = Services::start(&core);
+        let services = Services::start(&core, offered);
         let (mesh, drivers) = (&core.mesh, &services.drivers);
         tasks.spawn(drive_all(Arc::clone(drivers), new_groups, tasks.clone(), stop.clone()));
         tasks.spawn(announce::announce(core.digest.clone(), Arc::clone(mesh), Arc::clone(drivers), stop.clone()));

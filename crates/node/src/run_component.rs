@@ -1,16 +1,20 @@
-//! Serves one `wasi:http` component with no manifest, no fabric and no disk: `littoral run`.
+//! Serves one `wasi:http` component, or runs one `wasi:cli` command, with no manifest, no fabric and no disk:
+//! `littoral run`.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use littoral_gateway::{Gateway, Settings, single};
+use littoral_runtime::command::{self, CommandSettings};
 use littoral_runtime::http::{HttpFunction, HttpSettings};
-use littoral_runtime::{Limits, LogSink, LogStream, Runtime, RuntimeOptions, Shards};
+pub use littoral_runtime::{Access, Directory};
+use littoral_runtime::{Artifact, Limits, LogSink, LogStream, Runtime, RuntimeOptions, Shards, preview1};
 use tokio_util::sync::CancellationToken;
 
 /// How long requests under way may go on after a stop was asked for.
@@ -29,33 +33,90 @@ pub struct ComponentSettings {
     pub environment: Vec<(String, String)>,
     /// The memory that one invocation may use, in bytes.
     pub memory_bytes: u64,
-    /// How long one invocation may take.
-    pub timeout: Duration,
+    /// How long one invocation may take; none is [`REQUEST_TIMEOUT`] for a request, and no limit for a command.
+    pub timeout: Option<Duration>,
+    /// What it may reach.
+    pub access: Access,
+    /// A command's arguments, the first of which is its name.
+    pub arguments: Vec<String>,
 }
 
-/// Serves until `shutdown`, then lets requests under way finish. `listening` is told the address before the first
-/// request is taken. What the component prints goes to this process's standard output and error.
+/// How long a request may take if nothing else is said: as long as people wait for an answer.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// As good as no limit.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// Runs a command to its end and answers its exit status, or serves requests until `shutdown` and lets those under way
+/// finish. `listening` is told the address before the first request is taken. What the component prints goes to this
+/// process's standard output and error.
 ///
 /// # Errors
-/// When the component is no `wasi:http` handler, or the address cannot be had.
+/// When the component is neither a `wasi:http` handler nor a command, the address cannot be had, or a command fails
+/// otherwise than by exiting.
 pub async fn run_component(
     settings: ComponentSettings,
     listening: impl FnOnce(SocketAddr),
     shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<i32> {
     let runtime = Runtime::new(RuntimeOptions::default()).context("the runtime does not start")?;
-    let artifact = runtime.load(settings.component).await.context("the component does not load")?;
-    let (lines, waiting) = sync_channel(LINES_WAITING_MAX);
-    std::thread::Builder::new().name("component-output".to_owned()).spawn(move || print_lines(&waiting))?;
+    if Runtime::is_module(&settings.component) {
+        return run_command(&runtime, None, settings).await;
+    }
+    let artifact = runtime.load(settings.component.clone()).await.context("the component does not load")?;
+    // A handler that was built as a program has a `main`, too, which does nothing.
+    if artifact.is_command() && !artifact.is_handler() {
+        return run_command(&runtime, Some(&artifact), settings).await;
+    }
+    serve(&runtime, &artifact, settings, listening, shutdown).await?;
+    Ok(0)
+}
+
+/// Runs a command, which is a module unless it was loaded as a component.
+async fn run_command(
+    runtime: &Runtime,
+    component: Option<&Artifact>,
+    settings: ComponentSettings,
+) -> anyhow::Result<i32> {
+    let (logs, printing) = printed()?;
+    let timeout = settings.timeout.unwrap_or(COMMAND_TIMEOUT);
+    let command = CommandSettings {
+        limits: Limits { memory_bytes: settings.memory_bytes, timeout },
+        arguments: settings.arguments,
+        environment: settings.environment,
+        access: Arc::new(settings.access),
+        logs: Arc::new(logs),
+    };
+    let status = match component {
+        Some(artifact) => command::run(runtime, artifact, &command).await,
+        None => preview1::run(runtime, &settings.component, &command).await,
+    };
+    // What the host has to say of the command is said before this process ends.
+    drop(command);
+    let _ = tokio::task::spawn_blocking(move || printing.join()).await;
+    Ok(status?)
+}
+
+async fn serve(
+    runtime: &Runtime,
+    artifact: &Arc<Artifact>,
+    settings: ComponentSettings,
+    listening: impl FnOnce(SocketAddr),
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let (logs, _) = printed()?;
+    let timeout = settings.timeout.unwrap_or(REQUEST_TIMEOUT);
     let function = HttpSettings {
         name: "component".to_owned(),
-        limits: Limits { memory_bytes: settings.memory_bytes, timeout: settings.timeout },
+        limits: Limits { memory_bytes: settings.memory_bytes, timeout },
         environment: settings.environment,
-        logs: Arc::new(Printed(lines)),
+        access: Arc::new(settings.access),
+        logs: Arc::new(logs),
         ..HttpSettings::default()
     };
-    let function = HttpFunction::new(&runtime, &artifact, function)
-        .context("the component does not answer HTTP requests: it must export wasi:http/incoming-handler 0.2 or wasi:http/handler 0.3")?;
+    let function = HttpFunction::new(runtime, artifact, function).context(
+        "the component is no command and does not answer HTTP requests: it must export wasi:http/incoming-handler 0.2, \
+         wasi:http/handler 0.3 or wasi:cli/run",
+    )?;
     let shards = Shards::for_this_machine().context("cannot start the data-plane threads")?;
     let gateway = Gateway::serve(settings.address, &shards, single(Arc::new(function)), Settings::default()).await?;
     listening(gateway.address());
@@ -64,6 +125,12 @@ pub async fn run_component(
         tracing::warn!("requests that did not finish within {DRAIN_TIMEOUT:?} were cut");
     }
     Ok(())
+}
+
+fn printed() -> std::io::Result<(Printed, JoinHandle<()>)> {
+    let (lines, waiting) = sync_channel(LINES_WAITING_MAX);
+    let printing = std::thread::Builder::new().name("component-output".to_owned());
+    Ok((Printed(lines), printing.spawn(move || print_lines(&waiting))?))
 }
 
 /// Hands a component's lines to the thread that prints them; those that find no room are dropped.

@@ -1,5 +1,6 @@
 //! What a node does for others, built on its [`Core`]: runs work, serves functions, publishes, reports.
 
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -26,13 +27,14 @@ pub(crate) struct Services {
 
 impl Services {
     /// Builds them, and lets other nodes ask them.
-    pub(crate) fn start(core: &Core) -> Self {
+    pub(crate) fn start(core: &Core, offered: Vec<PathBuf>) -> Self {
         let loader = Arc::new(Loader {
             mesh: Arc::clone(&core.mesh),
             runtime: core.runtime.clone(),
             artifacts: core.artifacts.clone(),
             data: core.data.clone(),
             logs: Arc::clone(&core.logs),
+            offered,
         });
         let runner = Arc::new(Runner {
             works: Arc::clone(&core.works),

@@ -38,6 +38,8 @@ pub struct NodeSettings {
     pub join_listen: Option<SocketAddr>,
     /// Addresses under which other nodes reach this one, `host:port`, where they differ from `listen`.
     pub advertise: Vec<String>,
+    /// Folders and devices of this machine that functions may be granted. It can reach no others but its own.
+    pub offer: Vec<PathBuf>,
 }
 
 /// How to make a fabric: its root of trust and its first node.

@@ -35,7 +35,7 @@ pub enum LoadError {
     Import(String),
     /// It exports nothing that can be called.
     #[error(
-        "it exports neither `wasi:http/incoming-handler@0.2`, `wasi:http/handler@0.3` nor `littoral:flow/processor@0.1` ({0})"
+        "it exports none of `wasi:http/incoming-handler@0.2`, `wasi:http/handler@0.3`, `wasi:cli/run` and `littoral:flow/processor@0.1` ({0})"
     )]
     World(String),
     /// The engine is shutting down.
@@ -49,6 +49,15 @@ pub struct Artifact {
     concurrency: Concurrency,
     stage: Option<StagePre<Host>>,
     handler: Option<HandlerPre>,
+    command: Option<CommandPre>,
+}
+
+/// A command, ready to be instantiated.
+pub(crate) enum CommandPre {
+    /// Of `wasi:cli` 0.2.
+    Sequential(wasmtime_wasi::p2::bindings::CommandPre<Host>),
+    /// Of `wasi:cli` 0.3.
+    Concurrent(wasmtime_wasi::p3::bindings::CommandPre<Host>),
 }
 
 /// A component that answers HTTP requests, ready to be instantiated.
@@ -78,6 +87,16 @@ impl Artifact {
         self.handler.is_some()
     }
 
+    /// Whether it is a command, to be run once.
+    #[must_use]
+    pub fn is_command(&self) -> bool {
+        self.command.is_some()
+    }
+
+    pub(crate) fn command(&self) -> Option<&CommandPre> {
+        self.command.as_ref()
+    }
+
     pub(crate) fn stage(&self) -> Option<&StagePre<Host>> {
         self.stage.as_ref()
     }
@@ -95,15 +114,20 @@ impl Artifact {
         let pre = linker.instantiate_pre(component).map_err(|error| LoadError::Import(format!("{error:#}")))?;
         let stage = StagePre::new(pre.clone());
         let fresh = p2::ProxyPre::new(pre.clone());
-        let reused = match concurrency {
-            Concurrency::Sequential => None,
-            Concurrency::Concurrent => p3::ServicePre::new(pre).ok(),
+        let sequential_command = wasmtime_wasi::p2::bindings::CommandPre::new(pre.clone()).ok();
+        let (reused, concurrent_command) = match concurrency {
+            Concurrency::Sequential => (None, None),
+            Concurrency::Concurrent => {
+                (p3::ServicePre::new(pre.clone()).ok(), wasmtime_wasi::p3::bindings::CommandPre::new(pre).ok())
+            }
         };
-        if let (Err(stage), Err(fresh), None) = (&stage, &fresh, &reused) {
+        let command = concurrent_command.map(CommandPre::Concurrent);
+        let command = command.or_else(|| sequential_command.map(CommandPre::Sequential));
+        if let (Err(stage), Err(fresh), None, None) = (&stage, &fresh, &reused, &command) {
             return Err(LoadError::World(format!("{fresh}; {stage}")));
         }
         let handler = reused.map(HandlerPre::Reused).or_else(|| fresh.ok().map(HandlerPre::Fresh));
-        Ok(Self { digest, concurrency, stage: stage.ok(), handler })
+        Ok(Self { digest, concurrency, stage: stage.ok(), handler, command })
     }
 }
 
@@ -131,7 +155,9 @@ impl Artifacts {
         if let Some(artifact) = slot.upgrade() {
             return Ok(artifact);
         }
-        let concurrency = concurrency_of(&bytes)?;
+        let examined = bytes.clone();
+        let concurrency = tokio::task::spawn_blocking(move || concurrency_of(&examined)).await;
+        let concurrency = concurrency.map_err(|_| LoadError::Stopped)??;
         let flavor = wasm.flavor(concurrency);
         let name = format!("{digest}-{}", flavor.compatibility);
         let component = match from_cache(wasm, flavor.engine.clone(), name.clone()).await {

@@ -128,6 +128,12 @@ impl Wasm {
         })))
     }
 
+    /// Whether these bytes are a core module, which only [`preview1`](crate::preview1) runs, and no component.
+    #[must_use]
+    pub fn is_module(bytes: &[u8]) -> bool {
+        wasmparser::Parser::is_core_wasm(bytes)
+    }
+
     /// Makes a component ready to run. It is compiled if neither memory nor disk has it; those who ask for the same one
     /// at once wait for the first.
     ///

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView,
     WasiHttpHooks, WasiHttpView,
@@ -29,7 +29,7 @@ const RANDOM_BYTES_MAX: u64 = 1 << 20;
 const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
 const BODY_CHUNKS_BUFFERED: usize = 2;
 /// A guest gives way after this many ticks of a millisecond.
-const TICKS_BEFORE_YIELD: u64 = 1;
+pub(crate) const TICKS_BEFORE_YIELD: u64 = 1;
 
 /// What one instance may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +57,24 @@ pub(crate) struct DeadlinePassed;
 #[derive(Clone, Copy)]
 pub(crate) struct Setup<'a> {
     pub(crate) limits: Limits,
+    /// For commands: its arguments, the first of which is its name. They have this process's standard input and output.
+    pub(crate) command: Option<&'a [String]>,
     pub(crate) environment: &'a [(String, String)],
     pub(crate) access: &'a Arc<Access>,
     pub(crate) logs: &'a Arc<dyn LogSink>,
+}
+
+impl Setup<'_> {
+    /// What WASI is to show the guest.
+    pub(crate) fn wasi(&self, stdout: &GuestOutput, stderr: &GuestOutput) -> wasmtime::Result<WasiCtxBuilder> {
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(stdout.clone()).stderr(stderr.clone()).envs(self.environment).max_random_size(RANDOM_BYTES_MAX);
+        if let Some(arguments) = self.command {
+            wasi.inherit_stdio().args(arguments);
+        }
+        self.access.apply(&mut wasi, stderr)?;
+        Ok(wasi)
+    }
 }
 
 /// The data of one instance's store.
@@ -81,19 +96,17 @@ impl Host {
     /// # Errors
     /// When something that is granted cannot be had.
     pub(crate) fn store(engine: &Engine, setup: Setup<'_>) -> wasmtime::Result<Store<Self>> {
-        let Setup { limits, environment, access, logs } = setup;
+        let Setup { limits, access, logs, .. } = setup;
         let stdout = GuestOutput::new(Arc::clone(logs), LogStream::Stdout);
         let stderr = GuestOutput::new(Arc::clone(logs), LogStream::Stderr);
-        let mut wasi = WasiCtx::builder();
-        wasi.stdout(stdout.clone()).stderr(stderr.clone()).envs(environment).max_random_size(RANDOM_BYTES_MAX);
-        access.apply(&mut wasi, &stderr)?;
+        let wasi = setup.wasi(&stdout, &stderr)?.build();
         let host = Self {
-            wasi: wasi.build(),
+            wasi,
             http: WasiHttpCtx::new(),
             table: ResourceTable::new(),
             hooks: Hooks { access: Arc::clone(access), output: stderr.clone() },
             limits,
-            limiter: Limiter { memory_bytes_max: limits.memory_bytes, memory_bytes: 0, refused: false },
+            limiter: Limiter::new(limits.memory_bytes),
             deadline: Instant::now() + limits.timeout,
             stdout,
             stderr,
@@ -181,10 +194,16 @@ pub(crate) async fn within<T>(
 }
 
 /// Counts memory over all of an instance's memories.
-struct Limiter {
+pub(crate) struct Limiter {
     memory_bytes_max: u64,
     memory_bytes: u64,
     refused: bool,
+}
+
+impl Limiter {
+    pub(crate) fn new(memory_bytes_max: u64) -> Self {
+        Self { memory_bytes_max, memory_bytes: 0, refused: false }
+    }
 }
 
 impl ResourceLimiter for Limiter {

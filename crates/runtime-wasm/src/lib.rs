@@ -8,7 +8,9 @@
 //! All of WASI is linked, because the standard libraries of most languages import it whether it is used or not; what
 //! reaches outside is denied unless it is granted (`access`, `egress`).
 
+pub mod command;
 pub mod handler;
+pub mod preview1;
 pub mod stage;
 
 mod access;

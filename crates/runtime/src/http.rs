@@ -90,7 +90,7 @@ impl HttpFunction {
     ///
     /// # Errors
     /// When the component does not answer HTTP requests.
-    pub fn new(runtime: &Runtime, artifact: &Artifact, settings: HttpSettings) -> Result<Self, Fault> {
+    pub fn new(runtime: &Runtime, artifact: &Arc<Artifact>, settings: HttpSettings) -> Result<Self, Fault> {
         let HttpSettings { name, limits, concurrency_max, environment, access, logs } = settings;
         let handler = Handler::new(
             runtime,

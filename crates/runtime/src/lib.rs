@@ -20,6 +20,8 @@ pub mod http;
 pub mod latency;
 pub mod shards;
 
+pub use littoral_runtime_wasm::{command, preview1};
+
 /// Instances of the world `littoral:flow/stage`.
 pub mod stage {
     pub use littoral_runtime_wasm::stage::{Port, Rejection, Stage, StageError, StageOutput, StageSettings};

@@ -34,6 +34,7 @@ pub(super) async fn run(args: &NodeArgs, places: &Places) -> anyhow::Result<Exit
         admin_listen: args.admin_listen,
         join_listen: args.join_listen,
         advertise: args.advertise.clone(),
+        offer: args.offer.clone(),
     };
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
@@ -77,7 +78,7 @@ pub(crate) fn prepare(args: &NodeArgs) -> anyhow::Result<()> {
     if let Err(error) = places.record_socket(&data.join(SOCKET_NAME)) {
         tracing::debug!(%error, "cannot remember this node for other commands");
     }
-    match littoral_node::confine(&data).context("cannot confine the node to its data directory")? {
+    match littoral_node::confine(&data, &args.offer).context("cannot confine the node to its data directory")? {
         Confinement::Full => {}
         Confinement::Partial => tracing::info!("the kernel confines this node to its data directory in part only"),
         Confinement::None => {

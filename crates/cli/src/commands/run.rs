@@ -1,16 +1,17 @@
-//! `littoral run`: serves one component.
+//! `littoral run`: serves one component, or runs one command.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use littoral_node::run_component::{ComponentSettings, run_component};
+use littoral_node::run_component::{Access, ComponentSettings, run_component};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{parse_size, parse_time};
 use crate::args::RunArgs;
 use crate::commands::told_to_end;
 
-/// Serves one component until told to end. The first line on standard error has the address.
+/// Runs a command to its end, or serves a component until told to end. Then the first line on standard error has the address.
 pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let path = &args.component;
     let component = std::fs::read(path).with_context(|| format!("cannot read the component {}", path.display()))?;
@@ -19,20 +20,31 @@ pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         address: args.addr,
         environment: args.env.clone(),
         memory_bytes: parse_size("--memory", &args.memory)?,
-        timeout: parse_time("--timeout", &args.timeout)?,
+        timeout: args.timeout.as_deref().map(|timeout| parse_time("--timeout", timeout)).transpose()?,
+        access: Access {
+            http: args.allow_http.clone(),
+            sockets: args.allow_socket.clone(),
+            directories: args.dir.clone(),
+        },
+        arguments: std::iter::once(name_of(path)).chain(args.arguments.iter().cloned()).collect(),
     };
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     let serving =
         run_component(settings, |address| eprintln!("serving {} on http://{address}", path.display()), shutdown);
     tokio::pin!(serving);
-    tokio::select! {
+    let status = tokio::select! {
         ended = &mut serving => ended?,
         told = told_to_end() => {
             told?;
             stop.cancel();
-            serving.await?;
+            serving.await?
         }
-    }
-    Ok(ExitCode::SUCCESS)
+    };
+    Ok(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)))
+}
+
+/// What a command sees as its own name.
+fn name_of(component: &Path) -> String {
+    component.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -74,16 +74,6 @@ impl<'t> Meaning<'t, '_, '_, '_> {
 
     fn grants(&mut self, function: &'t DeTable<'_>) {
         let Some(grants) = table(function, "grants") else { return };
-        for callee in list(grants, "call") {
-            if let Some(name) = callee.get_ref().as_str() {
-                self.function(name, callee.span());
-            }
-        }
-        for stream in list(grants, "publish") {
-            if let Some(name) = stream.get_ref().as_str() {
-                self.stream(name, stream.span());
-            }
-        }
         for (seen, directory) in table(grants, "directories").into_iter().flatten() {
             self.absolute(seen.get_ref(), seen.span());
             if let Some(path) = directory.get_ref().as_str() {

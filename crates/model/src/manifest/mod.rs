@@ -16,8 +16,8 @@ use toml::de::DeTable;
 
 pub use finding::{FINDINGS_MAX, Finding, Findings};
 pub use types::{
-    Ack, Dev, DevLink, DevNode, Flow, Function, Manifest, OneOrMany, Placement, Retention, Route, RouteTarget, Sensor,
-    Sink, Stream,
+    Ack, Dev, DevLink, DevNode, Flow, Function, Grants, Manifest, OneOrMany, Placement, Retention, Route, RouteTarget,
+    Sensor, Sink, Stream,
 };
 
 use crate::id::FunctionName;

@@ -80,12 +80,6 @@ pub struct Grants {
     /// The folders of its node that it sees, by the path under which it sees them: files of sensors, serial devices.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub directories: BTreeMap<String, Directory>,
-    /// The app's functions that it may call.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub call: Vec<FunctionName>,
-    /// The app's streams that it may publish to.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub publish: Vec<StreamName>,
 }
 
 impl Grants {

@@ -84,7 +84,13 @@ pub struct HandlerSettings {
 
 impl HandlerSettings {
     fn setup(&self) -> Setup<'_> {
-        Setup { limits: self.limits, environment: &self.environment, access: &self.access, logs: &self.logs }
+        Setup {
+            limits: self.limits,
+            command: None,
+            environment: &self.environment,
+            access: &self.access,
+            logs: &self.logs,
+        }
     }
 }
 
@@ -103,6 +109,8 @@ impl Default for HandlerSettings {
 /// Answers requests with a component.
 pub struct Handler {
     limits: Limits,
+    /// Held, so that who loads the same component again finds it in memory.
+    _artifact: Arc<Artifact>,
     by: By,
 }
 
@@ -116,7 +124,7 @@ impl Handler {
     ///
     /// # Errors
     /// When it exports neither `wasi:http/incoming-handler` 0.2 nor `wasi:http/handler` 0.3.
-    pub fn new(wasm: &Wasm, artifact: &Artifact, settings: HandlerSettings) -> Result<Self, Fault> {
+    pub fn new(wasm: &Wasm, artifact: &Arc<Artifact>, settings: HandlerSettings) -> Result<Self, Fault> {
         let limits = settings.limits;
         let by = match artifact.handler() {
             None => {
@@ -129,7 +137,7 @@ impl Handler {
             }
             Some(HandlerPre::Reused(pre)) => By::Reused(Reused::new(wasm.clone(), pre.clone(), settings)),
         };
-        Ok(Self { limits, by })
+        Ok(Self { limits, _artifact: Arc::clone(artifact), by })
     }
 
     /// What each instance may use.

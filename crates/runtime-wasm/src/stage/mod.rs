@@ -114,7 +114,7 @@ impl Stage {
             });
         };
         let StageSettings { limits, config, access, logs } = &settings;
-        let setup = Setup { limits: *limits, environment: config, access, logs };
+        let setup = Setup { limits: *limits, command: None, environment: config, access, logs };
         let store = Host::store(&wasm.flavor(artifact.concurrency()).engine, setup);
         let mut store = store.map_err(|error| Fault::Setup { reason: format!("{error:#}") })?;
         let _ticking = wasm.tick();
