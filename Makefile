@@ -13,9 +13,9 @@ LITTORAL := $(TARGET)/debug/littoral
 
 EXAMPLE := examples/machine-health
 # Workspaces beside the main one, which have lock files and lints of their own.
-SIDE_WORKSPACES := sdk/rust $(EXAMPLE)/guests
+SIDE_WORKSPACES := sdk/rust $(EXAMPLE)/guests crates/bench/guests
 
-.PHONY: help setup build install guests demo drill test check fix bench clean
+.PHONY: help setup build install guests demo drill test check fix bench bench-guests clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -62,11 +62,15 @@ fix: setup ## mend what can be mended: format, lints
 	rustfmt --edition 2024 templates/rust/*/src/*.rs templates/rust/*/tests/*.rs
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-bench: bench-flow-basic ## run every benchmark; results in target/bench/
+bench: bench-flow-basic bench-http ## run every benchmark; results in target/bench/
 
-bench-%: setup guests ## run one benchmark, for instance `make bench-flow-basic`
+bench-guests: setup ## build the components that the benchmarks serve
+	cd crates/bench/guests && cargo build --locked --release --target wasm32-wasip2 --target-dir $(abspath $(TARGET))/guests/bench
+
+bench-%: setup guests bench-guests ## run one benchmark, for instance `make bench-http`; SHORT=1 for its short form
+	@scripts/setup-peers $*
 	cargo build --locked --release --package littoral-cli
-	cargo run --locked --release --package littoral-bench -- $*
+	cargo run --locked --release --package littoral-bench -- $* $(if $(SHORT),--short)
 
 clean: ## forget what was built
 	cargo clean
