@@ -4,9 +4,14 @@
 //! of minutes, for trying out.
 
 mod ceiling;
+mod client;
+mod cold_start;
 mod fabric;
 mod flow_basic;
+mod guests;
 mod http;
+mod mesh;
+mod neighbour;
 mod peers;
 mod results;
 mod server;
@@ -14,7 +19,7 @@ mod server;
 use std::process::ExitCode;
 
 /// Every benchmark by name.
-const NAMES: [&str; 2] = ["flow-basic", "http"];
+const NAMES: [&str; 5] = ["flow-basic", "http", "coldstart", "mesh", "neighbour"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,8 +29,12 @@ fn main() -> ExitCode {
     {
         ["flow-basic"] => flow_basic::run(),
         ["http"] => http::run(short),
+        ["coldstart"] => cold_start::run(short),
+        ["mesh"] => mesh::run(short),
+        ["neighbour"] => neighbour::run(short),
         // What a benchmark starts beside itself.
         ["hyper-server", address] => ceiling::serve(address),
+        ["nats-echo", address, identity] => mesh::nats_echo(address, identity),
         _ => {
             eprintln!("usage: littoral-bench NAME [--short], NAME one of {}", NAMES.join(", "));
             return ExitCode::from(2);

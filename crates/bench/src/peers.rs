@@ -22,6 +22,11 @@ pub(crate) fn workerd() -> anyhow::Result<PathBuf> {
     installed(&cache()?.join(WORKERD))
 }
 
+/// `nats-server`, which Debian keeps for the administrator.
+pub(crate) fn nats_server() -> anyhow::Result<PathBuf> {
+    installed(Path::new("/usr/sbin/nats-server"))
+}
+
 /// The first line that a program prints of its version.
 pub(crate) fn version(program: &Path) -> anyhow::Result<String> {
     let text = fabric::run(Command::new(program).arg("--version"))?;
@@ -47,6 +52,6 @@ fn cache() -> anyhow::Result<PathBuf> {
 }
 
 fn installed(path: &Path) -> anyhow::Result<PathBuf> {
-    anyhow::ensure!(path.exists(), "{} is not there: run `scripts/setup-peers http`", path.display());
+    anyhow::ensure!(path.exists(), "{} is not there: run `scripts/setup-peers http mesh`", path.display());
     Ok(path.to_owned())
 }

@@ -3,13 +3,11 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::Context as _;
-
+use crate::guests::guest;
 use crate::peers;
-use crate::results::target;
 use crate::server::{Server, free_address};
 
 const WORKER: &str = include_str!("worker.js");
@@ -113,12 +111,6 @@ impl Contestant {
             }
         })
     }
-}
-
-/// A component of `crates/bench/guests`.
-pub(crate) fn guest(name: &str) -> anyhow::Result<PathBuf> {
-    let path = target().join(format!("guests/bench/wasm32-wasip2/release/{name}.wasm"));
-    path.canonicalize().with_context(|| format!("{} is not there: run `make bench-guests`", path.display()))
 }
 
 fn workerd_config(address: SocketAddr) -> String {
