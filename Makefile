@@ -15,7 +15,7 @@ EXAMPLE := examples/machine-health
 # Workspaces beside the main one, which have lock files and lints of their own.
 SIDE_WORKSPACES := sdk/rust $(EXAMPLE)/guests crates/bench/guests
 
-.PHONY: help setup build install guests demo drill test check fix bench bench-guests clean
+.PHONY: help setup build install guests demo drill test check fix bench bench-guests bench-density-guests bench-zenoh-peer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -62,10 +62,21 @@ fix: setup ## mend what can be mended: format, lints
 	rustfmt --edition 2024 templates/rust/*/src/*.rs templates/rust/*/tests/*.rs
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-bench: bench-flow-basic bench-http ## run every benchmark; results in target/bench/
+bench: bench-flow-basic bench-http bench-coldstart bench-mesh bench-neighbour bench-density ## run every benchmark; results in target/bench/
 
 bench-guests: setup ## build the components that the benchmarks serve
 	cd crates/bench/guests && cargo build --locked --release --target wasm32-wasip2 --target-dir $(abspath $(TARGET))/guests/bench
+
+bench-density-guests: bench-guests
+	cd crates/bench/guests && cargo build --locked --release --package catalogue --examples --target wasm32-wasip2 --target-dir $(abspath $(TARGET))/guests/bench
+	@scripts/setup-peers density
+	@crates/bench/guests/build-js $(TARGET)/guests/bench/js
+
+bench-zenoh-peer:
+	cargo build --locked --release --package littoral-mesh --example zenoh_query
+
+bench-mesh: bench-zenoh-peer
+bench-density: bench-density-guests
 
 bench-%: setup guests bench-guests ## run one benchmark, for instance `make bench-http`; SHORT=1 for its short form
 	@scripts/setup-peers $*

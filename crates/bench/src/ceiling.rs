@@ -16,7 +16,7 @@ const HELLO: &[u8] = b"Hello from the bench!\n";
 /// As in `guests/work`.
 const BIG_BYTES: usize = 1 << 20;
 /// As in `guests/work`.
-const SPIN_STEPS: u32 = 3_000_000;
+const SPIN_STEPS: u32 = 6_500_000;
 
 /// Serves until it is killed.
 pub(crate) fn serve(address: &str) -> anyhow::Result<()> {

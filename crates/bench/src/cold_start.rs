@@ -59,7 +59,9 @@ pub(crate) fn run(short: bool) -> anyhow::Result<()> {
     let mut series = [
         Series::new(
             "wasmtime serve on a precompiled file",
-            format!("{peer_version}, serve -O pooling-allocator=y --allow-precompiled, process start to first answer"),
+            format!(
+                "{peer_version}, serve -O pooling-allocator=y -S cli --allow-precompiled, process start to first answer"
+            ),
             UNIT,
         ),
         Series::new("littoral run", format!("{our_version}, {size}, uncompiled, process start to first answer"), UNIT),
@@ -76,7 +78,16 @@ pub(crate) fn run(short: bool) -> anyhow::Result<()> {
             let times_ms = match turn {
                 0 => process_starts(starts, |address| {
                     let mut command = Command::new(&wasmtime);
-                    command.args(["serve", "-O", "pooling-allocator=y", "--allow-precompiled", "--addr", address]);
+                    command.args([
+                        "serve",
+                        "-O",
+                        "pooling-allocator=y",
+                        "-S",
+                        "cli",
+                        "--allow-precompiled",
+                        "--addr",
+                        address,
+                    ]);
                     command.arg(&precompiled);
                     command
                 })?,

@@ -6,6 +6,7 @@
 mod ceiling;
 mod client;
 mod cold_start;
+mod density;
 mod fabric;
 mod flow_basic;
 mod guests;
@@ -19,7 +20,7 @@ mod server;
 use std::process::ExitCode;
 
 /// Every benchmark by name.
-const NAMES: [&str; 5] = ["flow-basic", "http", "coldstart", "mesh", "neighbour"];
+const NAMES: [&str; 6] = ["flow-basic", "http", "coldstart", "density", "mesh", "neighbour"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         ["flow-basic"] => flow_basic::run(),
         ["http"] => http::run(short),
         ["coldstart"] => cold_start::run(short),
+        ["density"] => density::run(short),
         ["mesh"] => mesh::run(short),
         ["neighbour"] => neighbour::run(short),
         // What a benchmark starts beside itself.

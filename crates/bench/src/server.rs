@@ -9,8 +9,10 @@ use anyhow::Context as _;
 
 /// How long a server may take until it listens.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many lines of what it said are in an error.
+const SAID_MAX: usize = 6;
 /// How often is looked whether it does.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// A running server.
 pub(crate) struct Server {
@@ -28,7 +30,7 @@ impl Drop for Server {
 
 impl Server {
     /// Starts a command that is to listen at an address, and waits until it does. What it prints goes to a file, whose
-    /// last lines are in the error.
+    /// first lines are in the error.
     pub(crate) fn start(mut command: Command, address: SocketAddr, log: &Path) -> anyhow::Result<Self> {
         let output = std::fs::File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
@@ -39,9 +41,9 @@ impl Server {
             let ended = server.child.try_wait()?;
             if ended.is_some() || Instant::now() >= deadline {
                 let said = std::fs::read_to_string(log).unwrap_or_default();
-                let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
-                let last = lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join("; ");
-                anyhow::bail!("it does not listen: {last}");
+                let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+                let first: Vec<&str> = lines.take_while(|line| !line.starts_with("Stack")).take(SAID_MAX).collect();
+                anyhow::bail!("it does not listen: {}", first.join("; "));
             }
             std::thread::sleep(LOOK_EVERY);
         }

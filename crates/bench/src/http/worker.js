@@ -2,7 +2,7 @@
 
 const HELLO = "Hello from the bench!\n";
 const BIG = new Uint8Array(1 << 20).fill(120);
-const SPIN_STEPS = 3_000_000;
+const SPIN_STEPS = 6_500_000;
 
 function spin(steps) {
   let state = 2463534242 | 0;

@@ -8,7 +8,7 @@ pub const HELLO: &[u8] = b"Hello from the bench!\n";
 /// The size of the long answer.
 pub const BIG_BYTES: usize = 1 << 20;
 /// Steps of [`spin`] that take about 10 ms on one core of the machine that the limits were set on.
-pub const SPIN_STEPS: u32 = 3_000_000;
+pub const SPIN_STEPS: u32 = 6_500_000;
 
 /// The answer to a path: `/big`, `/cpu`, or anything else for the short one.
 #[must_use]
