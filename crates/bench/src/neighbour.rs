@@ -35,6 +35,9 @@ const LIVEZ_PER_S: f64 = 50.0;
 const HONEST: &[&str] = &["busy-1/busy", "busy-2/busy"];
 const HOSTILE: &[&str] = &["spin-1/spin", "spin-2/spin", "allocate/allocate", "log/log", "trap/trap"];
 
+/// What does not behave, by kind.
+const KINDS: [&str; 4] = ["/spin", "/allocate", "/log", "/trap"];
+
 /// Runs the benchmark.
 pub(crate) fn run(short: bool) -> anyhow::Result<()> {
     let mut results = Results::begin("neighbour", short);
@@ -86,6 +89,13 @@ pub(crate) fn run(short: bool) -> anyhow::Result<()> {
     let worst = lag.samples.iter().copied().fold(0.0, f64::max);
     results.ratios.insert("control_lag_p99_ms".to_owned(), worst);
     results.series.extend([honest, hostile, lag]);
+    // Once beside each kind alone, which tells who does the harm; no ratio is made of it.
+    for kind in KINDS {
+        let alone: Vec<&str> = HOSTILE.iter().copied().filter(|neighbour| neighbour.ends_with(kind)).collect();
+        let mut series = Series::new(format!("beside {} alone", kind.trim_start_matches('/')), &about, "p99_ms");
+        measure(&requests, &livez, &alone, &mut series, None)?;
+        results.series.push(series);
+    }
     results.load.1 = load();
     results.publish()
 }

@@ -9,7 +9,7 @@ fn answer(text: &str) -> Answer {
         .enumerate()
         .map(|(place, digit)| if place % 2 == 0 { digit } else { digit * 2 / 10 + digit * 2 % 10 })
         .sum();
-    Ok(format!("{}\n", sum % 10 == 0))
+    Ok(format!("{}\n", sum.is_multiple_of(10)))
 }
 
 fn handle(request: Request) -> Answer {
