@@ -15,8 +15,8 @@ use contestant::Contestant;
 use crate::results::{Results, Series, load};
 use crate::server::Server;
 
-/// What is asked for.
-const PATHS: [(&str, &str); 3] = [("hello", "/"), ("10 ms CPU", "/cpu"), ("1 MiB", "/big")];
+/// What is asked for; the computation last, because a server may be at work on it for a while after wrk has gone.
+const PATHS: [(&str, &str); 3] = [("hello", "/"), ("1 MiB", "/big"), ("10 ms CPU", "/cpu")];
 /// Over so many connections.
 const CONNECTIONS: [u32; 2] = [1, 64];
 /// How many rounds; each is one run of every server.
@@ -24,7 +24,10 @@ const ROUNDS: usize = 5;
 /// How long a server is loaded in a round, in seconds.
 const SECONDS: u32 = 4;
 /// The same in the short form.
-const SECONDS_SHORT: u32 = 1;
+const SECONDS_SHORT: u32 = 2;
+/// How long each is loaded before a cell, so that nobody's first connections count. Also long enough for what computes to
+/// answer once on a busy machine: 64 computations at once take two cores a third of a second.
+const WARM_UP_SECONDS: u32 = 2;
 
 /// A limit of the issue: the key, ours, the peer, and what is compared.
 struct Limit {
@@ -70,8 +73,7 @@ pub(crate) fn run(short: bool) -> anyhow::Result<()> {
             let cell = format!("{what}, {connections} conn");
             let mut measured: BTreeMap<Contestant, Series> = BTreeMap::new();
             for (contestant, about, server) in &servers {
-                // Once beforehand, so that nobody's first connections count.
-                if let Err(error) = wrk::run(&script, server.address(), path, connections, 1) {
+                if let Err(error) = wrk::run(&script, server.address(), path, connections, WARM_UP_SECONDS) {
                     results.failed.insert(format!("{cell}: {}", contestant.name()), format!("{error:#}"));
                     continue;
                 }
