@@ -21,6 +21,8 @@ const APPS: usize = 20;
 const APPS_SHORT: usize = 4;
 /// How many components there are.
 const COMPONENTS: usize = 50;
+/// What the names of components in JavaScript begin with.
+const JAVASCRIPT: &str = "js_";
 /// How long nothing happens before memory is read.
 const IDLE: Duration = Duration::from_secs(30);
 /// The same in the short form.
@@ -90,6 +92,12 @@ impl Component {
     fn route(&self) -> String {
         self.name.replace('_', "-")
     }
+
+    /// The memory that the manifest asks for. A plan sets it aside for each function, so that a thousand times the
+    /// default, 64 MiB, would not fit into the machine.
+    fn memory(&self) -> &'static str {
+        if self.name.starts_with(JAVASCRIPT) { "32MiB" } else { "8MiB" }
+    }
 }
 
 fn components(javascript: bool) -> anyhow::Result<Vec<Component>> {
@@ -125,9 +133,9 @@ fn deploy(fabric: &Fabric, components: &[Component], apps: usize) -> anyhow::Res
     for app in 0..apps {
         let mut manifest = format!("name = \"d{app}\"\nversion = \"1.0.0\"\n");
         for component in components {
-            let (file, function) = (&component.name, component.route());
+            let (file, function, memory) = (&component.name, component.route(), component.memory());
             manifest += &format!(
-                "\n[functions.{function}]\ncomponent = \"{file}.wasm\"\n\n[[routes]]\npath = \"/d{app}/{function}\"\nfunction = \"{function}\"\n"
+                "\n[functions.{function}]\ncomponent = \"{file}.wasm\"\nmemory = \"{memory}\"\n\n[[routes]]\npath = \"/d{app}/{function}\"\nfunction = \"{function}\"\n"
             );
         }
         fs::write(folder.path().join("littoral.toml"), manifest)?;
