@@ -139,7 +139,8 @@ fn deploy(fabric: &Fabric, components: &[Component], apps: usize) -> anyhow::Res
             );
         }
         fs::write(folder.path().join("littoral.toml"), manifest)?;
-        fabric.ask(&["deploy", text, "--no-build", "-o", "json"])?;
+        // The first one compiles all of them, which takes minutes.
+        fabric.ask(&["deploy", text, "--no-build", "--timeout", "30min", "-o", "json"])?;
         eprintln!("app {} of {apps} after {:.0} s", app + 1, begun.elapsed().as_secs_f64());
     }
     Ok(begun.elapsed())
