@@ -14,8 +14,10 @@ LITTORAL := $(TARGET)/debug/littoral
 EXAMPLE := examples/machine-health
 # Workspaces beside the main one, which have lock files and lints of their own.
 SIDE_WORKSPACES := sdk/rust $(EXAMPLE)/guests
+# These are linted, too; they have no tests.
+LINTED_WORKSPACES := $(SIDE_WORKSPACES) crates/bench/guests
 
-.PHONY: help setup build install guests demo drill test check fix bench clean
+.PHONY: help setup build install guests demo drill test check fix bench bench-guests bench-density-guests bench-zenoh-peer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -48,25 +50,40 @@ test: setup guests ## run every test
 
 check: setup ## what CI holds a change to, without changing anything: format, lints, crate graph, licences, docs
 	cargo fmt --all --check
-	@for workspace in $(SIDE_WORKSPACES); do scripts/in-workspace $$workspace fmt; done
+	@for workspace in $(LINTED_WORKSPACES); do scripts/in-workspace $$workspace fmt; done
 	rustfmt --check --edition 2024 templates/rust/*/src/*.rs templates/rust/*/tests/*.rs
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	@for workspace in $(SIDE_WORKSPACES); do scripts/in-workspace $$workspace clippy; done
+	@for workspace in $(LINTED_WORKSPACES); do scripts/in-workspace $$workspace clippy; done
 	$(PYTHON) -m unittest discover --start-directory tests/architecture --pattern 'test_*.py'
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; fi
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --quiet
 
 fix: setup ## mend what can be mended: format, lints
 	cargo fmt --all
-	@for workspace in $(SIDE_WORKSPACES); do (cd $$workspace && cargo fmt --all); done
+	@for workspace in $(LINTED_WORKSPACES); do (cd $$workspace && cargo fmt --all); done
 	rustfmt --edition 2024 templates/rust/*/src/*.rs templates/rust/*/tests/*.rs
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-bench: bench-flow-basic ## run every benchmark; results in target/bench/
+bench: bench-flow-basic bench-http bench-coldstart bench-mesh bench-neighbour bench-density ## run every benchmark; results in target/bench/
 
-bench-%: setup guests ## run one benchmark, for instance `make bench-flow-basic`
+bench-guests: setup ## build the components that the benchmarks serve
+	cd crates/bench/guests && cargo build --locked --release --target wasm32-wasip2 --target-dir $(abspath $(TARGET))/guests/bench
+
+bench-density-guests: bench-guests
+	cd crates/bench/guests && cargo build --locked --release --package catalogue --examples --target wasm32-wasip2 --target-dir $(abspath $(TARGET))/guests/bench
+	@scripts/setup-peers density
+	@crates/bench/guests/build-js $(TARGET)/guests/bench/js
+
+bench-zenoh-peer:
+	cargo build --locked --release --package littoral-mesh --example zenoh_query
+
+bench-mesh: bench-zenoh-peer
+bench-density: bench-density-guests
+
+bench-%: setup guests bench-guests ## run one benchmark, for instance `make bench-http`; SHORT=1 for its short form
+	@scripts/setup-peers $*
 	cargo build --locked --release --package littoral-cli
-	cargo run --locked --release --package littoral-bench -- $*
+	cargo run --locked --release --package littoral-bench -- $* $(if $(SHORT),--short)
 
 clean: ## forget what was built
 	cargo clean

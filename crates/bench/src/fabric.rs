@@ -1,5 +1,6 @@
 //! A fabric of real node processes with mutual TLS between them, driven through the `littoral` command.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -92,8 +93,28 @@ impl Fabric {
     }
 
     fn mesh(&self, name: &str) -> anyhow::Result<String> {
+        self.address(name, "/mesh/0")
+    }
+
+    /// Where a node serves HTTP.
+    pub(crate) fn http(&self, name: &str) -> anyhow::Result<SocketAddr> {
+        Ok(self.address(name, "/http")?.parse()?)
+    }
+
+    /// The Unix socket of a node's admin API.
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
+        self.data(name).join("admin.sock")
+    }
+
+    /// A node's process.
+    pub(crate) fn process(&self, name: &str) -> anyhow::Result<u32> {
+        let node = self.nodes.iter().find(|(node, _)| *node == name);
+        Ok(node.with_context(|| format!("there is no node {name}"))?.1.id())
+    }
+
+    fn address(&self, name: &str, pointer: &str) -> anyhow::Result<String> {
         let addresses: Value = serde_json::from_slice(&std::fs::read(self.data(name).join("addresses.json"))?)?;
-        let address = addresses.pointer("/mesh/0").and_then(Value::as_str);
+        let address = addresses.pointer(pointer).and_then(Value::as_str);
         Ok(address.with_context(|| format!("{name} does not listen"))?.to_owned())
     }
 
@@ -112,7 +133,7 @@ impl Fabric {
 
     /// Runs a command at a node.
     pub(crate) fn tell(&self, name: &str, arguments: &[&str]) -> anyhow::Result<String> {
-        run(self.command().arg("--socket").arg(self.data(name).join("admin.sock")).args(arguments))
+        run(self.command().arg("--socket").arg(self.socket(name)).args(arguments))
     }
 }
 

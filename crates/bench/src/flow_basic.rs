@@ -4,10 +4,9 @@
 //! The records are durable at their source before the clock starts. A flow's time runs from its first stage's first commit
 //! to the last arrival in its sinks; the first batch is not counted. One partition, so that one thread runs each guest.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufWriter, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -17,7 +16,8 @@ use littoral_runtime::{Limits, Runtime, RuntimeOptions};
 use serde_json::Value;
 
 use crate::fabric::{Fabric, Spec, wait};
-use crate::results::{Results, Series, load, machine, paired_ratio};
+use crate::peers;
+use crate::results::{Results, Series, load, paired_ratio, quantile};
 
 /// How many records, unless `LITTORAL_BENCH_RECORDS` says otherwise (for a short form in CI).
 const RECORDS: usize = 1_000_000;
@@ -72,16 +72,15 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let pairs = number("LITTORAL_BENCH_PAIRS", PAIRS)?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let guests = root.join("examples/machine-health/target/wasm32-wasip2/release");
-    let littoral = littoral_beside_us()?;
+    let littoral = peers::littoral()?;
     let rows = rows(&root.join("examples/machine-health/data/machine_temperature_system_failure.csv"), records)?;
     let batches = batches(&rows)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let before = load();
+    let mut results = Results::begin("flow-basic", records < RECORDS);
     let mut series = vec![series("plain loop", "the same guests and batches in one thread, nothing durable")];
     series.extend(
         LAYOUTS.iter().map(|layout| self::series(layout.name, "release build, mutual TLS, ack=local, one partition")),
     );
-    let mut ratios = BTreeMap::new();
     for (place, layout) in LAYOUTS.iter().enumerate() {
         let (mut ours, mut peer) = (Vec::new(), Vec::new());
         for pair in 0..pairs {
@@ -105,9 +104,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
             note(&mut series, 0, &limit);
             note(&mut series, place + 1, &sample);
         }
-        ratios.insert(layout.key.to_owned(), paired_ratio(&ours, &peer));
+        results.ratios.insert(layout.key.to_owned(), paired_ratio(&ours, &peer));
     }
-    Results { name: "flow-basic", machine: machine(), load: (before, load()), series, ratios }.publish()
+    results.load.1 = load();
+    results.series = series;
+    results.publish()
 }
 
 fn number(name: &str, default: usize) -> anyhow::Result<usize> {
@@ -119,25 +120,13 @@ fn number(name: &str, default: usize) -> anyhow::Result<usize> {
 
 fn series(name: &str, what: &str) -> Series {
     let configuration = format!("littoral {}, {what}, batches of {BATCH}", env!("CARGO_PKG_VERSION"));
-    Series { name: name.to_owned(), configuration, unit: "records/s", ..Series::default() }
+    Series::new(name, configuration, "records/s")
 }
 
 fn note(series: &mut [Series], place: usize, sample: &Sample) {
     if let Some(series) = series.get_mut(place) {
-        series.samples.push(sample.rate);
-        series.batch_ms.push(sample.batch_ms);
+        series.note(sample.rate, &[("batch_p50_ms", sample.batch_ms.0), ("batch_p95_ms", sample.batch_ms.1)]);
     }
-}
-
-/// The `littoral` command that was built with this program.
-fn littoral_beside_us() -> anyhow::Result<PathBuf> {
-    let path = std::env::current_exe()?.with_file_name("littoral");
-    anyhow::ensure!(
-        path.exists(),
-        "{} is not there: build it with `cargo build --release -p littoral-cli`",
-        path.display()
-    );
-    Ok(path)
 }
 
 type Row = (Option<String>, i64, String);
@@ -196,9 +185,7 @@ async fn plain_loop(guests: &Path, batches: &[RecordBatch]) -> anyhow::Result<Sa
     let seconds = begun.elapsed().as_secs_f64();
     let records: usize = batches.iter().map(RecordBatch::num_rows).sum();
     anyhow::ensure!(scored == records, "the loop scored {scored} of {records} records");
-    times.sort_by(f64::total_cmp);
-    let quantile = |share: f64| times.get((times.len() as f64 * share) as usize).copied().unwrap_or_default();
-    Ok(Sample { rate: records as f64 / seconds, batch_ms: (quantile(0.5), quantile(0.95)) })
+    Ok(Sample { rate: records as f64 / seconds, batch_ms: (quantile(&times, 0.5), quantile(&times, 0.95)) })
 }
 
 /// The same as a flow on real nodes.

@@ -1,0 +1,15 @@
+//! The SHA-256 of a text.
+
+use catalogue::{Answer, input};
+use littoral_sdk::http::Request;
+use sha2::{Digest as _, Sha256};
+
+fn answer(text: &str) -> Answer {
+    Ok(Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn handle(request: Request) -> Answer {
+    answer(&input(&request, "abc"))
+}
+
+littoral_sdk::handler!(handle);
