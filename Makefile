@@ -17,13 +17,16 @@ SIDE_WORKSPACES := sdk/rust $(EXAMPLE)/guests
 # These are linted, too; they have no tests.
 LINTED_WORKSPACES := $(SIDE_WORKSPACES) crates/bench/guests
 
-.PHONY: help setup build install guests demo drill test check fix bench bench-guests bench-density-guests bench-zenoh-peer clean
+.PHONY: help setup languages build install guests demo drill test check fix bench bench-guests bench-density-guests bench-zenoh-peer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: ## install what is missing (Debian packages, the Wasm target); quick when nothing is
 	@scripts/setup
+
+languages: setup ## install what apps in Python, JavaScript and C are built with, for the tests of the templates
+	@scripts/setup-languages
 
 build: setup ## build the `littoral` command (dev profile, optimised dependencies)
 	cargo build --locked --package littoral-cli
@@ -40,7 +43,7 @@ demo: build guests ## run the main job: devices, edge and cloud on this machine
 drill: build guests ## kill, pause, wipe and cut nodes while records flow, a minute each, and check what came out
 	@scripts/drill $(LITTORAL)
 
-test: setup guests ## run every test
+test: languages guests ## run every test
 	cargo test --locked --workspace
 	@$(MAKE) build
 	@scripts/drill $(LITTORAL) short

@@ -1,4 +1,4 @@
-//! Embeds the template of `littoral new` and the guest SDK's sources, so that the one binary works offline and alone.
+//! Embeds the templates of `littoral new` and what goes beside them, so that the one binary works offline and alone.
 //!
 //! Writes a module with a table of paths and contents for each folder.
 
@@ -7,13 +7,22 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 /// What is never part of a template: what building leaves behind.
-const LEFT_BEHIND: [&str; 2] = ["target", ".littoral"];
+const LEFT_BEHIND: [&str; 6] = ["target", "build", ".littoral", ".venv", "node_modules", "__pycache__"];
+/// What is embedded: the table's name, and the folder in the repository.
+const EMBEDDED: [(&str, &str); 6] = [
+    ("RUST", "templates/rust"),
+    ("SDK", "sdk/rust"),
+    ("PYTHON", "templates/python"),
+    ("JS", "templates/js"),
+    ("C", "templates/c"),
+    ("WIT", "templates/wit"),
+];
 
 fn main() -> io::Result<()> {
     let variable = |name| env::var_os(name).map(PathBuf::from).ok_or_else(|| io::Error::other(name));
     let root = variable("CARGO_MANIFEST_DIR")?.join("../..");
     let mut module = fs::File::create(variable("OUT_DIR")?.join("embedded.rs"))?;
-    for (name, folder) in [("TEMPLATE", "templates/rust"), ("SDK", "sdk/rust")] {
+    for (name, folder) in EMBEDDED {
         let folder = root.join(folder);
         println!("cargo:rerun-if-changed={}", folder.display());
         let mut files = Vec::new();

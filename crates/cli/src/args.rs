@@ -47,7 +47,10 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make a working app from a template.
-    #[command(after_long_help = "Example:\n  littoral new my-app && cd my-app && littoral dev .")]
+    #[command(after_long_help = "\
+Examples:
+  littoral new my-app && cd my-app && littoral dev .
+  littoral new my-app --lang python")]
     New(NewArgs),
     /// Run a whole continuum on this machine, with an app deployed on it.
     ///
@@ -166,6 +169,23 @@ pub(crate) struct NewArgs {
     /// The app's name, if it is not that of the folder.
     #[arg(long)]
     pub(crate) name: Option<AppName>,
+    /// The language of its functions.
+    #[arg(long, value_name = "LANGUAGE", value_enum, default_value_t)]
+    pub(crate) lang: Language,
+}
+
+/// A language that there is a template for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Language {
+    /// An HTTP function and a flow, in Rust.
+    #[default]
+    Rust,
+    /// An HTTP function in Python.
+    Python,
+    /// An HTTP function in JavaScript.
+    Js,
+    /// An HTTP function in C.
+    C,
 }
 
 /// `littoral dev`.

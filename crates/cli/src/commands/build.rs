@@ -7,6 +7,7 @@ use anyhow::Context as _;
 
 use crate::app::App;
 use crate::args::{BuildArgs, Format};
+use crate::commands::tools;
 use crate::failure::hinted;
 
 /// Builds an app's functions.
@@ -62,28 +63,8 @@ async fn build(app: &App, function: &str, command: &str) -> anyhow::Result<()> {
     if status.success() {
         return Ok(());
     }
-    let hint = missing_tool(command).unwrap_or_else(|| format!("run it by hand in {}", app.folder.display()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let hint = tools::missing(&app.folder, command, &path, status.code())
+        .unwrap_or_else(|| format!("run it by hand in {}", app.folder.display()));
     Err(hinted(format!("building {function} failed ({status}): {command}"), hint))
-}
-
-/// What to install, where the cause of a failed build is likely that something is missing.
-fn missing_tool(command: &str) -> Option<String> {
-    let first = command.split_whitespace().next()?;
-    let present = |tool: &str| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|folder| folder.join(tool).is_file())
-    };
-    if !first.contains('/') && !present(first) && first.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-        return Some(match first {
-            "cargo" => "install Rust (https://rustup.rs), then: rustup target add wasm32-wasip2".to_owned(),
-            "npm" | "npx" | "node" => "install Node.js".to_owned(),
-            other => format!("install `{other}`: it is not on the PATH"),
-        });
-    }
-    let targets = std::process::Command::new("rustup").args(["target", "list", "--installed"]).output().ok()?;
-    if first == "cargo" && command.contains("wasm32-wasip2") {
-        let installed = String::from_utf8_lossy(&targets.stdout).lines().any(|target| target == "wasm32-wasip2");
-        return (!installed).then(|| "the target is not installed: rustup target add wasm32-wasip2".to_owned());
-    }
-    None
 }

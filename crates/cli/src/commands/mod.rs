@@ -16,6 +16,7 @@ mod run;
 mod schema;
 mod stream;
 mod token;
+mod tools;
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
-//! `littoral new`: makes an app from the embedded template, with the SDK's sources beside it.
+//! `littoral new`: makes an app from an embedded template, with what its language needs beside it: the SDK's sources, or
+//! the interfaces of an HTTP function.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -6,17 +7,40 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use littoral_model::id::AppName;
 
-use crate::args::NewArgs;
+use crate::args::{Language, NewArgs};
+use crate::commands::tools::{INSTALL_CLANG, INSTALL_NODE_MODULES, INSTALL_PYTHON};
 use crate::failure::{Usage, hinted};
 
 mod embedded {
     include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 }
 
-/// What stands for the app's name in the template.
+/// What stands for the app's name in a template.
 const NAME_PLACEHOLDER: &str = "{{name}}";
-/// Where the SDK's sources go in the new app.
-const SDK_FOLDER: &str = "sdk";
+
+/// Files with their paths in a folder.
+type Files = &'static [(&'static str, &'static [u8])];
+
+/// What an app in a language is made of: files, and the folder of the app that they go into.
+fn parts(language: Language) -> [(&'static str, Files); 2] {
+    match language {
+        Language::Rust => [("", embedded::RUST), ("sdk", embedded::SDK)],
+        Language::Python => [("", embedded::PYTHON), ("wit", embedded::WIT)],
+        Language::Js => [("", embedded::JS), ("wit", embedded::WIT)],
+        Language::C => [("", embedded::C), ("wit", embedded::WIT)],
+    }
+}
+
+/// What is to be run once, in the app's folder, before it builds.
+fn preparation(language: Language) -> &'static [&'static str] {
+    match language {
+        // The toolchain is all that it takes; where the target is missing, a build says so.
+        Language::Rust => &[],
+        Language::Python => &[INSTALL_PYTHON],
+        Language::Js => &[INSTALL_NODE_MODULES],
+        Language::C => &[INSTALL_CLANG, INSTALL_NODE_MODULES],
+    }
+}
 
 /// Makes an app.
 pub(super) fn run(args: &NewArgs) -> anyhow::Result<ExitCode> {
@@ -24,11 +48,16 @@ pub(super) fn run(args: &NewArgs) -> anyhow::Result<ExitCode> {
         Some(name) => name.clone(),
         None => name_of(&args.path)?,
     };
-    let written = write_app(&args.path, &name)?;
+    let written = write_app(&args.path, &name, args.lang)?;
     let path = args.path.display();
-    crate::output::print(&format!(
-        "made {name} in {path} ({written} files)\n\nrun it on this machine:\n  littoral dev {path}\n"
-    ))?;
+    let mut text = format!("made {name} in {path} ({written} files)\n");
+    let preparation = preparation(args.lang);
+    if !preparation.is_empty() {
+        text.push_str("\ninstall what builds it, once, in its folder:\n");
+        text.extend(preparation.iter().map(|command| format!("  {command}\n")));
+    }
+    text.push_str(&format!("\nrun it on this machine:\n  littoral dev {path}\n"));
+    crate::output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -39,22 +68,23 @@ fn name_of(path: &Path) -> anyhow::Result<AppName> {
         .map_err(|error| Usage::new(error.to_string()).hint("or give the app's name with --name").into())
 }
 
-/// Writes the template and the SDK; answers how many files.
-fn write_app(path: &Path, name: &AppName) -> anyhow::Result<usize> {
+/// Writes an app's files; answers how many.
+fn write_app(path: &Path, name: &AppName, language: Language) -> anyhow::Result<usize> {
     if path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) || path.is_file() {
         return Err(hinted(
             format!("{} exists and is not empty", path.display()),
             "choose another folder; nothing is overwritten",
         ));
     }
-    let template = embedded::TEMPLATE.iter().map(|(file, content)| (path.join(file), named(content, name)));
-    let sdk = embedded::SDK.iter().map(|(file, content)| (path.join(SDK_FOLDER).join(file), content.to_vec()));
     let mut written = 0;
-    for (file, content) in template.chain(sdk) {
-        let folder = file.parent().unwrap_or(path);
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        std::fs::write(&file, content).with_context(|| format!("cannot write {}", file.display()))?;
-        written += 1;
+    for (part, files) in parts(language) {
+        for (file, content) in files {
+            let file = path.join(part).join(file);
+            let folder = file.parent().unwrap_or(path);
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            std::fs::write(&file, named(content, name)).with_context(|| format!("cannot write {}", file.display()))?;
+            written += 1;
+        }
     }
     Ok(written)
 }
@@ -69,35 +99,53 @@ fn named(content: &[u8], name: &AppName) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use super::*;
 
+    const LANGUAGES: [Language; 4] = [Language::Rust, Language::Python, Language::Js, Language::C];
+
     #[test]
-    fn an_app_has_a_manifest_its_name_and_the_sdk() {
+    fn an_app_has_a_manifest_its_name_and_what_its_language_needs() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("my-app");
-        let written = write_app(&path, &AppName::new("my-app").unwrap()).unwrap();
-        assert_eq!(written, embedded::TEMPLATE.len() + embedded::SDK.len());
-        let manifest = std::fs::read_to_string(path.join("littoral.toml")).unwrap();
-        assert!(manifest.contains("name = \"my-app\""), "{manifest}");
-        assert!(path.join("sdk/Cargo.toml").is_file());
-        assert!(path.join("sdk/src/lib.rs").is_file());
-        for (file, _) in embedded::TEMPLATE {
-            let content = std::fs::read(path.join(file)).unwrap();
-            let left = content.windows(NAME_PLACEHOLDER.len()).any(|part| part == NAME_PLACEHOLDER.as_bytes());
-            assert!(!left, "a placeholder is left in {file}");
+        for language in LANGUAGES {
+            let path = folder.path().join(format!("{language:?}"));
+            let written = write_app(&path, &AppName::new("my-app").unwrap(), language).unwrap();
+            let files =
+                || parts(language).into_iter().flat_map(|(part, files)| files.iter().map(move |file| (part, file)));
+            assert_eq!(written, files().count());
+            let manifest = std::fs::read_to_string(path.join("littoral.toml")).unwrap();
+            assert!(manifest.contains("name = \"my-app\""), "{manifest}");
+            assert!(path.join("README.md").is_file() && path.join(".gitignore").is_file());
+            for (part, (file, _)) in files() {
+                let content = std::fs::read(path.join(part).join(file)).unwrap();
+                let left = content.windows(NAME_PLACEHOLDER.len()).any(|part| part == NAME_PLACEHOLDER.as_bytes());
+                assert!(!left, "a placeholder is left in {file}");
+            }
+            for left_behind in ["target", "sdk/target", ".venv", "node_modules", "build"] {
+                assert!(!path.join(left_behind).exists(), "{left_behind}");
+            }
+            let needed = if language == Language::Rust { "sdk/src/lib.rs" } else { "wit/deps/http.wit" };
+            assert!(path.join(needed).is_file(), "{needed}");
         }
-        for left_behind in ["target", "sdk/target"] {
-            assert!(!path.join(left_behind).exists(), "{left_behind}");
-        }
+    }
+
+    /// What tests build with is installed once for all of them.
+    #[test]
+    fn javascript_and_c_pin_the_same_tools() {
+        let dependency = |files: Files| {
+            let (_, content) = files.iter().find(|(file, _)| *file == "package.json").unwrap();
+            let package: serde_json::Value = serde_json::from_slice(content).unwrap();
+            package["devDependencies"]["@bytecodealliance/jco"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(dependency(embedded::JS), dependency(embedded::C));
     }
 
     #[test]
     fn nothing_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("mine"), "x").unwrap();
-        let error = write_app(folder.path(), &AppName::new("my-app").unwrap()).unwrap_err();
+        let error = write_app(folder.path(), &AppName::new("my-app").unwrap(), Language::Rust).unwrap_err();
         assert!(error.to_string().ends_with("exists and is not empty"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }

@@ -19,10 +19,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub const ANY_PORT: &str = "127.0.0.1:0";
 
 /// Waits until something holds.
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    eventually_within(PATIENCE, what, holds);
+}
+
+/// Waits until something holds that takes its time.
+pub fn eventually_within(patience: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {} s", PATIENCE.as_secs());
+        assert!(Instant::now() < deadline, "{what}: not within {} s", patience.as_secs());
         std::thread::sleep(LOOK_EVERY);
     }
 }
