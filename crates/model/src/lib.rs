@@ -9,6 +9,7 @@ pub mod file_header;
 pub mod hlc;
 pub mod id;
 pub mod manifest;
+pub mod oci;
 pub mod unit;
 pub mod wire;
 pub mod work;

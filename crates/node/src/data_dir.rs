@@ -133,6 +133,11 @@ impl DataDir {
         self.0.join("secrets")
     }
 
+    /// What this node shows to registries, in the form of Docker's `config.json`; there is none unless somebody makes it.
+    pub(crate) fn registries(&self) -> PathBuf {
+        self.0.join("registries.json")
+    }
+
     pub(crate) fn artifacts(&self) -> PathBuf {
         self.0.join("artifacts")
     }

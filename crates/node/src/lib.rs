@@ -27,6 +27,7 @@ mod operations;
 mod operators;
 mod plan_report;
 mod publish;
+pub mod registry;
 mod report;
 pub mod run_component;
 mod runner;

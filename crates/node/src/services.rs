@@ -33,6 +33,7 @@ impl Services {
             artifacts: core.artifacts.clone(),
             data: core.data.clone(),
             logs: Arc::clone(&core.logs),
+            pulling: tokio::sync::Mutex::default(),
         });
         let runner = Arc::new(Runner {
             works: Arc::clone(&core.works),

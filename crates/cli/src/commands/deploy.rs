@@ -13,6 +13,7 @@ use crate::client::Client;
 use crate::commands::{build_app, plan};
 use crate::failure::hinted;
 use crate::output;
+use crate::transfer::registry;
 
 /// How often to ask whether the app is healthy.
 const ASK_INTERVAL: Duration = Duration::from_millis(250);
@@ -28,7 +29,7 @@ pub(super) async fn run(args: &DeployArgs, client: &Client) -> anyhow::Result<Ex
         build_app(&app).await?;
     }
     eprintln!("deploying {} {}", app.manifest.name, app.manifest.version);
-    let bundle = app.upload(client).await?;
+    let bundle = app.upload(client, &registry(args.plain_http)?).await?;
     let mut status = client.deploy(&bundle).await?;
     if !args.no_wait {
         status = wait_healthy(client, status, timeout).await?;

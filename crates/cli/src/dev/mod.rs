@@ -30,6 +30,7 @@ use crate::app::App;
 use crate::args::{DevArgs, Format};
 use crate::commands::{build_app, told_to_end};
 use crate::failure::Usage;
+use crate::transfer::registry;
 use cluster::Cluster;
 use fault::{Fault, Kind};
 use topology::Topology;
@@ -123,7 +124,7 @@ async fn deploy_and_run(
 ) -> anyhow::Result<ExitCode> {
     progress::say(&format!("deploying {} {}", app.manifest.name, app.manifest.version));
     let client = cluster.lock().await.witness(&[])?.client();
-    let bundle = app.upload(&client).await?;
+    let bundle = app.upload(&client, &registry(false)?).await?;
     // Before anything is placed, so that it says why things go where they go.
     let plan = client.plan(&bundle).await?;
     client.deploy(&bundle).await?;
