@@ -99,10 +99,10 @@ impl App {
                 artifacts.insert(function.name.clone(), artifact_digest(&function.read(path)?));
             }
         }
-        Ok(AppBundle { manifest: self.text.clone(), artifacts })
+        Ok(AppBundle { manifest: self.text.clone(), artifacts, signature: None })
     }
 
-    /// The bundle, after uploading the components that the node does not hold. What comes from a registry is pulled here,
+    /// The bundle, not signed yet, after uploading the components that the node does not hold. What comes from a registry is pulled here,
     /// with the user's credentials: the node needs none.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ impl App {
             };
             artifacts.insert(function.name.clone(), digest);
         }
-        Ok(AppBundle { manifest: self.text.clone(), artifacts })
+        Ok(AppBundle { manifest: self.text.clone(), artifacts, signature: None })
     }
 }
 

@@ -338,6 +338,10 @@ pub(crate) struct DeployArgs {
     /// Only show what would run where, and whether it would be refused.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// The folder with the tenant's key, with which what is deployed is signed [default: `admin` beside the node's socket, or
+    /// the context's credentials].
+    #[arg(long, value_name = "DIR", env = "LITTORAL_KEY")]
+    pub(crate) key: Option<PathBuf>,
     /// Ask registries without TLS, and so without knowing who answers; never needed for one on this machine.
     #[arg(long)]
     pub(crate) plain_http: bool,
@@ -355,7 +359,7 @@ pub(crate) struct PushArgs {
     /// A component's file, or an app's folder or manifest.
     #[arg(value_name = "FILE|APP")]
     pub(crate) what: PathBuf,
-    /// Where to: HOST[:PORT]/REPOSITORY[:TAG]. Of an app, what the repositories of its functions begin with. The tag is
+    /// Where to, as `ghcr.io/acme/score:1.2`. Of an app, what the repositories of its functions begin with. The tag is
     /// `latest`, or the app's version, if none is given.
     pub(crate) reference: String,
     /// Do not build an app; push the components that are there.
@@ -372,7 +376,7 @@ pub(crate) struct PushArgs {
 /// `littoral pull`.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
-    /// Which component: HOST[:PORT]/REPOSITORY, with :TAG or @sha256:DIGEST.
+    /// Which component, as `ghcr.io/acme/score:1.2`, or with `@sha256:DIGEST` instead of the tag.
     pub(crate) reference: String,
     /// Where to write it; without this it is verified and not kept.
     #[arg(short, long, value_name = "FILE")]

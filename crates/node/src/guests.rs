@@ -18,6 +18,7 @@ use crate::intent::App;
 use crate::logs::Logs;
 use crate::operators::FunctionLog;
 use crate::registry::{Credentials, Registry};
+use crate::signing::Verifier;
 
 /// What a configuration value begins with that names a secret.
 const SECRET_PREFIX: &str = "secret:";
@@ -39,6 +40,7 @@ pub(crate) struct Loader {
     pub(crate) artifacts: Artifacts,
     pub(crate) data: DataDir,
     pub(crate) logs: Arc<Logs>,
+    pub(crate) verifier: Verifier,
     /// Held while a registry is asked: functions and partitions of one component fetch it once.
     pub(crate) pulling: tokio::sync::Mutex<()>,
 }
@@ -55,6 +57,13 @@ impl Loader {
     /// Loads a function of an app.
     pub(crate) async fn load(&self, app: &App, name: &FunctionName, digest: &str) -> anyhow::Result<Loaded> {
         let function = app.manifest.functions.get(name).ok_or_else(|| anyhow!("the app has no function {name}"))?;
+        // Checked when the app came in; what is compiled now is what was signed then.
+        self.verifier.check_held(&app.id, &app.bundle)?;
+        let signed = app.bundle.artifacts.get(name.as_str());
+        anyhow::ensure!(
+            signed.is_some_and(|signed| signed == digest),
+            "the component {digest} of function {name} is not the one that is deployed now"
+        );
         let bytes = self.artifact(function, digest).await?;
         let artifact = self.runtime.load(bytes).await.with_context(|| format!("function {name} does not load"))?;
         let limits = Limits { memory_bytes: function.memory.into(), timeout: Duration::from(function.timeout) };

@@ -33,6 +33,7 @@ pub mod run_component;
 mod runner;
 mod services;
 pub mod settings;
+pub mod signing;
 mod spec;
 mod status;
 mod tail;

@@ -33,6 +33,7 @@ impl Services {
             artifacts: core.artifacts.clone(),
             data: core.data.clone(),
             logs: Arc::clone(&core.logs),
+            verifier: core.verifier.clone(),
             pulling: tokio::sync::Mutex::default(),
         });
         let runner = Arc::new(Runner {
