@@ -213,6 +213,27 @@ fn a_registry_that_wants_to_know_who_asks_is_told() {
     std::fs::write(world.path(".docker/config.json"), config).unwrap();
     let pulled = world.run(&["pull", &reference]);
     assert!(pulled.status.success(), "{}", errors(&pulled));
+
+    // Who deploys needs no credentials on the node; a node that helps itself does, and reads its own file only.
+    let pinned = String::from_utf8(pulled.stdout).unwrap().trim().to_owned();
+    let node = world.first("cloud-1");
+    node.tell(&world, &["deploy", &app(&world, &pinned)]);
+    let (data, artifact) = (node.data.clone(), sha256_of_only_artifact(&node.data));
+    assert_eq!(node.stop(), 0);
+    forget(&data, &artifact);
+    let node = world.start("cloud-1", &[]);
+    let apps = || node.json(&world, &["get", "apps", "-o", "json"])[0].clone();
+    eventually("the node is refused", || apps()["reasons"].to_string().contains("refuses"));
+    std::fs::copy(world.path(".docker/config.json"), data.join("registries.json")).unwrap();
+    eventually("the node is let in", || apps()["state"] == "healthy");
+}
+
+/// The name of the one artefact that a node holds.
+fn sha256_of_only_artifact(node: &Path) -> String {
+    let names: Vec<_> =
+        std::fs::read_dir(node.join("artifacts")).unwrap().map(|file| file.unwrap().file_name()).collect();
+    let [name] = names.as_slice() else { panic!("{names:?}") };
+    name.to_str().unwrap().to_owned()
 }
 
 /// Calls the app's function through a node.

@@ -169,6 +169,20 @@ mod tests {
     }
 
     #[test]
+    fn the_tenants_key_is_made_where_it_is_missing_and_left_alone_where_it_is_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, root) = (DataDir::new(folder.path()), Root::create().unwrap());
+        renew_tenant_key(&data, &root).unwrap();
+        assert!(!data.admin_credentials().exists(), "who moved it away wants no key");
+        AdminCredential::create(&root).unwrap().save(&data.admin_credentials()).unwrap();
+        renew_tenant_key(&data, &root).unwrap();
+        let made = TenantKey::load(&data.admin_credentials()).unwrap();
+        assert!(made.ends_unix().unwrap() > unix_now() + KEY_RENEWED_BEFORE);
+        renew_tenant_key(&data, &root).unwrap();
+        assert_eq!(TenantKey::load(&data.admin_credentials()).unwrap().key_pem, made.key_pem);
+    }
+
+    #[test]
     fn a_folder_with_something_in_it_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         make_empty(folder.path()).unwrap();

@@ -129,6 +129,7 @@ pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use std::collections::BTreeMap;
+    use std::path::Path;
 
     use littoral_mesh::identity::{Root, unix_now};
     use littoral_model::id::{AppName, TenantId};
@@ -210,5 +211,22 @@ pub(crate) mod tests {
         let bytes = |artifacts| message(&app("a"), "1", &bundle(artifacts));
         assert_ne!(bytes(&[("ab", "c")]), bytes(&[("a", "bc")]));
         assert_ne!(bytes(&[("a", "b"), ("c", "d")]), bytes(&[("a", "b")]));
+    }
+
+    /// What was signed by an earlier version stays good: nodes keep it for as long as the app runs.
+    #[test]
+    fn a_bundle_that_the_first_version_signed_is_good() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/bundle-v1");
+        let (root_path, bundle_path) = (folder.join("root.crt"), folder.join("bundle.json"));
+        if std::env::var_os("LITTORAL_BLESS").is_some() && !bundle_path.exists() {
+            let (root, key) = fabric();
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(&root_path, root.certificate_pem()).unwrap();
+            let bundle = serde_json::to_string_pretty(&signed(&key, "a", "1.0.0")).unwrap();
+            std::fs::write(&bundle_path, bundle + "\n").unwrap();
+        }
+        let bundle: AppBundle = serde_json::from_slice(&std::fs::read(bundle_path).unwrap()).unwrap();
+        let verifier = Verifier::new(std::fs::read_to_string(root_path).unwrap(), false);
+        verifier.check_held(&app("a"), &bundle).unwrap();
     }
 }

@@ -86,6 +86,7 @@ impl World {
             "XDG_DATA_HOME",
             "XDG_CACHE_HOME",
             "DOCKER_CONFIG",
+            "LITTORAL_KEY",
             "LITTORAL_REGISTRY",
             "LITTORAL_REGISTRY_USER",
             "LITTORAL_REGISTRY_PASSWORD",

@@ -37,6 +37,8 @@ const CONFIG_MEDIA_TYPE: &str = "application/vnd.wasm.config.v0+json";
 const LAYER_MEDIA_TYPE: &str = "application/wasm";
 /// The largest OCI manifest that is taken: the specification tells registries to take 4 MiB.
 const MANIFEST_BYTES_MAX: usize = 4 << 20;
+/// How many manifests are kept; each has less than a kilobyte.
+const KEPT_MAX: usize = 1_000;
 /// How much of a component is handed to the connection at once; also the step of the progress.
 const PUSH_CHUNK_BYTES: usize = 256 << 10;
 /// How long connecting may take.
@@ -240,8 +242,18 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// Keeps a manifest, in the place of the oldest if there are too many.
 fn keep(folder: &Path, digest: &str, manifest: &[u8]) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
+    let mut kept = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        kept.push((entry.metadata()?.modified()?, entry.path()));
+    }
+    kept.sort();
+    for (_, path) in kept.iter().take((kept.len() + 1).saturating_sub(KEPT_MAX)) {
+        std::fs::remove_file(path)?;
+    }
     write_durably(&folder.join(digest), manifest)
 }
 
@@ -369,5 +381,11 @@ mod tests {
         assert_eq!(registry.kept_manifest(&digest).unwrap(), "{}");
         std::fs::write(folder.path().join(&digest), b"[]").unwrap();
         assert_eq!(registry.kept_manifest(&digest), None);
+        for number in 0..KEPT_MAX {
+            std::fs::write(folder.path().join(number.to_string()), b"").unwrap();
+        }
+        keep(folder.path(), &digest, b"{}").unwrap();
+        assert!(std::fs::read_dir(folder.path()).unwrap().count() <= KEPT_MAX);
+        assert_eq!(registry.kept_manifest(&digest).unwrap(), "{}");
     }
 }
