@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use littoral_model::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use littoral_model::manifest::{Function, MANIFEST_BYTES_MAX, Manifest};
+use littoral_model::oci::OciReference;
 use littoral_node::admin::exchange::artifact_digest;
 use littoral_node::admin::types::AppBundle;
+use littoral_node::registry::Registry;
 
 use crate::args::Format;
 use crate::client::Client;
 use crate::failure::{InvalidManifest, Usage, hinted};
+use crate::transfer::Transfer;
 
 /// The manifest's name in an app's folder.
 const MANIFEST: &str = "littoral.toml";
@@ -38,9 +41,18 @@ pub(crate) struct AppFunction {
     /// Its name.
     pub(crate) name: String,
     /// Where its component is.
-    pub(crate) component: PathBuf,
+    pub(crate) component: Component,
     /// The command that builds it.
     pub(crate) build: Option<String>,
+}
+
+/// Where a component is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Component {
+    /// In this file, once it is built.
+    File(PathBuf),
+    /// In a registry.
+    Registry(OciReference),
 }
 
 impl App {
@@ -73,50 +85,90 @@ impl App {
         Ok(Self { folder, text, manifest, functions })
     }
 
-    /// The bundle without uploading anything: components that are not built yet are left out. For planning.
+    /// The bundle without uploading anything: components that are not built yet, or are in a registry, are left out. For
+    /// planning.
     ///
     /// # Errors
     /// When a component is there and cannot be read.
     pub(crate) fn bundle_of_what_is_there(&self) -> anyhow::Result<AppBundle> {
         let mut artifacts = BTreeMap::new();
-        for function in self.functions.iter().filter(|function| function.component.exists()) {
-            artifacts.insert(function.name.clone(), artifact_digest(&function.read()?));
+        for function in &self.functions {
+            if let Component::File(path) = &function.component
+                && path.exists()
+            {
+                artifacts.insert(function.name.clone(), artifact_digest(&function.read(path)?));
+            }
         }
-        Ok(AppBundle { manifest: self.text.clone(), artifacts })
+        Ok(AppBundle { manifest: self.text.clone(), artifacts, signature: None })
     }
 
-    /// The bundle, after uploading the components that the node does not hold.
+    /// The bundle, not signed yet, after uploading the components that the node does not hold. What comes from a registry is pulled here,
+    /// with the user's credentials: the node needs none.
     ///
     /// # Errors
     /// When a component is missing or cannot be uploaded.
-    pub(crate) async fn upload(&self, client: &Client) -> anyhow::Result<AppBundle> {
+    pub(crate) async fn upload(&self, client: &Client, registry: &Registry) -> anyhow::Result<AppBundle> {
         let mut artifacts = BTreeMap::new();
         for function in &self.functions {
-            let component = function.read()?;
-            let digest = artifact_digest(&component);
-            if !client.has_artifact(&digest).await? {
-                let stored = client.put_artifact(component).await?;
-                anyhow::ensure!(stored == digest, "the component of {} was damaged on its way", function.name);
-            }
+            let digest = match &function.component {
+                Component::File(path) => upload(client, function.read(path)?).await?,
+                Component::Registry(reference) => relay(client, registry, reference).await?,
+            };
             artifacts.insert(function.name.clone(), digest);
         }
-        Ok(AppBundle { manifest: self.text.clone(), artifacts })
+        Ok(AppBundle { manifest: self.text.clone(), artifacts, signature: None })
     }
 }
 
+/// Gives the node a component, unless it holds it; the component's digest.
+async fn upload(client: &Client, component: Bytes) -> anyhow::Result<String> {
+    let digest = artifact_digest(&component);
+    if !client.has_artifact(&digest).await? {
+        let stored = client.put_artifact(component).await?;
+        anyhow::ensure!(stored == digest, "the component {digest} was damaged on its way; deploy again");
+    }
+    Ok(digest)
+}
+
+/// Gives the node a registry's component, unless it holds it; the component's digest.
+async fn relay(client: &Client, registry: &Registry, reference: &OciReference) -> anyhow::Result<String> {
+    let resolved = registry.resolve(reference).await?;
+    if !client.has_artifact(&resolved.artifact).await? {
+        let transfer = Transfer::new(format!("pulling {reference}"));
+        let component = registry.pull(reference, &resolved.artifact, &|done, total| transfer.at(done, total)).await?;
+        upload(client, component).await?;
+    }
+    Ok(resolved.artifact)
+}
+
 impl AppFunction {
-    fn read(&self) -> anyhow::Result<Bytes> {
-        let path = self.component.display();
+    /// Reads its component from this file.
+    ///
+    /// # Errors
+    /// When it is not there, or no component that a node takes.
+    pub(crate) fn read(&self, path: &Path) -> anyhow::Result<Bytes> {
         let missing = || {
             hinted(
-                format!("the component of function {} is not there: {path}", self.name),
+                format!("the component of function {} is not there: {}", self.name, path.display()),
                 "build it with `littoral build`, or deploy without --no-build",
             )
         };
-        let metadata = std::fs::metadata(&self.component).map_err(|_| missing())?;
-        anyhow::ensure!(metadata.len() <= COMPONENT_BYTES_MAX, "{path} has more than 64 MiB: strip it");
-        Ok(std::fs::read(&self.component).with_context(|| format!("cannot read {path}"))?.into())
+        if !path.exists() {
+            return Err(missing());
+        }
+        read_component(path)
     }
+}
+
+/// Reads a component, if it is not larger than nodes take.
+///
+/// # Errors
+/// When it cannot be read, or is too large.
+pub(crate) fn read_component(path: &Path) -> anyhow::Result<Bytes> {
+    let unreadable = || format!("cannot read {}", path.display());
+    let metadata = std::fs::metadata(path).with_context(unreadable)?;
+    anyhow::ensure!(metadata.len() <= COMPONENT_BYTES_MAX, "{} has more than 64 MiB: strip it", path.display());
+    Ok(std::fs::read(path).with_context(unreadable)?.into())
 }
 
 /// Parses a manifest; its findings become an [`InvalidManifest`].
@@ -136,12 +188,19 @@ fn functions(manifest: &Manifest, folder: &Path) -> Vec<AppFunction> {
         .iter()
         .map(|(name, function)| AppFunction {
             name: name.to_string(),
-            component: folder.join(&function.component),
+            component: component(function, folder),
             build: function.build.clone(),
         })
         .collect();
     functions.sort_by(|a, b| a.name.cmp(&b.name));
     functions
+}
+
+fn component(function: &Function, folder: &Path) -> Component {
+    match function.registry() {
+        Some(reference) => Component::Registry(reference),
+        None => Component::File(folder.join(&function.component)),
+    }
 }
 
 /// A time with its unit, as in manifests.

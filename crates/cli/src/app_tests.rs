@@ -44,7 +44,7 @@ fn an_app_knows_its_functions_from_the_folder_or_the_manifest() {
     let folder = folder(GOOD);
     let expected = AppFunction {
         name: "hello".to_owned(),
-        component: folder.path().join("hello.wasm"),
+        component: Component::File(folder.path().join("hello.wasm")),
         build: Some("cp source.wasm hello.wasm".to_owned()),
     };
     for path in [folder.path().to_owned(), folder.path().join(MANIFEST)] {
@@ -72,6 +72,17 @@ async fn building_makes_what_the_manifest_names() {
 fn a_component_that_is_missing_says_how_to_build_it() {
     let folder = folder(GOOD);
     let app = App::load(folder.path(), Format::Table).unwrap();
-    let error = app.functions.first().unwrap().read().unwrap_err();
+    let error = app.functions.first().unwrap().read(&folder.path().join("hello.wasm")).unwrap_err();
     assert!(failure::render(&error).0.contains("littoral build"), "{error}");
+}
+
+#[tokio::test]
+async fn a_component_in_a_registry_is_neither_built_nor_looked_for_on_disk() {
+    let reference = format!("oci://127.0.0.1:1/a@sha256:{}", "0".repeat(64));
+    let text = format!("name = \"a\"\nversion = \"1\"\n[functions.f]\ncomponent = \"{reference}\"\n");
+    let folder = folder(&text);
+    let app = App::load(folder.path(), Format::Table).unwrap();
+    assert_eq!(app.functions.first().unwrap().component, Component::Registry(reference.parse().unwrap()));
+    crate::commands::build_app(&app).await.unwrap();
+    assert!(app.bundle_of_what_is_there().unwrap().artifacts.is_empty());
 }

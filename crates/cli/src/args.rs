@@ -87,6 +87,18 @@ Examples:
   littoral deploy my-app
   littoral deploy my-app --dry-run        what would run where, and nothing else")]
     Deploy(DeployArgs),
+    /// Push components to an OCI registry, and print the references to name in a manifest.
+    #[command(after_long_help = "\
+Examples:
+  littoral push target/score.wasm ghcr.io/acme/score:1.2
+  littoral push my-app ghcr.io/acme/my-app      each function, as ghcr.io/acme/my-app/FUNCTION:VERSION")]
+    Push(PushArgs),
+    /// Fetch a component from an OCI registry, verify it, and print its reference with the digest.
+    #[command(after_long_help = "\
+Examples:
+  littoral pull ghcr.io/acme/score:1.2                    the digest that the tag has now
+  littoral pull ghcr.io/acme/score:1.2 -o score.wasm")]
+    Pull(PullArgs),
     /// Show where everything of an app would run, why, and what would violate its objectives.
     #[command(after_long_help = "Example:\n  littoral plan my-app")]
     Plan(PlanArgs),
@@ -356,12 +368,52 @@ pub(crate) struct DeployArgs {
     /// Only show what would run where, and whether it would be refused.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// The folder with the tenant's key, with which what is deployed is signed [default: `admin` beside the node's socket, or
+    /// the context's credentials].
+    #[arg(long, value_name = "DIR", env = "LITTORAL_KEY")]
+    pub(crate) key: Option<PathBuf>,
+    /// Ask registries without TLS, and so without knowing who answers; never needed for one on this machine.
+    #[arg(long)]
+    pub(crate) plain_http: bool,
     /// How long to wait.
     #[arg(long, default_value = "2min", value_name = "TIME")]
     pub(crate) timeout: String,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Format,
+}
+
+/// `littoral push`.
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// A component's file, or an app's folder or manifest.
+    #[arg(value_name = "FILE|APP")]
+    pub(crate) what: PathBuf,
+    /// Where to, as `ghcr.io/acme/score:1.2`. Of an app, what the repositories of its functions begin with. The tag is
+    /// `latest`, or the app's version, if none is given.
+    pub(crate) reference: String,
+    /// Do not build an app; push the components that are there.
+    #[arg(long)]
+    pub(crate) no_build: bool,
+    /// Do without TLS, and so without knowing who answers; never needed for a registry on this machine.
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+/// `littoral pull`.
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Which component, as `ghcr.io/acme/score:1.2`, or with `@sha256:DIGEST` instead of the tag.
+    pub(crate) reference: String,
+    /// Where to write it; without this it is verified and not kept.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Do without TLS, and so without knowing who answers; never needed for a registry on this machine.
+    #[arg(long)]
+    pub(crate) plain_http: bool,
 }
 
 /// `littoral plan`.

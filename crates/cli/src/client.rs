@@ -1,6 +1,6 @@
 //! Asks a node's admin API: over its Unix socket, or over TLS with an administrator's certificate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,6 +10,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use littoral_node::DataDir;
 use littoral_node::admin::error::{AdminError, AdminErrorKind, Problem};
 use littoral_node::admin::types::{
     AppBundle, AppStatus, CallRequest, CallResponse, FlowStatus, FunctionStatus, NodeStatus, PlanReport, Published,
@@ -60,6 +61,17 @@ impl Client {
     /// Asks this node.
     pub(crate) fn new(target: Target) -> Self {
         Self { target }
+    }
+
+    /// Where the key is that the tenant's apps are signed with, if it is here: with the administrator's credentials.
+    pub(crate) fn key_folder(&self) -> PathBuf {
+        match &self.target {
+            Target::Unix(socket) => {
+                let data = socket.parent().unwrap_or(Path::new(""));
+                DataDir::new(data).admin_credentials()
+            }
+            Target::Tls { credentials, .. } => credentials.clone(),
+        }
     }
 
     pub(crate) async fn nodes(&self) -> anyhow::Result<Vec<NodeStatus>> {

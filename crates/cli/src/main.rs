@@ -9,6 +9,7 @@ mod dev;
 mod failure;
 mod output;
 mod tables;
+mod transfer;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -71,6 +71,8 @@ fn a_directory_of_version_1_is_started_from() {
         let apps = node.json(&world, &["get", "apps", "-o", "json"]);
         apps[0]["name"] == "notes" && apps[0]["version"] == "1.0.0" && apps[0]["state"] == "healthy"
     });
+    // It was deployed when bundles were not signed, and is kept on this node.
+    assert!(node.said().contains("deployed before bundles were signed"), "{}", node.said());
     let text = node.tell(&world, &["stream", "tail", "notes/notes", "--from", "start"]);
     let values: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(values.iter().map(|row| row["value"].as_str().unwrap()).collect::<Vec<_>>(), ["one", "two"]);

@@ -23,6 +23,7 @@ mod mesh;
 mod probe;
 pub mod shaper;
 mod sync;
+pub mod tenant;
 pub mod token;
 mod topics;
 mod zenoh_mesh;

@@ -10,6 +10,7 @@ pub mod grant;
 pub mod hlc;
 pub mod id;
 pub mod manifest;
+pub mod oci;
 pub mod unit;
 pub mod wire;
 pub mod work;

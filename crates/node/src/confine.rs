@@ -9,8 +9,10 @@ use landlock::{
     RulesetStatus,
 };
 
-/// Folders that the program and its libraries need to read: themselves, what the kernel tells.
-const READABLE_FOLDERS: [&str; 5] = ["/usr", "/lib", "/lib64", "/proc", "/sys"];
+/// Folders that the program and its libraries need to read: themselves, what the kernel tells, and the certificates of the
+/// authorities that registries are checked with (not the keys beside them).
+const READABLE_FOLDERS: [&str; 8] =
+    ["/usr", "/lib", "/lib64", "/proc", "/sys", "/etc/ssl/certs", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted"];
 /// Files that they need to read: name resolution, time zones.
 const READABLE_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/localtime"];
 /// Devices that every program may use.

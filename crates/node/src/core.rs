@@ -25,6 +25,7 @@ use crate::groups::{BORROWED_MAX, Groups};
 use crate::init::reachable;
 use crate::intent::IntentStore;
 use crate::logs::Logs;
+use crate::signing::Verifier;
 use crate::wiring::{MeshKeeper, MeshPeers, MeshRaft, MeshSource};
 
 /// The share of the machine's memory that functions may use; the rest is for the node, its caches and the system.
@@ -39,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) identity: Identity,
     pub(crate) log: Log,
     pub(crate) intent: Arc<IntentStore>,
+    /// Checks the bundles in it.
+    pub(crate) verifier: Verifier,
     pub(crate) logs: Arc<Logs>,
     pub(crate) artifacts: Artifacts,
     pub(crate) runtime: Runtime,
@@ -60,8 +63,9 @@ pub(crate) struct Core {
 impl Core {
     /// Opens what is on the disk and joins the mesh; needs no network. Also gives the consensus groups, as they start.
     pub(crate) async fn open(facts: Facts, data: DataDir) -> anyhow::Result<(Self, mpsc::Receiver<Arc<SiteGroup>>)> {
-        let disk = Disk::open(&data, &facts).await?;
         let identity = Identity::load(&data.identity())?;
+        let verifier = Verifier::new(identity.root_pem.clone(), !facts.signed_only);
+        let disk = Disk::open(&data, &facts, verifier.clone()).await?;
         let artifacts = Artifacts::open(data.artifacts()).context("cannot open the folder of artefacts")?;
         let runtime = Runtime::new(RuntimeOptions { cache_dir: Some(data.cache()), ..RuntimeOptions::default() })?;
         let shards = Shards::for_this_machine().context("cannot start the data-plane threads")?;
@@ -91,6 +95,7 @@ impl Core {
             identity,
             log: disk.log,
             intent: disk.intent,
+            verifier,
             artifacts,
             runtime,
             shards,
@@ -116,7 +121,7 @@ struct Disk {
 }
 
 impl Disk {
-    async fn open(data: &DataDir, facts: &Facts) -> anyhow::Result<Self> {
+    async fn open(data: &DataDir, facts: &Facts, verifier: Verifier) -> anyhow::Result<Self> {
         let (data, node) = (data.clone(), facts.node.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let log = Log::open(&data.log(), LogOptions::default())?;
@@ -124,7 +129,7 @@ impl Disk {
             if discarded {
                 tracing::warn!("the derived state was damaged and is built anew from the log and from replicas");
             }
-            let intent = Arc::new(IntentStore::open(node, log.clone())?);
+            let intent = Arc::new(IntentStore::open(node, log.clone(), verifier)?);
             Ok::<_, anyhow::Error>(Self { log, derived, intent })
         });
         opened.await?

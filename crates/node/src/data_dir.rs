@@ -28,6 +28,10 @@ pub(crate) struct Facts {
     pub(crate) founder: bool,
     /// Tells its starts apart; rises with each, also when the clock was set back or the disk was lost.
     pub(crate) incarnation: u64,
+    /// Whether everything on this disk was taken by a program that takes signed bundles only. Directories that are older
+    /// lack this, and keep the unsigned apps that they have until these are deployed again.
+    #[serde(default)]
+    pub(crate) signed_only: bool,
 }
 
 impl Facts {
@@ -47,6 +51,7 @@ impl Facts {
             admin_listen: None,
             join_listen: None,
             incarnation: 0,
+            signed_only: true,
         }
     }
 }
@@ -131,6 +136,11 @@ impl DataDir {
     /// The folder of secrets that functions are given by name, one file each.
     pub(crate) fn secrets(&self) -> PathBuf {
         self.0.join("secrets")
+    }
+
+    /// What this node shows to registries, in the form of Docker's `config.json`; there is none unless somebody makes it.
+    pub(crate) fn registries(&self) -> PathBuf {
+        self.0.join("registries.json")
     }
 
     pub(crate) fn artifacts(&self) -> PathBuf {

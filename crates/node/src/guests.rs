@@ -1,20 +1,25 @@
-//! Loads what functions need before they run: their artefact, from here or from a node that has it, and their settings.
+//! Loads what functions need before they run: their settings, and their artefact, from here, or from a near node that has
+//! it, or else from the registry that the manifest names.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
 use littoral_mesh::Mesh;
 use littoral_model::id::{FunctionName, NodeId};
 use littoral_model::manifest::{Function, Grants};
+use littoral_model::oci::OciReference;
 use littoral_runtime::{Access, Artifact, Directory, Limits, Runtime};
 
-use crate::artifacts::Artifacts;
+use crate::artifacts::{ArtifactError, Artifacts};
 use crate::data_dir::DataDir;
 use crate::intent::App;
 use crate::logs::Logs;
 use crate::operators::FunctionLog;
+use crate::registry::{Credentials, Registry};
+use crate::signing::Verifier;
 
 /// What a configuration value begins with that names a secret.
 const SECRET_PREFIX: &str = "secret:";
@@ -38,6 +43,9 @@ pub(crate) struct Loader {
     pub(crate) logs: Arc<Logs>,
     /// The folders of this machine that functions may be granted.
     pub(crate) offered: Vec<PathBuf>,
+    pub(crate) verifier: Verifier,
+    /// Held while a registry is asked: functions and partitions of one component fetch it once.
+    pub(crate) pulling: tokio::sync::Mutex<()>,
 }
 
 /// A function, ready to be instantiated.
@@ -53,7 +61,14 @@ impl Loader {
     /// Loads a function of an app.
     pub(crate) async fn load(&self, app: &App, name: &FunctionName, digest: &str) -> anyhow::Result<Loaded> {
         let function = app.manifest.functions.get(name).ok_or_else(|| anyhow!("the app has no function {name}"))?;
-        let bytes = self.artifacts.fetch(&self.mesh, digest, &self.holders()).await?;
+        // Checked when the app came in; what is compiled now is what was signed then.
+        self.verifier.check_held(&app.id, &app.bundle)?;
+        let signed = app.bundle.artifacts.get(name.as_str());
+        anyhow::ensure!(
+            signed.is_some_and(|signed| signed == digest),
+            "the component {digest} of function {name} is not the one that is deployed now"
+        );
+        let bytes = self.artifact(function, digest).await?;
         let artifact = self.runtime.load(bytes).await.with_context(|| format!("function {name} does not load"))?;
         let limits = Limits { memory_bytes: function.memory.into(), timeout: Duration::from(function.timeout) };
         let logs =
@@ -76,6 +91,31 @@ impl Loader {
             directories.push(Directory { path, seen_at: seen_at.clone(), writable: directory.is_writable() });
         }
         Ok(Access { http: grants.http.clone(), sockets: grants.sockets.clone(), directories })
+    }
+
+    /// An artefact from here, from a near node that holds it, or from the registry.
+    async fn artifact(&self, function: &Function, digest: &str) -> anyhow::Result<Bytes> {
+        let found = self.artifacts.fetch(&self.mesh, digest, &self.holders()).await;
+        match (found, function.registry()) {
+            (Err(ArtifactError::Missing(_)), Some(reference)) => self.pull(&reference, digest).await,
+            (found, _) => Ok(found?),
+        }
+    }
+
+    async fn pull(&self, reference: &OciReference, digest: &str) -> anyhow::Result<Bytes> {
+        let _alone = self.pulling.lock().await;
+        // Who waited for the lock may find what it waited for.
+        if let Some(bytes) = self.artifacts.get(digest).await? {
+            return Ok(bytes);
+        }
+        // Read each time, so that a node need not be started anew for new credentials.
+        let registry = Registry::new(Credentials::of_node(&self.data.registries())?, false);
+        let unreached =
+            || format!("no reachable node holds the artefact {digest}, and the registry gives it not either");
+        let bytes = registry.pull(reference, digest, &|_, _| {}).await.with_context(unreached)?;
+        self.artifacts.put(bytes.clone()).await?;
+        tracing::info!(digest, %reference, "fetched an artefact from its registry, as no reachable node holds it");
+        Ok(bytes)
     }
 
     /// The nodes that may hold an artefact, the nearest first.

@@ -8,8 +8,9 @@ use anyhow::{Context as _, bail};
 use littoral_mesh::admin::AdminCredential;
 use littoral_mesh::identity::{Root, unix_now};
 use littoral_mesh::join::join;
+use littoral_mesh::tenant::TenantKey;
 use littoral_mesh::token::Token;
-use littoral_model::id::Tier;
+use littoral_model::id::{TenantId, Tier};
 
 use crate::data_dir::{DataDir, Facts};
 use crate::settings::{InitOutcome, InitSettings, NodeSettings};
@@ -18,7 +19,10 @@ use crate::token_book::Book;
 /// How long the token that comes with a new fabric is good for, in seconds.
 const FIRST_TOKEN_TTL: u64 = 3_600;
 
-/// Makes a fabric: its root of trust, its administrator's credential, and its first node.
+/// How long before its end the tenant's key is replaced, in seconds: a node is started at least once in three months.
+const KEY_RENEWED_BEFORE: u64 = 90 * 86_400;
+
+/// Makes a fabric: its root of trust, its administrator's credential with the tenant's key, and its first node.
 ///
 /// # Errors
 /// When the data directory is in use, or cannot be written.
@@ -30,6 +34,7 @@ pub async fn init(settings: InitSettings) -> anyhow::Result<InitOutcome> {
     let addresses = addresses(&settings.listen, &settings.advertise);
     root.identity(&settings.name, &addresses)?.save(&data.identity())?;
     AdminCredential::create(&root)?.save(&data.admin_credentials())?;
+    TenantKey::create(&root, &TenantId::default_tenant())?.save(&data.admin_credentials())?;
     let book = Book::create(data.tokens(), &settings.name, &settings.site)?;
     let facts = Facts {
         listen: settings.listen,
@@ -53,6 +58,21 @@ pub async fn init(settings: InitSettings) -> anyhow::Result<InitOutcome> {
         root_fingerprint: facts.fabric,
         admin_credentials: data.admin_credentials(),
     })
+}
+
+/// Makes the tenant's key anew on the node that holds the root, where it is missing, as in a directory of an earlier
+/// version, or ends soon. Who has moved the administrator's folder elsewhere wants no key here.
+pub(crate) fn renew_tenant_key(data: &DataDir, root: &Root) -> anyhow::Result<()> {
+    let folder = data.admin_credentials();
+    if !folder.exists() {
+        return Ok(());
+    }
+    let ends = if TenantKey::exists(&folder) { TenantKey::load(&folder)?.ends_unix()? } else { 0 };
+    if ends < unix_now() + KEY_RENEWED_BEFORE {
+        TenantKey::create(root, &TenantId::default_tenant())?.save(&folder)?;
+        tracing::info!(folder = %folder.display(), "made a key with which the tenant's apps are signed");
+    }
+    Ok(())
 }
 
 /// Joins a fabric with a token, and keeps what this node was told.
@@ -146,6 +166,20 @@ mod tests {
         let listen: Vec<SocketAddr> = vec!["127.0.0.1:7448".parse().unwrap()];
         assert_eq!(reachable(&listen, &[]), ["127.0.0.1:7448"]);
         assert_eq!(reachable(&listen, &["cloud.example.org:443".to_owned()]), ["cloud.example.org:7448"]);
+    }
+
+    #[test]
+    fn the_tenants_key_is_made_where_it_is_missing_and_left_alone_where_it_is_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, root) = (DataDir::new(folder.path()), Root::create().unwrap());
+        renew_tenant_key(&data, &root).unwrap();
+        assert!(!data.admin_credentials().exists(), "who moved it away wants no key");
+        AdminCredential::create(&root).unwrap().save(&data.admin_credentials()).unwrap();
+        renew_tenant_key(&data, &root).unwrap();
+        let made = TenantKey::load(&data.admin_credentials()).unwrap();
+        assert!(made.ends_unix().unwrap() > unix_now() + KEY_RENEWED_BEFORE);
+        renew_tenant_key(&data, &root).unwrap();
+        assert_eq!(TenantKey::load(&data.admin_credentials()).unwrap().key_pem, made.key_pem);
     }
 
     #[test]

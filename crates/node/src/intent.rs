@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use bytes::Bytes;
 use littoral_control::Intent;
+use littoral_mesh::identity::unix_now;
 use littoral_model::hlc::{self, Clock, Hlc};
 use littoral_model::id::{AppId, Epoch, NodeId};
 use littoral_model::manifest::{self, Manifest};
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::admin::types::AppBundle;
+use crate::signing::{BundleError, Verifier};
 
 /// Where intent is in the node's log.
 const WORK: &str = "~intent";
@@ -81,7 +83,10 @@ pub(crate) struct Exchange {
 pub(crate) struct IntentStore {
     node: NodeId,
     log: Log,
+    verifier: Verifier,
     records: Mutex<BTreeMap<AppId, Record>>,
+    /// What other nodes offered and was refused, so that it is said once.
+    refused: Mutex<BTreeMap<AppId, Stamp>>,
     /// One change is written at a time, so that the log and the memory have the same order.
     writing: tokio::sync::Mutex<u64>,
     clock: Mutex<Clock>,
@@ -90,7 +95,7 @@ pub(crate) struct IntentStore {
 
 impl IntentStore {
     /// Reads what this node's disk holds. Blocks briefly.
-    pub(crate) fn open(node: NodeId, log: Log) -> anyhow::Result<Self> {
+    pub(crate) fn open(node: NodeId, log: Log, verifier: Verifier) -> anyhow::Result<Self> {
         let mut records: BTreeMap<AppId, Record> = BTreeMap::new();
         let mut held = 0;
         if let Some(head) = log.head(WORK) {
@@ -107,9 +112,11 @@ impl IntentStore {
                 }
             }
         }
+        records.retain(|app, record| is_held(&verifier, app, record));
         let (apps, _) = watch::channel(Arc::new(view(&records)));
         let writing = tokio::sync::Mutex::new(held);
-        Ok(Self { node, log, records: Mutex::new(records), writing, clock: Mutex::default(), apps })
+        let (clock, refused) = (Mutex::default(), Mutex::default());
+        Ok(Self { node, log, verifier, records: Mutex::new(records), refused, writing, clock, apps })
     }
 
     /// What is deployed, now and from now on.
@@ -122,8 +129,14 @@ impl IntentStore {
         self.apps.borrow().clone()
     }
 
+    /// Whether a bundle may be deployed now.
+    pub(crate) fn check(&self, app: &AppId, bundle: &AppBundle) -> Result<(), BundleError> {
+        self.verifier.check_new(app, bundle, Some(unix_now()))
+    }
+
     /// Makes an app wanted as it is here; durable on this node before it returns.
     pub(crate) async fn deploy(&self, app: AppId, bundle: AppBundle, placement: Placement) -> Result<(), String> {
+        self.check(&app, &bundle).map_err(|error| error.to_string())?;
         let stamp = self.next_stamp(&app);
         self.take(vec![Record { app, stamp, wanted: Some(Wanted { bundle, placement }) }]).await
     }
@@ -171,13 +184,35 @@ impl IntentStore {
         Ok(answer)
     }
 
-    /// Takes the records that are newer than what is known.
+    /// Takes the records that are newer than what is known, and whose bundles their tenant has signed.
     pub(crate) async fn learn(&self, theirs: Exchange) -> Result<(), String> {
         let mut records = Vec::with_capacity(theirs.records.len());
         for text in &theirs.records {
-            records.push(serde_json::from_str(text).map_err(|error| format!("intent of another version: {error}"))?);
+            let record: Record =
+                serde_json::from_str(text).map_err(|error| format!("intent of another version: {error}"))?;
+            if self.is_newer(&record) && self.is_good(&record) {
+                records.push(record);
+            }
         }
         if records.is_empty() { Ok(()) } else { self.take(records).await }
+    }
+
+    fn is_newer(&self, record: &Record) -> bool {
+        self.lock().get(&record.app).is_none_or(|known| known.stamp < record.stamp)
+    }
+
+    /// Whether another node's record is to be taken; says once why not.
+    fn is_good(&self, record: &Record) -> bool {
+        let Some(wanted) = &record.wanted else { return true };
+        let Err(error) = self.verifier.check_new(&record.app, &wanted.bundle, None) else { return true };
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.len() >= APPS_MAX {
+            refused.clear();
+        }
+        if refused.insert(record.app.clone(), record.stamp.clone()).as_ref() != Some(&record.stamp) {
+            tracing::error!(app = %record.app, by = %record.stamp.node, %error, "refused what another node says is deployed");
+        }
+        false
     }
 
     async fn take(&self, records: Vec<Record>) -> Result<(), String> {
@@ -242,6 +277,22 @@ impl IntentStore {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<AppId, Record>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether what is on the disk is still to be done.
+fn is_held(verifier: &Verifier, app: &AppId, record: &Record) -> bool {
+    let Some(wanted) = &record.wanted else { return true };
+    match verifier.check_held(app, &wanted.bundle) {
+        Ok(()) if wanted.bundle.signature.is_none() => {
+            tracing::warn!(%app, "deployed before bundles were signed, and kept on this node; deploy it again to have it signed");
+            true
+        }
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(%app, %error, "what is on the disk is not what was signed; it is not run");
+            false
+        }
     }
 }
 

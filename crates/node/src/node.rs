@@ -24,7 +24,7 @@ use crate::core::Core;
 use crate::data_dir::{Addresses, DataDir, Facts};
 use crate::driver::Drivers;
 use crate::ingress::Ingress;
-use crate::init::{join_fabric, reachable};
+use crate::init::{join_fabric, reachable, renew_tenant_key};
 use crate::intent::IntentStore;
 use crate::operations::{Admitting, NodeOperations};
 use crate::services::Services;
@@ -224,6 +224,7 @@ async fn admit(core: &Core, addresses: &mut Addresses) -> anyhow::Result<(Option
         return Ok((None, None));
     }
     let root = Root::load(&data.root())?;
+    renew_tenant_key(data, &root)?;
     let book = Arc::new(Book::open(data.tokens())?);
     book.set_endpoints(reachable(&addresses.mesh, &facts.advertise));
     let (mut service, mut join) = (None, Vec::new());

@@ -217,6 +217,8 @@ impl Operations for NodeOperations {
 
     async fn deploy(&self, bundle: AppBundle) -> Result<AppStatus, AdminError> {
         let manifest = parse(&bundle)?;
+        let app = app_id(&manifest);
+        self.intent.check(&app, &bundle).map_err(|error| AdminError::refused(error.to_string()))?;
         for name in manifest.functions.keys() {
             let digest = bundle.artifacts.get(name.as_str()).ok_or_else(|| {
                 AdminError::invalid(format!("the bundle has no artefact of function {name}"))
@@ -230,7 +232,6 @@ impl Operations for NodeOperations {
         let placement = self.compile(&manifest, &bundle).await.map_err(|refusal| {
             AdminError::refused(refusal.to_string()).hint("`littoral plan` shows what would go where")
         })?;
-        let app = app_id(&manifest);
         self.intent.deploy(app.clone(), bundle, placement).await.map_err(AdminError::unavailable)?;
         tracing::info!(%app, version = manifest.version, "deployed");
         self.spread(&app).await;

@@ -35,6 +35,8 @@ impl Services {
             data: core.data.clone(),
             logs: Arc::clone(&core.logs),
             offered,
+            verifier: core.verifier.clone(),
+            pulling: tokio::sync::Mutex::default(),
         });
         let runner = Arc::new(Runner {
             works: Arc::clone(&core.works),

@@ -1,7 +1,7 @@
 //! Commands that are core modules of WASI preview 1: no components, and so not kept in the cache of those.
 //!
 //! They run on Wasmtime's own preview 1 rather than as components through its adapter, which would turn every exit status
-//! but 0 into 1 (docs/decisions/0003-preview-1.md).
+//! but 0 into 1 (docs/decisions/0004-preview-1.md).
 
 use std::time::Instant;
 

@@ -37,7 +37,7 @@ impl Tabular for Shown {
             "made a fabric; its root is {root}\n\n\
              run its first node:\n  littoral node --data {data}\n\n\
              {join}\n\n\
-             administer it from elsewhere with the credentials in\n  {credentials}\n",
+             administer it and deploy from elsewhere with the credentials and the signing key in\n  {credentials}\n",
             root = self.root_fingerprint,
             data = self.data,
             credentials = self.admin_credentials,

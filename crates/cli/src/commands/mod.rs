@@ -12,6 +12,8 @@ mod logs;
 mod new;
 mod node;
 mod plan;
+mod pull;
+mod push;
 mod run;
 mod schema;
 mod stream;
@@ -42,6 +44,8 @@ pub(crate) async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Token(TokenCommand::Create { ttl, output }) => token::create(&client()?, ttl, *output).await,
         Command::Build(args) => build::run(args).await,
         Command::Deploy(args) => deploy::run(args, &client()?).await,
+        Command::Push(args) => push::run(args).await,
+        Command::Pull(args) => pull::run(args).await,
         Command::Plan(args) => plan::run(args, &client()?).await,
         Command::Get(args) => get::run(args, &client()?).await,
         Command::Call(args) => call::run(args, &client()?).await,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use littoral_mesh::shaper::Shaper;
+use littoral_mesh::tenant::TenantKey;
 use littoral_model::id::{NodeId, Tier};
 use littoral_model::manifest::DevNode;
 use littoral_node::admin::types::TokenRequest;
@@ -191,7 +192,8 @@ impl Cluster {
             child: None,
             addresses: Addresses::default(),
             connect: self.connect(&name, seed).await?,
-            state: (!self.found).then(|| self.folder.clone()),
+            // Others ask the first one, beside which the key is that deployments are signed with.
+            state: (!self.found || first.is_some()).then(|| self.folder.clone()),
             spec,
         };
         let labels =
@@ -284,6 +286,13 @@ impl Cluster {
     /// A node's process, to be changed.
     pub(super) fn process_mut(&mut self, name: &NodeId) -> anyhow::Result<&mut Process> {
         self.processes.get_mut(name).with_context(|| format!("there is no node {name}"))
+    }
+
+    /// What the fabric's apps are signed with; the node that made the fabric has it.
+    pub(super) fn tenant_key(&self) -> anyhow::Result<TenantKey> {
+        let folders = self.processes.values().map(|process| process.data.admin_credentials());
+        let folder = folders.into_iter().find(|folder| TenantKey::exists(folder)).context("no node made the fabric")?;
+        Ok(TenantKey::load(&folder)?)
     }
 
     /// A running node to ask, one of those that are not named, of the outermost tier that is no device's.

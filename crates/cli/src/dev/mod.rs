@@ -30,6 +30,7 @@ use crate::app::App;
 use crate::args::{DevArgs, Format};
 use crate::commands::{build_app, told_to_end};
 use crate::failure::Usage;
+use crate::transfer::registry;
 use cluster::Cluster;
 use fault::{Fault, Kind};
 use topology::Topology;
@@ -122,8 +123,12 @@ async fn deploy_and_run(
     begun: Instant,
 ) -> anyhow::Result<ExitCode> {
     progress::say(&format!("deploying {} {}", app.manifest.name, app.manifest.version));
-    let client = cluster.lock().await.witness(&[])?.client();
-    let bundle = app.upload(&client).await?;
+    let (client, key) = {
+        let cluster = cluster.lock().await;
+        (cluster.witness(&[])?.client(), cluster.tenant_key()?)
+    };
+    let mut bundle = app.upload(&client, &registry(false)?).await?;
+    bundle.signature = Some(littoral_node::signing::sign(&bundle, &key)?);
     // Before anything is placed, so that it says why things go where they go.
     let plan = client.plan(&bundle).await?;
     client.deploy(&bundle).await?;

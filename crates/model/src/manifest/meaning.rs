@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::cycles::{self, Cycle, Edge};
 use super::finding::Report;
 use crate::id::check_name;
+use crate::oci::OciReference;
 use crate::unit::{Size, Time};
 
 /// What a value that names a secret begins with.
@@ -49,7 +50,13 @@ struct Meaning<'t, 'i, 'r, 'a> {
 impl<'t> Meaning<'t, '_, '_, '_> {
     fn check_functions(&mut self) {
         for (name, function) in entries(self.root, "functions") {
-            self.path_inside(function, "component");
+            match text(function, "component") {
+                Some((component, span)) if OciReference::is_meant(component) => {
+                    self.reference(component, span);
+                    self.not_built(name, function);
+                }
+                _ => self.path_inside(function, "component"),
+            }
             if let Some((memory, span)) = text(function, "memory")
                 && let Ok(size) = memory.parse::<Size>()
                 && !MEMORY_BYTES.contains(&size.as_bytes())
@@ -91,6 +98,31 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         if !Path::new(path).is_absolute() || !Path::new(path).components().all(plain) {
             let message = format!("`{path}` is no absolute path");
             self.report.add("invalid-path", span, message).expected("a path from `/`, without `..`");
+        }
+    }
+
+    /// A component in a registry: pinned, so that every node runs the same one, today and tomorrow.
+    fn reference(&mut self, component: &str, span: Range<usize>) {
+        let expected = "\"oci://HOST/REPOSITORY@sha256:DIGEST\"";
+        match component.parse::<OciReference>() {
+            Err(error) => {
+                let message = format!("`{component}` is no component in a registry: {}", error.reason);
+                self.report.add("invalid-reference", span, message).expected(expected);
+            }
+            Ok(OciReference { digest: None, .. }) => {
+                let message = format!("`{component}` has no digest, so that it may be another component tomorrow");
+                let help = format!("`littoral pull {component}` prints it with the digest that it has now");
+                self.report.add("missing-digest", span, message).expected(expected).help(help);
+            }
+            Ok(_) => {}
+        }
+    }
+
+    /// What a registry holds has been built already.
+    fn not_built(&mut self, name: &str, function: &'t DeTable<'_>) {
+        if let Some((_, span)) = text(function, "build") {
+            let message = format!("function {name} comes from a registry and cannot be built");
+            self.report.add("contradiction", span, message).help("drop `build`, or name the file that it builds");
         }
     }
 

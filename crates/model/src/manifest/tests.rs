@@ -274,3 +274,29 @@ fn a_text_without_anything_lacks_name_and_version() {
         ["1 missing-key: a manifest lacks the key `name`", "1 missing-key: a manifest lacks the key `version`"]
     );
 }
+
+#[test]
+fn a_component_in_a_registry_is_pinned_by_its_digest() {
+    let function = |component: &str, more: &str| format!("[functions.x]\ncomponent = \"{component}\"\n{more}");
+    let digest = "0123456789abcdef".repeat(4);
+    let pinned = format!("oci://ghcr.io/acme/score@sha256:{digest}");
+    let manifest = parse("littoral.toml", &format!("{BASE}{}", function(&pinned, ""))).unwrap();
+    let registry = |name: &str| manifest.functions.get(&name.parse().unwrap()).unwrap().registry();
+    assert_eq!(registry("x").unwrap().digest.as_deref(), Some(digest.as_str()));
+    assert_eq!(registry("clean"), None);
+    for tagged in ["oci://ghcr.io/acme/score:1.2", "oci://ghcr.io/acme/score"] {
+        one(&function(tagged, ""), &format!("2 missing-digest: `{tagged}` has no digest"));
+    }
+    one(
+        &function("oci://ghcr.io", ""),
+        "2 invalid-reference: `oci://ghcr.io` is no component in a registry: it names no",
+    );
+    one(&function("oci://u:p@ghcr.io/a", ""), "2 invalid-reference: `oci://u:p@ghcr.io/a` is no component");
+    one(&function(&pinned, "build = \"make\""), "3 contradiction: function x comes from a registry");
+    let Err(findings) = parse("littoral.toml", &format!("{BASE}{}", function("oci://ghcr.io/a:1", ""))) else {
+        panic!("it has no digest")
+    };
+    let finding = findings.iter().next().unwrap();
+    assert_eq!((finding.line, finding.column), (BASE_LINES + 2, 13));
+    assert!(finding.suggestion.as_ref().unwrap().starts_with("`littoral pull oci://ghcr.io/a:1`"), "{findings}");
+}

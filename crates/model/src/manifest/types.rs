@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::grant::Peer;
 use crate::id::{AppName, FlowName, FunctionName, NodeId, SiteId, StreamName, Tier};
+use crate::oci::OciReference;
 use crate::unit::{Bandwidth, Ratio, Size, Time};
 
 /// An app: functions, streams and flows, and where they may be.
@@ -41,7 +42,7 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Function {
-    /// The component's file, from the app's folder.
+    /// The component's file, from the app's folder; or one in a registry, `oci://HOST/REPOSITORY@sha256:DIGEST`.
     pub component: String,
     /// The command that builds it, run in the app's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,6 +126,14 @@ impl Directory {
     #[must_use]
     pub fn is_writable(&self) -> bool {
         matches!(self, Self::Access(DirectoryAccess { write: true, .. }))
+    }
+}
+
+impl Function {
+    /// The registry's component, if it comes from a registry and not from the app's folder.
+    #[must_use]
+    pub fn registry(&self) -> Option<OciReference> {
+        OciReference::is_meant(&self.component).then(|| self.component.parse().ok()).flatten()
     }
 }
 

@@ -15,6 +15,18 @@ pub struct AppBundle {
     pub manifest: String,
     /// For each function: the SHA-256 of its component, 64 lower-case hexadecimal digits.
     pub artifacts: BTreeMap<String, String>,
+    /// The tenant's signature of all that; a bundle without one is not deployed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<BundleSignature>,
+}
+
+/// A signature of a bundle, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BundleSignature {
+    /// The certificate of the tenant's key, signed by the fabric's root; in PEM.
+    pub certificate: String,
+    /// ECDSA over P-256 with SHA-256, in ASN.1.
+    pub signature_base64: Base64Bytes,
 }
 
 /// A record to publish.

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 pub use super::error::{AdminError, AdminErrorKind, FindingReport};
 pub use super::exchange::{
-    AppBundle, Base64Bytes, CallRequest, CallResponse, LogLine, LogStream, PublishRecord, Published, Readiness,
-    StoredArtifact, TOKEN_TTL_SECONDS_DEFAULT, TailRow, TokenGrant, TokenRequest,
+    AppBundle, Base64Bytes, BundleSignature, CallRequest, CallResponse, LogLine, LogStream, PublishRecord, Published,
+    Readiness, StoredArtifact, TOKEN_TTL_SECONDS_DEFAULT, TailRow, TokenGrant, TokenRequest,
 };
 
 /// A node, as the asked node knows it.
