@@ -121,7 +121,7 @@ async fn a_foreign_proxy_is_served_and_reaches_nobody() {
     let denied = send(gateway.address(), request("GET", "/proxy/meta-data", "")).await;
     assert!(denied.status().is_server_error(), "{}", denied.status());
     let lines = logs.0.lock().unwrap();
-    assert!(lines.iter().any(|line| line.contains("169.254.169.254 was denied")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("169.254.169.254:80 was denied")), "{lines:?}");
 }
 
 #[tokio::test]
