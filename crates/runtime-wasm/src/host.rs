@@ -1,5 +1,6 @@
 //! What belongs to one instance on the host's side: its WASI context, its limits, its deadline.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -158,6 +159,11 @@ impl Host {
         self.limiter.refused
     }
 
+    /// How much memory the guest has, in bytes; it never gives any back.
+    pub(crate) fn memory(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.limiter.memory_bytes)
+    }
+
     /// The last line that the guest wrote to standard error in this call.
     pub(crate) fn last_words(&self) -> Option<String> {
         self.stderr.last_words()
@@ -196,24 +202,25 @@ pub(crate) async fn within<T>(
 /// Counts memory over all of an instance's memories.
 pub(crate) struct Limiter {
     memory_bytes_max: u64,
-    memory_bytes: u64,
+    memory_bytes: Arc<AtomicU64>,
     refused: bool,
 }
 
 impl Limiter {
     pub(crate) fn new(memory_bytes_max: u64) -> Self {
-        Self { memory_bytes_max, memory_bytes: 0, refused: false }
+        Self { memory_bytes_max, memory_bytes: Arc::default(), refused: false }
     }
 }
 
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        let wanted = self.memory_bytes.saturating_add(desired.saturating_sub(current) as u64);
+        let held = self.memory_bytes.load(Ordering::Relaxed);
+        let wanted = held.saturating_add(desired.saturating_sub(current) as u64);
         if wanted > self.memory_bytes_max {
             self.refused = true;
             return Ok(false);
         }
-        self.memory_bytes = wanted;
+        self.memory_bytes.store(wanted, Ordering::Relaxed);
         Ok(true)
     }
 

@@ -56,6 +56,14 @@ async fn an_instance_of_wasi_03_answers_so_many_requests_and_then_a_fresh_one_do
 }
 
 #[tokio::test]
+async fn an_instance_of_wasi_03_that_leaks_is_replaced_before_it_is_full() {
+    let handler = handler(support::test_guest("service"), short(Reuse::default())).await;
+    for _ in 0..30 {
+        assert_eq!(text(handler.call(request("/leak")).await.unwrap()).await, (8 << 20).to_string());
+    }
+}
+
+#[tokio::test]
 async fn what_fails_in_wasi_03_is_that_requests_error() {
     let handler = Arc::new(handler(support::test_guest("service"), short(Reuse::default())).await);
     assert_eq!(text(handler.call(request("/a")).await.unwrap()).await, "hello from /a\n");

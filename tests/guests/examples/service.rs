@@ -31,6 +31,7 @@ async fn answer(request: &http::Request<IncomingRequestBody>) -> Result<String, 
             Ok(String::new())
         }
         "/memory" => Ok(vec![1_u8; 1 << 30].len().to_string()),
+        "/leak" => Ok(vec![1_u8; 8 << 20].leak().len().to_string()),
         "/large" => Ok("x".repeat(1 << 20)),
         path => Ok(format!("hello from {path}\n")),
     }

@@ -4,7 +4,7 @@
 //! whoever calls bounds the requests that run at once.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -132,12 +132,17 @@ impl HandlerState for Workers {
             }
         };
         let (timeout, reuse) = (settings.limits.timeout, settings.reuse);
+        let memory = store.data().memory();
+        // What a request leaves behind, or what waits to be sent, may fill half of what the first had; then a fresh instance
+        // takes over before the limit makes a request fail.
+        let begun_bytes = memory.load(Ordering::Relaxed);
+        let full_bytes = begun_bytes + settings.limits.memory_bytes.saturating_sub(begun_bytes) / 2;
         Ok(Instance {
             store,
             proxy: Proxy::P3(service),
             view: <Host as WasiHttpView>::http as fn(&mut Host) -> WasiHttpCtxView<'_>,
             expiration: Expiration { timeout, idle: reuse.idle, until: None },
-            state: Worker { timeout, reuse, failed: Arc::clone(&self.failed), _ticking: ticking },
+            state: Worker { timeout, reuse, memory, full_bytes, failed: Arc::clone(&self.failed), _ticking: ticking },
         })
     }
 }
@@ -146,6 +151,9 @@ impl HandlerState for Workers {
 struct Worker {
     timeout: Duration,
     reuse: Reuse,
+    memory: Arc<AtomicU64>,
+    /// An instance that has more memory than this takes no more requests.
+    full_bytes: u64,
     failed: Arc<Mutex<Option<Fault>>>,
     _ticking: Ticking,
 }
@@ -155,7 +163,7 @@ impl WorkerState for Worker {
     type RequestData = ();
 
     fn should_accept_request(&self, concurrent_count: usize, total_count: usize) -> ShouldAccept {
-        if total_count >= self.reuse.requests_max {
+        if total_count >= self.reuse.requests_max || self.memory.load(Ordering::Relaxed) > self.full_bytes {
             ShouldAccept::Never
         } else if concurrent_count >= self.reuse.concurrency_max {
             ShouldAccept::No
