@@ -15,7 +15,7 @@ EXAMPLE := examples/machine-health
 # Workspaces beside the main one, which have lock files and lints of their own.
 SIDE_WORKSPACES := sdk/rust $(EXAMPLE)/guests
 # These are linted, too; they have no tests.
-LINTED_WORKSPACES := $(SIDE_WORKSPACES) crates/bench/guests
+LINTED_WORKSPACES := $(SIDE_WORKSPACES) crates/bench/guests tests/guests
 
 .PHONY: help setup languages build install guests demo drill test check fix bench bench-guests bench-density-guests bench-zenoh-peer clean
 

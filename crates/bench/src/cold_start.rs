@@ -149,13 +149,7 @@ fn from_memory(component: &[u8], functions: u8) -> anyhow::Result<Vec<f64>> {
     fs::write(app.path().join("warm.wasm"), component)?;
     manifest += "\n[functions.warm]\ncomponent = \"warm.wasm\"\n\n[[routes]]\npath = \"/warm\"\nfunction = \"warm\"\n";
     fs::write(app.path().join("littoral.toml"), manifest)?;
-    fabric.ask(&[
-        "deploy",
-        app.path().to_str().context("the folder's name is not text")?,
-        "--no-build",
-        "-o",
-        "json",
-    ])?;
+    fabric.deploy(app.path())?;
     let mut connection = Connection::open(&Place::Tcp(fabric.http(NODE)?))?;
     connection.time("/warm", Bytes::new())?;
     (0..functions)

@@ -125,7 +125,6 @@ fn components(javascript: bool) -> anyhow::Result<Vec<Component>> {
 /// Deploys the apps one after the other, until each is healthy.
 fn deploy(fabric: &Fabric, components: &[Component], apps: usize) -> anyhow::Result<Duration> {
     let folder = tempfile::tempdir()?;
-    let text = folder.path().to_str().context("the folder's name is not text")?;
     for component in components {
         fs::copy(&component.path, folder.path().join(format!("{}.wasm", component.name)))?;
     }
@@ -139,8 +138,7 @@ fn deploy(fabric: &Fabric, components: &[Component], apps: usize) -> anyhow::Res
             );
         }
         fs::write(folder.path().join("littoral.toml"), manifest)?;
-        // The first one compiles all of them, which takes minutes.
-        fabric.ask(&["deploy", text, "--no-build", "--timeout", "30min", "-o", "json"])?;
+        fabric.deploy(folder.path())?;
         eprintln!("app {} of {apps} after {:.0} s", app + 1, begun.elapsed().as_secs_f64());
     }
     Ok(begun.elapsed())

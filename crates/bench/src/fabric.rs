@@ -118,6 +118,13 @@ impl Fabric {
         Ok(address.with_context(|| format!("{name} does not listen"))?.to_owned())
     }
 
+    /// Deploys the app in a folder, whose components are built, and waits until it is healthy.
+    pub(crate) fn deploy(&self, app: &Path) -> anyhow::Result<()> {
+        let app = app.to_str().context("the folder's name is not text")?;
+        // Compiling many components takes minutes.
+        self.ask(&["deploy", app, "--no-build", "--timeout", "30min", "-o", "json"]).map(drop)
+    }
+
     /// Runs a command at the first node, which answers in JSON.
     pub(crate) fn ask(&self, arguments: &[&str]) -> anyhow::Result<Value> {
         let (first, _) = self.nodes.first().context("there is no node")?;

@@ -195,13 +195,12 @@ fn flow(layout: &Layout, littoral: &Path, guests: &Path, rows: &[Row]) -> anyhow
     for guest in GUESTS {
         fs::copy(guests.join(format!("{guest}.wasm")), app.path().join(format!("{guest}.wasm")))?;
     }
-    let folder = app.path().to_str().context("the folder's name is not text")?;
     fs::write(app.path().join("littoral.toml"), manifest(layout, false))?;
-    fabric.ask(&["deploy", folder, "--no-build", "-o", "json"])?;
+    fabric.deploy(app.path())?;
     let source = layout.nodes.last().map_or("cloud-1", |node| node.name);
     publish(&fabric, source, app.path(), rows)?;
     fs::write(app.path().join("littoral.toml"), manifest(layout, true))?;
-    fabric.ask(&["deploy", folder, "--no-build", "-o", "json"])?;
+    fabric.deploy(app.path())?;
     let mut flows = Value::Null;
     let all = u64::try_from(rows.len())?;
     wait(

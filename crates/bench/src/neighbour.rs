@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use bytes::Bytes;
 
 use crate::client::{Connection, OpenLoop, Place, capacity};
@@ -45,13 +44,7 @@ pub(crate) fn run(short: bool) -> anyhow::Result<()> {
     let app = tempfile::tempdir()?;
     fs::copy(guest("neighbours")?, app.path().join("neighbours.wasm"))?;
     fs::write(app.path().join("littoral.toml"), manifest())?;
-    fabric.ask(&[
-        "deploy",
-        app.path().to_str().context("the folder's name is not text")?,
-        "--no-build",
-        "-o",
-        "json",
-    ])?;
+    fabric.deploy(app.path())?;
     let place = Place::Tcp(fabric.http(NODE)?);
     let admin = Place::Unix(fabric.socket(NODE));
     let limit = capacity(&place, "/subject/hello", CONNECTIONS, Duration::from_secs(2))?;

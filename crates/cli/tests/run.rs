@@ -115,6 +115,16 @@ fn a_service_of_wasi_03_is_served() {
 }
 
 #[test]
+fn a_server_takes_no_arguments() {
+    let world = World::new();
+    let path = world.path("service.wasm");
+    std::fs::write(&path, support::wasip3_example("http-proxy")).unwrap();
+    let output = world.run(&["run", "--addr", ANY_PORT, path.to_str().unwrap(), "--loud"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("takes no arguments"), "{}", errors(&output));
+}
+
+#[test]
 fn a_command_of_wasi_03_runs() {
     let world = World::new();
     let path = world.path("command.wasm");

@@ -103,6 +103,10 @@ async fn serve(
     listening: impl FnOnce(SocketAddr),
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        settings.arguments.len() <= 1,
+        "the component answers requests and takes no arguments; give it settings with --env"
+    );
     let (logs, _) = printed()?;
     let timeout = settings.timeout.unwrap_or(REQUEST_TIMEOUT);
     let function = HttpSettings {

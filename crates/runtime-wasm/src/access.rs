@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use littoral_model::grant::Peer;
+use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 use crate::logs::GuestOutput;
@@ -53,10 +54,10 @@ impl Access {
         wasi.allow_tcp(any).allow_udp(any).allow_ip_name_lookup(any);
         if any {
             let (access, output) = (Arc::clone(self), output.clone());
-            wasi.socket_addr_check(move |address, _| {
+            wasi.socket_addr_check(move |address, usage| {
                 let (access, output) = (Arc::clone(&access), output.clone());
                 Box::pin(async move {
-                    let granted = access.grants_socket(address).await;
+                    let granted = access.grants_socket(address, usage).await;
                     if !granted {
                         output.host_line(&format!(
                             "a socket to {address} was denied; grant it with `sockets = [\"{address}\"]`"
@@ -70,9 +71,11 @@ impl Access {
     }
 
     /// Whether a socket may talk to an address: a range covers it, or a granted name is resolved to it now.
-    async fn grants_socket(&self, address: SocketAddr) -> bool {
-        // Before it connects, a socket is bound to any address and port of its own; that reaches nothing.
-        if address.ip().is_unspecified() && address.port() == 0 {
+    async fn grants_socket(&self, address: SocketAddr, usage: SocketAddrUse) -> bool {
+        // Before it connects, a socket is bound to any address and port of its own; that reaches nothing. To listen there
+        // is another matter.
+        let binds = matches!(usage, SocketAddrUse::TcpBind | SocketAddrUse::UdpBind);
+        if binds && address.ip().is_unspecified() && address.port() == 0 {
             return true;
         }
         let host = address.ip().to_string();
@@ -121,4 +124,26 @@ async fn resolve(host: &str, port: u16) -> std::io::Result<impl Iterator<Item = 
     let found = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host, port))).await;
     let found = found.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
     Ok(found.collect::<Vec<_>>().into_iter())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_talks_and_listens_only_where_it_is_granted() {
+        let access = Access { sockets: vec!["127.0.0.1:7000".parse().unwrap()], ..Access::default() };
+        for (address, usage, granted) in [
+            ("127.0.0.1:7000", SocketAddrUse::TcpConnect, true),
+            ("127.0.0.1:7000", SocketAddrUse::TcpListen, true),
+            ("127.0.0.1:7001", SocketAddrUse::TcpConnect, false),
+            ("0.0.0.0:0", SocketAddrUse::TcpBind, true),
+            ("[::]:0", SocketAddrUse::UdpBind, true),
+            ("0.0.0.0:0", SocketAddrUse::TcpListen, false),
+            ("0.0.0.0:7000", SocketAddrUse::TcpBind, false),
+        ] {
+            assert_eq!(access.grants_socket(address.parse().unwrap(), usage).await, granted, "{usage:?} {address}");
+        }
+    }
 }

@@ -2,16 +2,22 @@
 //! name was resolved, so that a name cannot lead elsewhere between the check and the connection.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::uri::Scheme;
 use http::{Request, Response, Uri};
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
@@ -59,13 +65,14 @@ pub(crate) async fn send(
     let path = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     *request.uri_mut() = path.parse::<Uri>().map_err(|_| Error::HttpRequestUriInvalid)?;
     let first_byte = allowed(options.first_byte_timeout);
+    let between_bytes = allowed(options.between_bytes_timeout);
     if target.secure {
         let name = ServerName::try_from(target.host.clone()).map_err(|_| Error::HttpRequestUriInvalid)?;
         let tls = tokio_rustls::TlsConnector::from(tls_config()?).connect(name, stream);
         let tls = tokio::time::timeout(first_byte, tls).await.map_err(|_| Error::ConnectionTimeout)?;
-        exchange(tls.map_err(Error::Tls)?, request, first_byte).await
+        exchange(tls.map_err(Error::Tls)?, request, first_byte, between_bytes).await
     } else {
-        exchange(stream, request, first_byte).await
+        exchange(stream, request, first_byte, between_bytes).await
     }
 }
 
@@ -115,6 +122,7 @@ async fn exchange<S>(
     stream: S,
     request: Request<WasiBody>,
     first_byte: Duration,
+    between_bytes: Duration,
 ) -> Result<(Response<WasiBody>, Sending), Error>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
@@ -125,8 +133,40 @@ where
     let driven = Driven(driven);
     let answered = tokio::time::timeout(first_byte, sender.send_request(request)).await;
     let response = answered.map_err(|_| Error::HttpResponseTimeout)?.map_err(Error::Hyper)?;
-    let response = response.map(|body| body.map_err(Error::Hyper).boxed_unsync());
+    let response = response.map(|body| {
+        let pause = Box::pin(tokio::time::sleep(between_bytes));
+        Paced { body, between_bytes, pause }.boxed_unsync()
+    });
     Ok((response, Box::new(driven.ended())))
+}
+
+/// A response's body, which breaks off where its next part takes too long.
+struct Paced {
+    body: Incoming,
+    between_bytes: Duration,
+    pause: Pin<Box<Sleep>>,
+}
+
+impl http_body::Body for Paced {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            let next = Instant::now() + self.between_bytes;
+            self.pause.as_mut().reset(next);
+            return Poll::Ready(frame.map(|frame| frame.map_err(Error::Hyper)));
+        }
+        self.pause.as_mut().poll(context).map(|()| Some(Err(Error::ConnectionReadTimeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// A connection's task, which ends with this.

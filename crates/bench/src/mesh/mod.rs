@@ -110,7 +110,7 @@ fn contestants(folder: &Path) -> anyhow::Result<Vec<Contestant>> {
     fs::create_dir(&app)?;
     fs::copy(guest("echo")?, app.join("echo.wasm"))?;
     fs::write(app.join("littoral.toml"), MANIFEST)?;
-    fabric.ask(&["deploy", app.to_str().context("the folder's name is not text")?, "--no-build", "-o", "json"])?;
+    fabric.deploy(&app)?;
     let version = peers::version(&peers::littoral()?)?;
     let ours = |node: &str| -> anyhow::Result<Box<dyn Caller>> {
         let connection = Connection::open(&Place::Tcp(fabric.http(node)?))?;
