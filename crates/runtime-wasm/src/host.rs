@@ -15,6 +15,7 @@ use wasmtime_wasi_http::{
 use crate::access::Access;
 use crate::egress;
 use crate::logs::{GuestOutput, LogSink, LogStream};
+use crate::turns;
 
 /// How many core modules a component may be made of; compilers make four or five.
 const CORE_INSTANCES_MAX: usize = 100;
@@ -87,6 +88,8 @@ pub(crate) struct Host {
     limits: Limits,
     limiter: Limiter,
     deadline: Instant,
+    /// How many slices the call has used up.
+    slices: u32,
     stdout: GuestOutput,
     stderr: GuestOutput,
 }
@@ -109,17 +112,19 @@ impl Host {
             limits,
             limiter: Limiter::new(limits.memory_bytes),
             deadline: Instant::now() + limits.timeout,
+            slices: 0,
             stdout,
             stderr,
         };
         let mut store = Store::new(engine, host);
         store.limiter(|host| &mut host.limiter);
-        store.epoch_deadline_callback(|context| {
-            if Instant::now() >= context.data().deadline {
+        store.epoch_deadline_callback(|mut context| {
+            let host = context.data_mut();
+            host.slices = host.slices.saturating_add(1);
+            if Instant::now() >= host.deadline {
                 return Err(DeadlinePassed.into());
             }
-            // Tokio's own yield lets its I/O be polled first; Wasmtime's would run this guest again at once.
-            Ok(UpdateDeadline::YieldCustom(TICKS_BEFORE_YIELD, Box::pin(tokio::task::yield_now())))
+            Ok(UpdateDeadline::YieldCustom(TICKS_BEFORE_YIELD, Box::pin(turns::next(host.slices))))
         });
         store.set_epoch_deadline(TICKS_BEFORE_YIELD);
         Ok(store)
@@ -136,6 +141,7 @@ impl Host {
     /// From now on, the guest has its whole time again.
     pub(crate) fn renew_deadline(&mut self) -> Instant {
         self.deadline = Instant::now() + self.limits.timeout;
+        self.slices = 0;
         self.deadline
     }
 
