@@ -146,6 +146,12 @@ Examples:
   littoral context use plant"
     )]
     Context(ContextCommand),
+    /// Compile the component on standard input to standard output; the node calls this.
+    #[command(hide = true)]
+    CompileComponent {
+        /// How; as the runtime says it.
+        recipe: Vec<String>,
+    },
     /// Print the JSON Schema of `littoral.toml`, for editors.
     #[command(after_long_help = "Example:\n  littoral schema > littoral.schema.json")]
     Schema,

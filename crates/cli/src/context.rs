@@ -72,6 +72,8 @@ pub(crate) struct Places {
     last_socket: PathBuf,
     /// The data directory of a node that is not told where.
     pub(crate) data: PathBuf,
+    /// The components that `littoral run` has compiled.
+    pub(crate) components: PathBuf,
     /// Where nodes may be that this user did not start.
     usual_sockets: Vec<PathBuf>,
 }
@@ -94,6 +96,7 @@ impl Places {
             contexts: folder("XDG_CONFIG_HOME", ".config").join("contexts.toml"),
             last_socket: folder("XDG_STATE_HOME", ".local/state").join("last-socket"),
             data,
+            components: folder("XDG_CACHE_HOME", ".cache").join("components"),
             usual_sockets,
         }
     }

@@ -20,6 +20,9 @@ use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::CompileComponent { recipe } = &cli.command {
+        return commands::compile_component(recipe);
+    }
     if let Command::Node(args) = &cli.command
         && let Err(error) = commands::prepare_node(args)
     {

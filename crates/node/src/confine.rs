@@ -59,8 +59,8 @@ pub fn confine(data: &Path, offered: &[PathBuf]) -> anyhow::Result<Confinement> 
         }
     }
     if let Ok(opened) = std::env::current_exe().and_then(std::fs::File::open) {
-        // For the names in backtraces.
-        rules = rules.add_rule(PathBeneath::new(opened, AccessFs::ReadFile))?;
+        // For the names in backtraces, and to compile in a process of its own.
+        rules = rules.add_rule(PathBeneath::new(opened, AccessFs::ReadFile | AccessFs::Execute))?;
     }
     for path in DEVICES {
         if let Ok(opened) = PathFd::new(path) {

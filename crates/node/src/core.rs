@@ -10,7 +10,7 @@ use littoral_mesh::{Mesh, MeshOptions, Service, ZenohMesh};
 use littoral_model::digest::NodeDigest;
 use littoral_model::id::TenantId;
 use littoral_model::wire::VersionRange;
-use littoral_runtime::{Runtime, RuntimeOptions, Shards};
+use littoral_runtime::{CompilerProcess, Runtime, RuntimeOptions, Shards};
 use littoral_store::consensus::SiteGroup;
 use littoral_store::replica::Works;
 use littoral_store::{Derived, Log, LogOptions};
@@ -62,12 +62,17 @@ pub(crate) struct Core {
 
 impl Core {
     /// Opens what is on the disk and joins the mesh; needs no network. Also gives the consensus groups, as they start.
-    pub(crate) async fn open(facts: Facts, data: DataDir) -> anyhow::Result<(Self, mpsc::Receiver<Arc<SiteGroup>>)> {
+    pub(crate) async fn open(
+        facts: Facts,
+        data: DataDir,
+        compiler: Option<CompilerProcess>,
+    ) -> anyhow::Result<(Self, mpsc::Receiver<Arc<SiteGroup>>)> {
         let identity = Identity::load(&data.identity())?;
         let verifier = Verifier::new(identity.root_pem.clone(), !facts.signed_only);
         let disk = Disk::open(&data, &facts, verifier.clone()).await?;
         let artifacts = Artifacts::open(data.artifacts()).context("cannot open the folder of artefacts")?;
-        let runtime = Runtime::new(RuntimeOptions { cache_dir: Some(data.cache()), ..RuntimeOptions::default() })?;
+        let runtime =
+            Runtime::new(RuntimeOptions { cache_dir: Some(data.cache()), compiler, ..RuntimeOptions::default() })?;
         let shards = Shards::for_this_machine().context("cannot start the data-plane threads")?;
         let http = match facts.http {
             Some(address) => Some(bound(address).await?),

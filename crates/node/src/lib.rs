@@ -44,5 +44,6 @@ mod wiring;
 pub use confine::{Confinement, confine};
 pub use data_dir::{Addresses, DataDir};
 pub use init::init;
+pub use littoral_runtime::{CompilerProcess, compile_here};
 pub use node::run;
 pub use settings::{InitOutcome, InitSettings, NodeSettings};

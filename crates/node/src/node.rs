@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use littoral_gateway::{Gateway, Router, Settings as GatewaySettings};
 use littoral_mesh::identity::{Root, unix_now};
 use littoral_mesh::join::JoinService;
+use littoral_runtime::CompilerProcess;
 use littoral_store::consensus::SiteGroup;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -53,7 +54,7 @@ pub async fn run(settings: NodeSettings, shutdown: CancellationToken) -> anyhow:
     let socket = AdminSocket::bind(&data.admin_socket())?;
     let facts = Facts { incarnation: (facts.incarnation + 1).max(unix_now() * 1_000), ..facts };
     data.write_facts(&facts)?;
-    let node = Running::start(facts, data, socket, settings.offer, shutdown).await?;
+    let node = Running::start(facts, data, socket, settings.offer, settings.compiler, shutdown).await?;
     node.stopped().await;
     Ok(())
 }
@@ -108,10 +109,11 @@ impl Running {
         data: DataDir,
         socket: AdminSocket,
         offered: Vec<PathBuf>,
+        compiler: Option<CompilerProcess>,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let tasks = TaskTracker::new();
-        let (core, new_groups) = Core::open(facts, data).await?;
+        let (core, new_groups) = Core::open(facts, data, compiler).await?;
         let services = Services::start(&core, offered);
         let (mesh, drivers) = (&core.mesh, &services.drivers);
         tasks.spawn(drive_all(Arc::clone(drivers), new_groups, tasks.clone(), stop.clone()));

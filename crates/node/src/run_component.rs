@@ -1,8 +1,9 @@
-//! Serves one `wasi:http` component, or runs one `wasi:cli` command, with no manifest, no fabric and no disk:
+//! Serves one `wasi:http` component, or runs one `wasi:cli` command, with no manifest and no fabric:
 //! `littoral run`.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -14,7 +15,9 @@ use littoral_gateway::{Gateway, Settings, single};
 use littoral_runtime::command::{self, CommandSettings};
 use littoral_runtime::http::{HttpFunction, HttpSettings};
 pub use littoral_runtime::{Access, Directory};
-use littoral_runtime::{Artifact, Limits, LogSink, LogStream, Runtime, RuntimeOptions, Shards, preview1};
+use littoral_runtime::{
+    Artifact, CompilerProcess, Limits, LogSink, LogStream, Runtime, RuntimeOptions, Shards, StartError, preview1,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long requests under way may go on after a stop was asked for.
@@ -39,6 +42,10 @@ pub struct ComponentSettings {
     pub access: Access,
     /// A command's arguments, the first of which is its name.
     pub arguments: Vec<String>,
+    /// The folder of compiled components; without one, each run compiles.
+    pub cache_dir: Option<PathBuf>,
+    /// What compiles for it; this process, if there is nothing else.
+    pub compiler: Option<CompilerProcess>,
 }
 
 /// How long a request may take if nothing else is said: as long as people wait for an answer.
@@ -58,7 +65,7 @@ pub async fn run_component(
     listening: impl FnOnce(SocketAddr),
     shutdown: CancellationToken,
 ) -> anyhow::Result<i32> {
-    let runtime = Runtime::new(RuntimeOptions::default()).context("the runtime does not start")?;
+    let runtime = start(&settings).context("the runtime does not start")?;
     if Runtime::is_module(&settings.component) {
         return run_command(&runtime, None, settings).await;
     }
@@ -69,6 +76,15 @@ pub async fn run_component(
     }
     serve(&runtime, &artifact, settings, listening, shutdown).await?;
     Ok(0)
+}
+
+/// Starts the runtime; without its cache if that cannot be used, which costs time but nothing else.
+fn start(settings: &ComponentSettings) -> Result<Runtime, StartError> {
+    let (cache_dir, compiler) = (settings.cache_dir.clone(), settings.compiler.clone());
+    match Runtime::new(RuntimeOptions { cache_dir, compiler, ..RuntimeOptions::default() }) {
+        Err(StartError::Cache { .. }) => Runtime::new(RuntimeOptions::default()),
+        started => started,
+    }
 }
 
 /// Runs a command, which is a module unless it was loaded as a component.

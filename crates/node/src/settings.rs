@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use littoral_model::id::{NodeId, SiteId, Tier};
+use littoral_runtime::CompilerProcess;
 
 /// How to run a node.
 ///
@@ -40,6 +41,8 @@ pub struct NodeSettings {
     pub advertise: Vec<String>,
     /// Folders and devices of this machine that functions may be granted. It can reach no others but its own.
     pub offer: Vec<PathBuf>,
+    /// What compiles components; this process, if there is nothing else.
+    pub compiler: Option<CompilerProcess>,
 }
 
 /// How to make a fabric: its root of trust and its first node.

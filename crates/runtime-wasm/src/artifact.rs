@@ -11,9 +11,9 @@ use wasmtime::component::Component;
 use wasmtime_wasi_http::p2::bindings as p2;
 use wasmtime_wasi_http::p3::bindings as p3;
 
+use crate::compiler;
 use crate::engine::{Concurrency, Wasm};
 use crate::host::Host;
-use crate::native;
 use crate::stage::bindings::StagePre;
 
 /// The most that a component may have in bytes: interpreters with a language's library have some forty megabytes.
@@ -159,10 +159,10 @@ impl Artifacts {
         let concurrency = tokio::task::spawn_blocking(move || concurrency_of(&examined)).await;
         let concurrency = concurrency.map_err(|_| LoadError::Stopped)??;
         let flavor = wasm.flavor(concurrency);
-        let name = format!("{digest}-{}", flavor.compatibility);
+        let name = format!("{digest}-{}", flavor.recipe.compatibility);
         let component = match from_cache(wasm, flavor.engine.clone(), name.clone()).await {
             Some(component) => component,
-            None => wasm.compiler().compile(flavor.engine.clone(), bytes, name).await?,
+            None => wasm.compiler().compile(flavor, bytes, name).await?,
         };
         let artifact = Arc::new(Artifact::link(wasm, digest, concurrency, &component)?);
         *slot = Arc::downgrade(&artifact);
@@ -214,16 +214,7 @@ fn concurrency_of(component: &[u8]) -> Result<Concurrency, LoadError> {
 
 async fn from_cache(wasm: &Wasm, engine: Engine, name: String) -> Option<Component> {
     let cache = Arc::clone(wasm.cache()?);
-    let load = move || {
-        let code = cache.read(&name)?;
-        match native::deserialize(&engine, &code) {
-            Ok(component) => Some(component),
-            Err(error) => {
-                tracing::warn!(%error, name, "a file of the artefact cache was refused; compiling anew");
-                None
-            }
-        }
-    };
+    let load = move || compiler::load(&engine, &cache, &name);
     tokio::task::spawn_blocking(load).await.ok().flatten()
 }
 

@@ -11,7 +11,7 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 
 use crate::artifact::{Artifact, Artifacts, LoadError};
 use crate::cache::Cache;
-use crate::compiler::Compiler;
+use crate::compiler::{Compiler, CompilerProcess, Recipe};
 use crate::host::{Host, TABLE_ELEMENTS_MAX};
 use crate::ticker::{Ticker, Ticking};
 
@@ -29,6 +29,8 @@ const MEMORIES_PER_COMPONENT: u32 = 2;
 const POOLED_TABLE_ELEMENTS: usize = 32 << 10;
 /// Memory that a slot keeps for the next instance instead of giving it back: what a small guest touches.
 const KEPT_RESIDENT_BYTES: usize = 64 << 10;
+/// So many slots stay prepared for the component that used them last; more would keep pages of idle functions in memory.
+const WARM_SLOTS_MAX: u32 = 16;
 /// How deep a guest's stack may be; also what Wasmtime allows by default.
 const STACK_BYTES: usize = 512 << 10;
 /// A guest's stack and what the host needs on it.
@@ -47,6 +49,8 @@ pub struct WasmOptions {
     pub cache_key: Option<PathBuf>,
     /// How many instances may exist at once; sized from the machine's memory by default.
     pub instances_max: Option<u32>,
+    /// What compiles for the cache; without it, or without a cache, this process does.
+    pub compiler: Option<CompilerProcess>,
 }
 
 /// Why the engine did not start.
@@ -87,8 +91,8 @@ struct Inner {
 pub(crate) struct Flavor {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<Host>,
-    /// What the compiled code depends on besides the component, as part of a file's name.
-    pub(crate) compatibility: String,
+    /// How its code is made.
+    pub(crate) recipe: Recipe,
 }
 
 /// Which of the two ways a component needs.
@@ -120,7 +124,7 @@ impl Wasm {
         let engines = [sequential.engine.clone(), concurrent.engine.clone()];
         Ok(Self(Arc::new(Inner {
             ticker: Ticker::start(engines).map_err(StartError::Thread)?,
-            compiler: Compiler::start(cache.clone()).map_err(StartError::Thread)?,
+            compiler: Compiler::start(cache.clone(), options.compiler).map_err(StartError::Thread)?,
             sequential,
             concurrent,
             cache,
@@ -165,18 +169,18 @@ impl Wasm {
 
 impl std::fmt::Debug for Wasm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wasm").field("compatibility", &self.0.sequential.compatibility).finish_non_exhaustive()
+        f.debug_struct("Wasm").field("recipe", &self.0.sequential.recipe).finish_non_exhaustive()
     }
 }
 
 impl Flavor {
     fn new(concurrency: Concurrency, instances: u32) -> Result<Self, StartError> {
         let refused = |error: wasmtime::Error| StartError::Engine(format!("{error:#}"));
-        let engine = match Engine::new(&config(concurrency, Some(instances))) {
-            Ok(engine) => engine,
+        let (engine, pooled) = match Engine::new(&config(concurrency, Some(instances))) {
+            Ok(engine) => (engine, true),
             Err(error) => {
                 tracing::info!(%error, instances, "no address space for a pool of instances; allocating each on demand");
-                Engine::new(&config(concurrency, None)).map_err(refused)?
+                (Engine::new(&config(concurrency, None)).map_err(refused)?, false)
             }
         };
         let mut linker = Linker::new(&engine);
@@ -186,8 +190,17 @@ impl Flavor {
             wasmtime_wasi::p3::add_to_linker(&mut linker).map_err(refused)?;
             wasmtime_wasi_http::p3::add_to_linker(&mut linker).map_err(refused)?;
         }
-        Ok(Self { compatibility: compatibility(&engine), engine, linker })
+        let recipe = Recipe { concurrency, pooled, compatibility: compatibility(&engine) };
+        Ok(Self { engine, recipe, linker })
     }
+}
+
+/// An engine that only compiles: what it makes runs where this recipe was made.
+pub(crate) fn compiling(recipe: &Recipe) -> wasmtime::Result<Engine> {
+    let engine = Engine::new(&config(recipe.concurrency, recipe.pooled.then_some(1)))?;
+    let own = compatibility(&engine);
+    wasmtime::ensure!(own == recipe.compatibility, "this program's code, {own}, is not {}", recipe.compatibility);
+    Ok(engine)
 }
 
 fn config(concurrency: Concurrency, instances: Option<u32>) -> Config {
@@ -224,6 +237,7 @@ fn pool(instances: u32) -> PoolingAllocationConfig {
     pool.table_elements(POOLED_TABLE_ELEMENTS.min(TABLE_ELEMENTS_MAX));
     // Where the kernel tells which pages were written, only these are reset, and the next instance faults none of them in.
     pool.pagemap_scan(Enabled::Auto);
+    pool.max_unused_warm_slots(WARM_SLOTS_MAX);
     pool.linear_memory_keep_resident(KEPT_RESIDENT_BYTES);
     pool
 }

@@ -3,7 +3,7 @@
 //! [`Wasm`] holds the engine and turns component bytes into an [`Artifact`], compiled once per digest and kept on disk
 //! (`cache`, `compiler`). A [`stage::Stage`] is an instance of our own world `littoral:flow/stage`, a
 //! [`handler::Handler`] answers requests with components of `wasi:http` 0.2 and 0.3. Both run on the
-//! thread that calls them, give way each millisecond (`ticker`), and end in a [`Fault`] when they overstep a limit.
+//! thread that calls them, give way each millisecond (`ticker`, `turns`), and end in a [`Fault`] when they overstep a limit.
 //!
 //! All of WASI is linked, because the standard libraries of most languages import it whether it is used or not; what
 //! reaches outside is denied unless it is granted (`access`, `egress`).
@@ -24,9 +24,11 @@ mod host;
 mod logs;
 mod native;
 mod ticker;
+mod turns;
 
 pub use access::{Access, Directory};
 pub use artifact::{Artifact, LoadError};
+pub use compiler::{CompileFailure, CompilerProcess, compile_here};
 pub use engine::{StartError, Wasm, WasmOptions};
 pub use fault::Fault;
 pub use host::Limits;

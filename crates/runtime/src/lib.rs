@@ -28,7 +28,7 @@ pub mod stage {
 }
 
 pub use littoral_runtime_wasm::{
-    Access, Artifact, Directory, Discard, Fault, Limits, LoadError, LogSink, LogStream, StartError, Wasm as Runtime,
-    WasmOptions as RuntimeOptions,
+    Access, Artifact, CompileFailure, CompilerProcess, Directory, Discard, Fault, Limits, LoadError, LogSink,
+    LogStream, StartError, Wasm as Runtime, WasmOptions as RuntimeOptions, compile_here,
 };
 pub use shards::Shards;

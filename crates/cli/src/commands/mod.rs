@@ -2,6 +2,7 @@
 
 mod build;
 mod call;
+mod compile;
 mod completion;
 mod context;
 mod delete;
@@ -27,6 +28,7 @@ use crate::client::Client;
 use crate::context::Places;
 
 pub(crate) use build::build_app;
+pub(crate) use compile::run as compile_component;
 pub(crate) use node::prepare as prepare_node;
 
 /// Carries out a command.
@@ -52,9 +54,11 @@ pub(crate) async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Stream(StreamCommand::Publish(args)) => stream::publish(args, &client()?).await,
         Command::Stream(StreamCommand::Tail(args)) => stream::tail(args, &client()?).await,
         Command::Logs(args) => logs::run(args, &client()?).await,
-        Command::Run(args) => run::run(args).await,
+        Command::Run(args) => run::run(args, &places).await,
         Command::Delete(args) => delete::run(args, &client()?).await,
         Command::Context(command) => context::run(command, &places),
+        // `main` sees to it, without the threads of a runtime.
+        Command::CompileComponent { recipe } => Ok(compile_component(recipe)),
         Command::Schema => schema::run(),
         Command::Completion { shell } => completion::run(*shell),
     }

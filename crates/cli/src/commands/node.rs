@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::NodeArgs;
+use crate::commands::compile::compiler;
 use crate::commands::{init, told_to_end};
 use crate::context::{Places, SOCKET_NAME};
 use crate::failure::Usage;
@@ -35,6 +36,7 @@ pub(super) async fn run(args: &NodeArgs, places: &Places) -> anyhow::Result<Exit
         join_listen: args.join_listen,
         advertise: args.advertise.clone(),
         offer: args.offer.clone(),
+        compiler: Some(compiler()),
     };
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();

@@ -9,10 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::{parse_size, parse_time};
 use crate::args::RunArgs;
+use crate::commands::compile::compiler;
 use crate::commands::told_to_end;
+use crate::context::Places;
 
 /// Runs a command to its end, or serves a component until told to end. Then the first line on standard error has the address.
-pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: &RunArgs, places: &Places) -> anyhow::Result<ExitCode> {
     let path = &args.component;
     let component = std::fs::read(path).with_context(|| format!("cannot read the component {}", path.display()))?;
     let settings = ComponentSettings {
@@ -27,6 +29,8 @@ pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             directories: args.dir.clone(),
         },
         arguments: std::iter::once(name_of(path)).chain(args.arguments.iter().cloned()).collect(),
+        cache_dir: Some(places.components.clone()),
+        compiler: Some(compiler()),
     };
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
