@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -25,8 +26,14 @@ use crate::engine::{Concurrency, Wasm};
 use crate::fault::Fault;
 use crate::host::{Host, within};
 
-/// How much of a response is collected before its head is sent.
+/// How much of a response is collected before its head is sent, whatever others hold.
 const COLLECTED_BYTES_MAX: usize = 64 << 10;
+/// How much may be, as long as there is room: what is collected whole costs no task, and frees its instance at once.
+const AHEAD_BYTES_MAX: usize = 2 << 20;
+/// The room for what all responses have collected beyond [`COLLECTED_BYTES_MAX`] and not sent yet.
+const AHEAD_BYTES_MAX_TOGETHER: usize = 64 << 20;
+/// Parts up to this are sent as one: copying so little is cheaper than sending many.
+const JOINED_BYTES_MAX: usize = 16 << 10;
 
 /// Answers each request with an instance of its own.
 pub(super) struct Fresh {
@@ -164,11 +171,36 @@ struct Collected {
     complete: bool,
     /// Whether there is more than data: trailers, or an error.
     special: bool,
+    ahead: Ahead,
+}
+
+/// What a response holds of the room for all of them.
+#[derive(Default)]
+struct Ahead(usize);
+
+static AHEAD_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+impl Ahead {
+    /// Whether there is room. Those who ask at once may all be told yes: each adds one part to it at most.
+    fn has_room(&self) -> bool {
+        AHEAD_BYTES.load(Ordering::Relaxed) < AHEAD_BYTES_MAX_TOGETHER
+    }
+
+    fn hold(&mut self, bytes: usize) {
+        self.0 += bytes;
+        AHEAD_BYTES.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        AHEAD_BYTES.fetch_sub(self.0, Ordering::Relaxed);
+    }
 }
 
 impl Collected {
     fn has_room(&self) -> bool {
-        self.bytes < COLLECTED_BYTES_MAX
+        self.bytes < COLLECTED_BYTES_MAX || (self.bytes < AHEAD_BYTES_MAX && self.ahead.has_room())
     }
 
     /// Takes what is ready; answers whether anything was.
@@ -179,7 +211,10 @@ impl Collected {
                 Poll::Ready(Some(frame)) => {
                     let frame = frame.map_err(|error| BodyError::Broken(error.to_string()));
                     match frame.as_ref().ok().and_then(Frame::data_ref) {
-                        Some(data) => self.bytes += data.len(),
+                        Some(data) => {
+                            self.bytes += data.len();
+                            self.ahead.hold(data.len().min(self.bytes.saturating_sub(COLLECTED_BYTES_MAX)));
+                        }
                         None => self.special = true,
                     }
                     self.frames.push_back(frame);
@@ -192,24 +227,49 @@ impl Collected {
         progress
     }
 
-    fn into_body(mut self, body: HyperOutgoingBody, guest: Option<Running>) -> Body {
+    fn into_body(self, body: HyperOutgoingBody, guest: Option<Running>) -> Body {
         let guest = guest.map(|guest| Guest { task: tokio::spawn(guest), released: self.complete });
         if !self.complete || self.special {
-            return GuestBody { collected: self.frames, body, guest }.boxed_unsync();
+            return GuestBody { collected: self.frames, body, guest, ahead: self.ahead }.boxed_unsync();
         }
-        let mut data = self.frames.drain(..).filter_map(|frame| frame.ok()?.into_data().ok());
-        let first = data.next().unwrap_or_default();
-        let whole = match data.next() {
-            None => first,
-            Some(second) => {
-                let mut whole = BytesMut::with_capacity(self.bytes);
-                whole.extend_from_slice(&first);
-                whole.extend_from_slice(&second);
-                data.for_each(|data| whole.extend_from_slice(&data));
-                whole.freeze()
-            }
-        };
-        Full::new(whole).map_err(|never| match never {}).boxed_unsync()
+        let mut parts: VecDeque<Bytes> =
+            self.frames.into_iter().filter_map(|frame| frame.ok()?.into_data().ok()).collect();
+        if parts.len() > 1 && self.bytes <= JOINED_BYTES_MAX {
+            let mut whole = BytesMut::with_capacity(self.bytes);
+            parts.iter().for_each(|part| whole.extend_from_slice(part));
+            parts = VecDeque::from([whole.freeze()]);
+        }
+        if parts.len() > 1 {
+            return Parts { parts, bytes: self.bytes as u64, _ahead: self.ahead }.boxed_unsync();
+        }
+        Full::new(parts.pop_front().unwrap_or_default()).map_err(|never| match never {}).boxed_unsync()
+    }
+}
+
+/// A body that is known whole, in several parts.
+struct Parts {
+    parts: VecDeque<Bytes>,
+    /// How many bytes they have together.
+    bytes: u64,
+    _ahead: Ahead,
+}
+
+impl http_body::Body for Parts {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let part = self.parts.pop_front();
+        self.bytes = self.bytes.saturating_sub(part.as_ref().map_or(0, Bytes::len) as u64);
+        Poll::Ready(part.map(|part| Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes)
     }
 }
 
@@ -232,6 +292,7 @@ struct GuestBody {
     collected: VecDeque<Result<Frame<Bytes>, BodyError>>,
     body: HyperOutgoingBody,
     guest: Option<Guest>,
+    ahead: Ahead,
 }
 
 impl GuestBody {
@@ -253,6 +314,7 @@ impl http_body::Body for GuestBody {
         if let Some(frame) = self.collected.pop_front() {
             return Poll::Ready(Some(frame));
         }
+        self.ahead = Ahead::default();
         match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(None) => {
                 self.release();
