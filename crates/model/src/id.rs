@@ -133,6 +133,8 @@ names! {
     StreamName;
     /// A dataflow graph of an app.
     FlowName;
+    /// Keyed values of an app.
+    BucketName;
 }
 
 impl TenantId {

@@ -11,6 +11,7 @@ use littoral_model::digest::NodeDigest;
 use littoral_model::id::TenantId;
 use littoral_model::wire::VersionRange;
 use littoral_runtime::{CompilerProcess, Runtime, RuntimeOptions, Shards};
+use littoral_store::buckets::Buckets;
 use littoral_store::consensus::SiteGroup;
 use littoral_store::replica::Works;
 use littoral_store::{Derived, Log, LogOptions};
@@ -56,6 +57,7 @@ pub(crate) struct Core {
     pub(crate) dispatch: Arc<Dispatch>,
     pub(crate) groups: Arc<Groups>,
     pub(crate) works: Arc<Works>,
+    pub(crate) buckets: Arc<Buckets>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) source: Arc<dyn Source>,
 }
@@ -89,6 +91,7 @@ impl Core {
         dispatch.consensus_is_ready(Arc::clone(&groups));
         let keeper = Arc::new(MeshKeeper(Arc::clone(&groups)));
         let peers = Arc::new(MeshPeers(Arc::clone(&mesh)));
+        let buckets = Arc::new(Buckets::new(disk.log.clone(), disk.derived.clone()));
         let works = Works::new(facts.node.clone(), disk.log.clone(), disk.derived, peers, keeper)?;
         let directory = Arc::new(Directory::new(Arc::clone(&mesh), Arc::clone(&groups)));
         let source =
@@ -111,6 +114,7 @@ impl Core {
             dispatch,
             groups,
             works,
+            buckets,
             directory,
             source: Arc::new(source),
         };

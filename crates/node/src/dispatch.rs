@@ -82,6 +82,7 @@ impl Service for Dispatch {
             }
             Method::Artifact => parts.artifacts.answer(payload).await,
             Method::Invoke => parts.functions.answer(payload).await,
+            Method::Call => parts.functions.answer_call(&call).await,
             Method::Logs => parts.logs.answer(payload),
             Method::Admin => answer(payload, |(): ()| async { parts.reporter.own() }).await,
             Method::Ping | Method::Hello | Method::Deliver | Method::Consensus => {

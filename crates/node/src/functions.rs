@@ -1,4 +1,6 @@
-//! The HTTP functions that this node serves, and calls of those that others serve.
+//! The functions that this node serves, and calls of those that others serve; `calls` are those of other functions.
+
+mod calls;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -144,6 +146,7 @@ impl Functions {
             limits: loaded.limits,
             environment: loaded.config,
             access: loaded.access,
+            surroundings: loaded.surroundings,
             logs,
             ..HttpSettings::default()
         };

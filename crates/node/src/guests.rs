@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use littoral_mesh::Mesh;
-use littoral_model::id::{FunctionName, NodeId};
+use littoral_model::id::{FunctionName, NodeId, SiteId, Tier};
 use littoral_model::manifest::{Function, Grants};
 use littoral_model::oci::OciReference;
+use littoral_runtime::fabric::{Attached, Fabric, Place, Surroundings};
 use littoral_runtime::{Access, Artifact, Directory, Limits, Runtime};
 
 use crate::artifacts::{ArtifactError, Artifacts};
@@ -37,6 +38,10 @@ pub(crate) fn settings_of(app: &App, name: &FunctionName) -> String {
 /// Loads functions on this node.
 pub(crate) struct Loader {
     pub(crate) mesh: Arc<dyn Mesh>,
+    pub(crate) tier: Tier,
+    pub(crate) site: SiteId,
+    /// What functions are given of the fabric.
+    pub(crate) fabric: Arc<dyn Fabric>,
     pub(crate) runtime: Runtime,
     pub(crate) artifacts: Artifacts,
     pub(crate) data: DataDir,
@@ -54,6 +59,7 @@ pub(crate) struct Loaded {
     pub(crate) limits: Limits,
     pub(crate) config: Vec<(String, String)>,
     pub(crate) access: Arc<Access>,
+    pub(crate) surroundings: Arc<Surroundings>,
     pub(crate) logs: Arc<FunctionLog>,
 }
 
@@ -75,7 +81,15 @@ impl Loader {
             FunctionLog { logs: Arc::clone(&self.logs), app: app.id.app.to_string(), function: name.to_string() };
         let access = self.access(&function.grants).with_context(|| format!("function {name}"))?;
         let config = self.config(name, function).await?;
-        Ok(Loaded { artifact, limits, config, access: Arc::new(access), logs: Arc::new(logs) })
+        let attached = Some(Attached { place: self.place(app, name), fabric: Arc::clone(&self.fabric) });
+        let surroundings = Arc::new(Surroundings { config: config.clone(), attached });
+        Ok(Loaded { artifact, limits, config, access: Arc::new(access), surroundings, logs: Arc::new(logs) })
+    }
+
+    /// Where a function runs on this node.
+    fn place(&self, app: &App, function: &FunctionName) -> Place {
+        let (app, function, node) = (app.id.clone(), function.clone(), self.mesh.node().clone());
+        Place { app, function, node, tier: self.tier, site: self.site.clone() }
     }
 
     /// What the manifest grants, as far as this machine offers it.
@@ -90,7 +104,14 @@ impl Loader {
             );
             directories.push(Directory { path, seen_at: seen_at.clone(), writable: directory.is_writable() });
         }
-        Ok(Access { http: grants.http.clone(), sockets: grants.sockets.clone(), directories })
+        Ok(Access {
+            http: grants.http.clone(),
+            sockets: grants.sockets.clone(),
+            directories,
+            call: grants.call.clone(),
+            publish: grants.publish.clone(),
+            keyvalue: grants.keyvalue.clone(),
+        })
     }
 
     /// An artefact from here, from a near node that holds it, or from the registry.

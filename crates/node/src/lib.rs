@@ -7,6 +7,7 @@
 pub mod admin;
 mod announce;
 mod artifacts;
+mod buckets;
 mod confine;
 mod core;
 mod data_dir;

@@ -21,6 +21,7 @@ use crate::admin::serve::{AdminSocket, serve_tls, serve_unix};
 use crate::admin::{operations::Operations, remote};
 use crate::announce;
 use crate::artifacts::{Artifacts, write_durably};
+use crate::buckets::forget_deleted;
 use crate::core::Core;
 use crate::data_dir::{Addresses, DataDir, Facts};
 use crate::driver::Drivers;
@@ -120,6 +121,7 @@ impl Running {
         tasks.spawn(announce::announce(core.digest.clone(), Arc::clone(mesh), Arc::clone(drivers), stop.clone()));
         tasks.spawn(announce::compare(Arc::clone(mesh), Arc::clone(&core.intent), stop.clone()));
 
+        tasks.spawn(forget_deleted(Arc::clone(&core.buckets), Arc::clone(&core.intent), stop.clone()));
         tasks.spawn(sweep_artifacts(core.artifacts.clone(), Arc::clone(&core.intent), stop.clone()));
 
         let mut addresses = Addresses { mesh: core.listening.clone(), ..Addresses::default() };

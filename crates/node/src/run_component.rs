@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use littoral_gateway::{Gateway, Settings, single};
 use littoral_runtime::command::{self, CommandSettings};
+use littoral_runtime::fabric::Surroundings;
 use littoral_runtime::http::{HttpFunction, HttpSettings};
 pub use littoral_runtime::{Access, Directory};
 use littoral_runtime::{
@@ -98,6 +99,7 @@ async fn run_command(
     let command = CommandSettings {
         limits: Limits { memory_bytes: settings.memory_bytes, timeout },
         arguments: settings.arguments,
+        surroundings: alone(&settings.environment),
         environment: settings.environment,
         access: Arc::new(settings.access),
         logs: Arc::new(logs),
@@ -128,14 +130,15 @@ async fn serve(
     let function = HttpSettings {
         name: "component".to_owned(),
         limits: Limits { memory_bytes: settings.memory_bytes, timeout },
+        surroundings: alone(&settings.environment),
         environment: settings.environment,
         access: Arc::new(settings.access),
         logs: Arc::new(logs),
         ..HttpSettings::default()
     };
     let function = HttpFunction::new(runtime, artifact, function).context(
-        "the component is no command and does not answer HTTP requests: it must export wasi:http/incoming-handler 0.2, \
-         wasi:http/handler 0.3 or wasi:cli/run",
+        "the component is no command and does not answer requests: it must export wasi:http/incoming-handler 0.2, \
+         wasi:http/handler 0.3, littoral:fabric/handler or wasi:cli/run",
     )?;
     let shards = Shards::for_this_machine().context("cannot start the data-plane threads")?;
     let gateway = Gateway::serve(settings.address, &shards, single(Arc::new(function)), Settings::default()).await?;
@@ -145,6 +148,11 @@ async fn serve(
         tracing::warn!("requests that did not finish within {DRAIN_TIMEOUT:?} were cut");
     }
     Ok(())
+}
+
+/// No fabric, and a configuration that is the environment.
+fn alone(environment: &[(String, String)]) -> Arc<Surroundings> {
+    Arc::new(Surroundings { config: environment.to_vec(), attached: None })
 }
 
 fn printed() -> std::io::Result<(Printed, JoinHandle<()>)> {

@@ -197,7 +197,13 @@ impl Runner {
         for function in functions {
             let loaded = self.loader.load(app, &function.function, &function.artifact).await?;
             let logs: Arc<dyn LogSink> = loaded.logs;
-            let settings = StageSettings { limits: loaded.limits, config: loaded.config, access: loaded.access, logs };
+            let settings = StageSettings {
+                limits: loaded.limits,
+                config: loaded.config,
+                access: loaded.access,
+                surroundings: loaded.surroundings,
+                logs,
+            };
             guests.push(Guest { artifact: loaded.artifact, settings });
         }
         let names = functions.iter().map(|function| function.function.to_string()).collect();

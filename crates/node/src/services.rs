@@ -14,6 +14,7 @@ use crate::health::Health;
 use crate::publish::Publisher;
 use crate::report::Reporter;
 use crate::runner::Runner;
+use crate::wiring::NodeFabric;
 
 /// The services of a running node.
 pub(crate) struct Services {
@@ -28,8 +29,12 @@ pub(crate) struct Services {
 impl Services {
     /// Builds them, and lets other nodes ask them.
     pub(crate) fn start(core: &Core, offered: Vec<PathBuf>) -> Self {
+        let fabric = Arc::new(NodeFabric::new(Arc::clone(&core.buckets)));
         let loader = Arc::new(Loader {
             mesh: Arc::clone(&core.mesh),
+            tier: core.facts.tier,
+            site: core.facts.site.clone(),
+            fabric: Arc::<NodeFabric>::clone(&fabric),
             runtime: core.runtime.clone(),
             artifacts: core.artifacts.clone(),
             data: core.data.clone(),
@@ -70,6 +75,7 @@ impl Services {
             intent: Arc::clone(&core.intent),
             directory: Arc::clone(&core.directory),
         });
+        fabric.is_ready(&functions, &publisher);
         let groups = Arc::clone(&core.groups);
         let health = Arc::new(Health { log: core.log.clone(), groups, stopping: AtomicBool::new(false) });
         let drivers = Arc::new(Drivers {

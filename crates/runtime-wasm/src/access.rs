@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use littoral_model::grant::Peer;
+use littoral_model::id::{BucketName, FunctionName, StreamName};
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
@@ -24,6 +25,12 @@ pub struct Access {
     pub sockets: Vec<Peer>,
     /// The folders that it sees.
     pub directories: Vec<Directory>,
+    /// The functions of its app that it may call.
+    pub call: Vec<FunctionName>,
+    /// The streams of its app that it may publish to.
+    pub publish: Vec<StreamName>,
+    /// The buckets of its app that it may use.
+    pub keyvalue: Vec<BucketName>,
 }
 
 /// A folder of the machine that a guest sees.

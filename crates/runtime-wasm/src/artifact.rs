@@ -13,6 +13,7 @@ use wasmtime_wasi_http::p3::bindings as p3;
 
 use crate::compiler;
 use crate::engine::{Concurrency, Wasm};
+use crate::fabric::bindings::typed::TypedPre;
 use crate::host::Host;
 use crate::stage::bindings::StagePre;
 
@@ -35,7 +36,7 @@ pub enum LoadError {
     Import(String),
     /// It exports nothing that can be called.
     #[error(
-        "it exports none of `wasi:http/incoming-handler@0.2`, `wasi:http/handler@0.3`, `wasi:cli/run` and `littoral:flow/processor@0.1` ({0})"
+        "it exports none of `wasi:http/incoming-handler@0.2`, `wasi:http/handler@0.3`, `wasi:cli/run`, `littoral:flow/processor@0.1` and `littoral:fabric/handler@0.1` ({0})"
     )]
     World(String),
     /// The engine is shutting down.
@@ -60,12 +61,14 @@ pub(crate) enum CommandPre {
     Concurrent(wasmtime_wasi::p3::bindings::CommandPre<Host>),
 }
 
-/// A component that answers HTTP requests, ready to be instantiated.
+/// A component that answers requests, ready to be instantiated.
 pub(crate) enum HandlerPre {
     /// By `wasi:http/incoming-handler` 0.2.
     Fresh(p2::ProxyPre<Host>),
     /// By `wasi:http/handler` 0.3.
     Reused(p3::ServicePre<Host>),
+    /// By `littoral:fabric/handler`.
+    Typed(TypedPre<Host>),
 }
 
 impl Artifact {
@@ -81,7 +84,7 @@ impl Artifact {
         self.stage.is_some()
     }
 
-    /// Whether it answers HTTP requests.
+    /// Whether it answers requests, of HTTP or without.
     #[must_use]
     pub fn is_handler(&self) -> bool {
         self.handler.is_some()
@@ -113,6 +116,7 @@ impl Artifact {
         let linker = &wasm.flavor(concurrency).linker;
         let pre = linker.instantiate_pre(component).map_err(|error| LoadError::Import(format!("{error:#}")))?;
         let stage = StagePre::new(pre.clone());
+        let typed = TypedPre::new(pre.clone()).ok();
         let fresh = p2::ProxyPre::new(pre.clone());
         let sequential_command = wasmtime_wasi::p2::bindings::CommandPre::new(pre.clone()).ok();
         let (reused, concurrent_command) = match concurrency {
@@ -123,10 +127,11 @@ impl Artifact {
         };
         let command = concurrent_command.map(CommandPre::Concurrent);
         let command = command.or_else(|| sequential_command.map(CommandPre::Sequential));
-        if let (Err(stage), Err(fresh), None, None) = (&stage, &fresh, &reused, &command) {
+        if let (Err(stage), Err(fresh), None, None, None) = (&stage, &fresh, &reused, &typed, &command) {
             return Err(LoadError::World(format!("{fresh}; {stage}")));
         }
         let handler = reused.map(HandlerPre::Reused).or_else(|| fresh.ok().map(HandlerPre::Fresh));
+        let handler = handler.or_else(|| typed.map(HandlerPre::Typed));
         Ok(Self { digest, concurrency, stage: stage.ok(), handler, command })
     }
 }

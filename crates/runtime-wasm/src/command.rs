@@ -8,6 +8,7 @@ use wasmtime_wasi::I32Exit;
 use crate::access::Access;
 use crate::artifact::{Artifact, CommandPre};
 use crate::engine::Wasm;
+use crate::fabric::Surroundings;
 use crate::fault::Fault;
 use crate::host::{Host, Limits, Setup, within};
 use crate::logs::LogSink;
@@ -22,6 +23,8 @@ pub struct CommandSettings {
     pub environment: Vec<(String, String)>,
     /// What it may reach.
     pub access: Arc<Access>,
+    /// What lies around it.
+    pub surroundings: Arc<Surroundings>,
     /// Where the host says what it denied.
     pub logs: Arc<dyn LogSink>,
 }
@@ -33,6 +36,7 @@ impl CommandSettings {
             command: Some(&self.arguments),
             environment: &self.environment,
             access: &self.access,
+            surroundings: &self.surroundings,
             logs: &self.logs,
         }
     }

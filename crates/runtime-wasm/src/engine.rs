@@ -12,6 +12,7 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 use crate::artifact::{Artifact, Artifacts, LoadError};
 use crate::cache::Cache;
 use crate::compiler::{Compiler, CompilerProcess, Recipe};
+use crate::fabric;
 use crate::host::{Host, TABLE_ELEMENTS_MAX};
 use crate::ticker::{Ticker, Ticking};
 
@@ -186,6 +187,7 @@ impl Flavor {
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(refused)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(refused)?;
+        fabric::add_to_linker(&mut linker).map_err(refused)?;
         if concurrency == Concurrency::Concurrent {
             wasmtime_wasi::p3::add_to_linker(&mut linker).map_err(refused)?;
             wasmtime_wasi_http::p3::add_to_linker(&mut linker).map_err(refused)?;

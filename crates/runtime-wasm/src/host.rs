@@ -14,6 +14,7 @@ use wasmtime_wasi_http::{
 
 use crate::access::Access;
 use crate::egress;
+use crate::fabric::{Present, Surroundings};
 use crate::logs::{GuestOutput, LogSink, LogStream};
 use crate::turns;
 
@@ -63,6 +64,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) command: Option<&'a [String]>,
     pub(crate) environment: &'a [(String, String)],
     pub(crate) access: &'a Arc<Access>,
+    pub(crate) surroundings: &'a Arc<Surroundings>,
     pub(crate) logs: &'a Arc<dyn LogSink>,
 }
 
@@ -92,6 +94,8 @@ pub(crate) struct Host {
     slices: u32,
     stdout: GuestOutput,
     stderr: GuestOutput,
+    surroundings: Arc<Surroundings>,
+    pub(crate) present: Present,
 }
 
 impl Host {
@@ -100,7 +104,7 @@ impl Host {
     /// # Errors
     /// When something that is granted cannot be had.
     pub(crate) fn store(engine: &Engine, setup: Setup<'_>) -> wasmtime::Result<Store<Self>> {
-        let Setup { limits, access, logs, .. } = setup;
+        let Setup { limits, access, surroundings, logs, .. } = setup;
         let stdout = GuestOutput::new(Arc::clone(logs), LogStream::Stdout);
         let stderr = GuestOutput::new(Arc::clone(logs), LogStream::Stderr);
         let wasi = setup.wasi(&stdout, &stderr)?.build();
@@ -115,6 +119,8 @@ impl Host {
             slices: 0,
             stdout,
             stderr,
+            surroundings: Arc::clone(surroundings),
+            present: Present::default(),
         };
         let mut store = Store::new(engine, host);
         store.limiter(|host| &mut host.limiter);
@@ -158,6 +164,23 @@ impl Host {
 
     pub(crate) fn limits(&self) -> Limits {
         self.limits
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        &self.hooks.access
+    }
+
+    pub(crate) fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
+    }
+
+    /// When the guest is stopped.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    pub(crate) fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
     }
 
     /// Whether the guest asked for more memory than it may have.

@@ -2,13 +2,15 @@
 //!
 //! [`Wasm`] holds the engine and turns component bytes into an [`Artifact`], compiled once per digest and kept on disk
 //! (`cache`, `compiler`). A [`stage::Stage`] is an instance of our own world `littoral:flow/stage`, a
-//! [`handler::Handler`] answers requests with components of `wasi:http` 0.2 and 0.3. Both run on the
-//! thread that calls them, give way each millisecond (`ticker`, `turns`), and end in a [`Fault`] when they overstep a limit.
+//! [`handler::Handler`] answers requests with components of `wasi:http` 0.2 and 0.3, and with those of our own typed
+//! world. Both run on the thread that calls them, give way each millisecond (`ticker`, `turns`), and end in a [`Fault`]
+//! when they overstep a limit.
 //!
 //! All of WASI is linked, because the standard libraries of most languages import it whether it is used or not; what
-//! reaches outside is denied unless it is granted (`access`, `egress`).
+//! reaches outside is denied unless it is granted (`access`, `egress`). What they are given of a fabric is in [`fabric`].
 
 pub mod command;
+pub mod fabric;
 pub mod handler;
 pub mod preview1;
 pub mod stage;

@@ -10,6 +10,7 @@ use ::http::{HeaderValue, Request, Response, StatusCode};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
+use littoral_runtime_wasm::fabric::Surroundings;
 use littoral_runtime_wasm::handler::{Handler, HandlerSettings};
 use littoral_runtime_wasm::{Access, Artifact, Discard, Fault, Limits, LogSink};
 use metrics::{Counter, Histogram};
@@ -37,6 +38,8 @@ pub struct HttpSettings {
     pub environment: Vec<(String, String)>,
     /// What it may reach.
     pub access: Arc<Access>,
+    /// What lies around it.
+    pub surroundings: Arc<Surroundings>,
     /// Where its output goes.
     pub logs: Arc<dyn LogSink>,
 }
@@ -49,6 +52,7 @@ impl Default for HttpSettings {
             concurrency_max: CONCURRENCY_DEFAULT,
             environment: Vec::new(),
             access: Arc::default(),
+            surroundings: Arc::default(),
             logs: Arc::new(Discard),
         }
     }
@@ -89,13 +93,13 @@ impl HttpFunction {
     /// A function of this component.
     ///
     /// # Errors
-    /// When the component does not answer HTTP requests.
+    /// When the component does not answer requests.
     pub fn new(runtime: &Runtime, artifact: &Arc<Artifact>, settings: HttpSettings) -> Result<Self, Fault> {
-        let HttpSettings { name, limits, concurrency_max, environment, access, logs } = settings;
+        let HttpSettings { name, limits, concurrency_max, environment, access, surroundings, logs } = settings;
         let handler = Handler::new(
             runtime,
             artifact,
-            HandlerSettings { limits, environment, access, logs, ..HandlerSettings::default() },
+            HandlerSettings { limits, environment, access, surroundings, logs, ..HandlerSettings::default() },
         )?;
         let labels = |outcome: &'static str| [("function", name.clone()), ("outcome", outcome.to_owned())];
         Ok(Self {

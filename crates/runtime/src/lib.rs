@@ -20,7 +20,7 @@ pub mod http;
 pub mod latency;
 pub mod shards;
 
-pub use littoral_runtime_wasm::{command, preview1};
+pub use littoral_runtime_wasm::{command, fabric, preview1};
 
 /// Instances of the world `littoral:flow/stage`.
 pub mod stage {

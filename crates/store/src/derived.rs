@@ -2,6 +2,7 @@
 //!
 //! Rows are keyed by work and key. Everything here can be built anew: what the log no longer holds, another copy does.
 
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -139,6 +140,42 @@ impl Derived {
         self.read(|transaction| {
             let row = transaction.open_table(STATE)?.get((work, key))?;
             Ok(row.map(|row| Bytes::copy_from_slice(row.value())))
+        })
+    }
+
+    /// Values of a work's state, in the order of their keys, as they are at one moment.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn get_many(&self, work: &str, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(STATE)?;
+            let value = |key: &[u8]| Ok(table.get((work, key))?.map(|row| Bytes::copy_from_slice(row.value())));
+            keys.iter().map(|key| value(key.as_ref())).collect()
+        })
+    }
+
+    /// Calls with the rows of a work, ordered by key, from the one behind `after` on, until it has had enough.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn visit(
+        &self,
+        work: &str,
+        after: Option<&[u8]>,
+        mut enough: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(STATE)?;
+            let from = after.map_or(Bound::Included((work, [].as_slice())), |after| Bound::Excluded((work, after)));
+            for row in table.range::<(&str, &[u8])>((from, Bound::Unbounded))? {
+                let (key, value) = row?;
+                let (owner, key) = key.value();
+                if owner != work || enough(key, value.value()) {
+                    break;
+                }
+            }
+            Ok(())
         })
     }
 

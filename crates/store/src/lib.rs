@@ -4,10 +4,12 @@
 //!   groups append to one checksummed, group-committed, segmented log.
 //! * [`derived`] holds, in redb, what follows from committed entries, with the position up to which it was applied.
 //!   It can be thrown away and built anew.
+//! * [`buckets`] are keyed values that stay on this node.
 //! * [`replica`] copies the logs of works from their owners to their replicas, and fences off owners of the past.
 //! * [`consensus`] is the keeper that says who owns what: a small group of nodes of each site.
 //! * [`disk`] is the little that the log asks of a file system; [`fake`] is one that fails on purpose, for tests.
 
+pub mod buckets;
 pub mod consensus;
 pub mod derived;
 pub mod disk;

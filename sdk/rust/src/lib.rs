@@ -4,6 +4,10 @@
 //!   export a plain function on a [`Batch`].
 //! * A **handler** answers HTTP requests: export a function from [`http::Request`] to [`http::Response`] with
 //!   [`handler!`].
+//! * A **typed handler** is called without HTTP, by other functions above all: export a function from
+//!   [`fabric::Payload`] to [`fabric::Payload`] with [`typed_handler!`].
+//!
+//! What the fabric gives each of them is in [`fabric`] and [`keyvalue`].
 //!
 //! Build with `cargo build --release --target wasm32-wasip2` and `crate-type = ["cdylib", "rlib"]`. Everything but the
 //! export itself is ordinary Rust, so that tests run on the host: see [`testing`].
@@ -26,8 +30,10 @@
 //! ```
 
 pub mod batch;
+pub mod fabric;
 pub mod http;
 pub mod keyed;
+pub mod keyvalue;
 pub mod output;
 pub mod stage;
 pub mod state;
@@ -47,12 +53,35 @@ pub mod bindings {
 }
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
+#[allow(missing_docs, unsafe_code, unreachable_pub, clippy::all, clippy::restriction)]
+pub mod fabric_bindings {
+    //! Made from `wit/fabric` and `wit/wasi`.
+    wit_bindgen::generate!({
+        path: ["wit/fabric", "wit/wasi/config", "wit/wasi/keyvalue", "wit/wasi/logging"],
+        inline: "
+            package littoral:sdk;
+            world functions {
+                include littoral:fabric/typed@0.1.0;
+                include wasi:config/imports@0.2.0-rc.1;
+                include wasi:keyvalue/imports@0.2.0-draft;
+                include wasi:logging/imports@0.1.0-draft;
+            }
+        ",
+        world: "littoral:sdk/functions",
+        generate_all,
+        pub_export_macro: true,
+        default_bindings_module: "littoral_sdk::fabric_bindings",
+    });
+}
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
 pub mod guest;
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub use wasip2;
 
 pub use batch::{Batch, Field, Schema, Type};
+pub use fabric::{call, context, publish};
 pub use keyed::{KeyGroups, Keyed};
 pub use output::{MAIN, Output, Port};
 pub use stage::{Config, Stage};

@@ -6,6 +6,10 @@ use wasip3::http_compat::{IncomingRequestBody, http_from_wasi_request, http_into
 
 wasip3::http::service::export!(Service);
 
+mod fabric {
+    wit_bindgen::generate!({ path: "../../wit/fabric", world: "imports" });
+}
+
 struct Service;
 
 static REQUESTS: AtomicU32 = AtomicU32::new(0);
@@ -29,6 +33,13 @@ async fn answer(request: &http::Request<IncomingRequestBody>) -> Result<String, 
         "/wait" => {
             wasip3::clocks::monotonic_clock::wait_for(3_600_000_000_000).await;
             Ok(String::new())
+        }
+        // What it sees of its invocation before and after others had their turn.
+        "/context" => {
+            let before = fabric::littoral::fabric::context::current();
+            wasip3::clocks::monotonic_clock::wait_for(20_000_000).await;
+            let after = fabric::littoral::fabric::context::current();
+            Ok(format!("{} {} {} {}", before.traceparent, before.id == after.id, after.depth, after.traceparent))
         }
         "/memory" => Ok(vec![1_u8; 1 << 30].len().to_string()),
         "/leak" => Ok(vec![1_u8; 8 << 20].leak().len().to_string()),

@@ -3,6 +3,8 @@
 //!
 //! Works on the text's own tables, so that everything that can be read is checked, whatever else is wrong.
 
+mod grants;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Component, Path};
@@ -76,28 +78,6 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                     self.report.add("invalid-secret", value.span(), message).expected("secret:NAME");
                 }
             }
-        }
-    }
-
-    fn grants(&mut self, function: &'t DeTable<'_>) {
-        let Some(grants) = table(function, "grants") else { return };
-        for (seen, directory) in table(grants, "directories").into_iter().flatten() {
-            self.absolute(seen.get_ref(), seen.span());
-            if let Some(path) = directory.get_ref().as_str() {
-                self.absolute(path, directory.span());
-            }
-            if let Some((path, span)) = directory.get_ref().as_table().and_then(|directory| text(directory, "path")) {
-                self.absolute(path, span);
-            }
-        }
-    }
-
-    /// A path of a node, which has no folder to start from.
-    fn absolute(&mut self, path: &str, span: Range<usize>) {
-        let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
-        if !Path::new(path).is_absolute() || !Path::new(path).components().all(plain) {
-            let message = format!("`{path}` is no absolute path");
-            self.report.add("invalid-path", span, message).expected("a path from `/`, without `..`");
         }
     }
 
@@ -198,6 +178,12 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         }
     }
 
+    /// The functions that are stages, with the flow of each.
+    fn stages(&self) -> BTreeMap<&'t str, &'t str> {
+        let flows = entries(self.root, "flows");
+        flows.flat_map(|(name, flow)| functions_of(flow).map(move |(function, _)| (function, name))).collect()
+    }
+
     fn sink(&mut self, sink: &str, span: Range<usize>) {
         match (self.streams.contains(sink), self.functions.contains(sink)) {
             (true, true) => {
@@ -233,9 +219,7 @@ impl<'t> Meaning<'t, '_, '_, '_> {
     }
 
     fn check_routes(&mut self) {
-        let flows = entries(self.root, "flows");
-        let stages = flows.flat_map(|(name, flow)| functions_of(flow).map(move |(function, _)| (function, name)));
-        let stages: BTreeMap<&str, &str> = stages.collect();
+        let stages = self.stages();
         let mut seen = BTreeSet::new();
         for value in list(self.root, "routes") {
             let Some(route) = value.get_ref().as_table() else { continue };

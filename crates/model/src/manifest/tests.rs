@@ -300,3 +300,19 @@ fn a_component_in_a_registry_is_pinned_by_its_digest() {
     assert_eq!((finding.line, finding.column), (BASE_LINES + 2, 13));
     assert!(finding.suggestion.as_ref().unwrap().starts_with("`littoral pull oci://ghcr.io/a:1`"), "{findings}");
 }
+
+#[test]
+fn grants_name_what_there_is() {
+    let grants = |text: &str| format!("[functions.f]\ncomponent = \"f.wasm\"\ngrants = {{ {text} }}\n");
+    let valid = grants("call = [\"f\", \"hello\"], publish = [\"alerts\"], keyvalue = [\"any-name\"]");
+    assert_eq!(findings(&valid), [""; 0]);
+    one(&grants("call = [\"helo\"]"), "3 unknown-name: there is no function `helo`");
+    one(&grants("publish = [\"alert\"]"), "3 unknown-name: there is no stream `alert`");
+    one(&grants("keyvalue = [\"Any Name\"]"), "3 invalid-name: ");
+    let stage = with_flow("sink = \"alerts\"\n") + &grants("call = [\"clean\"]");
+    let found = findings(&stage);
+    assert!(matches!(found.as_slice(), [only] if only.contains("clean is a stage of flow f and cannot be called")), "{found:?}");
+    let text = format!("{BASE}{}", grants("call = [\"helo\"]"));
+    let rendered = parse("littoral.toml", &text).unwrap_err().to_string();
+    assert!(rendered.contains("`hello`"), "the nearest name is a hint: {rendered}");
+}

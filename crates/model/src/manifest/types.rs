@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::grant::Peer;
-use crate::id::{AppName, FlowName, FunctionName, NodeId, SiteId, StreamName, Tier};
+use crate::id::{AppName, BucketName, FlowName, FunctionName, NodeId, SiteId, StreamName, Tier};
 use crate::oci::OciReference;
 use crate::unit::{Bandwidth, Ratio, Size, Time};
 
@@ -81,6 +81,15 @@ pub struct Grants {
     /// The folders of its node that it sees, by the path under which it sees them: files of sensors, serial devices.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub directories: BTreeMap<String, Directory>,
+    /// The functions of the app that it may call.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub call: Vec<FunctionName>,
+    /// The streams of the app that it may publish to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<StreamName>,
+    /// The key-value buckets of the app that it may use, by any name; those who name the same one share it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keyvalue: Vec<BucketName>,
 }
 
 impl Grants {

@@ -1,10 +1,12 @@
 //! What each crate needs from elsewhere, supplied: one file for each trait.
 
+mod fabric;
 mod keeper;
 mod peers;
 mod raft;
 mod source;
 
+pub(crate) use fabric::NodeFabric;
 pub(crate) use keeper::MeshKeeper;
 pub(crate) use peers::MeshPeers;
 pub(crate) use raft::MeshRaft;

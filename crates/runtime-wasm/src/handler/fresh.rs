@@ -23,6 +23,7 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::{Body, BodyError, HandlerSettings};
 use crate::engine::{Concurrency, Wasm};
+use crate::fabric::Invocation;
 use crate::fault::Fault;
 use crate::host::{Host, within};
 
@@ -58,10 +59,14 @@ impl Fresh {
     }
 
     /// Prepares the guest; it runs when it is polled.
-    fn start(&self, request: Request<Body>) -> Result<(Running, Answer), Fault> {
+    fn start(&self, mut request: Request<Body>) -> Result<(Running, Answer), Fault> {
         let engine = &self.wasm.flavor(self.concurrency).engine;
-        let store = Host::store(engine, self.settings.setup());
+        let invocation = Invocation::of(&mut request);
+        let mut setup = self.settings.setup();
+        setup.limits.timeout = invocation.timeout(setup.limits.timeout);
+        let store = Host::store(engine, setup);
         let mut store = store.map_err(|error| Fault::Setup { reason: format!("{error:#}") })?;
+        store.data_mut().present.begin(invocation);
         let (sender, answer) = oneshot::channel();
         let scheme = match request.uri().scheme_str() {
             Some("https") => Scheme::Https,

@@ -1,10 +1,12 @@
 //! Components that answer HTTP requests: `wasi:http/proxy` 0.2, a fresh instance for each request (`fresh`), and
-//! `wasi:http/service` 0.3, whose instances answer several (`reused`).
+//! `wasi:http/service` 0.3, whose instances answer several (`reused`). And those of our own that are called without HTTP
+//! (`typed`), which answer requests all the same.
 //!
 //! What a guest sees is what `wasmtime serve` 48 shows it, so that a component made for the one runs on the other.
 
 mod fresh;
 mod reused;
+mod typed;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +17,11 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 use self::fresh::Fresh;
 use self::reused::Reused;
+use self::typed::Typed;
 use crate::access::Access;
 use crate::artifact::{Artifact, HandlerPre};
 use crate::engine::Wasm;
+use crate::fabric::Surroundings;
 use crate::fault::Fault;
 use crate::host::{Limits, Setup};
 use crate::logs::{Discard, LogSink};
@@ -78,6 +82,8 @@ pub struct HandlerSettings {
     pub environment: Vec<(String, String)>,
     /// What it may reach.
     pub access: Arc<Access>,
+    /// What lies around it.
+    pub surroundings: Arc<Surroundings>,
     /// Where its output goes.
     pub logs: Arc<dyn LogSink>,
 }
@@ -89,6 +95,7 @@ impl HandlerSettings {
             command: None,
             environment: &self.environment,
             access: &self.access,
+            surroundings: &self.surroundings,
             logs: &self.logs,
         }
     }
@@ -101,6 +108,7 @@ impl Default for HandlerSettings {
             reuse: Reuse::default(),
             environment: Vec::new(),
             access: Arc::default(),
+            surroundings: Arc::default(),
             logs: Arc::new(Discard),
         }
     }
@@ -117,25 +125,29 @@ pub struct Handler {
 enum By {
     Fresh(Fresh),
     Reused(Reused),
+    Typed(Typed),
 }
 
 impl Handler {
     /// A handler of this component.
     ///
     /// # Errors
-    /// When it exports neither `wasi:http/incoming-handler` 0.2 nor `wasi:http/handler` 0.3.
+    /// When it exports none of `wasi:http/incoming-handler` 0.2, `wasi:http/handler` 0.3 and `littoral:fabric/handler`.
     pub fn new(wasm: &Wasm, artifact: &Arc<Artifact>, settings: HandlerSettings) -> Result<Self, Fault> {
         let limits = settings.limits;
         let by = match artifact.handler() {
             None => {
-                let reason =
-                    "it exports neither `wasi:http/incoming-handler@0.2` nor `wasi:http/handler@0.3`".to_owned();
-                return Err(Fault::Protocol { reason });
+                let reason = "it exports none of `wasi:http/incoming-handler@0.2`, `wasi:http/handler@0.3` and \
+                              `littoral:fabric/handler@0.1`";
+                return Err(Fault::Protocol { reason: reason.to_owned() });
             }
             Some(HandlerPre::Fresh(pre)) => {
                 By::Fresh(Fresh::new(wasm.clone(), artifact.concurrency(), pre.clone(), settings))
             }
             Some(HandlerPre::Reused(pre)) => By::Reused(Reused::new(wasm.clone(), pre.clone(), settings)),
+            Some(HandlerPre::Typed(pre)) => {
+                By::Typed(Typed::new(wasm.clone(), artifact.concurrency(), pre.clone(), settings))
+            }
         };
         Ok(Self { limits, _artifact: Arc::clone(artifact), by })
     }
@@ -155,6 +167,7 @@ impl Handler {
         match &self.by {
             By::Fresh(fresh) => fresh.call(request).await,
             By::Reused(reused) => reused.call(request).await,
+            By::Typed(typed) => typed.call(request).await,
         }
     }
 }

@@ -24,6 +24,7 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::{Body, BodyError, HandlerSettings, Reuse};
 use crate::engine::{Concurrency, Wasm};
+use crate::fabric::Invocation;
 use crate::fault::Fault;
 use crate::host::{Host, within};
 use crate::ticker::Ticking;
@@ -51,12 +52,13 @@ impl Reused {
         Self { making: Arc::new(Making { wasm, pre, settings }), of_threads }
     }
 
-    pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Fault> {
+    pub(super) async fn call(&self, mut request: Request<Body>) -> Result<Response<Body>, Fault> {
         let Some(slot) = self.of_threads.get(this_thread() % THREADS_MAX) else { return Err(Fault::Busy) };
         let handler = slot
             .get_or_init(|| ProxyHandler::new(Workers { making: Arc::clone(&self.making), failed: Arc::default() }));
+        let invocation = Invocation::of(&mut request);
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-        match handler.handle((), request).await {
+        match handler.handle(invocation, request).await {
             Ok(response) => Ok(response.map(|body| {
                 body.map_err(|error: wasmtime_wasi_http::Error| BodyError::Broken(error.to_string())).boxed_unsync()
             })),
@@ -68,7 +70,7 @@ impl Reused {
         if error.is::<ExpirationError>() {
             return Fault::Timeout { limit: self.making.settings.limits.timeout };
         }
-        if let Some(error) = error.downcast_ref::<InstantiationError<()>>() {
+        if let Some(error) = error.downcast_ref::<InstantiationError<Invocation>>() {
             return match error.error.downcast_ref::<Failed>() {
                 Some(Failed(fault)) => fault.clone(),
                 None => Fault::Trap { cause: error.error.to_string() },
@@ -160,7 +162,7 @@ struct Worker {
 
 impl WorkerState for Worker {
     type StoreData = Host;
-    type RequestData = ();
+    type RequestData = Invocation;
 
     fn should_accept_request(&self, concurrent_count: usize, total_count: usize) -> ShouldAccept {
         if total_count >= self.reuse.requests_max || self.memory.load(Ordering::Relaxed) > self.full_bytes {
@@ -175,11 +177,14 @@ impl WorkerState for Worker {
     fn on_request_start(
         &self,
         mut store: StoreContextMut<'_, Host>,
-        (): (),
-        _task: GuestTaskId,
+        invocation: Invocation,
+        task: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
-        store.data_mut().renew_deadline();
-        Box::pin(tokio::time::sleep(self.timeout))
+        let host = store.data_mut();
+        host.renew_deadline();
+        let timeout = invocation.timeout(self.timeout);
+        host.present.begin_task(task, invocation);
+        Box::pin(tokio::time::sleep(timeout))
     }
 
     fn drop(&self, store: Store<Host>, result: wasmtime::Result<()>) {

@@ -16,6 +16,7 @@ use self::columns::{Borrowed, batch_out, schema_out};
 use crate::access::Access;
 use crate::artifact::Artifact;
 use crate::engine::Wasm;
+use crate::fabric::{Invocation, Surroundings};
 use crate::fault::Fault;
 use crate::host::{Host, Limits, Setup, within};
 use crate::logs::{Discard, LogSink};
@@ -35,13 +36,21 @@ pub struct StageSettings {
     pub config: Vec<(String, String)>,
     /// What it may reach.
     pub access: Arc<Access>,
+    /// What lies around it.
+    pub surroundings: Arc<Surroundings>,
     /// Where its output goes.
     pub logs: Arc<dyn LogSink>,
 }
 
 impl Default for StageSettings {
     fn default() -> Self {
-        Self { limits: Limits::default(), config: Vec::new(), access: Arc::default(), logs: Arc::new(Discard) }
+        Self {
+            limits: Limits::default(),
+            config: Vec::new(),
+            access: Arc::default(),
+            surroundings: Arc::default(),
+            logs: Arc::new(Discard),
+        }
     }
 }
 
@@ -113,8 +122,8 @@ impl Stage {
                 reason: "it exports no `littoral:flow/processor@0.1`; build it as a stage".to_owned(),
             });
         };
-        let StageSettings { limits, config, access, logs } = &settings;
-        let setup = Setup { limits: *limits, command: None, environment: config, access, logs };
+        let StageSettings { limits, config, access, surroundings, logs } = &settings;
+        let setup = Setup { limits: *limits, command: None, environment: config, access, surroundings, logs };
         let store = Host::store(&wasm.flavor(artifact.concurrency()).engine, setup);
         let mut store = store.map_err(|error| Fault::Setup { reason: format!("{error:#}") })?;
         let _ticking = wasm.tick();
@@ -202,6 +211,7 @@ impl Stage {
         }
         // A call whose future is dropped half way never comes to `end`.
         self.gone = true;
+        self.store.data_mut().present.begin(Invocation::default());
         Ok(Host::begin(&mut self.store))
     }
 
