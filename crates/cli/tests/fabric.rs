@@ -6,6 +6,9 @@ mod common;
 #[path = "../../runtime-wasm/tests/support/mod.rs"]
 mod support;
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
 use common::*;
 
 /// `front` does what its path says, `back` is called without HTTP, `far` is like `front`; where they run is to be filled in.
@@ -81,7 +84,7 @@ fn functions_call_publish_and_see_where_they_are() {
     deploy(&world, &node, GRANTED, "cloud");
     assert_eq!(ask(&node, "/call/back", "21"), "text/plain; charset=utf-8: 42");
     // Without HTTP in between, and over it.
-    assert_eq!(node.tell(&world, &["call", "shop/back", "--data", "-4"]), "-8");
+    assert_eq!(node.tell(&world, &["call", "shop/back", "--data", "4"]), "8");
     assert_eq!(ask(&node, "/double", "8"), "16");
     let failed = ask(&node, "/call/back", "fail on purpose");
     assert!(failed.starts_with("Failed") && failed.contains("on purpose"), "{failed}");
@@ -90,7 +93,8 @@ fn functions_call_publish_and_see_where_they_are() {
     assert!(stored.contains("\"one\"") && stored.contains("\"fabric\""), "{stored}");
     assert_eq!(ask(&node, "/config/greeting", ""), "moin");
     let context = ask(&node, "/context", "");
-    for part in ["tenant: \"default\"", "app: \"shop\"", "function: \"front\"", "node: \"cloud-1\"", "tier: \"cloud\""] {
+    for part in ["tenant: \"default\"", "app: \"shop\"", "function: \"front\"", "node: \"cloud-1\"", "tier: \"cloud\""]
+    {
         assert!(context.contains(part), "{part}: {context}");
     }
     assert!(context.contains("depth: 0") && context.contains("deadline_us: 1"), "{context}");
@@ -162,4 +166,27 @@ fn a_bucket_outlives_a_kill_and_goes_with_its_app() {
     eventually("the bucket is forgotten", || node.said().contains("forgot the buckets"));
     deploy(&world, &node, GRANTED, "cloud");
     assert_eq!(ask(&node, "/get/carts/count", ""), "nothing");
+}
+
+#[test]
+fn a_typed_handler_is_served_alone_and_has_no_fabric_then() {
+    let world = World::new();
+    let serve = |name: &str| {
+        let path = world.path(&format!("{name}.wasm"));
+        std::fs::write(&path, support::sdk_example(name)).unwrap();
+        let mut command = world.littoral();
+        command.args(["run", "--addr", ANY_PORT, "--env", "greeting=moin"]).arg(path);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.split("http://").nth(1).unwrap_or_else(|| panic!("{line}")).trim().trim_end_matches('/');
+        (Process(child), address.to_owned())
+    };
+    let (_typed, address) = serve("typed");
+    assert!(request(&address, "POST", "/", "21").ends_with("42"));
+    assert!(request(&address, "POST", "/", "x").starts_with("HTTP/1.1 400"));
+    let (_handler, address) = serve("fabric");
+    let denied = request(&address, "POST", "/call/back", "21");
+    assert!(denied.contains("Denied") && denied.contains("littoral run"), "{denied}");
+    assert!(request(&address, "GET", "/config/greeting", "").contains("moin"));
 }

@@ -6,6 +6,9 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use arrow_array::cast::AsArray as _;
+use arrow_array::{RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
@@ -15,6 +18,7 @@ use littoral_runtime_wasm::fabric::{
     Place, PublishError, Surroundings,
 };
 use littoral_runtime_wasm::handler::{Body, Handler, HandlerSettings};
+use littoral_runtime_wasm::stage::{Stage, StageSettings};
 use littoral_runtime_wasm::{Access, Fault, Limits, LogSink, LogStream, Wasm, WasmOptions};
 
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -71,11 +75,8 @@ struct Scene {
     logs: Arc<Lines>,
 }
 
-/// A handler in a fabric, with these grants; or in none.
-async fn scene(component: Vec<u8>, attached: bool, grants: Access) -> Scene {
-    let wasm = Wasm::new(WasmOptions { instances_max: Some(16), ..WasmOptions::default() }).unwrap();
-    let artifact = wasm.load(component.into()).await.unwrap();
-    let (fabric, logs) = (Arc::new(Noting::default()), Arc::new(Lines::default()));
+/// What lies around a function of a fabric.
+fn surroundings(fabric: Option<Arc<dyn Fabric>>) -> Arc<Surroundings> {
     let place = Place {
         app: littoral_model::id::AppId { tenant: "default".parse().unwrap(), app: "shop".parse().unwrap() },
         function: "order".parse().unwrap(),
@@ -83,12 +84,20 @@ async fn scene(component: Vec<u8>, attached: bool, grants: Access) -> Scene {
         tier: Tier::Edge,
         site: "hall-7".parse().unwrap(),
     };
-    let attached = attached.then(|| Attached { place, fabric: fabric.clone() });
     let config = vec![("greeting".to_owned(), "moin".to_owned())];
+    Arc::new(Surroundings { config, attached: fabric.map(|fabric| Attached { place, fabric }) })
+}
+
+/// A handler in a fabric, with these grants; or in none.
+async fn scene(component: Vec<u8>, attached: bool, grants: Access) -> Scene {
+    let wasm = Wasm::new(WasmOptions { instances_max: Some(16), ..WasmOptions::default() }).unwrap();
+    let artifact = wasm.load(component.into()).await.unwrap();
+    let (fabric, logs) = (Arc::new(Noting::default()), Arc::new(Lines::default()));
+    let given: Option<Arc<dyn Fabric>> = if attached { Some(fabric.clone()) } else { None };
     let settings = HandlerSettings {
         limits: Limits { memory_bytes: 64 << 20, timeout: Duration::from_secs(2) },
         access: Arc::new(grants),
-        surroundings: Arc::new(Surroundings { config, attached }),
+        surroundings: surroundings(given),
         logs: logs.clone(),
         ..HandlerSettings::default()
     };
@@ -194,7 +203,10 @@ async fn a_function_sees_its_invocation_and_place() {
 async fn a_typed_handler_answers_a_request_with_its_payload() {
     let scene = scene(support::sdk_example("typed"), true, everything()).await;
     let response = scene.handler.call(request("/any", "21")).await.unwrap();
-    assert_eq!((response.status().as_u16(), &response.headers()["content-type"]), (200, &"text/plain".parse().unwrap()));
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["content-type"]),
+        (200, &"text/plain".parse().unwrap())
+    );
     assert_eq!(text(response).await, "42");
     for (asked, status, said) in [("x", 400, "`x` is no number"), ("fail on purpose", 500, "on purpose")] {
         let response = scene.handler.call(request("/", asked)).await.unwrap();
@@ -238,4 +250,32 @@ async fn requests_in_one_instance_of_wasi_03_see_an_invocation_each() {
         }
     };
     futures::future::join_all((1..=8).map(asked)).await;
+}
+
+#[tokio::test]
+async fn each_batch_of_a_stage_is_an_invocation_and_may_publish() {
+    let wasm = Wasm::new(WasmOptions { instances_max: Some(16), ..WasmOptions::default() }).unwrap();
+    let artifact = wasm.load(support::sdk_example("faulty_stage").into()).await.unwrap();
+    let fabric = Arc::new(Noting::default());
+    let access = Access { publish: vec!["alerts".parse().unwrap()], ..Access::default() };
+    let settings = StageSettings {
+        access: Arc::new(access),
+        surroundings: surroundings(Some(fabric.clone())),
+        ..StageSettings::default()
+    };
+    let mut stage = Stage::instantiate(&wasm, &artifact, settings).await.unwrap();
+    let schema = Arc::new(Schema::new(vec![Field::new("value", DataType::Utf8, false)]));
+    stage.open(&schema).await.unwrap();
+    let mut ask = async |values: &[&str]| {
+        let column = Arc::new(StringArray::from_iter_values(values));
+        let batch = RecordBatch::try_new(schema.clone(), vec![column]).unwrap();
+        let step = stage.process(&batch, 0).await.unwrap();
+        let said = step.outputs[0].1.column(0).as_string::<i32>().iter().map(|value| value.unwrap().to_owned());
+        said.collect::<Vec<_>>()
+    };
+    let first = ask(&["context", "context"]).await;
+    assert_eq!(first[0], first[1]);
+    assert_ne!(first[0], ask(&["context"]).await[0]);
+    assert_eq!(ask(&["publish"]).await, ["Ok(1)"]);
+    assert_eq!(fabric.0.lock().unwrap().len(), 1);
 }

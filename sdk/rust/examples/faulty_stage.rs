@@ -1,6 +1,7 @@
 //! A stage that does what the value of a row says, for tests of limits: passes it on, traps, spins, allocates without
-//! end, talks too much, fails, or tries to reach files and the network.
+//! end, talks too much, fails, tries to reach files and the network, tells its invocation, or publishes.
 
+use littoral_sdk::fabric::{Message, context, publish};
 use littoral_sdk::prelude::*;
 
 #[allow(clippy::panic)]
@@ -27,6 +28,11 @@ fn obey(batch: &Batch, out: &mut Output) -> Result<()> {
                 let file = std::fs::read("/etc/passwd").is_ok();
                 let network = std::net::TcpStream::connect("127.0.0.1:80").is_ok();
                 out.row(MAIN).utf8(&format!("file {file}, network {network}"));
+            }
+            "context" => out.row(MAIN).utf8(&context().id).end(),
+            "publish" => {
+                let published = publish("alerts", &[Message::new("told to publish")]);
+                out.row(MAIN).utf8(&format!("{published:?}"));
             }
             other => out.row(MAIN).utf8(other).end(),
         }

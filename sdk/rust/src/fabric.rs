@@ -272,7 +272,7 @@ macro_rules! typed_handler {
                     $crate::fabric::component::handle(request, $function)
                 }
             }
-            $crate::fabric_bindings::export!(Exported with_types_in $crate::fabric_bindings);
+    $crate::fabric_bindings::export!(Exported with_types_in $crate::fabric_bindings);
         };
     };
 }
@@ -287,7 +287,9 @@ pub mod component {
 
     use super::{CallError, Context, HandlerError, Level, Message, Payload, Place, PublishError};
     use crate::fabric_bindings::exports::littoral::fabric::handler;
-    use crate::fabric_bindings::littoral::fabric::{call as calls, context as contexts, publish as publications, types};
+    use crate::fabric_bindings::littoral::fabric::{
+        call as calls, context as contexts, publish as publications, types,
+    };
     use crate::fabric_bindings::wasi::config::store;
     use crate::fabric_bindings::wasi::logging::logging;
 
@@ -379,7 +381,8 @@ mod component {
 
     use super::{CallError, Context, Level, Message, Payload, PublishError};
 
-    const NO_FABRIC: &str = "there is no fabric outside of a component; put what calls it behind a function of your own";
+    const NO_FABRIC: &str =
+        "there is no fabric outside of a component; put what calls it behind a function of your own";
 
     pub(super) fn context() -> Context {
         Context::default()

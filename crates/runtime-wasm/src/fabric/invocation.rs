@@ -113,10 +113,10 @@ impl Present {
 /// Whether it is a trace context of version 0 (section 3.2.2): its lengths, its digits, and ids that are not all zeros.
 fn is_traceparent(value: &HeaderValue) -> bool {
     let Ok(text) = value.to_str() else { return false };
-    let hexadecimal = |part: &&str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let parts: Vec<&str> = text.split('-').take(5).filter(hexadecimal).collect();
+    let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-');
+    let parts: Vec<&str> = text.split('-').take(5).collect();
     match parts.as_slice() {
-        ["00", trace, parent, flags] => {
+        ["00", trace, parent, flags] if text.bytes().all(digit) => {
             let zeros = |id: &str| id.bytes().all(|byte| byte == b'0');
             (trace.len(), parent.len(), flags.len()) == (32, 16, 2) && !zeros(trace) && !zeros(parent)
         }

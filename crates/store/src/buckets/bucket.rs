@@ -9,6 +9,7 @@ use littoral_model::wire;
 
 use super::{BUCKET_BYTES_MAX, BUCKET_KEYS_MAX, BucketError, Changes, KEYS_LISTED_MAX, Keys, blocking};
 use crate::derived::{Applied, Derived};
+use crate::error::StoreError;
 use crate::log::{Append, Log};
 
 /// A bucket has one writer ever: its node.
@@ -93,7 +94,7 @@ impl Bucket {
         let before = self.read(last.keys().cloned().collect(), |_| true).await?;
         let append = self.append(last.into_iter().collect(), &before)?;
         drop(writing);
-        self.commit(append).await
+        self.committed(append).await
     }
 
     pub(super) async fn increment(self: &Arc<Self>, key: String, delta: u64) -> Result<u64, BucketError> {
@@ -107,7 +108,7 @@ impl Bucket {
         let sum = number.checked_add(delta).ok_or_else(|| BucketError::Overflow { key: key.clone() })?;
         let append = self.append(vec![(key, Some(sum.to_string().into()))], &before)?;
         drop(writing);
-        self.commit(append).await?;
+        self.committed(append).await?;
         Ok(sum)
     }
 
@@ -203,6 +204,13 @@ impl Bucket {
             state.recent.entry(key).or_default().push_back((append.last, value));
         }
         Ok(append)
+    }
+
+    /// Waits until an entry is on disk and shown. It is so in the end even if nobody waits any more.
+    async fn committed(self: &Arc<Self>, append: Append) -> Result<(), BucketError> {
+        let this = Arc::clone(self);
+        let committing = tokio::spawn(async move { this.commit(append).await });
+        committing.await.unwrap_or(Err(StoreError::Closed.into()))
     }
 
     /// Waits until an entry is on disk, and shows it; now and then, tidies up.

@@ -133,3 +133,11 @@ async fn what_is_forgotten_stays_so_and_can_begin_anew() {
     assert_eq!((text(&buckets, "a").await, text(&buckets, "b").await.as_deref()), (None, Some("2")));
     assert_eq!(buckets.keys(&other, &bucket(), 0).await.unwrap().keys, ["a"]);
 }
+
+#[test]
+fn entries_of_version_1_are_read() {
+    let changes: Changes = vec![set("a", "1"), ("b".to_owned(), None)];
+    let bytes = [1, 2, 1, b'a', 1, 1, b'1', 1, b'b', 0];
+    assert_eq!(littoral_model::wire::encode(&changes).unwrap(), bytes.as_slice());
+    assert_eq!(littoral_model::wire::decode::<Changes>(&bytes).unwrap(), changes);
+}
