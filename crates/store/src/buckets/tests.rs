@@ -126,6 +126,7 @@ async fn what_is_forgotten_stays_so_and_can_begin_anew() {
     buckets.forget(&app()).await.unwrap();
     let error = used.change(vec![set("late", "1")]).await.unwrap_err();
     assert_eq!(error, BucketError::Forgotten);
+    drop(used);
     assert_eq!(text(&buckets, "a").await, None);
     buckets.change(&app(), &bucket(), vec![set("b", "2")]).await.unwrap();
     drop(buckets);
