@@ -41,6 +41,8 @@ pub enum Method {
     Logs = 11,
     /// A request of the admin API for another node.
     Admin = 12,
+    /// What the node's functions have used.
+    Usage = 13,
     /// Answered by the mesh itself: digests and subscriptions are exchanged, versions negotiated.
     Hello = 32,
     /// Answered by the mesh itself: messages for a subscription.
@@ -49,7 +51,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Ping,
         Self::Locate,
         Self::Fetch,
@@ -63,6 +65,7 @@ impl Method {
         Self::Invoke,
         Self::Logs,
         Self::Admin,
+        Self::Usage,
         Self::Hello,
         Self::Deliver,
     ];
@@ -96,6 +99,7 @@ impl Method {
             Self::Invoke => "invoke",
             Self::Logs => "logs",
             Self::Admin => "admin",
+            Self::Usage => "usage",
             Self::Hello => "hello",
             Self::Deliver => "deliver",
         }

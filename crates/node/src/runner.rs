@@ -197,7 +197,8 @@ impl Runner {
         for function in functions {
             let loaded = self.loader.load(app, &function.function, &function.artifact).await?;
             let logs: Arc<dyn LogSink> = loaded.logs;
-            let settings = StageSettings { limits: loaded.limits, config: loaded.config, access: loaded.access, logs };
+            let (limits, config, access, usage) = (loaded.limits, loaded.config, loaded.access, loaded.usage);
+            let settings = StageSettings { limits, config, access, logs, usage };
             guests.push(Guest { artifact: loaded.artifact, settings });
         }
         let names = functions.iter().map(|function| function.function.to_string()).collect();

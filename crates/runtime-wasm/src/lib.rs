@@ -3,7 +3,8 @@
 //! [`Wasm`] holds the engine and turns component bytes into an [`Artifact`], compiled once per digest and kept on disk
 //! (`cache`, `compiler`). A [`stage::Stage`] is an instance of our own world `littoral:flow/stage`, a
 //! [`handler::Handler`] answers requests with components of `wasi:http` 0.2 and 0.3. Both run on the
-//! thread that calls them, give way each millisecond (`ticker`, `turns`), and end in a [`Fault`] when they overstep a limit.
+//! thread that calls them, give way each millisecond (`ticker`, `turns`), and end in a [`Fault`] when they overstep one of
+//! their [`Limits`]. What they use is measured ([`Usage`], `meter`).
 //!
 //! All of WASI is linked, because the standard libraries of most languages import it whether it is used or not; what
 //! reaches outside is denied unless it is granted (`access`, `egress`).
@@ -21,7 +22,9 @@ mod egress;
 mod engine;
 mod fault;
 mod host;
+mod limits;
 mod logs;
+mod meter;
 mod native;
 mod ticker;
 mod turns;
@@ -31,5 +34,6 @@ pub use artifact::{Artifact, LoadError};
 pub use compiler::{CompileFailure, CompilerProcess, compile_here};
 pub use engine::{StartError, Wasm, WasmOptions};
 pub use fault::Fault;
-pub use host::Limits;
+pub use limits::{CONCURRENCY_DEFAULT, Limits};
 pub use logs::{Discard, LogSink, LogStream};
+pub use meter::{Usage, UsageTotals};
