@@ -30,7 +30,9 @@ const SENSORS: usize = 100;
 /// The example's guests, in their order.
 const GUESTS: [&str; 2] = ["clean", "score"];
 /// What a guest may use; as the example's manifest has it.
-const LIMITS: Limits = Limits { memory_bytes: 64 << 20, timeout: Duration::from_secs(1) };
+fn limits() -> Limits {
+    Limits { memory_bytes: 64 << 20, timeout: Duration::from_secs(1), ..Limits::default() }
+}
 
 /// One configuration of nodes.
 struct Layout {
@@ -155,7 +157,7 @@ async fn plain_loop(guests: &Path, batches: &[RecordBatch]) -> anyhow::Result<Sa
         let bytes =
             fs::read(guests.join(format!("{guest}.wasm"))).context("the guests are not built: `make guests`")?;
         let artifact = engine.load(bytes.into()).await?;
-        let settings = StageSettings { limits: LIMITS, ..StageSettings::default() };
+        let settings = StageSettings { limits: limits(), ..StageSettings::default() };
         stages.push((Stage::instantiate(&engine, &artifact, settings).await?, false));
     }
     let (mut scored, mut times) = (0, Vec::with_capacity(batches.len()));

@@ -124,6 +124,16 @@ Examples:
     /// Show what an app's functions log; without an app, what the system does.
     #[command(after_long_help = "Example:\n  littoral logs -f my-app")]
     Logs(LogsArgs),
+    /// Show what functions have used: CPU time, memory times time, bytes and calls, beside what the nodes themselves used.
+    ///
+    /// Each node measures and keeps this, a record a minute; what was used since the last record is shown, too. A function's
+    /// bytes are those of the bodies of requests and responses, or of the rows that a stage took and put out.
+    #[command(after_long_help = "\
+Examples:
+  littoral usage --since 1h
+  littoral usage --since 7d --app my-app -o json
+  littoral usage --verify                 check that no record was altered")]
+    Usage(UsageArgs),
     /// Serve one wasi:http component or run one wasi:cli command, without a manifest and without a fabric.
     ///
     /// Components of WASI 0.2 and 0.3 and command modules of preview 1 run. A server prints a line with its address on
@@ -320,6 +330,9 @@ pub(crate) struct NodeArgs {
     /// A folder or device of this machine that functions may be granted; may be given several times.
     #[arg(long, value_name = "PATH")]
     pub(crate) offer: Vec<PathBuf>,
+    /// How often what functions use is written down, at the most each second.
+    #[arg(long, value_name = "TIME", default_value = "1min")]
+    pub(crate) usage_period: String,
     /// What to log, as in `info` or `littoral_flow=debug,warn`.
     #[arg(
         long,
@@ -572,6 +585,26 @@ pub(crate) struct LogsArgs {
     pub(crate) output: Format,
 }
 
+/// `littoral usage`.
+#[derive(Debug, Args)]
+pub(crate) struct UsageArgs {
+    /// How far to look back; whole records are counted.
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(crate) since: String,
+    /// Only functions of this app.
+    #[arg(long, value_name = "APP", conflicts_with = "verify")]
+    pub(crate) app: Option<AppName>,
+    /// Only what this live node has.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<NodeId>,
+    /// Check instead that all records that are kept follow one another and none was altered; fails if one was.
+    #[arg(long, conflicts_with = "since")]
+    pub(crate) verify: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
 /// `littoral run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -598,6 +631,21 @@ pub(crate) struct RunArgs {
     /// How long one invocation may take [default: 30s for requests, as long as it takes for a command].
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<String>,
+    /// How much CPU time one invocation may use [default: as much as it has time for].
+    #[arg(long, value_name = "TIME")]
+    pub(crate) cpu: Option<String>,
+    /// How many requests are answered at once; more are answered with 503.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) concurrency: u32,
+    /// The longest body of a request, at most 8MiB; longer ones are answered with 413.
+    #[arg(long, default_value = "8MiB", value_name = "SIZE")]
+    pub(crate) max_request: String,
+    /// The longest body of a response; a longer one breaks off.
+    #[arg(long, default_value = "64MiB", value_name = "SIZE")]
+    pub(crate) max_response: String,
+    /// How many lines a second it may log for ever, after a burst of ten seconds' worth.
+    #[arg(long, value_name = "LINES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) log_rate: u32,
     /// A command's arguments.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) arguments: Vec<String>,

@@ -16,6 +16,7 @@ use littoral_node::admin::types::{
     AppBundle, AppStatus, CallRequest, CallResponse, FlowStatus, FunctionStatus, NodeStatus, PlanReport, Published,
     StoredArtifact, StreamStatus, TokenGrant, TokenRequest,
 };
+use littoral_node::admin::usage::{ChainReports, UsageReport};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -157,6 +158,16 @@ impl Client {
     /// Reads a log; `query` names the app and whether to follow.
     pub(crate) async fn logs(&self, query: &str) -> anyhow::Result<Lines> {
         self.lines(&format!("/v1/logs{query}")).await
+    }
+
+    /// What functions have used; `query` says since when, and of what.
+    pub(crate) async fn usage(&self, query: &str) -> anyhow::Result<UsageReport> {
+        self.get(&format!("/v1/usage{query}")).await
+    }
+
+    /// Whether the records of that are whole; `query` may name a node.
+    pub(crate) async fn usage_check(&self, query: &str) -> anyhow::Result<ChainReports> {
+        self.get(&format!("/v1/usage/check{query}")).await
     }
 
     pub(crate) async fn token(&self, request: &TokenRequest) -> anyhow::Result<TokenGrant> {

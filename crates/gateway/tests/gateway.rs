@@ -126,7 +126,7 @@ async fn a_foreign_proxy_is_served_and_reaches_nobody() {
 
 #[tokio::test]
 async fn faults_are_told_and_touch_no_neighbour() {
-    let limits = Limits { memory_bytes: 16 << 20, timeout: Duration::from_secs(2) };
+    let limits = Limits { memory_bytes: 16 << 20, timeout: Duration::from_secs(2), ..Limits::default() };
     let settings = HttpSettings { name: "default/app/faulty".into(), limits, ..HttpSettings::default() };
     let (_shards, gateway) =
         serve(single(function(support::sdk_example("faulty_handler"), settings).await), Settings::default()).await;

@@ -43,6 +43,8 @@ pub enum Method {
     Admin = 12,
     /// A call of a function by another one.
     Call = 13,
+    /// What the node's functions have used.
+    Usage = 14,
     /// Answered by the mesh itself: digests and subscriptions are exchanged, versions negotiated.
     Hello = 32,
     /// Answered by the mesh itself: messages for a subscription.
@@ -51,7 +53,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Ping,
         Self::Locate,
         Self::Fetch,
@@ -66,6 +68,7 @@ impl Method {
         Self::Logs,
         Self::Admin,
         Self::Call,
+        Self::Usage,
         Self::Hello,
         Self::Deliver,
     ];
@@ -100,6 +103,7 @@ impl Method {
             Self::Logs => "logs",
             Self::Admin => "admin",
             Self::Call => "call",
+            Self::Usage => "usage",
             Self::Hello => "hello",
             Self::Deliver => "deliver",
         }

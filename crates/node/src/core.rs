@@ -26,6 +26,7 @@ use crate::groups::{BORROWED_MAX, Groups};
 use crate::init::reachable;
 use crate::intent::IntentStore;
 use crate::logs::Logs;
+use crate::metering::Metering;
 use crate::signing::Verifier;
 use crate::wiring::{MeshKeeper, MeshPeers, MeshRaft, MeshSource};
 
@@ -44,6 +45,7 @@ pub(crate) struct Core {
     /// Checks the bundles in it.
     pub(crate) verifier: Verifier,
     pub(crate) logs: Arc<Logs>,
+    pub(crate) metering: Arc<Metering>,
     pub(crate) artifacts: Artifacts,
     pub(crate) runtime: Runtime,
     pub(crate) shards: Shards,
@@ -98,6 +100,7 @@ impl Core {
             MeshSource { mesh: Arc::clone(&mesh), works: Arc::clone(&works), directory: Arc::clone(&directory) };
         let core = Self {
             logs: Arc::new(Logs::new(facts.node.clone())),
+            metering: disk.metering,
             facts,
             data,
             identity,
@@ -127,6 +130,7 @@ struct Disk {
     log: Log,
     derived: Derived,
     intent: Arc<IntentStore>,
+    metering: Arc<Metering>,
 }
 
 impl Disk {
@@ -138,8 +142,9 @@ impl Disk {
             if discarded {
                 tracing::warn!("the derived state was damaged and is built anew from the log and from replicas");
             }
+            let metering = Arc::new(Metering::open(node.clone(), &data)?);
             let intent = Arc::new(IntentStore::open(node, log.clone(), verifier)?);
-            Ok::<_, anyhow::Error>(Self { log, derived, intent })
+            Ok::<_, anyhow::Error>(Self { log, derived, intent, metering })
         });
         opened.await?
     }

@@ -129,6 +129,11 @@ impl DataDir {
         self.0.join("derived")
     }
 
+    /// What functions have used, minute by minute.
+    pub(crate) fn usage(&self) -> PathBuf {
+        self.0.join("usage")
+    }
+
     pub(crate) fn tokens(&self) -> PathBuf {
         self.0.join("tokens")
     }

@@ -15,6 +15,7 @@ use crate::functions::Functions;
 use crate::groups::Groups;
 use crate::intent::{Exchange, IntentStore};
 use crate::logs::Logs;
+use crate::metering::Metering;
 use crate::report::Reporter;
 use crate::wiring::answer;
 
@@ -26,6 +27,7 @@ pub(crate) struct Parts {
     pub(crate) artifacts: Artifacts,
     pub(crate) functions: Arc<Functions>,
     pub(crate) logs: Arc<Logs>,
+    pub(crate) metering: Arc<Metering>,
     pub(crate) reporter: Arc<Reporter>,
 }
 
@@ -84,6 +86,7 @@ impl Service for Dispatch {
             Method::Invoke => parts.functions.answer(payload).await,
             Method::Call => parts.functions.answer_call(&call).await,
             Method::Logs => parts.logs.answer(payload),
+            Method::Usage => answer(payload, |request| parts.metering.answer(request)).await,
             Method::Admin => answer(payload, |(): ()| async { parts.reporter.own() }).await,
             Method::Ping | Method::Hello | Method::Deliver | Method::Consensus => {
                 Err(format!("{from} asked for {}, which the mesh itself answers", call.method.as_str()))

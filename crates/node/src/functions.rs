@@ -144,11 +144,12 @@ impl Functions {
         let settings = HttpSettings {
             name: format!("{}/{}", key.0, key.1),
             limits: loaded.limits,
+            concurrency_max: loaded.concurrency,
             environment: loaded.config,
             access: loaded.access,
             surroundings: loaded.surroundings,
             logs,
-            ..HttpSettings::default()
+            usage: loaded.usage,
         };
         HttpFunction::new(&self.loader.runtime, &loaded.artifact, settings).map_err(|error| error.to_string())
     }

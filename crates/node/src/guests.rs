@@ -3,21 +3,21 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use littoral_mesh::Mesh;
 use littoral_model::id::{FunctionName, NodeId, SiteId, Tier};
-use littoral_model::manifest::{Function, Grants};
+use littoral_model::manifest::{self, Function, Grants};
 use littoral_model::oci::OciReference;
 use littoral_runtime::fabric::{Attached, Fabric, Place, Surroundings};
-use littoral_runtime::{Access, Artifact, Directory, Limits, Runtime};
+use littoral_runtime::{Access, Artifact, Directory, Limits, Runtime, Usage};
 
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::data_dir::DataDir;
 use crate::intent::App;
 use crate::logs::Logs;
+use crate::metering::Metering;
 use crate::operators::FunctionLog;
 use crate::registry::{Credentials, Registry};
 use crate::signing::Verifier;
@@ -31,7 +31,10 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 pub(crate) fn settings_of(app: &App, name: &FunctionName) -> String {
     let function = app.manifest.functions.get(name);
     function
-        .map(|function| format!("{} {} {:?} {:?}", function.memory, function.timeout, function.config, function.grants))
+        .map(|function| {
+            let manifest::Function { memory, timeout, limits, config, grants, .. } = function;
+            format!("{memory} {timeout} {limits:?} {config:?} {grants:?}")
+        })
         .unwrap_or_default()
 }
 
@@ -46,6 +49,7 @@ pub(crate) struct Loader {
     pub(crate) artifacts: Artifacts,
     pub(crate) data: DataDir,
     pub(crate) logs: Arc<Logs>,
+    pub(crate) metering: Arc<Metering>,
     /// The folders of this machine that functions may be granted.
     pub(crate) offered: Vec<PathBuf>,
     pub(crate) verifier: Verifier,
@@ -57,6 +61,10 @@ pub(crate) struct Loader {
 pub(crate) struct Loaded {
     pub(crate) artifact: Arc<Artifact>,
     pub(crate) limits: Limits,
+    /// How many requests may run at once.
+    pub(crate) concurrency: usize,
+    /// Where what it uses is counted.
+    pub(crate) usage: Arc<Usage>,
     pub(crate) config: Vec<(String, String)>,
     pub(crate) access: Arc<Access>,
     pub(crate) surroundings: Arc<Surroundings>,
@@ -76,14 +84,16 @@ impl Loader {
         );
         let bytes = self.artifact(function, digest).await?;
         let artifact = self.runtime.load(bytes).await.with_context(|| format!("function {name} does not load"))?;
-        let limits = Limits { memory_bytes: function.memory.into(), timeout: Duration::from(function.timeout) };
+        let (limits, concurrency) = (Limits::of(function), function.limits.concurrency as usize);
+        let usage = self.metering.of(&app.id, name);
         let logs =
             FunctionLog { logs: Arc::clone(&self.logs), app: app.id.app.to_string(), function: name.to_string() };
         let access = self.access(&function.grants).with_context(|| format!("function {name}"))?;
         let config = self.config(name, function).await?;
         let attached = Some(Attached { place: self.place(app, name), fabric: Arc::clone(&self.fabric) });
         let surroundings = Arc::new(Surroundings { config: config.clone(), attached });
-        Ok(Loaded { artifact, limits, config, access: Arc::new(access), surroundings, logs: Arc::new(logs) })
+        let (access, logs) = (Arc::new(access), Arc::new(logs));
+        Ok(Loaded { artifact, limits, concurrency, usage, config, access, surroundings, logs })
     }
 
     /// Where a function runs on this node.

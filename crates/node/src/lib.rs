@@ -23,6 +23,7 @@ mod init;
 mod intent;
 mod log_reader;
 mod logs;
+mod metering;
 mod node;
 mod operations;
 mod operators;

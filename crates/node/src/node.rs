@@ -28,6 +28,7 @@ use crate::driver::Drivers;
 use crate::ingress::Ingress;
 use crate::init::{join_fabric, reachable, renew_tenant_key};
 use crate::intent::IntentStore;
+use crate::metering::{PERIOD_DEFAULT, PERIOD_MIN};
 use crate::operations::{Admitting, NodeOperations};
 use crate::services::Services;
 use crate::settings::NodeSettings;
@@ -55,7 +56,9 @@ pub async fn run(settings: NodeSettings, shutdown: CancellationToken) -> anyhow:
     let socket = AdminSocket::bind(&data.admin_socket())?;
     let facts = Facts { incarnation: (facts.incarnation + 1).max(unix_now() * 1_000), ..facts };
     data.write_facts(&facts)?;
-    let node = Running::start(facts, data, socket, settings.offer, settings.compiler, shutdown).await?;
+    let usage_period = settings.usage_period.unwrap_or(PERIOD_DEFAULT).max(PERIOD_MIN);
+    let NodeSettings { offer, compiler, .. } = settings;
+    let node = Running::start(facts, data, socket, offer, compiler, usage_period, shutdown).await?;
     node.stopped().await;
     Ok(())
 }
@@ -111,6 +114,7 @@ impl Running {
         socket: AdminSocket,
         offered: Vec<PathBuf>,
         compiler: Option<CompilerProcess>,
+        usage_period: Duration,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let tasks = TaskTracker::new();
@@ -122,6 +126,7 @@ impl Running {
         tasks.spawn(announce::compare(Arc::clone(mesh), Arc::clone(&core.intent), stop.clone()));
 
         tasks.spawn(forget_deleted(Arc::clone(&core.buckets), Arc::clone(&core.intent), stop.clone()));
+        tasks.spawn(Arc::clone(&core.metering).keep(usage_period, stop.clone()));
         tasks.spawn(sweep_artifacts(core.artifacts.clone(), Arc::clone(&core.intent), stop.clone()));
 
         let mut addresses = Addresses { mesh: core.listening.clone(), ..Addresses::default() };

@@ -23,6 +23,7 @@ use crate::admin::types::{
     AdminError, AdminErrorKind, AppBundle, AppStatus, FindingReport, FlowStatus, FunctionStatus, LogLine, NodeState,
     NodeStatus, PlanReport, PublishRecord, Published, Readiness, StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
+use crate::admin::usage::{ChainReports, UsageReport};
 use crate::artifacts::Artifacts;
 use crate::core::Core;
 use crate::functions::Functions;
@@ -30,6 +31,7 @@ use crate::health::Health;
 use crate::intent::{Exchange, IntentStore};
 use crate::log_reader::LogReader;
 use crate::logs::Logs;
+use crate::metering::{UsageAnswer, UsageReader, UsageRequest};
 use crate::plan_report;
 use crate::publish::Publisher;
 use crate::report::{Reporter, assignments};
@@ -61,6 +63,7 @@ pub(crate) struct NodeOperations {
     source: Arc<dyn Source>,
     reporter: Arc<Reporter>,
     logs: Arc<Logs>,
+    usage: UsageReader,
     health: Arc<Health>,
     admitting: Option<Admitting>,
     stop: CancellationToken,
@@ -79,6 +82,7 @@ impl NodeOperations {
             source: Arc::clone(&core.source),
             reporter: Arc::clone(&services.reporter),
             logs: Arc::clone(&core.logs),
+            usage: UsageReader { mesh: Arc::clone(&core.mesh), metering: Arc::clone(&core.metering) },
             health: Arc::clone(&services.health),
             admitting,
             stop,
@@ -290,6 +294,32 @@ impl Operations for NodeOperations {
         }
         let reader = LogReader { mesh: Arc::clone(&self.mesh), logs: Arc::clone(&self.logs) };
         Ok(reader.read(app, follow, last))
+    }
+
+    async fn usage(
+        &self,
+        since_us: i64,
+        app: Option<AppName>,
+        node: Option<NodeId>,
+    ) -> Result<UsageReport, AdminError> {
+        let (answers, missing) = self.usage.ask(UsageRequest::Used { since_us }, node.as_ref()).await?;
+        let mut report = UsageReport { nodes: Vec::new(), missing };
+        for answer in answers {
+            if let UsageAnswer::Used(mut used) = answer {
+                used.functions.retain(|used| app.as_ref().is_none_or(|app| used.app == app.as_str()));
+                report.nodes.push(used);
+            }
+        }
+        Ok(report)
+    }
+
+    async fn usage_chains(&self, node: Option<NodeId>) -> Result<ChainReports, AdminError> {
+        let (answers, missing) = self.usage.ask(UsageRequest::Check, node.as_ref()).await?;
+        let checked = answers.into_iter().filter_map(|answer| match answer {
+            UsageAnswer::Checked(checked) => Some(checked),
+            UsageAnswer::Used(_) => None,
+        });
+        Ok(ChainReports { nodes: checked.collect(), missing })
     }
 
     async fn token(&self, request: TokenRequest) -> Result<TokenGrant, AdminError> {

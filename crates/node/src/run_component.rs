@@ -15,9 +15,9 @@ use littoral_gateway::{Gateway, Settings, single};
 use littoral_runtime::command::{self, CommandSettings};
 use littoral_runtime::fabric::Surroundings;
 use littoral_runtime::http::{HttpFunction, HttpSettings};
-pub use littoral_runtime::{Access, Directory};
+pub use littoral_runtime::{Access, Directory, Limits};
 use littoral_runtime::{
-    Artifact, CompilerProcess, Limits, LogSink, LogStream, Runtime, RuntimeOptions, Shards, StartError, preview1,
+    Artifact, CompilerProcess, LogSink, LogStream, Runtime, RuntimeOptions, Shards, StartError, preview1,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -35,8 +35,10 @@ pub struct ComponentSettings {
     pub address: SocketAddr,
     /// The component's environment.
     pub environment: Vec<(String, String)>,
-    /// The memory that one invocation may use, in bytes.
-    pub memory_bytes: u64,
+    /// What one invocation may use; how long it may take stands below.
+    pub limits: Limits,
+    /// How many requests may run at once.
+    pub concurrency_max: usize,
     /// How long one invocation may take; none is [`REQUEST_TIMEOUT`] for a request, and no limit for a command.
     pub timeout: Option<Duration>,
     /// What it may reach.
@@ -97,7 +99,7 @@ async fn run_command(
     let (logs, printing) = printed()?;
     let timeout = settings.timeout.unwrap_or(COMMAND_TIMEOUT);
     let command = CommandSettings {
-        limits: Limits { memory_bytes: settings.memory_bytes, timeout },
+        limits: Limits { timeout, ..settings.limits },
         arguments: settings.arguments,
         surroundings: alone(&settings.environment),
         environment: settings.environment,
@@ -129,7 +131,8 @@ async fn serve(
     let timeout = settings.timeout.unwrap_or(REQUEST_TIMEOUT);
     let function = HttpSettings {
         name: "component".to_owned(),
-        limits: Limits { memory_bytes: settings.memory_bytes, timeout },
+        limits: Limits { timeout, ..settings.limits },
+        concurrency_max: settings.concurrency_max,
         surroundings: alone(&settings.environment),
         environment: settings.environment,
         access: Arc::new(settings.access),

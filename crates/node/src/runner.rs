@@ -203,6 +203,7 @@ impl Runner {
                 access: loaded.access,
                 surroundings: loaded.surroundings,
                 logs,
+                usage: loaded.usage,
             };
             guests.push(Guest { artifact: loaded.artifact, settings });
         }

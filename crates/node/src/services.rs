@@ -39,6 +39,7 @@ impl Services {
             artifacts: core.artifacts.clone(),
             data: core.data.clone(),
             logs: Arc::clone(&core.logs),
+            metering: Arc::clone(&core.metering),
             offered,
             verifier: core.verifier.clone(),
             pulling: tokio::sync::Mutex::default(),
@@ -66,6 +67,7 @@ impl Services {
             artifacts: core.artifacts.clone(),
             functions: Arc::clone(&functions),
             logs: Arc::clone(&core.logs),
+            metering: Arc::clone(&core.metering),
             reporter: Arc::clone(&reporter),
         });
         let publisher = Arc::new(Publisher {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use littoral_model::id::{NodeId, SiteId, Tier};
 use littoral_runtime::CompilerProcess;
@@ -43,6 +44,8 @@ pub struct NodeSettings {
     pub offer: Vec<PathBuf>,
     /// What compiles components; this process, if there is nothing else.
     pub compiler: Option<CompilerProcess>,
+    /// How often what functions use is written down; each minute if none is given, each second at the most.
+    pub usage_period: Option<Duration>,
 }
 
 /// How to make a fabric: its root of trust and its first node.

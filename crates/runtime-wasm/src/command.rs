@@ -10,8 +10,10 @@ use crate::artifact::{Artifact, CommandPre};
 use crate::engine::Wasm;
 use crate::fabric::Surroundings;
 use crate::fault::Fault;
-use crate::host::{Host, Limits, Setup, within};
+use crate::host::{Host, Setup, within};
+use crate::limits::Limits;
 use crate::logs::LogSink;
+use crate::meter::Meter;
 
 /// How to run a command.
 pub struct CommandSettings {
@@ -30,9 +32,10 @@ pub struct CommandSettings {
 }
 
 impl CommandSettings {
-    pub(crate) fn setup(&self) -> Setup<'_> {
+    pub(crate) fn setup<'a>(&'a self, meter: &'a Meter) -> Setup<'a> {
         Setup {
             limits: self.limits,
+            meter,
             command: Some(&self.arguments),
             environment: &self.environment,
             access: &self.access,
@@ -50,26 +53,24 @@ pub async fn run(wasm: &Wasm, artifact: &Artifact, settings: &CommandSettings) -
     let Some(pre) = artifact.command() else {
         return Err(Fault::Protocol { reason: "it exports no `wasi:cli/run`".to_owned() });
     };
-    let store = Host::store(&wasm.flavor(artifact.concurrency()).engine, settings.setup());
+    let meter = Meter::new(None);
+    let store = Host::store(&wasm.flavor(artifact.concurrency()).engine, settings.setup(&meter));
     let mut store = store.map_err(|error| Fault::Setup { reason: format!("{error:#}") })?;
     let _ticking = wasm.tick();
     let deadline = Host::begin(&mut store);
-    let ran = match pre {
-        CommandPre::Sequential(pre) => {
-            within(deadline, async {
+    let ran = meter.over(within(deadline, async {
+        match pre {
+            CommandPre::Sequential(pre) => {
                 let command = pre.instantiate_async(&mut store).await?;
                 command.wasi_cli_run().call_run(&mut store).await
-            })
-            .await
-        }
-        CommandPre::Concurrent(pre) => {
-            within(deadline, async {
+            }
+            CommandPre::Concurrent(pre) => {
                 let command = pre.instantiate_async(&mut store).await?;
                 store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await).await?
-            })
-            .await
+            }
         }
-    };
+    }));
+    let ran = ran.await;
     match ran {
         Ok(Ok(())) => Ok(0),
         Ok(Err(())) => Ok(1),

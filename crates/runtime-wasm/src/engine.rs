@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use littoral_model::manifest::limits::TABLE_ELEMENTS_MAX;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -13,7 +14,7 @@ use crate::artifact::{Artifact, Artifacts, LoadError};
 use crate::cache::Cache;
 use crate::compiler::{Compiler, CompilerProcess, Recipe};
 use crate::fabric;
-use crate::host::{Host, TABLE_ELEMENTS_MAX};
+use crate::host::Host;
 use crate::ticker::{Ticker, Ticking};
 
 /// How many instances a large machine runs at once: what Wasmtime's address space allows for on every processor.
@@ -26,8 +27,6 @@ const MEMORY_BYTES_PER_INSTANCE: u64 = 8 << 20;
 const CORE_INSTANCES_PER_COMPONENT: u32 = 6;
 const TABLES_PER_COMPONENT: u32 = 4;
 const MEMORIES_PER_COMPONENT: u32 = 2;
-/// A table in a slot has room for so many elements; larger ones need on-demand allocation.
-const POOLED_TABLE_ELEMENTS: usize = 32 << 10;
 /// Memory that a slot keeps for the next instance instead of giving it back: what a small guest touches.
 const KEPT_RESIDENT_BYTES: usize = 64 << 10;
 /// So many slots stay prepared for the component that used them last; more would keep pages of idle functions in memory.
@@ -236,7 +235,7 @@ fn pool(instances: u32) -> PoolingAllocationConfig {
     pool.total_memories(instances.saturating_mul(MEMORIES_PER_COMPONENT));
     pool.total_tables(instances.saturating_mul(TABLES_PER_COMPONENT));
     pool.total_stacks(instances);
-    pool.table_elements(POOLED_TABLE_ELEMENTS.min(TABLE_ELEMENTS_MAX));
+    pool.table_elements(TABLE_ELEMENTS_MAX as usize);
     // Where the kernel tells which pages were written, only these are reset, and the next instance faults none of them in.
     pool.pagemap_scan(Enabled::Auto);
     pool.max_unused_warm_slots(WARM_SLOTS_MAX);

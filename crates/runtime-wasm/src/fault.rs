@@ -6,10 +6,14 @@ use std::time::Duration;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use crate::host::{DeadlinePassed, Host};
+use crate::host::{CpuUsedUp, DeadlinePassed, Host};
+use crate::limits::Refused;
 
 /// How many functions of a trapped guest's stack are named.
 const FRAMES_NAMED_MAX: usize = 4;
+
+/// What Wasmtime says, without a type of its own, of a component that is made of more core modules than it may.
+const TOO_MANY_CORE_INSTANCES: &str = "resource limit exceeded: instance count too high";
 
 /// Why a guest's call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +37,46 @@ pub enum Fault {
         limit_bytes: u64,
         /// How it ended.
         cause: String,
+    },
+    /// The call used more CPU time than it may. The instance is gone.
+    #[error("it used more CPU time than {limit:?}; raise `limits.cpu` in the manifest if it needs more")]
+    Cpu {
+        /// How much it may use.
+        limit: Duration,
+    },
+    /// The guest needs more of something than it may have. The instance is gone, if there ever was one.
+    #[error("it needs more than {limit} {what}; raise `limits.{key}` in the manifest if it does ({cause})")]
+    Limit {
+        /// What of.
+        what: &'static str,
+        /// How many it may have.
+        limit: u64,
+        /// The key of the manifest that says so.
+        key: &'static str,
+        /// How it ended.
+        cause: String,
+    },
+    /// The body of the request is longer than it may be.
+    #[error(
+        "the request's body has more than {limit_bytes} bytes; raise `limits.request` in the manifest if it may, up to 8MiB"
+    )]
+    RequestTooLarge {
+        /// How long it may be.
+        limit_bytes: u64,
+    },
+    /// The body of the response is longer than it may be.
+    #[error("its response's body has more than {limit_bytes} bytes; raise `limits.response` in the manifest if it may")]
+    ResponseTooLarge {
+        /// How long it may be.
+        limit_bytes: u64,
+    },
+    /// As many requests of the function are being answered as may be at once.
+    #[error(
+        "{limit} requests of it are being answered, and no more may be at once; try again, or raise `limits.concurrency` in the manifest"
+    )]
+    Concurrency {
+        /// How many.
+        limit: usize,
     },
     /// The guest itself says that it cannot do this.
     #[error("{reason}")]
@@ -72,14 +116,26 @@ impl Fault {
         if error.is::<DeadlinePassed>() {
             return Self::Timeout { limit: host.limits().timeout };
         }
+        if error.is::<CpuUsedUp>() {
+            return Self::Cpu { limit: host.limits().cpu.unwrap_or_default() };
+        }
         if error.is::<PoolConcurrencyLimitError>() {
             return Self::Busy;
         }
         let cause = cause(error, host);
-        if host.memory_refused() {
-            return Self::Memory { limit_bytes: host.limits().memory_bytes, cause };
+        let limits = host.limits();
+        if cause.contains(TOO_MANY_CORE_INSTANCES) {
+            let limit = u64::from(limits.core_instances);
+            return Self::Limit { what: "core instances", limit, key: "core-instances", cause };
         }
-        Self::Trap { cause }
+        match host.refused() {
+            Some(Refused::Memory) => Self::Memory { limit_bytes: limits.memory_bytes, cause },
+            Some(Refused::TableElements) => {
+                let limit = u64::from(limits.table_elements);
+                Self::Limit { what: "elements in a table", limit, key: "table-elements", cause }
+            }
+            None => Self::Trap { cause },
+        }
     }
 }
 

@@ -1,11 +1,11 @@
 //! What belongs to one instance on the host's side: its WASI context, its limits, its deadline.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use wasmtime::component::ResourceTable;
-use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
+use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView,
@@ -15,17 +15,11 @@ use wasmtime_wasi_http::{
 use crate::access::Access;
 use crate::egress;
 use crate::fabric::{Present, Surroundings};
+use crate::limits::{Limiter, Limits, Refused};
 use crate::logs::{GuestOutput, LogSink, LogStream};
+use crate::meter::Meter;
 use crate::turns;
 
-/// How many core modules a component may be made of; compilers make four or five.
-const CORE_INSTANCES_MAX: usize = 100;
-/// How many tables an instance may have.
-const TABLES_MAX: usize = 100;
-/// How many linear memories an instance may have; what they hold together is limited by [`Limits::memory_bytes`].
-const MEMORIES_MAX: usize = 16;
-/// How many elements a table may have: a guest of a million functions is far from any compiler's output.
-pub(crate) const TABLE_ELEMENTS_MAX: usize = 1 << 20;
 /// How many random bytes one call may ask for, so that a guest cannot make the host allocate at will.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 /// How much of a body a guest writes at once, and how many such parts may wait to be sent.
@@ -34,32 +28,21 @@ const BODY_CHUNKS_BUFFERED: usize = 2;
 /// A guest gives way after this many ticks of a millisecond.
 pub(crate) const TICKS_BEFORE_YIELD: u64 = 1;
 
-/// What one instance may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// All its linear memories together, in bytes.
-    pub memory_bytes: u64,
-    /// How long one call may take, waiting included.
-    pub timeout: Duration,
-}
-
-impl Default for Limits {
-    /// 128 MiB, enough for guests with a garbage-collected language's runtime inside, and 30 seconds, as long as
-    /// people wait for an answer.
-    fn default() -> Self {
-        Self { memory_bytes: 128 << 20, timeout: Duration::from_secs(30) }
-    }
-}
-
 /// The error by which a guest is stopped whose time is up.
 #[derive(Debug, thiserror::Error)]
 #[error("the deadline passed")]
 pub(crate) struct DeadlinePassed;
 
+/// The error by which a guest is stopped that has used its CPU time.
+#[derive(Debug, thiserror::Error)]
+#[error("the CPU time is used up")]
+pub(crate) struct CpuUsedUp;
+
 /// What an instance is given.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup<'a> {
     pub(crate) limits: Limits,
+    pub(crate) meter: &'a Meter,
     /// For commands: its arguments, the first of which is its name. They have this process's standard input and output.
     pub(crate) command: Option<&'a [String]>,
     pub(crate) environment: &'a [(String, String)],
@@ -89,6 +72,7 @@ pub(crate) struct Host {
     hooks: Hooks,
     limits: Limits,
     limiter: Limiter,
+    meter: Meter,
     deadline: Instant,
     /// How many slices the call has used up.
     slices: u32,
@@ -104,9 +88,9 @@ impl Host {
     /// # Errors
     /// When something that is granted cannot be had.
     pub(crate) fn store(engine: &Engine, setup: Setup<'_>) -> wasmtime::Result<Store<Self>> {
-        let Setup { limits, access, surroundings, logs, .. } = setup;
-        let stdout = GuestOutput::new(Arc::clone(logs), LogStream::Stdout);
-        let stderr = GuestOutput::new(Arc::clone(logs), LogStream::Stderr);
+        let Setup { limits, meter, access, surroundings, logs, .. } = setup;
+        let output = |stream| GuestOutput::new(Arc::clone(logs), stream, limits.log_lines_per_second);
+        let (stdout, stderr) = (output(LogStream::Stdout), output(LogStream::Stderr));
         let wasi = setup.wasi(&stdout, &stderr)?.build();
         let host = Self {
             wasi,
@@ -114,7 +98,8 @@ impl Host {
             table: ResourceTable::new(),
             hooks: Hooks { access: Arc::clone(access), output: stderr.clone() },
             limits,
-            limiter: Limiter::new(limits.memory_bytes),
+            limiter: Limiter::new(limits, meter.clone()),
+            meter: meter.clone(),
             deadline: Instant::now() + limits.timeout,
             slices: 0,
             stdout,
@@ -130,6 +115,7 @@ impl Host {
             if Instant::now() >= host.deadline {
                 return Err(DeadlinePassed.into());
             }
+            host.check_cpu()?;
             Ok(UpdateDeadline::YieldCustom(TICKS_BEFORE_YIELD, Box::pin(turns::next(host.slices))))
         });
         store.set_epoch_deadline(TICKS_BEFORE_YIELD);
@@ -148,7 +134,17 @@ impl Host {
     pub(crate) fn renew_deadline(&mut self) -> Instant {
         self.deadline = Instant::now() + self.limits.timeout;
         self.slices = 0;
+        if self.limits.cpu.is_some() {
+            self.meter.begin_call();
+        }
         self.deadline
+    }
+
+    fn check_cpu(&self) -> wasmtime::Result<()> {
+        match self.limits.cpu {
+            Some(limit) if self.meter.call_cpu() > limit => Err(CpuUsedUp.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Ends a call: what was written reaches the log.
@@ -183,14 +179,14 @@ impl Host {
         &mut self.table
     }
 
-    /// Whether the guest asked for more memory than it may have.
-    pub(crate) fn memory_refused(&self) -> bool {
-        self.limiter.refused
+    /// What the guest asked for last and did not get.
+    pub(crate) fn refused(&self) -> Option<Refused> {
+        self.limiter.refused()
     }
 
     /// How much memory the guest has, in bytes; it never gives any back.
     pub(crate) fn memory(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.limiter.memory_bytes)
+        Arc::clone(self.limiter.memory())
     }
 
     /// The last line that the guest wrote to standard error in this call.
@@ -225,48 +221,6 @@ pub(crate) async fn within<T>(
     match tokio::time::timeout_at(deadline.into(), call).await {
         Ok(outcome) => outcome,
         Err(_) => Err(DeadlinePassed.into()),
-    }
-}
-
-/// Counts memory over all of an instance's memories.
-pub(crate) struct Limiter {
-    memory_bytes_max: u64,
-    memory_bytes: Arc<AtomicU64>,
-    refused: bool,
-}
-
-impl Limiter {
-    pub(crate) fn new(memory_bytes_max: u64) -> Self {
-        Self { memory_bytes_max, memory_bytes: Arc::default(), refused: false }
-    }
-}
-
-impl ResourceLimiter for Limiter {
-    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        let held = self.memory_bytes.load(Ordering::Relaxed);
-        let wanted = held.saturating_add(desired.saturating_sub(current) as u64);
-        if wanted > self.memory_bytes_max {
-            self.refused = true;
-            return Ok(false);
-        }
-        self.memory_bytes.store(wanted, Ordering::Relaxed);
-        Ok(true)
-    }
-
-    fn table_growing(&mut self, _current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS_MAX)
-    }
-
-    fn instances(&self) -> usize {
-        CORE_INSTANCES_MAX
-    }
-
-    fn tables(&self) -> usize {
-        TABLES_MAX
-    }
-
-    fn memories(&self) -> usize {
-        MEMORIES_MAX
     }
 }
 

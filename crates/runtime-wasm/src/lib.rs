@@ -4,7 +4,7 @@
 //! (`cache`, `compiler`). A [`stage::Stage`] is an instance of our own world `littoral:flow/stage`, a
 //! [`handler::Handler`] answers requests with components of `wasi:http` 0.2 and 0.3, and with those of our own typed
 //! world. Both run on the thread that calls them, give way each millisecond (`ticker`, `turns`), and end in a [`Fault`]
-//! when they overstep a limit.
+//! when they overstep one of their [`Limits`]. What they use is measured ([`Usage`], `meter`).
 //!
 //! All of WASI is linked, because the standard libraries of most languages import it whether it is used or not; what
 //! reaches outside is denied unless it is granted (`access`, `egress`). What they are given of a fabric is in [`fabric`].
@@ -23,7 +23,9 @@ mod egress;
 mod engine;
 mod fault;
 mod host;
+mod limits;
 mod logs;
+mod meter;
 mod native;
 mod ticker;
 mod turns;
@@ -33,5 +35,6 @@ pub use artifact::{Artifact, LoadError};
 pub use compiler::{CompileFailure, CompilerProcess, compile_here};
 pub use engine::{StartError, Wasm, WasmOptions};
 pub use fault::Fault;
-pub use host::Limits;
+pub use limits::{CONCURRENCY_DEFAULT, Limits};
 pub use logs::{Discard, LogSink, LogStream};
+pub use meter::{Usage, UsageTotals};

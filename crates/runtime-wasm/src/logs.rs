@@ -12,10 +12,8 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 /// Longer lines are cut: a log is read by people.
 const LINE_BYTES_MAX: usize = 4096;
-/// An instance may write so many lines at once.
-const LINES_BURST: u32 = 1_000;
-/// A burst is forgiven over this time, so that 100 lines a second can go on for ever.
-const BURST_FORGIVEN: Duration = Duration::from_secs(10);
+/// An instance may write at once as many lines as in this time, so that what it says when it starts is not lost.
+const BURST: Duration = Duration::from_secs(10);
 /// How much a guest may hand over in one write.
 const WRITE_BYTES_MAX: usize = 64 << 10;
 
@@ -51,6 +49,8 @@ struct Lines {
     stream: LogStream,
     /// The line that has not ended yet.
     line: Vec<u8>,
+    /// How many lines a second it may write for ever.
+    lines_per_second: u32,
     /// How many lines the guest may write now; grows with time up to the burst.
     allowance: f64,
     counted: Instant,
@@ -60,12 +60,13 @@ struct Lines {
 }
 
 impl GuestOutput {
-    pub(crate) fn new(sink: Arc<dyn LogSink>, stream: LogStream) -> Self {
+    pub(crate) fn new(sink: Arc<dyn LogSink>, stream: LogStream, lines_per_second: u32) -> Self {
         Self(Arc::new(Mutex::new(Lines {
             sink,
             stream,
             line: Vec::new(),
-            allowance: f64::from(LINES_BURST),
+            lines_per_second,
+            allowance: burst(lines_per_second),
             counted: Instant::now(),
             dropped: 0,
             last: None,
@@ -91,7 +92,12 @@ impl GuestOutput {
             lines.end_line();
             let dropped = std::mem::take(&mut lines.dropped);
             if dropped > 0 {
-                lines.sink.line(lines.stream, &format!("({dropped} lines were dropped: too many at once)"));
+                let rate = lines.lines_per_second;
+                let text = format!(
+                    "({dropped} lines were dropped: it may write {rate} a second; raise `limits.log-rate` in the \
+                     manifest if it needs more)"
+                );
+                lines.sink.line(lines.stream, &text);
             }
         });
     }
@@ -151,16 +157,20 @@ impl Lines {
 
     fn allowed(&mut self) -> bool {
         let now = Instant::now();
-        let rate = f64::from(LINES_BURST) / BURST_FORGIVEN.as_secs_f64();
-        let gained = now.duration_since(self.counted).as_secs_f64() * rate;
+        let gained = now.duration_since(self.counted).as_secs_f64() * f64::from(self.lines_per_second);
         self.counted = now;
-        self.allowance = (self.allowance + gained).min(f64::from(LINES_BURST));
+        self.allowance = (self.allowance + gained).min(burst(self.lines_per_second));
         let allowed = self.allowance >= 1.0;
         if allowed {
             self.allowance -= 1.0;
         }
         allowed
     }
+}
+
+/// How many lines may be written at once.
+fn burst(lines_per_second: u32) -> f64 {
+    f64::from(lines_per_second) * BURST.as_secs_f64()
 }
 
 impl IsTerminal for GuestOutput {
@@ -225,7 +235,7 @@ mod tests {
     #[test]
     fn lines_are_put_together_and_cut() {
         let kept = Arc::new(Kept::default());
-        let output = GuestOutput::new(kept.clone(), LogStream::Stderr);
+        let output = GuestOutput::new(kept.clone(), LogStream::Stderr, 100);
         output.take(b"one\ntw");
         output.take(b"o\n\nthree");
         output.take(&vec![b'x'; 3 * LINE_BYTES_MAX]);
@@ -238,13 +248,14 @@ mod tests {
     #[test]
     fn a_flood_is_dropped_and_counted() {
         let kept = Arc::new(Kept::default());
-        let output = GuestOutput::new(kept.clone(), LogStream::Stdout);
-        for _ in 0..LINES_BURST * 50 {
+        let output = GuestOutput::new(kept.clone(), LogStream::Stdout, 100);
+        for _ in 0..50_000 {
             output.take(b"again\n");
         }
         output.flush();
         let lines = kept.0.lock().unwrap();
-        assert!(lines.len() < LINES_BURST as usize * 25, "{}", lines.len());
-        assert!(lines.last().unwrap().contains("lines were dropped"));
+        assert!(lines.len() < 25_000, "{}", lines.len());
+        let last = lines.last().unwrap();
+        assert!(last.contains("lines were dropped: it may write 100 a second; raise `limits.log-rate`"), "{last}");
     }
 }

@@ -12,8 +12,10 @@ use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_async};
 use crate::command::CommandSettings;
 use crate::engine::{Concurrency, Wasm};
 use crate::fault::Fault;
-use crate::host::{DeadlinePassed, Limiter, TICKS_BEFORE_YIELD, within};
+use crate::host::{CpuUsedUp, DeadlinePassed, TICKS_BEFORE_YIELD, within};
+use crate::limits::Limiter;
 use crate::logs::{GuestOutput, LogStream};
+use crate::meter::Meter;
 
 /// What belongs to the instance on the host's side.
 struct State {
@@ -31,34 +33,39 @@ pub async fn run(wasm: &Wasm, module: &[u8], settings: &CommandSettings) -> Resu
     let module = Module::from_binary(engine, module).map_err(invalid)?;
     let mut linker = Linker::new(engine);
     add_to_linker_async(&mut linker, |state: &mut State| &mut state.wasi).map_err(invalid)?;
-    let mut store = store(wasm, settings)?;
+    let meter = Meter::new(None);
+    let mut store = store(wasm, settings, &meter)?;
     let _ticking = wasm.tick();
     let ran = within(Instant::now() + settings.limits.timeout, async {
         let instance = linker.instantiate_async(&mut store, &module).await?;
         instance.get_typed_func::<(), ()>(&mut store, "_start")?.call_async(&mut store, ()).await
     });
-    match ran.await {
+    match meter.over(ran).await {
         Ok(()) => Ok(0),
         Err(error) => match error.downcast_ref::<I32Exit>() {
             Some(exit) => Ok(exit.0),
             None if error.is::<DeadlinePassed>() => Err(Fault::Timeout { limit: settings.limits.timeout }),
+            None if error.is::<CpuUsedUp>() => Err(Fault::Cpu { limit: settings.limits.cpu.unwrap_or_default() }),
             None => Err(Fault::Trap { cause: format!("{error:#}") }),
         },
     }
 }
 
-fn store(wasm: &Wasm, settings: &CommandSettings) -> Result<Store<State>, Fault> {
-    let logs = &settings.logs;
-    let output = |stream| GuestOutput::new(std::sync::Arc::clone(logs), stream);
-    let wasi = settings.setup().wasi(&output(LogStream::Stdout), &output(LogStream::Stderr));
+fn store(wasm: &Wasm, settings: &CommandSettings, meter: &Meter) -> Result<Store<State>, Fault> {
+    let CommandSettings { limits, logs, .. } = settings;
+    let output = |stream| GuestOutput::new(std::sync::Arc::clone(logs), stream, limits.log_lines_per_second);
+    let wasi = settings.setup(meter).wasi(&output(LogStream::Stdout), &output(LogStream::Stderr));
     let wasi = wasi.map_err(|error| Fault::Setup { reason: format!("{error:#}") })?.build_p1();
-    let state = State { wasi, limiter: Limiter::new(settings.limits.memory_bytes) };
+    let state = State { wasi, limiter: Limiter::new(*limits, meter.clone()) };
     let mut store = Store::new(&wasm.flavor(Concurrency::Sequential).engine, state);
     store.limiter(|state| &mut state.limiter);
-    let deadline = Instant::now() + settings.limits.timeout;
+    let (deadline, cpu, meter) = (Instant::now() + limits.timeout, limits.cpu, meter.clone());
     store.epoch_deadline_callback(move |_| {
         if Instant::now() >= deadline {
             return Err(DeadlinePassed.into());
+        }
+        if cpu.is_some_and(|limit| meter.call_cpu() > limit) {
+            return Err(CpuUsedUp.into());
         }
         Ok(UpdateDeadline::YieldCustom(TICKS_BEFORE_YIELD, Box::pin(tokio::task::yield_now())))
     });

@@ -95,7 +95,7 @@ async fn scene(component: Vec<u8>, attached: bool, grants: Access) -> Scene {
     let (fabric, logs) = (Arc::new(Noting::default()), Arc::new(Lines::default()));
     let given: Option<Arc<dyn Fabric>> = if attached { Some(fabric.clone()) } else { None };
     let settings = HandlerSettings {
-        limits: Limits { memory_bytes: 64 << 20, timeout: Duration::from_secs(2) },
+        limits: Limits { memory_bytes: 64 << 20, timeout: Duration::from_secs(2), ..Limits::default() },
         access: Arc::new(grants),
         surroundings: surroundings(given),
         logs: logs.clone(),

@@ -20,7 +20,7 @@ async fn handler(component: Vec<u8>, settings: HandlerSettings) -> Handler {
 }
 
 fn short(reuse: Reuse) -> HandlerSettings {
-    let limits = Limits { memory_bytes: 64 << 20, timeout: Duration::from_millis(300) };
+    let limits = Limits { memory_bytes: 64 << 20, timeout: Duration::from_millis(300), ..Limits::default() };
     HandlerSettings { limits, reuse, ..HandlerSettings::default() }
 }
 

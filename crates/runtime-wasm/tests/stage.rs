@@ -91,7 +91,7 @@ async fn a_stage_says_what_it_cannot_work_with() {
 #[tokio::test]
 async fn every_fault_is_told_and_ends_only_its_instance() {
     let wasm = Wasm::new(WasmOptions::default()).unwrap();
-    let limits = Limits { memory_bytes: 16 << 20, timeout: Duration::from_secs(1) };
+    let limits = Limits { memory_bytes: 16 << 20, timeout: Duration::from_secs(1), ..Limits::default() };
     let settings = StageSettings { limits, ..StageSettings::default() };
     let mut neighbour = stage(&wasm, "faulty_stage", settings.clone()).await;
     for (value, expected) in [

@@ -1,29 +1,23 @@
 //! Functions that answer HTTP requests.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use ::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use ::http::{HeaderValue, Request, Response, StatusCode};
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use littoral_runtime_wasm::fabric::Surroundings;
 use littoral_runtime_wasm::handler::{Handler, HandlerSettings};
-use littoral_runtime_wasm::{Access, Artifact, Discard, Fault, Limits, LogSink};
+use littoral_runtime_wasm::{Access, Artifact, CONCURRENCY_DEFAULT, Discard, Fault, Limits, LogSink, LogStream, Usage};
 use metrics::{Counter, Histogram};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 pub use littoral_runtime_wasm::handler::{Body, BodyError};
 
-use crate::latency::{Latency, Quantiles};
-
 use crate::Runtime;
-
-/// How many requests of one function run at once unless its settings say otherwise.
-pub const CONCURRENCY_DEFAULT: usize = 256;
+use crate::bodies::{self, Outgoing};
+use crate::latency::{Latency, Quantiles};
 
 /// How to run a function.
 #[derive(Clone)]
@@ -42,6 +36,8 @@ pub struct HttpSettings {
     pub surroundings: Arc<Surroundings>,
     /// Where its output goes.
     pub logs: Arc<dyn LogSink>,
+    /// Where what it uses is counted.
+    pub usage: Arc<Usage>,
 }
 
 impl Default for HttpSettings {
@@ -49,25 +45,34 @@ impl Default for HttpSettings {
         Self {
             name: "function".to_owned(),
             limits: Limits::default(),
-            concurrency_max: CONCURRENCY_DEFAULT,
+            concurrency_max: CONCURRENCY_DEFAULT as usize,
             environment: Vec::new(),
             access: Arc::default(),
             surroundings: Arc::default(),
             logs: Arc::new(Discard),
+            usage: Arc::default(),
         }
     }
 }
 
-/// A function that answers HTTP requests, each with a fresh instance on the thread that calls.
-#[derive(Debug)]
+/// A function that answers HTTP requests, each on the thread that calls.
 pub struct HttpFunction {
     name: String,
     handler: Handler,
     running: Arc<Semaphore>,
+    concurrency_max: usize,
+    usage: Arc<Usage>,
     answered: Counter,
-    failed: Counter,
     duration: Histogram,
-    seen: Mutex<Seen>,
+    failures: Failures,
+}
+
+/// Where failures of a function are noted.
+#[derive(Clone)]
+struct Failures {
+    failed: Counter,
+    seen: Arc<Mutex<Seen>>,
+    logs: Arc<dyn LogSink>,
 }
 
 /// What was measured of a function.
@@ -95,20 +100,28 @@ impl HttpFunction {
     /// # Errors
     /// When the component does not answer requests.
     pub fn new(runtime: &Runtime, artifact: &Arc<Artifact>, settings: HttpSettings) -> Result<Self, Fault> {
-        let HttpSettings { name, limits, concurrency_max, environment, access, surroundings, logs } = settings;
-        let handler = Handler::new(
-            runtime,
-            artifact,
-            HandlerSettings { limits, environment, access, surroundings, logs, ..HandlerSettings::default() },
-        )?;
+        let HttpSettings { name, limits, concurrency_max, environment, access, surroundings, logs, usage } = settings;
+        let concurrency_max = concurrency_max.min(Semaphore::MAX_PERMITS);
+        let settings = HandlerSettings {
+            limits,
+            environment,
+            access,
+            surroundings,
+            logs: Arc::clone(&logs),
+            usage: Arc::clone(&usage),
+            ..HandlerSettings::default()
+        };
+        let handler = Handler::new(runtime, artifact, settings)?;
         let labels = |outcome: &'static str| [("function", name.clone()), ("outcome", outcome.to_owned())];
+        let failed = metrics::counter!("littoral_function_calls_total", &labels("failed"));
         Ok(Self {
             handler,
-            running: Arc::new(Semaphore::new(concurrency_max.min(Semaphore::MAX_PERMITS))),
+            running: Arc::new(Semaphore::new(concurrency_max)),
+            concurrency_max,
+            usage,
             answered: metrics::counter!("littoral_function_calls_total", &labels("answered")),
-            failed: metrics::counter!("littoral_function_calls_total", &labels("failed")),
             duration: metrics::histogram!("littoral_function_seconds", "function" => name.clone()),
-            seen: Mutex::default(),
+            failures: Failures { failed, seen: Arc::default(), logs },
             name,
         })
     }
@@ -122,44 +135,68 @@ impl HttpFunction {
     /// What was measured so far.
     #[must_use]
     pub fn stats(&self) -> HttpStats {
-        let seen = self.seen();
+        let seen = self.failures.seen();
         HttpStats { errors: seen.errors, latency: seen.latency.quantiles(), last_error: seen.last_error.clone() }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note_failure(&self, fault: &Fault) {
-        self.failed.increment(1);
-        let mut seen = self.seen();
-        seen.errors += 1;
-        seen.last_error = Some(fault.to_string());
-    }
-
     /// Answers a request. Whatever goes wrong becomes a response with a readable cause: 504 if its time ran out, 503 if
-    /// there is no room, else 500. If it goes wrong after the response began, the body breaks off.
+    /// there is no room, 413 if the request is too long, else 500. If it goes wrong after the response began, the body
+    /// breaks off.
     pub async fn call(&self, request: Request<Body>) -> Response<Body> {
-        let Ok(permit) = Arc::clone(&self.running).try_acquire_owned() else {
-            self.note_failure(&Fault::Busy);
-            return fault_response(&self.name, &Fault::Busy);
-        };
-        let begun = Instant::now();
-        let outcome = self.handler.call(request).await;
-        let elapsed = begun.elapsed();
-        self.duration.record(elapsed.as_secs_f64());
-        self.seen().latency.record(elapsed, 1);
-        match outcome {
-            Ok(response) => {
-                self.answered.increment(1);
-                response.map(|body| Held { body, _permit: permit }.boxed_unsync())
-            }
+        match self.answer(request).await {
+            Ok(response) => response,
             Err(fault) => {
-                self.note_failure(&fault);
+                self.failures.note(&fault);
                 tracing::warn!(function = %self.name, %fault, "a function failed");
                 fault_response(&self.name, &fault)
             }
         }
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, Fault> {
+        let permit = Arc::clone(&self.running).try_acquire_owned();
+        let permit = permit.map_err(|_| Fault::Concurrency { limit: self.concurrency_max })?;
+        let limits = self.handler.limits();
+        self.usage.invoked();
+        let (parts, body) = request.into_parts();
+        let (body, exceeded) = bodies::incoming(body, limits.request_bytes, &self.usage)?;
+        let begun = Instant::now();
+        let outcome = self.handler.call(Request::from_parts(parts, body)).await;
+        let elapsed = begun.elapsed();
+        self.duration.record(elapsed.as_secs_f64());
+        self.failures.seen().latency.record(elapsed, 1);
+        // A guest that failed because its input broke off is not to blame.
+        if exceeded.get() && outcome.as_ref().map_or(true, |response| response.status().is_server_error()) {
+            return Err(Fault::RequestTooLarge { limit_bytes: limits.request_bytes });
+        }
+        let (parts, body) = outcome?.into_parts();
+        let failures = self.failures.clone();
+        let body = Outgoing::new(body, limits.response_bytes, &self.usage, move |fault| failures.note(&fault), permit)?;
+        self.answered.increment(1);
+        Ok(Response::from_parts(parts, body))
+    }
+}
+
+impl std::fmt::Debug for HttpFunction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpFunction").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Failures {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, fault: &Fault) {
+        self.failed.increment(1);
+        // What the guest itself did wrong, its instance has said.
+        if matches!(fault, Fault::ResponseTooLarge { .. }) {
+            self.logs.line(LogStream::Stderr, &fault.to_string());
+        }
+        let mut seen = self.seen();
+        seen.errors += 1;
+        seen.last_error = Some(fault.to_string());
     }
 }
 
@@ -174,7 +211,11 @@ pub fn fault_response(function: &str, fault: &Fault) -> Response<Body> {
         Fault::Setup { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "setup"),
         Fault::Protocol { .. } | Fault::Gone => (StatusCode::INTERNAL_SERVER_ERROR, "protocol"),
         Fault::Input { .. } => (StatusCode::BAD_REQUEST, "input"),
-        Fault::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+        Fault::Cpu { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "cpu"),
+        Fault::Limit { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "limit"),
+        Fault::RequestTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
+        Fault::ResponseTooLarge { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "response-too-large"),
+        Fault::Busy | Fault::Concurrency { .. } => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
     };
     let body = serde_json::json!({ "error": kind, "function": function, "message": fault.to_string() });
     let mut response = Response::new(full(format!("{body}\n")));
@@ -190,30 +231,4 @@ pub fn fault_response(function: &str, fault: &Fault) -> Response<Body> {
 #[must_use]
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
-}
-
-/// A body that counts as a running request until it is done.
-struct Held {
-    body: Body,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl http_body::Body for Held {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+mod bodies;
 pub mod http;
 pub mod latency;
 pub mod shards;
@@ -29,6 +30,6 @@ pub mod stage {
 
 pub use littoral_runtime_wasm::{
     Access, Artifact, CompileFailure, CompilerProcess, Directory, Discard, Fault, Limits, LoadError, LogSink,
-    LogStream, StartError, Wasm as Runtime, WasmOptions as RuntimeOptions, compile_here,
+    LogStream, StartError, Usage, UsageTotals, Wasm as Runtime, WasmOptions as RuntimeOptions, compile_here,
 };
 pub use shards::Shards;

@@ -7,6 +7,7 @@
 //! * [`buckets`] are keyed values that stay on this node.
 //! * [`replica`] copies the logs of works from their owners to their replicas, and fences off owners of the past.
 //! * [`consensus`] is the keeper that says who owns what: a small group of nodes of each site.
+//! * [`usage`] keeps what functions have used, a record a minute, each with the hash of the one before.
 //! * [`disk`] is the little that the log asks of a file system; [`fake`] is one that fails on purpose, for tests.
 
 pub mod buckets;
@@ -17,6 +18,7 @@ mod error;
 pub mod fake;
 pub mod log;
 pub mod replica;
+pub mod usage;
 
 pub use derived::{Applied, Derived};
 pub use error::StoreError;

@@ -20,6 +20,7 @@ mod schema;
 mod stream;
 mod token;
 mod tools;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,7 @@ pub(crate) async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Stream(StreamCommand::Publish(args)) => stream::publish(args, &client()?).await,
         Command::Stream(StreamCommand::Tail(args)) => stream::tail(args, &client()?).await,
         Command::Logs(args) => logs::run(args, &client()?).await,
+        Command::Usage(args) => usage::run(args, &client()?).await,
         Command::Run(args) => run::run(args, &places).await,
         Command::Delete(args) => delete::run(args, &client()?).await,
         Command::Context(command) => context::run(command, &places),

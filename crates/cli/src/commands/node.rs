@@ -8,6 +8,7 @@ use littoral_node::{Confinement, NodeSettings};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use crate::app::parse_time;
 use crate::args::NodeArgs;
 use crate::commands::compile::compiler;
 use crate::commands::{init, told_to_end};
@@ -37,6 +38,7 @@ pub(super) async fn run(args: &NodeArgs, places: &Places) -> anyhow::Result<Exit
         advertise: args.advertise.clone(),
         offer: args.offer.clone(),
         compiler: Some(compiler()),
+        usage_period: Some(parse_time("--usage-period", &args.usage_period)?),
     };
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();

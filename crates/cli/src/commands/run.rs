@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use littoral_node::run_component::{Access, ComponentSettings, run_component};
+use littoral_node::run_component::{Access, ComponentSettings, Limits, run_component};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{parse_size, parse_time};
@@ -21,7 +21,8 @@ pub(super) async fn run(args: &RunArgs, places: &Places) -> anyhow::Result<ExitC
         component: component.into(),
         address: args.addr,
         environment: args.env.clone(),
-        memory_bytes: parse_size("--memory", &args.memory)?,
+        limits: limits(args)?,
+        concurrency_max: args.concurrency as usize,
         timeout: args.timeout.as_deref().map(|timeout| parse_time("--timeout", timeout)).transpose()?,
         access: Access {
             http: args.allow_http.clone(),
@@ -47,6 +48,18 @@ pub(super) async fn run(args: &RunArgs, places: &Places) -> anyhow::Result<ExitC
         }
     };
     Ok(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)))
+}
+
+/// What one invocation may use.
+fn limits(args: &RunArgs) -> anyhow::Result<Limits> {
+    Ok(Limits {
+        memory_bytes: parse_size("--memory", &args.memory)?,
+        cpu: args.cpu.as_deref().map(|cpu| parse_time("--cpu", cpu)).transpose()?,
+        request_bytes: parse_size("--max-request", &args.max_request)?,
+        response_bytes: parse_size("--max-response", &args.max_response)?,
+        log_lines_per_second: args.log_rate,
+        ..Limits::default()
+    })
 }
 
 /// What a command sees as its own name.

@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::cycles::{self, Cycle, Edge};
 use super::finding::Report;
+use super::limits::{REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
 use crate::id::check_name;
 use crate::oci::OciReference;
 use crate::unit::{Size, Time};
@@ -69,6 +70,7 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             for key in ["timeout", "slo"] {
                 self.not_zero(function, key);
             }
+            self.limits(function);
             self.placement(&format!("function {name}"), function);
             self.grants(function);
             for (key, value) in table(function, "config").into_iter().flatten() {
@@ -77,6 +79,22 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                     let message = format!("`{}` names no secret: {error}", key.get_ref());
                     self.report.add("invalid-secret", value.span(), message).expected("secret:NAME");
                 }
+            }
+        }
+    }
+
+    /// What a schema's ranges, which are of numbers, do not say of texts.
+    fn limits(&mut self, function: &'t DeTable<'_>) {
+        let Some(limits) = table(function, "limits") else { return };
+        self.not_zero(limits, "cpu");
+        for (key, max_bytes) in [("request", REQUEST_BYTES_MAX), ("response", RESPONSE_BYTES_MAX)] {
+            if let Some((size, span)) = text(limits, key)
+                && let Ok(bytes) = size.parse::<Size>()
+                && !(1..=max_bytes).contains(&bytes.as_bytes())
+            {
+                let message = format!("the body of a {key} cannot have {size}");
+                let expected = format!("1B to {}", Size::from_bytes(max_bytes));
+                self.report.add("out-of-range", span, message).expected(expected);
             }
         }
     }

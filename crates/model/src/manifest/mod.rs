@@ -5,6 +5,7 @@
 
 mod cycles;
 mod finding;
+pub mod limits;
 mod meaning;
 mod recover;
 mod shape;
@@ -15,6 +16,7 @@ use serde_json::{Map, Value};
 use toml::de::DeTable;
 
 pub use finding::{FINDINGS_MAX, Finding, Findings};
+pub use limits::Limits;
 pub use types::{
     Ack, Dev, DevLink, DevNode, Flow, Function, Grants, Manifest, OneOrMany, Placement, Retention, Route, RouteTarget,
     Sensor, Sink, Stream,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::limits::Limits;
 use crate::grant::Peer;
 use crate::id::{AppName, BucketName, FlowName, FunctionName, NodeId, SiteId, StreamName, Tier};
 use crate::oci::OciReference;
@@ -53,6 +54,9 @@ pub struct Function {
     /// How long one call may take.
     #[serde(default = "default_timeout")]
     pub timeout: Time,
+    /// What else an instance may use: CPU time, requests at once, bodies, lines of its log, tables.
+    #[serde(default, skip_serializing_if = "Limits::is_default")]
+    pub limits: Limits,
     /// The objective for the time of a call, at the 95th percentile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo: Option<Time>,

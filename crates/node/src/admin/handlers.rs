@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, http};
 use futures::StreamExt as _;
 use littoral_model::entry::ProducerSequence;
-use littoral_model::id::{AppName, FunctionName, StreamName};
+use littoral_model::id::{AppName, FunctionName, NodeId, StreamName};
 use serde::{Deserialize, Serialize};
 
 use super::error::{AdminError, Problem};
@@ -19,6 +19,8 @@ use super::types::{
     AppBundle, AppStatus, Base64Bytes, CallRequest, CallResponse, FlowStatus, FunctionStatus, NodeStatus, PlanReport,
     PublishRecord, Published, StoredArtifact, StreamStatus, TokenGrant, TokenRequest,
 };
+
+use super::usage::{ChainReports, UsageReport};
 
 /// The most records in one publication: each costs more memory than its bytes.
 pub(super) const RECORDS_PER_PUBLISH_MAX: usize = 65_536;
@@ -234,6 +236,33 @@ pub(super) struct LogsQuery {
 pub(super) async fn logs(State(api): State<Api>, QueryOf(query): QueryOf<LogsQuery>) -> Result<Response, AdminError> {
     let last = query.last.unwrap_or(LOG_LINES_DEFAULT).min(LOG_LINES_MAX);
     Ok(lines(api.operations.logs(query.app, query.follow, last).await?))
+}
+
+/// What of the usage.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UsageQuery {
+    since_us: Option<i64>,
+    app: Option<AppName>,
+    node: Option<NodeId>,
+}
+
+pub(super) async fn usage(State(api): State<Api>, QueryOf(query): QueryOf<UsageQuery>) -> Answer<UsageReport> {
+    api.operations.usage(query.since_us.unwrap_or_default(), query.app, query.node).await.map(Json)
+}
+
+/// Whose records.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UsageCheckQuery {
+    node: Option<NodeId>,
+}
+
+pub(super) async fn usage_check(
+    State(api): State<Api>,
+    QueryOf(query): QueryOf<UsageCheckQuery>,
+) -> Answer<ChainReports> {
+    api.operations.usage_chains(query.node).await.map(Json)
 }
 
 pub(super) async fn token(

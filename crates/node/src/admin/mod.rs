@@ -15,6 +15,7 @@ pub mod remote;
 pub mod router;
 pub mod serve;
 pub mod types;
+pub mod usage;
 
 #[cfg(test)]
 mod tests;

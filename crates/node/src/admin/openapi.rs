@@ -12,6 +12,7 @@ use super::types::{
     AppBundle, AppStatus, CallRequest, CallResponse, FlowStatus, FunctionStatus, LogLine, NodeStatus, PlanReport,
     PublishRecord, Published, Readiness, StoredArtifact, StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
+use super::usage::{ChainReports, UsageReport};
 
 /// The document.
 #[must_use]
@@ -107,6 +108,7 @@ fn schemas() -> Map<String, Value> {
         AppStatus,
         CallRequest,
         CallResponse,
+        ChainReports,
         FlowStatus,
         FunctionStatus,
         LogLine,
@@ -121,6 +123,7 @@ fn schemas() -> Map<String, Value> {
         TailRow,
         TokenGrant,
         TokenRequest,
+        UsageReport,
     );
     let mut schemas = generator.take_definitions(true);
     schemas.sort_keys();

@@ -9,12 +9,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
 use littoral_model::entry::ProducerSequence;
-use littoral_model::id::{AppName, FunctionName, StreamName};
+use littoral_model::id::{AppName, FunctionName, NodeId, StreamName};
 
 use super::types::{
     AdminError, AppBundle, AppStatus, FlowStatus, FunctionStatus, LogLine, NodeStatus, PlanReport, PublishRecord,
     Published, Readiness, StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
+
+use super::usage::{ChainReports, UsageReport};
 
 /// A stream of answers that may go on for as long as the asker listens; ends after the first error. Dropping it ends
 /// the work behind it.
@@ -144,6 +146,19 @@ pub trait Operations: Send + Sync + 'static {
     /// # Errors
     /// When there is no such app.
     async fn logs(&self, app: Option<AppName>, follow: bool, last: usize) -> Result<Answers<LogLine>, AdminError>;
+
+    /// What functions have used since a time (microseconds since 1970), of one app or all, on one live node or all.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    async fn usage(&self, since_us: i64, app: Option<AppName>, node: Option<NodeId>)
+    -> Result<UsageReport, AdminError>;
+
+    /// Checks the chains of usage records of one live node or all.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    async fn usage_chains(&self, node: Option<NodeId>) -> Result<ChainReports, AdminError>;
 
     /// Grants a token with which nodes may join the fabric.
     ///

@@ -83,6 +83,8 @@ pub struct Route {
 
 const FOLLOW: Parameter = Parameter { name: "follow", kind: "boolean", what: "go on with what is to come" };
 
+const NODE: Parameter = Parameter { name: "node", kind: "string", what: "of this live node only" };
+
 /// Everything that the admin API offers, in the order of the documentation.
 pub const ROUTES: &[Route] = &[
     Route {
@@ -306,6 +308,36 @@ pub const ROUTES: &[Route] = &[
         status: 200,
         response: Content::Lines("LogLine"),
         handler: || get(handlers::logs),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/usage",
+        id: "usage",
+        summary: "What functions have used, beside what the nodes themselves have, up to now.",
+        query: &[
+            Parameter {
+                name: "since_us",
+                kind: "integer",
+                what: "since when, microseconds since 1970; all that is kept",
+            },
+            Parameter { name: "app", kind: "string", what: "functions of this app only" },
+            NODE,
+        ],
+        request: Content::Empty,
+        status: 200,
+        response: Content::Json("UsageReport"),
+        handler: || get(handlers::usage),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/usage/check",
+        id: "usage_check",
+        summary: "Walks the chains of usage records and says what was altered in them.",
+        query: &[NODE],
+        request: Content::Empty,
+        status: 200,
+        response: Content::Json("ChainReports"),
+        handler: || get(handlers::usage_check),
     },
     Route {
         method: Method::POST,

@@ -26,6 +26,7 @@ use super::types::{
     AdminError, AppBundle, AppStatus, FlowStatus, FunctionStatus, Health, LogLine, NodeState, NodeStatus, PlanReport,
     PublishRecord, Published, Readiness, StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
+use super::usage::{ChainReports, UsageReport};
 
 /// Answers plainly and remembers what it was asked.
 #[derive(Default)]
@@ -143,6 +144,19 @@ impl Operations for Fake {
         self.note(format!("{app:?} {follow} {last}"));
         // Never ends: what follows goes on until the asker leaves.
         Ok(futures::stream::pending().boxed())
+    }
+    async fn usage(
+        &self,
+        since_us: i64,
+        app: Option<AppName>,
+        node: Option<NodeId>,
+    ) -> Result<UsageReport, AdminError> {
+        self.note(format!("usage {since_us} {app:?} {node:?}"));
+        Ok(UsageReport::default())
+    }
+    async fn usage_chains(&self, node: Option<NodeId>) -> Result<ChainReports, AdminError> {
+        self.note(format!("check {node:?}"));
+        Ok(ChainReports::default())
     }
     async fn token(&self, request: TokenRequest) -> Result<TokenGrant, AdminError> {
         Ok(TokenGrant { token: "t1".to_owned(), expires_s: request.ttl_seconds })

@@ -26,6 +26,7 @@ use crate::engine::{Concurrency, Wasm};
 use crate::fabric::Invocation;
 use crate::fault::Fault;
 use crate::host::{Host, within};
+use crate::meter::Meter;
 
 /// How much of a response is collected before its head is sent, whatever others hold.
 const COLLECTED_BYTES_MAX: usize = 64 << 10;
@@ -54,15 +55,16 @@ impl Fresh {
     }
 
     pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Fault> {
-        let (guest, answer) = self.start(request)?;
+        let meter = Meter::new(Some(&self.settings.usage));
+        let (guest, answer) = meter.charge(|| self.start(request, &meter))?;
         Answering { guest: Some(guest), answer, response: None, collected: Collected::default() }.await
     }
 
     /// Prepares the guest; it runs when it is polled.
-    fn start(&self, mut request: Request<Body>) -> Result<(Running, Answer), Fault> {
+    fn start(&self, mut request: Request<Body>, meter: &Meter) -> Result<(Running, Answer), Fault> {
         let engine = &self.wasm.flavor(self.concurrency).engine;
         let invocation = Invocation::of(&mut request);
-        let mut setup = self.settings.setup();
+        let mut setup = self.settings.setup(meter);
         setup.limits.timeout = invocation.timeout(setup.limits.timeout);
         let store = Host::store(engine, setup);
         let mut store = store.map_err(|error| Fault::Setup { reason: format!("{error:#}") })?;
@@ -78,10 +80,10 @@ impl Fresh {
             Ok((incoming, outparam))
         });
         let (incoming, outparam) = resources.map_err(|error| Fault::Input { reason: error.to_string() })?;
-        let (ticking, pre) = (self.wasm.tick(), self.pre.clone());
+        let (ticking, pre, meter) = (self.wasm.tick(), self.pre.clone(), meter.clone());
         let run = async move {
             let _ticking = ticking;
-            run(store, &pre, incoming, outparam).await
+            meter.over(run(store, &pre, incoming, outparam)).await
         };
         Ok((Box::pin(run), answer))
     }

@@ -23,8 +23,10 @@ use crate::artifact::{Artifact, HandlerPre};
 use crate::engine::Wasm;
 use crate::fabric::Surroundings;
 use crate::fault::Fault;
-use crate::host::{Limits, Setup};
+use crate::host::Setup;
+use crate::limits::Limits;
 use crate::logs::{Discard, LogSink};
+use crate::meter::{Meter, Usage};
 
 /// A body of a request or a response, streaming.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -86,12 +88,15 @@ pub struct HandlerSettings {
     pub surroundings: Arc<Surroundings>,
     /// Where its output goes.
     pub logs: Arc<dyn LogSink>,
+    /// Where what its instances use is counted: CPU time and memory. Calls and bytes are counted by who calls.
+    pub usage: Arc<Usage>,
 }
 
 impl HandlerSettings {
-    fn setup(&self) -> Setup<'_> {
+    fn setup<'a>(&'a self, meter: &'a Meter) -> Setup<'a> {
         Setup {
             limits: self.limits,
+            meter,
             command: None,
             environment: &self.environment,
             access: &self.access,
@@ -110,6 +115,7 @@ impl Default for HandlerSettings {
             access: Arc::default(),
             surroundings: Arc::default(),
             logs: Arc::new(Discard),
+            usage: Arc::default(),
         }
     }
 }

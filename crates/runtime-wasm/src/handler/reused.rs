@@ -27,6 +27,7 @@ use crate::engine::{Concurrency, Wasm};
 use crate::fabric::Invocation;
 use crate::fault::Fault;
 use crate::host::{Host, within};
+use crate::meter::Meter;
 use crate::ticker::Ticking;
 
 /// So many threads have workers of their own; more than there are cores on the machines that this is made for. Beyond
@@ -118,11 +119,17 @@ impl HandlerState for Workers {
     type WorkerExpiration = Expiration;
     type WorkerState = Worker;
 
+    fn spawn(&self, worker: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(Meter::new(Some(&self.making.settings.usage)).over_task(worker));
+    }
+
     async fn instantiate(&self) -> wasmtime::Result<Instance<Host, Expiration, Worker>> {
         let Making { wasm, pre, settings } = &*self.making;
         let ticking = wasm.tick();
         let engine = &wasm.flavor(Concurrency::Concurrent).engine;
-        let store = Host::store(engine, settings.setup());
+        let meter = Meter::of_task().unwrap_or_else(|| Meter::new(Some(&settings.usage)));
+        meter.lasts();
+        let store = Host::store(engine, settings.setup(&meter));
         let mut store = store.map_err(|error| Failed(Fault::Setup { reason: format!("{error:#}") }))?;
         let deadline = Host::begin(&mut store);
         let service = match within(deadline, pre.instantiate_async(&mut store)).await {

@@ -15,6 +15,7 @@ use crate::fabric::bindings::typed::littoral::fabric::types::Payload;
 use crate::fabric::{Invocation, PAYLOAD_BYTES_MAX};
 use crate::fault::Fault;
 use crate::host::{Host, within};
+use crate::meter::Meter;
 
 /// What the answer is if the handler does not say.
 const CONTENT_TYPE_UNKNOWN: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -35,7 +36,8 @@ impl Typed {
 
     pub(super) async fn call(&self, mut request: Request<Body>) -> Result<Response<Body>, Fault> {
         let invocation = Invocation::of(&mut request);
-        let mut setup = self.settings.setup();
+        let meter = Meter::new(Some(&self.settings.usage));
+        let mut setup = self.settings.setup(&meter);
         setup.limits.timeout = invocation.timeout(setup.limits.timeout);
         // What a slow client takes is not the guest's time, but has the same bound.
         let reading = tokio::time::timeout(setup.limits.timeout, payload(request)).await;
@@ -44,7 +46,7 @@ impl Typed {
         let mut store = store.map_err(|error| Fault::Setup { reason: format!("{error:#}") })?;
         store.data_mut().present.begin(invocation);
         let _ticking = self.wasm.tick();
-        self.handle(store, &payload).await
+        meter.over(self.handle(store, &payload)).await
     }
 
     async fn handle(&self, mut store: Store<Host>, payload: &Payload) -> Result<Response<Body>, Fault> {

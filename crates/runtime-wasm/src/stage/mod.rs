@@ -6,7 +6,7 @@ mod columns;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow_array::RecordBatch;
+use arrow_array::{Array as _, RecordBatch};
 use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
 use wasmtime::Store;
@@ -18,8 +18,10 @@ use crate::artifact::Artifact;
 use crate::engine::Wasm;
 use crate::fabric::{Invocation, Surroundings};
 use crate::fault::Fault;
-use crate::host::{Host, Limits, Setup, within};
+use crate::host::{Host, Setup, within};
+use crate::limits::Limits;
 use crate::logs::{Discard, LogSink};
+use crate::meter::{Meter, Usage};
 
 /// How many outputs a stage may declare: more than anybody connects, few enough to list in a message.
 const PORTS_MAX: usize = 64;
@@ -40,6 +42,8 @@ pub struct StageSettings {
     pub surroundings: Arc<Surroundings>,
     /// Where its output goes.
     pub logs: Arc<dyn LogSink>,
+    /// Where what it uses is counted.
+    pub usage: Arc<Usage>,
 }
 
 impl Default for StageSettings {
@@ -50,6 +54,7 @@ impl Default for StageSettings {
             access: Arc::default(),
             surroundings: Arc::default(),
             logs: Arc::new(Discard),
+            usage: Arc::default(),
         }
     }
 }
@@ -91,6 +96,8 @@ pub struct StageOutput {
 /// if a call's future is dropped before it is done; every later call then answers [`Fault::Gone`].
 pub struct Stage {
     wasm: Wasm,
+    meter: Meter,
+    usage: Arc<Usage>,
     store: Store<Host>,
     guest: bindings::Stage,
     config: Vec<(String, String)>,
@@ -105,7 +112,7 @@ macro_rules! call {
         let outcome = {
             let $processor = $stage.guest.littoral_flow_processor();
             let $store = &mut $stage.store;
-            within(deadline, $call).await
+            $stage.meter.over(within(deadline, $call)).await
         };
         $stage.end(outcome)
     }};
@@ -122,17 +129,27 @@ impl Stage {
                 reason: "it exports no `littoral:flow/processor@0.1`; build it as a stage".to_owned(),
             });
         };
-        let StageSettings { limits, config, access, surroundings, logs } = &settings;
-        let setup = Setup { limits: *limits, command: None, environment: config, access, surroundings, logs };
+        let StageSettings { limits, config, access, surroundings, logs, usage } = &settings;
+        let meter = Meter::new(Some(usage));
+        meter.lasts();
+        let (limits, environment) = (*limits, config);
+        let setup = Setup { limits, meter: &meter, command: None, environment, access, surroundings, logs };
         let store = Host::store(&wasm.flavor(artifact.concurrency()).engine, setup);
         let mut store = store.map_err(|error| Fault::Setup { reason: format!("{error:#}") })?;
         let _ticking = wasm.tick();
         let deadline = Host::begin(&mut store);
-        let instantiated = within(deadline, pre.instantiate_async(&mut store)).await;
+        let instantiated = meter.over(within(deadline, pre.instantiate_async(&mut store))).await;
         match instantiated {
-            Ok(guest) => {
-                Ok(Self { wasm: wasm.clone(), store, guest, config: settings.config, ports: Vec::new(), gone: false })
-            }
+            Ok(guest) => Ok(Self {
+                wasm: wasm.clone(),
+                meter,
+                usage: settings.usage,
+                store,
+                guest,
+                config: settings.config,
+                ports: Vec::new(),
+                gone: false,
+            }),
             Err(error) => Err(Fault::new(&error, store.data())),
         }
     }
@@ -170,6 +187,8 @@ impl Stage {
     /// # Errors
     /// What the guest did wrong, or its own error.
     pub async fn process(&mut self, batch: &RecordBatch, watermark_us: i64) -> Result<StageOutput, StageError> {
+        self.usage.invoked();
+        self.usage.received(bytes_of(batch));
         let borrowed = Borrowed::new(batch).map_err(|reason| Fault::Input { reason })?;
         let columns = borrowed.columns();
         let rows = borrowed.batch(&columns);
@@ -232,6 +251,7 @@ impl Stage {
             let batch = batch_out(&port.schema, batch);
             let batch =
                 batch.map_err(|reason| Fault::Protocol { reason: format!("on port `{}`, {reason}", port.name) })?;
+            self.usage.sent(bytes_of(&batch));
             outputs.push((port.name.clone(), batch));
         }
         let rejected =
@@ -242,6 +262,13 @@ impl Stage {
         }
         Ok(StageOutput { outputs, rejected, dirty: step.dirty, timer_us: step.timer })
     }
+}
+
+/// What the rows of a batch take in its columns, in bytes.
+fn bytes_of(batch: &RecordBatch) -> u64 {
+    let columns = batch.columns().iter();
+    // Only a type without a known layout has no size; stages have none of those.
+    columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or_default() as u64).sum()
 }
 
 impl std::fmt::Debug for Stage {

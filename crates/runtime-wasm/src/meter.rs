@@ -1,0 +1,312 @@
+//! What functions use, measured: the CPU time of their guests, what memory these hold and how long, bytes and calls.
+//!
+//! CPU time is read from the clock of the thread (`CLOCK_THREAD_CPUTIME_ID`), before and after each poll of a guest: two
+//! system calls of some 0.2 µs. Where the poll of one guest polls another one's, each is charged with its own part only.
+//! Counters are atomics; nothing on the way of a request takes a lock.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// What one function has used on this node since the process started. Shared by all of its instances.
+#[derive(Debug, Default)]
+pub struct Usage {
+    cpu_ns: AtomicU64,
+    memory_byte_us: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    invocations: AtomicU64,
+    /// The memories of instances that may live longer than a call.
+    lasting: Mutex<Vec<Weak<Held>>>,
+}
+
+/// What a function has used, at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UsageTotals {
+    /// CPU time, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory times time, in byte-microseconds; it wraps around, so that only differences mean anything.
+    pub memory_byte_us: u64,
+    /// Bytes of the bodies of requests, or of rows handed in.
+    pub bytes_in: u64,
+    /// Bytes of the bodies of responses, or of rows put out.
+    pub bytes_out: u64,
+    /// Requests, or batches of rows.
+    pub invocations: u64,
+}
+
+impl Usage {
+    /// Counts a call.
+    pub fn invoked(&self) {
+        self.invocations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that came in.
+    pub fn received(&self, bytes: u64) {
+        self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that went out.
+    pub fn sent(&self, bytes: u64) {
+        self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What was used until now. The memory of an instance that lives for one request only is counted when it ends.
+    #[must_use]
+    pub fn now(&self) -> UsageTotals {
+        self.lasting.lock().unwrap_or_else(PoisonError::into_inner).retain(|held| match held.upgrade() {
+            Some(held) => {
+                held.count(self);
+                true
+            }
+            None => false,
+        });
+        UsageTotals {
+            cpu_ns: self.cpu_ns.load(Ordering::Relaxed),
+            memory_byte_us: self.memory_byte_us.load(Ordering::Relaxed),
+            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.bytes_out.load(Ordering::Relaxed),
+            invocations: self.invocations.load(Ordering::Relaxed),
+        }
+    }
+
+    fn keep(&self, held: &Arc<Held>) {
+        let mut lasting = self.lasting.lock().unwrap_or_else(PoisonError::into_inner);
+        lasting.retain(|held| held.strong_count() > 0);
+        lasting.push(Arc::downgrade(held));
+    }
+}
+
+/// The memory that an instance holds now, and until when that is counted.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: AtomicU64,
+    counted_until_us: AtomicU64,
+}
+
+impl Held {
+    fn count(&self, usage: &Usage) {
+        let now_us = now_us();
+        let until_us = self.counted_until_us.fetch_max(now_us, Ordering::Relaxed);
+        let byte_us = self.bytes.load(Ordering::Relaxed).wrapping_mul(now_us.saturating_sub(until_us));
+        usage.memory_byte_us.fetch_add(byte_us, Ordering::Relaxed);
+    }
+}
+
+/// Microseconds since this was first asked.
+fn now_us() -> u64 {
+    static ZERO: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(ZERO.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// How much CPU time the calling thread has used, in nanoseconds.
+#[must_use]
+pub(crate) fn thread_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    // Neither is ever negative.
+    (time.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as u64)
+}
+
+thread_local! {
+    /// What was charged on this thread within the poll that is under way; outside of any, in all.
+    static CHARGED_NS: Cell<u64> = const { Cell::new(0) };
+}
+
+tokio::task_local! {
+    /// The meter of the task of an instance that Wasmtime's machinery makes and runs.
+    static OF_TASK: Meter;
+}
+
+/// Measures one instance. Clones are of the same instance.
+#[derive(Debug, Clone)]
+pub(crate) struct Meter(Arc<Instance>);
+
+#[derive(Debug)]
+struct Instance {
+    usage: Arc<Usage>,
+    held: Arc<Held>,
+    /// What the instance used in polls that are over.
+    spent_ns: AtomicU64,
+    /// What it had used when its latest call began.
+    spent_before_ns: AtomicU64,
+    /// The thread's clock when the poll under way began; 0 if none is.
+    begun_ns: AtomicU64,
+}
+
+impl Meter {
+    /// Of a new instance; `None` measures for nobody, for instance a command that is run once.
+    pub(crate) fn new(usage: Option<&Arc<Usage>>) -> Self {
+        let held = Arc::new(Held { bytes: AtomicU64::new(0), counted_until_us: AtomicU64::new(now_us()) });
+        Self(Arc::new(Instance {
+            usage: usage.cloned().unwrap_or_default(),
+            held,
+            spent_ns: AtomicU64::new(0),
+            spent_before_ns: AtomicU64::new(0),
+            begun_ns: AtomicU64::new(0),
+        }))
+    }
+
+    /// The meter of this task, if it is one of [`Meter::over_task`].
+    pub(crate) fn of_task() -> Option<Self> {
+        OF_TASK.try_with(Clone::clone).ok()
+    }
+
+    /// Its memory is counted each time somebody asks, too: it lives for longer than a call.
+    pub(crate) fn lasts(&self) {
+        self.0.usage.keep(&self.0.held);
+    }
+
+    /// The instance holds so much memory from now on, in bytes.
+    pub(crate) fn holds(&self, bytes: u64) {
+        self.0.held.count(&self.0.usage);
+        self.0.held.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// A call begins.
+    pub(crate) fn begin_call(&self) {
+        self.0.spent_before_ns.store(self.spent_ns(), Ordering::Relaxed);
+    }
+
+    /// What the latest call has used. Asked on the thread that polls the instance, if one does.
+    pub(crate) fn call_cpu(&self) -> Duration {
+        let before = self.0.spent_before_ns.load(Ordering::Relaxed);
+        Duration::from_nanos(self.spent_ns().saturating_sub(before))
+    }
+
+    fn spent_ns(&self) -> u64 {
+        let begun_ns = self.0.begun_ns.load(Ordering::Relaxed);
+        let under_way =
+            if begun_ns == 0 { 0 } else { thread_cpu_ns().saturating_sub(begun_ns).saturating_sub(CHARGED_NS.get()) };
+        self.0.spent_ns.load(Ordering::Relaxed).saturating_add(under_way)
+    }
+
+    /// Charges what `act` uses.
+    pub(crate) fn charge<R>(&self, act: impl FnOnce() -> R) -> R {
+        let _charging = Charging::new(self);
+        act()
+    }
+
+    /// Charges what the polls of `future` use.
+    pub(crate) async fn over<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        std::future::poll_fn(|context| self.charge(|| future.as_mut().poll(context))).await
+    }
+
+    /// The same for a task of its own, which can ask for this meter.
+    pub(crate) async fn over_task<T>(self, future: impl Future<Output = T>) -> T {
+        let meter = self.clone();
+        OF_TASK.scope(self, async move { meter.over(future).await }).await
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.held.count(&self.usage);
+        self.held.bytes.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A poll that is charged when this is dropped, also by a panic.
+struct Charging<'a> {
+    meter: &'a Instance,
+    begun_ns: u64,
+    /// What was charged before within the poll around this one.
+    charged_before_ns: u64,
+}
+
+impl<'a> Charging<'a> {
+    fn new(meter: &'a Meter) -> Self {
+        let meter = &meter.0;
+        let (begun_ns, charged_before_ns) = (thread_cpu_ns(), CHARGED_NS.replace(0));
+        meter.begun_ns.store(begun_ns, Ordering::Relaxed);
+        Self { meter, begun_ns, charged_before_ns }
+    }
+}
+
+impl Drop for Charging<'_> {
+    fn drop(&mut self) {
+        let all_ns = thread_cpu_ns().saturating_sub(self.begun_ns);
+        let own_ns = all_ns.saturating_sub(CHARGED_NS.get());
+        CHARGED_NS.set(self.charged_before_ns.wrapping_add(all_ns));
+        self.meter.begun_ns.store(0, Ordering::Relaxed);
+        self.meter.spent_ns.fetch_add(own_ns, Ordering::Relaxed);
+        self.meter.usage.cpu_ns.fetch_add(own_ns, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Works until the thread has used so much more CPU time; answers how much it was.
+    fn burn(ns: u64) -> u64 {
+        let begun = thread_cpu_ns();
+        while thread_cpu_ns() - begun < ns {
+            std::hint::black_box(());
+        }
+        thread_cpu_ns() - begun
+    }
+
+    #[test]
+    fn each_is_charged_with_its_own_part() {
+        const MS: u64 = 1_000_000;
+        let (outer, inner) = (Arc::new(Usage::default()), Arc::new(Usage::default()));
+        let (outside, inside) = (Meter::new(Some(&outer)), Meter::new(Some(&inner)));
+        let begun = thread_cpu_ns();
+        let (mut own, mut nested) = (0, 0);
+        outside.charge(|| {
+            own += burn(5 * MS);
+            inside.charge(|| nested += burn(9 * MS));
+            own += burn(3 * MS);
+        });
+        let all = thread_cpu_ns() - begun;
+        let (outer, inner) = (outer.now().cpu_ns, inner.now().cpu_ns);
+        assert!(outer >= own && inner >= nested, "{outer} of {own}, {inner} of {nested}");
+        assert!(outer + inner <= all, "nothing is charged twice: {outer} and {inner} of {all}");
+    }
+
+    #[test]
+    fn a_call_is_told_from_the_one_before() {
+        let meter = Meter::new(None);
+        let first = meter.charge(|| burn(4_000_000));
+        assert!(meter.call_cpu() >= Duration::from_nanos(first));
+        meter.begin_call();
+        assert_eq!(meter.call_cpu(), Duration::ZERO);
+        let (second, seen) = meter.charge(|| (burn(1_000_000), meter.call_cpu()));
+        assert!(seen >= Duration::from_nanos(second) && seen < Duration::from_nanos(first + second), "{seen:?}");
+    }
+
+    #[test]
+    fn memory_is_counted_for_as_long_as_it_is_held() {
+        let usage = Arc::new(Usage::default());
+        let meter = Meter::new(Some(&usage));
+        meter.lasts();
+        meter.holds(1_000);
+        let begun_us = now_us();
+        burn(3_000_000);
+        let least = 1_000 * (now_us() - begun_us);
+        assert!(usage.now().memory_byte_us >= least, "it is counted while it lasts");
+        drop(meter);
+        let ended = usage.now().memory_byte_us;
+        burn(1_000_000);
+        assert_eq!(usage.now().memory_byte_us, ended, "and not after its end");
+    }
+
+    /// Not an assertion about time: prints what metering a poll costs, for `cargo test -- --nocapture --ignored`.
+    #[test]
+    #[ignore = "measures"]
+    fn cost_of_a_poll() {
+        const POLLS: u32 = 1_000_000;
+        let meter = Meter::new(None);
+        let begun = Instant::now();
+        (0..POLLS).for_each(|_| meter.charge(|| std::hint::black_box(())));
+        println!("metering a poll: {:?}", begun.elapsed() / POLLS);
+        let begun = Instant::now();
+        (0..POLLS).for_each(|_| drop(std::hint::black_box(Meter::new(None))));
+        println!("a meter for an instance: {:?}", begun.elapsed() / POLLS);
+    }
+}
