@@ -165,8 +165,9 @@ impl HttpFunction {
         let elapsed = begun.elapsed();
         self.duration.record(elapsed.as_secs_f64());
         self.failures.seen().latency.record(elapsed, 1);
-        // A guest that failed because its input broke off is not to blame.
-        if exceeded.get() && outcome.as_ref().map_or(true, |response| response.status().is_server_error()) {
+        // A guest that failed because its input broke off is not to blame, nor does it know the reason.
+        let failed = |status: StatusCode| status.is_client_error() || status.is_server_error();
+        if exceeded.get() && outcome.as_ref().map_or(true, |response| failed(response.status())) {
             return Err(Fault::RequestTooLarge { limit_bytes: limits.request_bytes });
         }
         let (parts, body) = outcome?.into_parts();

@@ -221,6 +221,11 @@ impl Node {
         self.process.0.wait().unwrap();
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.process.0.id()
+    }
+
     /// Waits for its end; its exit status.
     pub fn ended(&mut self) -> i32 {
         self.process.ended()

@@ -71,14 +71,9 @@ impl Metering {
         let disk = RealDisk::open(&data.usage())?;
         let log =
             UsageLog::open(Arc::new(disk), UsageLogOptions::default()).context("cannot open the usage records")?;
-        let mut clocks = ThreadClocks::default();
-        let span = Span {
-            from_us: now_us(),
-            functions: HashMap::new(),
-            threads_ns: clocks.look(),
-            process_ns: process_ns(),
-            clocks,
-        };
+        // From the process's beginning: what it took to start is part of the first span.
+        let (clocks, functions) = (ThreadClocks::default(), HashMap::new());
+        let span = Span { from_us: now_us(), clocks, functions, threads_ns: 0, process_ns: 0 };
         Ok(Self { node, log, functions: Mutex::default(), span: Mutex::new(span) })
     }
 

@@ -56,7 +56,8 @@ impl Fresh {
 
     pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Fault> {
         let meter = Meter::new(Some(&self.settings.usage));
-        let (guest, answer) = meter.charge(|| self.start(request, &meter))?;
+        meter.begin_poll();
+        let (guest, answer) = self.start(request, &meter)?;
         Answering { guest: Some(guest), answer, response: None, collected: Collected::default() }.await
     }
 
