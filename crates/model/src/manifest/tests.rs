@@ -82,6 +82,17 @@ fn retention_is_an_age_a_size_or_both() {
 }
 
 #[test]
+fn limits_have_ranges() {
+    let limits = |keys: &str| format!("[functions.x]\ncomponent = \"x\"\nlimits = {{ {keys} }}");
+    one(&limits("cpu = \"0s\""), "3 out-of-range: `cpu` cannot be 0s");
+    one(&limits("concurrency = 0"), "3 out-of-range: `concurrency` cannot be 0");
+    one(&limits("request = \"9MiB\""), "3 out-of-range: the body of a request cannot have 9MiB");
+    one(&limits("response = \"0B\""), "3 out-of-range: the body of a response cannot have 0B");
+    one(&limits("table-elements = 40_000"), "3 out-of-range: `table-elements` cannot be 40000");
+    one(&limits("cpus = \"1s\""), "3 unknown-key: `limits` has no key `cpus`");
+}
+
+#[test]
 fn shapes_are_checked() {
     one("[functions.x]", "1 missing-key: `x` lacks the key `component`");
     one("[functions.X]\ncomponent = \"x\"", "1 invalid-name: `X` is not a name");

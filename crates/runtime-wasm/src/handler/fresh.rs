@@ -344,6 +344,12 @@ impl http_body::Body for GuestBody {
 
     fn size_hint(&self) -> SizeHint {
         // What was collected is not part of what the inner body still expects.
-        if self.collected.is_empty() { self.body.size_hint() } else { SizeHint::default() }
+        if self.collected.is_empty() {
+            return self.body.size_hint();
+        }
+        let mut hint = SizeHint::default();
+        let collected = self.collected.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref());
+        hint.set_lower(collected.map(|data| data.len() as u64).sum());
+        hint
     }
 }

@@ -1,3 +1,4 @@
+//! The chain of usage records: torn, altered, foreign, too long, on disks that fail.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use super::*;
