@@ -100,34 +100,31 @@ impl http_body::Body for Incoming {
 }
 
 /// The body of a response, which breaks off where it grows beyond `limit_bytes`, and lets go of `held` at its end.
-pub(crate) struct Outgoing<H> {
+/// `too_long` is called where it breaks off.
+///
+/// # Errors
+/// When it is known to be longer.
+pub(crate) fn outgoing<H: Send + Unpin + 'static>(
+    body: Body,
+    limit_bytes: u64,
+    usage: &Arc<Usage>,
+    too_long: impl FnOnce(Fault) + Send + 'static,
+    held: H,
+) -> Result<Body, Fault> {
+    if body.size_hint().lower() > limit_bytes {
+        return Err(Fault::ResponseTooLarge { limit_bytes });
+    }
+    let count = Count { left: limit_bytes, limit_bytes };
+    let (usage, too_long) = (Arc::clone(usage), Some(Box::new(too_long) as _));
+    Ok(Outgoing { body, count, usage, too_long, _held: held }.boxed_unsync())
+}
+
+struct Outgoing<H> {
     body: Body,
     count: Count,
     usage: Arc<Usage>,
-    /// Called where it breaks off.
     too_long: Option<Box<dyn FnOnce(Fault) + Send>>,
     _held: H,
-}
-
-impl<H: Send + Unpin + 'static> Outgoing<H> {
-    /// Such a body.
-    ///
-    /// # Errors
-    /// When it is known to be longer.
-    pub(crate) fn new(
-        body: Body,
-        limit_bytes: u64,
-        usage: &Arc<Usage>,
-        too_long: impl FnOnce(Fault) + Send + 'static,
-        held: H,
-    ) -> Result<Body, Fault> {
-        if body.size_hint().lower() > limit_bytes {
-            return Err(Fault::ResponseTooLarge { limit_bytes });
-        }
-        let count = Count { left: limit_bytes, limit_bytes };
-        let (usage, too_long) = (Arc::clone(usage), Some(Box::new(too_long) as _));
-        Ok(Self { body, count, usage, too_long, _held: held }.boxed_unsync())
-    }
 }
 
 impl<H: Unpin> http_body::Body for Outgoing<H> {

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 pub use littoral_runtime_wasm::handler::{Body, BodyError};
 
 use crate::Runtime;
-use crate::bodies::{self, Outgoing};
+use crate::bodies;
 use crate::latency::{Latency, Quantiles};
 
 /// How to run a function.
@@ -172,7 +172,8 @@ impl HttpFunction {
         }
         let (parts, body) = outcome?.into_parts();
         let failures = self.failures.clone();
-        let body = Outgoing::new(body, limits.response_bytes, &self.usage, move |fault| failures.note(&fault), permit)?;
+        let body =
+            bodies::outgoing(body, limits.response_bytes, &self.usage, move |fault| failures.note(&fault), permit)?;
         self.answered.increment(1);
         Ok(Response::from_parts(parts, body))
     }
