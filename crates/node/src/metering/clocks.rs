@@ -74,7 +74,7 @@ mod tests {
             while process_ns() - begun < ns {}
         };
         // It lives until it was looked at once more, and then ends.
-        let (done, waiting) = std::sync::mpsc::channel::<()>();
+        let (done, waiting) = std::sync::mpsc::sync_channel::<()>(1);
         let thread = std::thread::spawn(move || {
             burn(200_000_000);
             waiting.recv().ok();
