@@ -65,7 +65,20 @@ fn ask(node: &Node, path: &str, body: &str) -> String {
     let answer = node.post(path, body);
     let (head, said) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let said = if chunked { unchunked(said) } else { said.to_owned() };
     said.trim_end().to_owned()
+}
+
+/// A body that came in chunks (RFC 9112, section 7.1), put together.
+fn unchunked(mut rest: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, more)) = rest.split_once("\r\n") {
+        let (chunk, more) = more.split_at(usize::from_str_radix(size, 16).unwrap());
+        whole.push_str(chunk);
+        rest = more.strip_prefix("\r\n").unwrap();
+    }
+    whole
 }
 
 /// Starts a second node, at the edge, and waits until both know it.
