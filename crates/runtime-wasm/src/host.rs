@@ -27,6 +27,10 @@ const MEMORIES_MAX: usize = 16;
 pub(crate) const TABLE_ELEMENTS_MAX: usize = 1 << 20;
 /// How many random bytes one call may ask for, so that a guest cannot make the host allocate at will.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
+/// How many things of the host's an instance that serves others may hold at once: files, sockets, headers, timers, parts of
+/// requests. Each takes memory that no limit of the guest's counts, and some a file descriptor, of which the node has a few
+/// ten thousand for all. Enough for a hundred requests under way at once. A command has the machine to itself.
+const RESOURCES_MAX: usize = 1_024;
 /// How much of a body a guest writes at once, and how many such parts may wait to be sent.
 const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
 const BODY_CHUNKS_BUFFERED: usize = 2;
@@ -104,10 +108,14 @@ impl Host {
         let stdout = GuestOutput::new(Arc::clone(logs), LogStream::Stdout);
         let stderr = GuestOutput::new(Arc::clone(logs), LogStream::Stderr);
         let wasi = setup.wasi(&stdout, &stderr)?.build();
+        let mut table = ResourceTable::new();
+        if setup.command.is_none() {
+            table.set_max_capacity(RESOURCES_MAX);
+        }
         let host = Self {
             wasi,
             http: WasiHttpCtx::new(),
-            table: ResourceTable::new(),
+            table,
             hooks: Hooks { access: Arc::clone(access), output: stderr.clone() },
             limits,
             limiter: Limiter::new(limits.memory_bytes),
