@@ -8,6 +8,8 @@
     (global.set $next (i32.add (local.get $at) (local.get $size)))
     (local.get $at)))
 (core instance $lib (instantiate $lib))
+(alias core export $lib "memory" (core memory $memory))
+(alias core export $lib "realloc" (core func $realloc))
 (core func $drop (canon resource.drop $request))
 (core module $code
   (import "host" "drop" (func $drop (param i32)))

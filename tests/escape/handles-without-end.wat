@@ -8,6 +8,8 @@
     (global.set $next (i32.add (local.get $at) (local.get $size)))
     (local.get $at)))
 (core instance $lib (instantiate $lib))
+(alias core export $lib "memory" (core memory $memory))
+(alias core export $lib "realloc" (core func $realloc))
 (core func $new (canon lower (func $types "[constructor]fields")))
 (core module $code
   (import "host" "new" (func $new (result i32)))

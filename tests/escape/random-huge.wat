@@ -8,7 +8,9 @@
     (global.set $next (i32.add (local.get $at) (local.get $size)))
     (local.get $at)))
 (core instance $lib (instantiate $lib))
-(core func $random (canon lower (func $random "get-random-bytes") (memory $lib "memory") (realloc (func $lib "realloc"))))
+(alias core export $lib "memory" (core memory $memory))
+(alias core export $lib "realloc" (core func $realloc))
+(core func $random (canon lower (func $random "get-random-bytes") (memory $memory) (realloc $realloc)))
 (core module $code
   (import "host" "random" (func $random (param i64 i32)))
   (import "lib" "memory" (memory 1))

@@ -5,7 +5,9 @@
   (func (export "realloc") (param $old i32) (param $was i32) (param $align i32) (param $size i32) (result i32)
     (i32.const 0xfffffff0)))
 (core instance $lib (instantiate $lib))
-(core func $path (canon lower (func $types "[method]incoming-request.path-with-query") (memory $lib "memory") (realloc (func $lib "realloc"))))
+(alias core export $lib "memory" (core memory $memory))
+(alias core export $lib "realloc" (core func $realloc))
+(core func $path (canon lower (func $types "[method]incoming-request.path-with-query") (memory $memory) (realloc $realloc)))
 (core module $code
   (import "host" "path" (func $path (param i32 i32)))
   (import "lib" "memory" (memory 1))

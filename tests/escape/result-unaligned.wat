@@ -8,7 +8,9 @@
     (global.set $next (i32.add (local.get $at) (local.get $size)))
     (local.get $at)))
 (core instance $lib (instantiate $lib))
-(core func $path (canon lower (func $types "[method]incoming-request.path-with-query") (memory $lib "memory") (realloc (func $lib "realloc"))))
+(alias core export $lib "memory" (core memory $memory))
+(alias core export $lib "realloc" (core func $realloc))
+(core func $path (canon lower (func $types "[method]incoming-request.path-with-query") (memory $memory) (realloc $realloc)))
 (core module $code
   (import "host" "path" (func $path (param i32 i32)))
   (import "lib" "memory" (memory 1))

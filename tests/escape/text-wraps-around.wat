@@ -8,8 +8,10 @@
     (global.set $next (i32.add (local.get $at) (local.get $size)))
     (local.get $at)))
 (core instance $lib (instantiate $lib))
+(alias core export $lib "memory" (core memory $memory))
+(alias core export $lib "realloc" (core func $realloc))
 (core func $new (canon lower (func $types "[constructor]fields")))
-(core func $has (canon lower (func $types "[method]fields.has") (memory $lib "memory") (realloc (func $lib "realloc"))))
+(core func $has (canon lower (func $types "[method]fields.has") (memory $memory) (realloc $realloc)))
 (core module $code
   (import "host" "new" (func $new (result i32)))
   (import "host" "has" (func $has (param i32 i32 i32) (result i32)))

@@ -8,8 +8,10 @@
     (global.set $next (i32.add (local.get $at) (local.get $size)))
     (local.get $at)))
 (core instance $lib (instantiate $lib))
+(alias core export $lib "memory" (core memory $memory))
+(alias core export $lib "realloc" (core func $realloc))
 (core func $drop (canon resource.drop $request))
-(core func $path (canon lower (func $types "[method]incoming-request.path-with-query") (memory $lib "memory") (realloc (func $lib "realloc"))))
+(core func $path (canon lower (func $types "[method]incoming-request.path-with-query") (memory $memory) (realloc $realloc)))
 (core module $code
   (import "host" "drop" (func $drop (param i32)))
   (import "host" "path" (func $path (param i32 i32)))

@@ -3,9 +3,7 @@ use wasip2::http::outgoing_handler::handle;
 use wasip2::http::types::{ErrorCode as HttpError, Fields, OutgoingRequest, Scheme};
 use wasip2::sockets::instance_network::instance_network;
 use wasip2::sockets::ip_name_lookup::resolve_addresses;
-use wasip2::sockets::network::{
-    ErrorCode, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, Ipv6SocketAddress,
-};
+use wasip2::sockets::network::{ErrorCode, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, Ipv6SocketAddress};
 use wasip2::sockets::tcp::TcpSocket;
 use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 use wasip2::sockets::udp::OutgoingDatagram;
@@ -62,7 +60,10 @@ pub fn requests(report: &mut Report, port: &str) {
     for other in ["169.254.169.254", "[fd00:ec2::254]", "metadata.google.internal", "10.0.0.1", "192.168.0.1"] {
         report.refused(&format!("a request to {other}"), request(Scheme::Http, other));
     }
-    report.refused("a request by another scheme", request(Scheme::Other("file".to_owned()), &format!("127.0.0.1:{port}")));
+    report.refused(
+        "a request by another scheme",
+        request(Scheme::Other("file".to_owned()), &format!("127.0.0.1:{port}")),
+    );
 }
 
 /// Asks a granted server that sends it elsewhere: the host must leave it to the guest to go there, which it may not.
