@@ -172,7 +172,7 @@ impl Standing {
     /// What a record does to it.
     pub(crate) fn apply(&mut self, kind: Kind, index: u64, epoch: u64) {
         match kind {
-            Kind::Entry => (self.next, self.last_epoch) = (index + 1, epoch),
+            Kind::Entry => (self.next, self.last_epoch) = (index.saturating_add(1), epoch),
             Kind::Truncate => (self.next, self.last_epoch) = (index, epoch),
             Kind::Trim => (self.first, self.base_epoch) = (index, epoch),
             Kind::Reset => *self = Self { first: index, next: index, base_epoch: epoch, last_epoch: epoch },
