@@ -214,18 +214,20 @@ fn deploy(world: &World, node: &Node, cases: &[Case], ground: &Ground, canary: u
     std::fs::write(app.join("hostile.wasm"), support::test_guest("hostile")).unwrap();
     std::fs::write(app.join("honest.wasm"), support::sdk_example("hello")).unwrap();
     let folder = ground.folder.display();
-    let limits = "memory = \"64MiB\"\ntimeout = \"2s\"\n";
+    // Whatever must end by itself has the time for it on a busy machine.
+    let (limits, brief) = ["60s", "2s"].map(|timeout| format!("memory = \"64MiB\"\ntimeout = \"{timeout}\"\n")).into();
     let mut manifest = format!(
         "name = \"escape\"\nversion = \"1.0.0\"\n\
          [functions.honest]\ncomponent = \"honest.wasm\"\n[functions.bare]\ncomponent = \"hostile.wasm\"\n{limits}\
+         [functions.brief]\ncomponent = \"hostile.wasm\"\n{brief}\
          [functions.granted]\ncomponent = \"hostile.wasm\"\n{limits}[functions.granted.grants]\n\
          http = [\"{granted}\", \"localhost:{canary}\"]\nsockets = [\"{granted}\"]\n\
          directories = {{ \"/data\" = {{ path = \"{folder}/data\", write = true }}, \"/read\" = \"{folder}/read\" }}\n"
     );
-    let served = cases.iter().filter(|case| case.ends != "refused");
-    let names = served.filter_map(|case| case.wat.as_deref());
-    let mut functions = vec!["honest", "bare", "granted"];
-    for name in names {
+    let mut functions = vec!["honest", "bare", "brief", "granted"];
+    for case in cases.iter().filter(|case| case.ends != "refused") {
+        let Some(name) = &case.wat else { continue };
+        let limits = if case.ends == "timeout" { &brief } else { &limits };
         std::fs::write(app.join(name).with_extension("wasm"), component(name)).unwrap();
         manifest += &format!("[functions.{name}]\ncomponent = \"{name}.wasm\"\n{limits}");
         functions.push(name);
@@ -264,6 +266,15 @@ fn refused(world: &World, node: &Node, name: &str) -> Option<String> {
 /// The body of an answer that came in parts or whole.
 fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+/// The function that runs a path of the hostile guest.
+fn function(case: &Case) -> &'static str {
+    match (case.granted, case.ends.as_str()) {
+        (Some(false), "timeout") => "brief",
+        (Some(false), _) => "bare",
+        _ => "granted",
+    }
 }
 
 /// What is wrong with how a case ended.
@@ -310,7 +321,7 @@ fn hostile_guests_leave_the_host_and_their_neighbour_as_they_were() {
             continue;
         }
         let path = match (&case.path, &case.wat) {
-            (Some(path), None) => format!("/{}{path}", if case.granted == Some(false) { "bare" } else { "granted" }),
+            (Some(path), None) => format!("/{}{path}", function(case)),
             (None, Some(wat)) => format!("/{wat}/"),
             _ => panic!("a case has a path or a wat"),
         };
