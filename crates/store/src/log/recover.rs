@@ -355,6 +355,9 @@ impl Replayed {
             Kind::Work | Kind::Drop | Kind::Mark => {}
         }
         self.standing.apply(kind, index, epoch);
+        if !self.standing.makes_sense() {
+            return Err(format!("{name} would stand at {:?}", self.standing));
+        }
         Ok(())
     }
 }
