@@ -1,6 +1,7 @@
 //! A file of the artefact cache that this node did not write is never accepted. What is accepted runs as native code.
 
 use std::cell::OnceCell;
+use std::io::Write as _;
 
 use tempfile::TempDir;
 
@@ -28,7 +29,9 @@ impl Opened {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("there is a folder for temporary files");
         let cache = Cache::open(folder.path().join("cache"), &folder.path().join("key")).expect("the cache opens");
-        cache.write(NAME, CODE).expect("the cache is written");
+        let mut part = cache.begin(NAME).expect("the cache is written");
+        part.file.write_all(CODE).expect("the cache is written");
+        cache.finish(NAME, part).expect("the cache is written");
         let good = std::fs::read(folder.path().join("cache").join(format!("{NAME}.cwasm"))).expect("it is there");
         Self { folder, cache, good }
     }
@@ -64,13 +67,16 @@ fn patched(good: &[u8], at: usize, patch: &[u8]) -> Vec<u8> {
     file
 }
 
-/// The header's checksum is no secret: whoever forges a file gets it right.
+/// The trailer's checksum is no secret: whoever forges a file gets it right.
 fn with_checksum(file: &[u8]) -> Vec<u8> {
-    const CHECKSUM_AT: usize = 8 + 2 + 32;
+    const COVERED_BYTES: usize = 8 + 2 + 32;
+    const CHECKSUM_BYTES: usize = 4;
     let mut file = file.to_vec();
-    if let Some((covered, rest)) = file.split_at_mut_checked(CHECKSUM_AT) {
-        let checksum = crc32c::crc32c(covered).to_le_bytes();
-        rest.iter_mut().zip(checksum).for_each(|(place, byte)| *place = byte);
+    if let Some(start) = file.len().checked_sub(COVERED_BYTES + CHECKSUM_BYTES)
+        && let Some((covered, place)) =
+            file.get_mut(start..).and_then(|trailer| trailer.split_at_mut_checked(COVERED_BYTES))
+    {
+        place.copy_from_slice(&crc32c::crc32c(covered).to_le_bytes());
     }
     file
 }

@@ -175,7 +175,9 @@ impl Opened {
         let Some(header) = RecordHeader::decode(bytes, self.number, offset as u32) else { return Ok(None) };
         let at = offset + u64::from(RECORD_HEADER_BYTES);
         let payload = window.get(at, header.len as usize).map_err(io)?;
-        Ok(payload.filter(|payload| crc32c(payload) == header.crc).map(|payload| (header, payload)))
+        // What was written ends with its padding; a file that was cut off within it has no room for what follows.
+        let whole = |payload: &&[u8]| crc32c(payload) == header.crc && offset + u64::from(header.size()) <= self.bytes;
+        Ok(payload.filter(whole).map(|payload| (header, payload)))
     }
 
     /// Looks through what follows the last valid record: where it ends. A later record that was written when the
