@@ -13,11 +13,14 @@ LITTORAL := $(TARGET)/debug/littoral
 
 EXAMPLE := examples/machine-health
 # Workspaces beside the main one, which have lock files and lints of their own.
-SIDE_WORKSPACES := sdk/rust $(EXAMPLE)/guests
+SIDE_WORKSPACES := sdk/rust $(EXAMPLE)/guests fuzz
 # These are linted, too; they have no tests.
 LINTED_WORKSPACES := $(SIDE_WORKSPACES) crates/bench/guests tests/guests
 
-.PHONY: help setup languages build install guests demo drill test check fix bench bench-guests bench-density-guests bench-zenoh-peer clean
+# The component of our own tests of WASI 0.2.
+CONFORMANCE := $(TARGET)/guests/test/wasm32-wasip2/release/examples/conformance.wasm
+
+.PHONY: help setup languages build install guests demo drill test check fix bench bench-guests bench-density-guests bench-zenoh-peer clean conformance conformance-guest fuzz
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -47,9 +50,21 @@ test: languages guests ## run every test
 	cargo test --locked --workspace
 	@$(MAKE) build
 	@scripts/drill $(LITTORAL) short
+	@$(MAKE) conformance-guest
+	$(PYTHON) tests/conformance/run.py --component $(CONFORMANCE) --target littoral
 	@for workspace in $(SIDE_WORKSPACES); do scripts/in-workspace $$workspace test; done
 	$(PYTHON) -m unittest discover --start-directory tests/checker --pattern 'test_*.py'
 	$(PYTHON) -m unittest discover --start-directory tests/architecture --pattern 'test_*.py'
+
+conformance-guest: setup
+	cd tests/guests && cargo build --locked --release --example conformance --target wasm32-wasip2 --target-dir $(abspath $(TARGET))/guests/test
+
+conformance: build conformance-guest ## run WASI's tests on `littoral run` and on wasmtime, and say where they differ; WASI_TESTSUITE=FOLDER adds the public suite
+	@scripts/setup-peers coldstart
+	$(PYTHON) tests/conformance/run.py --component $(CONFORMANCE)
+
+fuzz: setup ## run each fuzz target for FUZZ_SECONDS (600); figures in target/fuzz/
+	@scripts/fuzz run
 
 check: setup ## what CI holds a change to, without changing anything: format, lints, crate graph, licences, docs
 	cargo fmt --all --check

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use crate::host::{CpuUsedUp, DeadlinePassed, Host};
+use crate::host::{CpuUsedUp, DeadlinePassed, Host, RESOURCES_MAX};
 use crate::limits::Refused;
 
 /// How many functions of a trapped guest's stack are named.
@@ -145,6 +146,8 @@ fn cause(error: &wasmtime::Error, host: &Host) -> String {
         trap_text(*trap)
     } else if let Some(exit) = error.downcast_ref::<I32Exit>() {
         format!("it exited with status {}", exit.0)
+    } else if matches!(error.root_cause().downcast_ref(), Some(ResourceTableError::Full)) {
+        format!("it holds more than {RESOURCES_MAX} files, sockets, headers, timers or parts of requests at once")
     } else {
         error.root_cause().to_string()
     };

@@ -22,6 +22,13 @@ use crate::turns;
 
 /// How many random bytes one call may ask for, so that a guest cannot make the host allocate at will.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
+/// How many things of the host's an instance that serves others may hold at once: files, sockets, headers, timers, parts of
+/// requests. Each takes memory that no limit of the guest's counts, and some a file descriptor, of which the node has a few
+/// ten thousand for all. Enough for a hundred requests under way at once. A command has the machine to itself.
+pub(crate) const RESOURCES_MAX: usize = 1_024;
+/// How much memory of the host's the values may take that cross to it in one call: lists may overlap in the guest's memory,
+/// and would take many times as much as it has. As much as a guest has by default; Wasmtime's own default, too.
+const CROSSING_BYTES_MAX: usize = 128 << 20;
 /// How much of a body a guest writes at once, and how many such parts may wait to be sent.
 const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
 const BODY_CHUNKS_BUFFERED: usize = 2;
@@ -92,10 +99,14 @@ impl Host {
         let output = |stream| GuestOutput::new(Arc::clone(logs), stream, limits.log_lines_per_second);
         let (stdout, stderr) = (output(LogStream::Stdout), output(LogStream::Stderr));
         let wasi = setup.wasi(&stdout, &stderr)?.build();
+        let mut table = ResourceTable::new();
+        if setup.command.is_none() {
+            table.set_max_capacity(RESOURCES_MAX);
+        }
         let host = Self {
             wasi,
             http: WasiHttpCtx::new(),
-            table: ResourceTable::new(),
+            table,
             hooks: Hooks { access: Arc::clone(access), output: stderr.clone() },
             limits,
             limiter: Limiter::new(limits, meter.clone()),
@@ -109,6 +120,7 @@ impl Host {
         };
         let mut store = Store::new(engine, host);
         store.limiter(|host| &mut host.limiter);
+        store.set_hostcall_fuel(CROSSING_BYTES_MAX);
         store.epoch_deadline_callback(|mut context| {
             let host = context.data_mut();
             host.slices = host.slices.saturating_add(1);

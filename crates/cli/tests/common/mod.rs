@@ -186,6 +186,18 @@ impl Node {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// The most memory that it has taken so far, in bytes.
+    pub fn memory_peak_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    /// How many files and sockets it has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.0.id())).unwrap().count()
+    }
+
     /// The names of the nodes that it sees.
     pub fn sees(&self, world: &World) -> Vec<String> {
         let nodes = self.json(world, &["get", "nodes", "-o", "json"]);

@@ -38,6 +38,8 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const SEGMENT_HEADER_BYTES: u32 = 64;
 /// The length of a record's header.
 pub(crate) const RECORD_HEADER_BYTES: u32 = 40;
+/// The highest index: a log would take millennia to reach it, and what is added to it does not overflow.
+const INDEX_MAX: u64 = u64::MAX >> 1;
 /// Payloads up to this length are copied beside their headers: the system is quicker with one slice than with three.
 const STAGED_BYTES_MAX: usize = 1024;
 
@@ -185,7 +187,12 @@ impl Standing {
         let (next, last_epoch) = (u64_at(payload, 0)?, u64_at(payload, 8)?);
         let name = std::str::from_utf8(payload.get(16..)?).ok()?;
         let standing = Self { first: header.index, next, base_epoch: header.epoch, last_epoch };
-        (standing.first <= next).then(|| (standing, name.to_owned()))
+        standing.makes_sense().then(|| (standing, name.to_owned()))
+    }
+
+    /// Whether a log can stand so. What has its checksum and claims otherwise was not written by a log.
+    pub(crate) fn makes_sense(self) -> bool {
+        (1..=self.next).contains(&self.first) && self.next <= INDEX_MAX
     }
 }
 

@@ -9,6 +9,7 @@
 //! beginning on; nothing else.
 
 mod format;
+mod held;
 mod index;
 mod reclaim;
 mod recover;

@@ -4,7 +4,7 @@
 //! name (or the next one's header says where its valid records end). What is torn there was never acknowledged and is
 //! cut off. Anything else that does not have its checksum was damaged later, and is reported.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::format::{
     HeaderError, Kind, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, Standing, VERSION,
     segment_name, segment_number,
 };
+use super::held::Held;
 use super::index::{Place, Work};
 use super::segment::{Current, SPARE, Standings, make_segment};
 use super::state::{Segment, State, hold};
@@ -174,7 +175,9 @@ impl Opened {
         let Some(header) = RecordHeader::decode(bytes, self.number, offset as u32) else { return Ok(None) };
         let at = offset + u64::from(RECORD_HEADER_BYTES);
         let payload = window.get(at, header.len as usize).map_err(io)?;
-        Ok(payload.filter(|payload| crc32c(payload) == header.crc).map(|payload| (header, payload)))
+        // What was written ends with its padding; a file that was cut off within it has no room for what follows.
+        let whole = |payload: &&[u8]| crc32c(payload) == header.crc && offset + u64::from(header.size()) <= self.bytes;
+        Ok(payload.filter(whole).map(|payload| (header, payload)))
     }
 
     /// Looks through what follows the last valid record: where it ends. A later record that was written when the
@@ -258,8 +261,7 @@ impl Window<'_> {
 struct Replayed {
     name: String,
     standing: Standing,
-    /// Place and epoch of each held entry; none for one that was copied to the end of the log and is yet to come.
-    entries: VecDeque<Option<(Place, u64)>>,
+    entries: Held,
 }
 
 /// What the records said so far.
@@ -291,12 +293,7 @@ impl Replay {
 
     fn work(&mut self, header: &RecordHeader, payload: &[u8]) -> Result<(), String> {
         let (standing, name) = Standing::decode(header, payload).ok_or("the record of a work makes no sense")?;
-        let held = standing.next - standing.first;
-        let make = || Replayed {
-            name: name.clone(),
-            standing,
-            entries: std::iter::repeat_with(|| None).take(held as usize).collect(),
-        };
+        let make = || Replayed { name: name.clone(), standing, entries: Held::up_to(standing.next) };
         let work = self.works.entry(name.clone()).or_insert_with(make);
         if work.standing != standing {
             return Err(format!("{name} should stand at {:?} there, not at {standing:?}", work.standing));
@@ -318,10 +315,10 @@ impl Replay {
         for (number, name) in std::mem::take(&mut self.numbers) {
             let Some(replayed) = self.works.remove(&name) else { continue };
             let Replayed { name, standing, entries } = replayed;
-            let mut found = Vec::with_capacity(entries.len());
-            for (entry, index) in entries.into_iter().zip(standing.first..) {
+            let mut found = Vec::with_capacity(entries.found());
+            for index in standing.first..standing.next {
                 let missing = || oldest.corrupt(0, format!("entry {index} of {name} is missing from here on"));
-                let (place, epoch) = entry.ok_or_else(missing)?;
+                let (place, epoch) = entries.get(index).ok_or_else(missing)?;
                 hold(&mut segments, place);
                 found.push((place, epoch));
             }
@@ -343,24 +340,26 @@ impl Replayed {
         let RecordHeader { kind, index, epoch, .. } = *header;
         let name = &self.name;
         match kind {
-            Kind::Entry if index == next => self.entries.push_back(Some((place, epoch))),
+            Kind::Entry if index == next => self.entries.push((place, epoch)),
             Kind::Entry => return Err(format!("entry {index} of {name} is there, where {next} should be")),
             Kind::Copied => {
                 // A copy of what was forgotten by then would be a harmless waste.
-                let at = index.checked_sub(first).and_then(|at| self.entries.get_mut(at as usize));
-                if let Some(entry) = at {
-                    *entry = Some((place, epoch));
+                if (first..next).contains(&index) {
+                    self.entries.place(index, (place, epoch));
                 }
             }
             Kind::Truncate | Kind::Trim if !(first..=next).contains(&index) => {
                 return Err(format!("{name} holds {first} to {next}, but is cut at {index}"));
             }
-            Kind::Truncate => self.entries.truncate((index - first) as usize),
-            Kind::Trim => drop(self.entries.drain(..(index - first) as usize)),
-            Kind::Reset => self.entries.clear(),
+            Kind::Truncate => self.entries.truncate(index),
+            Kind::Trim => self.entries.trim(index),
+            Kind::Reset => self.entries = Held::up_to(index),
             Kind::Work | Kind::Drop | Kind::Mark => {}
         }
         self.standing.apply(kind, index, epoch);
+        if !self.standing.makes_sense() {
+            return Err(format!("{name} would stand at {:?}", self.standing));
+        }
         Ok(())
     }
 }

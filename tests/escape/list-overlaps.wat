@@ -1,0 +1,33 @@
+;; Hands over 60,000 values that are all the same 120 KiB: 7 GB, if the host copied each.
+(core module $lib
+  (memory (export "memory") 2)
+  (global $next (mut i32) (i32.const 4096))
+  (func (export "realloc") (param $old i32) (param $was i32) (param $align i32) (param $size i32) (result i32)
+    (local $at i32)
+    (local.set $at (i32.and (i32.add (global.get $next) (i32.const 15)) (i32.const -16)))
+    (global.set $next (i32.add (local.get $at) (local.get $size)))
+    (local.get $at)))
+(core instance $lib (instantiate $lib))
+(alias core export $lib "memory" (core memory $memory))
+(alias core export $lib "realloc" (core func $realloc))
+(core func $new (canon lower (func $types "[constructor]fields")))
+(core func $set (canon lower (func $types "[method]fields.set") (memory $memory) (realloc $realloc)))
+(core module $code
+  (import "host" "new" (func $new (result i32)))
+  (import "host" "set" (func $set (param i32 i32 i32 i32 i32 i32)))
+  (import "lib" "memory" (memory 1))
+  (func (export "handle") (param $request i32) (param $outparam i32)
+    (local $at i32)
+    (drop (memory.grow (i32.const 32)))
+    (i32.store8 (i32.const 16) (i32.const 120))
+    (local.set $at (i32.const 0x20000))
+    (loop $again
+      (i32.store (local.get $at) (i32.const 0))
+      (i32.store offset=4 (local.get $at) (i32.const 0x1e000))
+      (local.set $at (i32.add (local.get $at) (i32.const 8)))
+      (br_if $again (i32.lt_u (local.get $at) (i32.const 0x95300))))
+    (call $set (call $new) (i32.const 16) (i32.const 1) (i32.const 0x20000) (i32.const 60000) (i32.const 64))
+    (loop $caught (br $caught))))
+(core instance $guest (instantiate $code
+  (with "lib" (instance $lib))
+  (with "host" (instance (export "new" (func $new)) (export "set" (func $set))))))

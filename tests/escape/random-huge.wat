@@ -1,0 +1,21 @@
+;; Asks for as many random bytes as there are numbers.
+(core module $lib
+  (memory (export "memory") 2)
+  (global $next (mut i32) (i32.const 4096))
+  (func (export "realloc") (param $old i32) (param $was i32) (param $align i32) (param $size i32) (result i32)
+    (local $at i32)
+    (local.set $at (i32.and (i32.add (global.get $next) (i32.const 15)) (i32.const -16)))
+    (global.set $next (i32.add (local.get $at) (local.get $size)))
+    (local.get $at)))
+(core instance $lib (instantiate $lib))
+(alias core export $lib "memory" (core memory $memory))
+(alias core export $lib "realloc" (core func $realloc))
+(core func $random (canon lower (func $random "get-random-bytes") (memory $memory) (realloc $realloc)))
+(core module $code
+  (import "host" "random" (func $random (param i64 i32)))
+  (import "lib" "memory" (memory 1))
+  (func (export "handle") (param $request i32) (param $outparam i32)
+    (call $random (i64.const -1) (i32.const 64))))
+(core instance $guest (instantiate $code
+  (with "lib" (instance $lib))
+  (with "host" (instance (export "random" (func $random))))))

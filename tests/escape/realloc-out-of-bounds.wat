@@ -1,0 +1,18 @@
+;; Says that memory was allocated which lies beyond its end.
+(core module $lib
+  (memory (export "memory") 2)
+  (global $next (mut i32) (i32.const 4096))
+  (func (export "realloc") (param $old i32) (param $was i32) (param $align i32) (param $size i32) (result i32)
+    (i32.const 0xfffffff0)))
+(core instance $lib (instantiate $lib))
+(alias core export $lib "memory" (core memory $memory))
+(alias core export $lib "realloc" (core func $realloc))
+(core func $path (canon lower (func $types "[method]incoming-request.path-with-query") (memory $memory) (realloc $realloc)))
+(core module $code
+  (import "host" "path" (func $path (param i32 i32)))
+  (import "lib" "memory" (memory 1))
+  (func (export "handle") (param $request i32) (param $outparam i32)
+    (call $path (local.get $request) (i32.const 64))))
+(core instance $guest (instantiate $code
+  (with "lib" (instance $lib))
+  (with "host" (instance (export "path" (func $path))))))
