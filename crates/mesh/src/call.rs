@@ -41,6 +41,8 @@ pub enum Method {
     Logs = 11,
     /// A request of the admin API for another node.
     Admin = 12,
+    /// A call of a function of an interface that another function of the app imports.
+    Compose = 14,
     /// Answered by the mesh itself: digests and subscriptions are exchanged, versions negotiated.
     Hello = 32,
     /// Answered by the mesh itself: messages for a subscription.
@@ -49,7 +51,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Ping,
         Self::Locate,
         Self::Fetch,
@@ -63,6 +65,7 @@ impl Method {
         Self::Invoke,
         Self::Logs,
         Self::Admin,
+        Self::Compose,
         Self::Hello,
         Self::Deliver,
     ];
@@ -76,7 +79,7 @@ impl Method {
     /// Whether doing it twice does no more than doing it once. The receiver remembers its replies to the others.
     #[must_use]
     pub fn is_idempotent(self) -> bool {
-        !matches!(self, Self::Publish | Self::Keeper | Self::Invoke | Self::Admin | Self::Deliver)
+        !matches!(self, Self::Publish | Self::Keeper | Self::Invoke | Self::Admin | Self::Compose | Self::Deliver)
     }
 
     /// Its name, for logs and metrics.
@@ -96,6 +99,7 @@ impl Method {
             Self::Invoke => "invoke",
             Self::Logs => "logs",
             Self::Admin => "admin",
+            Self::Compose => "compose",
             Self::Hello => "hello",
             Self::Deliver => "deliver",
         }

@@ -11,15 +11,18 @@ use littoral_mesh::Mesh;
 use littoral_model::id::{FunctionName, NodeId};
 use littoral_model::manifest::{Function, Grants};
 use littoral_model::oci::OciReference;
+use littoral_runtime::composition::Linking;
 use littoral_runtime::{Access, Artifact, Directory, Limits, Runtime};
 
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::data_dir::DataDir;
+use crate::exports::Exports;
 use crate::intent::App;
 use crate::logs::Logs;
 use crate::operators::FunctionLog;
 use crate::registry::{Credentials, Registry};
 use crate::signing::Verifier;
+use crate::wiring::AppExporters;
 
 /// What a configuration value begins with that names a secret.
 const SECRET_PREFIX: &str = "secret:";
@@ -28,9 +31,13 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 
 /// What of the manifest a running function was started with; it is started anew when that changes.
 pub(crate) fn settings_of(app: &App, name: &FunctionName) -> String {
+    let imports = app.composition.get(name);
     let function = app.manifest.functions.get(name);
     function
-        .map(|function| format!("{} {} {:?} {:?}", function.memory, function.timeout, function.config, function.grants))
+        .map(|function| {
+            let Function { memory, timeout, config, grants, .. } = function;
+            format!("{memory} {timeout} {config:?} {grants:?} {imports:?}")
+        })
         .unwrap_or_default()
 }
 
@@ -44,6 +51,8 @@ pub(crate) struct Loader {
     /// The folders of this machine that functions may be granted.
     pub(crate) offered: Vec<PathBuf>,
     pub(crate) verifier: Verifier,
+    /// What functions import from others.
+    pub(crate) exports: Arc<Exports>,
     /// Held while a registry is asked: functions and partitions of one component fetch it once.
     pub(crate) pulling: tokio::sync::Mutex<()>,
 }
@@ -69,13 +78,22 @@ impl Loader {
             "the component {digest} of function {name} is not the one that is deployed now"
         );
         let bytes = self.artifact(function, digest).await?;
-        let artifact = self.runtime.load(bytes).await.with_context(|| format!("function {name} does not load"))?;
+        let does_not_load = || format!("function {name} does not load");
+        let artifact = self.runtime.load(bytes).await.with_context(does_not_load)?;
+        let artifact = artifact.linked(&self.runtime, &self.linking(app, name)).with_context(does_not_load)?;
         let limits = Limits { memory_bytes: function.memory.into(), timeout: Duration::from(function.timeout) };
         let logs =
             FunctionLog { logs: Arc::clone(&self.logs), app: app.id.app.to_string(), function: name.to_string() };
         let access = self.access(&function.grants).with_context(|| format!("function {name}"))?;
         let config = self.config(name, function).await?;
         Ok(Loaded { artifact, limits, config, access: Arc::new(access), logs: Arc::new(logs) })
+    }
+
+    /// Where what it imports from other functions is to be found.
+    fn linking(&self, app: &App, name: &FunctionName) -> Linking {
+        let imports = app.composition.get(name).cloned().unwrap_or_default();
+        let exporters = AppExporters { app: app.id.clone(), exports: Arc::clone(&self.exports) };
+        Linking { imports, exporters: Arc::new(exporters) }
     }
 
     /// What the manifest grants, as far as this machine offers it.

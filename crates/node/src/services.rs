@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::core::Core;
 use crate::dispatch::Parts;
 use crate::driver::{Announced, Drivers};
+use crate::exports::Exports;
 use crate::functions::Functions;
 use crate::guests::Loader;
 use crate::health::Health;
@@ -28,6 +29,8 @@ pub(crate) struct Services {
 impl Services {
     /// Builds them, and lets other nodes ask them.
     pub(crate) fn start(core: &Core, offered: Vec<PathBuf>) -> Self {
+        let (mesh, intent) = (Arc::clone(&core.mesh), Arc::clone(&core.intent));
+        let exports = Arc::new(Exports::new(mesh, intent, core.shards.clone()));
         let loader = Arc::new(Loader {
             mesh: Arc::clone(&core.mesh),
             runtime: core.runtime.clone(),
@@ -36,6 +39,7 @@ impl Services {
             logs: Arc::clone(&core.logs),
             offered,
             verifier: core.verifier.clone(),
+            exports: Arc::clone(&exports),
             pulling: tokio::sync::Mutex::default(),
         });
         let runner = Arc::new(Runner {
@@ -60,6 +64,7 @@ impl Services {
             intent: Arc::clone(&core.intent),
             artifacts: core.artifacts.clone(),
             functions: Arc::clone(&functions),
+            exports,
             logs: Arc::clone(&core.logs),
             reporter: Arc::clone(&reporter),
         });

@@ -6,6 +6,7 @@ use std::time::Duration;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
+use crate::composition::ComposedCallFailed;
 use crate::host::{DeadlinePassed, Host};
 
 /// How many functions of a trapped guest's stack are named.
@@ -61,6 +62,14 @@ pub enum Fault {
     /// The node runs as many instances as it has room for.
     #[error("the node has no room for another instance; try again, or raise its capacity")]
     Busy,
+    /// A function of an interface that it imports from another function failed.
+    #[error("{call}")]
+    Composed {
+        /// Which one, whose it is, and how it failed.
+        call: String,
+        /// Whether the time of this call ran out meanwhile.
+        is_late: bool,
+    },
     /// The instance ended with an earlier call.
     #[error("the instance ended with an earlier call; make a new one")]
     Gone,
@@ -71,6 +80,9 @@ impl Fault {
     pub(crate) fn new(error: &wasmtime::Error, host: &Host) -> Self {
         if error.is::<DeadlinePassed>() {
             return Self::Timeout { limit: host.limits().timeout };
+        }
+        if let Some(failed) = error.downcast_ref::<ComposedCallFailed>() {
+            return Self::Composed { call: failed.to_string(), is_late: failed.is_late };
         }
         if error.is::<PoolConcurrencyLimitError>() {
             return Self::Busy;

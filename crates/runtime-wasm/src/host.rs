@@ -90,6 +90,8 @@ pub(crate) struct Host {
     deadline: Instant,
     /// How many slices the call has used up.
     slices: u32,
+    /// How many composed calls led here.
+    depth: u32,
     stdout: GuestOutput,
     stderr: GuestOutput,
 }
@@ -113,6 +115,7 @@ impl Host {
             limiter: Limiter::new(limits.memory_bytes),
             deadline: Instant::now() + limits.timeout,
             slices: 0,
+            depth: 0,
             stdout,
             stderr,
         };
@@ -154,6 +157,21 @@ impl Host {
     /// Adds a line of the host's own to the guest's log.
     pub(crate) fn report(&self, text: &str) {
         self.stderr.host_line(text);
+    }
+
+    /// When the call under way ends.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// How many composed calls led here: 0 for what was called from outside.
+    pub(crate) fn depth(&self) -> u32 {
+        self.depth
+    }
+
+    /// This instance answers a composed call.
+    pub(crate) fn nest(&mut self, depth: u32) {
+        self.depth = depth;
     }
 
     pub(crate) fn limits(&self) -> Limits {

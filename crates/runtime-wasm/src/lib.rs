@@ -9,6 +9,7 @@
 //! reaches outside is denied unless it is granted (`access`, `egress`).
 
 pub mod command;
+pub mod composition;
 pub mod handler;
 pub mod preview1;
 pub mod stage;

@@ -85,6 +85,16 @@ pub struct HttpStats {
     pub last_error: Option<String>,
 }
 
+impl HttpStats {
+    /// Both together: counts add up, and of the latencies those of the slower are shown.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let slower = if self.latency.p95_us >= other.latency.p95_us { self.latency } else { other.latency };
+        let latency = Quantiles { count: self.latency.count + other.latency.count, ..slower };
+        Self { errors: self.errors + other.errors, latency, last_error: self.last_error.or(other.last_error) }
+    }
+}
+
 impl HttpFunction {
     /// A function of this component.
     ///
@@ -170,6 +180,8 @@ pub fn fault_response(function: &str, fault: &Fault) -> Response<Body> {
         Fault::Setup { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "setup"),
         Fault::Protocol { .. } | Fault::Gone => (StatusCode::INTERNAL_SERVER_ERROR, "protocol"),
         Fault::Input { .. } => (StatusCode::BAD_REQUEST, "input"),
+        Fault::Composed { is_late: false, .. } => (StatusCode::BAD_GATEWAY, "composed"),
+        Fault::Composed { is_late: true, .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
         Fault::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
     };
     let body = serde_json::json!({ "error": kind, "function": function, "message": fault.to_string() });

@@ -1,10 +1,12 @@
 //! What each crate needs from elsewhere, supplied: one file for each trait.
 
+mod exporters;
 mod keeper;
 mod peers;
 mod raft;
 mod source;
 
+pub(crate) use exporters::AppExporters;
 pub(crate) use keeper::MeshKeeper;
 pub(crate) use peers::MeshPeers;
 pub(crate) use raft::MeshRaft;
