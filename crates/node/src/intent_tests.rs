@@ -56,7 +56,10 @@ async fn the_latest_deployment_holds_also_after_a_restart() {
     let a = app("a");
     let first = fabric.store(folder.path(), "n1");
     for number in 0..2 * REWRITE_AFTER {
-        first.deploy(a.clone(), fabric.bundle("a", &format!("1.{number}.0")), placement(&a), Composition::new()).await.unwrap();
+        first
+            .deploy(a.clone(), fabric.bundle("a", &format!("1.{number}.0")), placement(&a), Composition::new())
+            .await
+            .unwrap();
     }
     drop(first);
     let again = fabric.store(folder.path(), "n1");
@@ -93,7 +96,8 @@ async fn a_later_deployment_wins_over_one_whose_clock_was_ahead() {
     let (one, two) = (fabric.store(one.path(), "n1"), fabric.store(two.path(), "n2"));
     let a = app("a");
     let ahead = Hlc { physical_us: now_us() + 3_600_000_000, logical: 0 };
-    let wanted = Some(Wanted { bundle: fabric.bundle("a", "1.0.0"), placement: placement(&a), composition: Composition::new() });
+    let wanted =
+        Some(Wanted { bundle: fabric.bundle("a", "1.0.0"), placement: placement(&a), composition: Composition::new() });
     let stamp = Stamp { time: ahead, node: NodeId::new("n1").unwrap() };
     one.take(vec![Record { app: a.clone(), stamp, wanted }]).await.unwrap();
     two.learn(one.exchange(Exchange::default()).await.unwrap()).await.unwrap();

@@ -16,7 +16,8 @@ use littoral_runtime::command::{self, CommandSettings};
 use littoral_runtime::http::{HttpFunction, HttpSettings};
 pub use littoral_runtime::{Access, Directory};
 use littoral_runtime::{
-    Artifact, CompilerProcess, Limits, LoadError, LogSink, LogStream, Runtime, RuntimeOptions, Shards, StartError, preview1,
+    Artifact, CompilerProcess, Limits, LoadError, LogSink, LogStream, Runtime, RuntimeOptions, Shards, StartError,
+    preview1,
 };
 use tokio_util::sync::CancellationToken;
 

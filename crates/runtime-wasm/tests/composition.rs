@@ -89,7 +89,7 @@ impl Deployed {
 }
 
 /// What `f: func(a: u32) -> u32` is known by. Nodes of other versions go by it, too.
-const F_OF_NUMBERS: u64 = 0;
+const F_OF_NUMBERS: u64 = 0x3f3c_9229_290d_3c74;
 
 fn limits(timeout: Duration) -> Limits {
     Limits { memory_bytes: 64 << 20, timeout }
@@ -150,7 +150,8 @@ async fn a_fault_of_the_other_function_is_told_with_its_cause() {
             ("/memory", "it needs more memory than 67108864 bytes"),
         ] {
             let fault = get(&handler, path).await.unwrap_err();
-            let expected = "its call of `fail` in `acme:vision/detect@1.2.0`, which function detector exports, failed: ";
+            let expected =
+                "its call of `fail` in `acme:vision/detect@1.2.0`, which function detector exports, failed: ";
             assert!(matches!(&fault, Fault::Composed { is_late: false, .. }), "{path}: {fault:?}");
             assert!(fault.to_string().starts_with(expected) && fault.to_string().contains(cause), "{path}: {fault}");
         }

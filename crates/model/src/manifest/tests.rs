@@ -300,3 +300,14 @@ fn a_component_in_a_registry_is_pinned_by_its_digest() {
     assert_eq!((finding.line, finding.column), (BASE_LINES + 2, 13));
     assert!(finding.suggestion.as_ref().unwrap().starts_with("`littoral pull oci://ghcr.io/a:1`"), "{findings}");
 }
+
+#[test]
+fn an_import_is_another_function_of_the_app() {
+    let with = |function: &str| {
+        format!("[functions.web]\ncomponent = \"web.wasm\"\nimports = {{ \"a:b/c@1.0.0\" = {function} }}\n")
+    };
+    assert_eq!(findings(&with("\"clean\"")), [""; 0]);
+    one(&with("\"clear\""), "3 unknown-name: there is no function `clear`");
+    one(&with("\"web\""), "3 contradiction: function web cannot import `a:b/c@1.0.0` from itself");
+    one(&with("1"), "3 wrong-type: ");
+}

@@ -138,7 +138,8 @@ impl<'a> Check<'a> {
             // Whatever is not built yet, or lies in a registry, may be what exports it.
             [] if self.parts.values().any(|part| part.interfaces.is_none()) => None,
             [] => {
-                let all = exports.iter().flat_map(|(other, exports)| exports.keys().map(move |export| (*other, export)));
+                let all =
+                    exports.iter().flat_map(|(other, exports)| exports.keys().map(move |export| (*other, export)));
                 let nearest = nearest(import, all);
                 self.problems.push(format!(
                     "function {name} imports `{import}`, which no other function of the app exports{nearest}"

@@ -4,8 +4,7 @@ use super::*;
 
 /// A component that imports these interfaces: name, and what is in it.
 fn importing(imports: &[(&str, &str)]) -> Interfaces {
-    let imports: String =
-        imports.iter().map(|(name, of)| format!("(import \"{name}\" (instance {of}))\n")).collect();
+    let imports: String = imports.iter().map(|(name, of)| format!("(import \"{name}\" (instance {of}))\n")).collect();
     interfaces(&wat::parse_str(format!("(component {imports})")).unwrap()).unwrap()
 }
 
@@ -60,7 +59,8 @@ fn versions_that_can_stand_for_each_other_are_those_of_one_track() {
 fn an_import_is_the_export_of_the_one_function_that_has_it() {
     let user = || importing(&[("acme:math/add@1.0.0", ADD), ("wasi:clocks/monotonic-clock@0.2.0", "")]);
     let named = |function: &str, export: &str| (function.to_owned(), export.to_owned());
-    let parts = app(&[("user", user()), ("adder", adder("acme:math/add@1.3.0")), ("other", adder("acme:math/sub@1.0.0"))]);
+    let parts =
+        app(&[("user", user()), ("adder", adder("acme:math/add@1.3.0")), ("other", adder("acme:math/sub@1.0.0"))]);
     assert_eq!(exporter(&parts), named("adder", "acme:math/add@1.3.0"));
     // Of several, the one of the very version; else the manifest says which.
     let several = [("user", user()), ("exact", adder("acme:math/add@1.0.0")), ("newer", adder("acme:math/add@1.3.0"))];
@@ -88,9 +88,13 @@ fn an_import_is_the_export_of_the_one_function_that_has_it() {
 #[test]
 fn a_missing_exporter_is_named_with_what_is_nearest() {
     let user = importing(&[("acme:vision/detect@1.0.0", ADD)]);
-    let mut parts = app(&[("user", user), ("far", adder("zoo:keeper/feed")), ("near", adder("acme:vision/detects@1.0.0"))]);
-    assert_eq!(problem(&parts), "function user imports `acme:vision/detect@1.0.0`, which no other function of the app exports; \
-        the nearest is `acme:vision/detects@1.0.0` of function near");
+    let mut parts =
+        app(&[("user", user), ("far", adder("zoo:keeper/feed")), ("near", adder("acme:vision/detects@1.0.0"))]);
+    assert_eq!(
+        problem(&parts),
+        "function user imports `acme:vision/detect@1.0.0`, which no other function of the app exports; \
+        the nearest is `acme:vision/detects@1.0.0` of function near"
+    );
     parts.remove(&"near".parse().unwrap());
     assert!(problem(&parts).ends_with("; add a function whose component exports it"), "{}", problem(&parts));
     // What is not built yet may be what exports it.
@@ -124,8 +128,12 @@ functions user and adder do not mean the same by `g` of `acme:math/add@1.0.0`:
 #[test]
 fn what_cannot_leave_an_instance_is_refused_by_name() {
     let bound = |of: &str| {
-        let text = problem(&app(&[("user", importing(&[("acme:img/io@1.0.0", of)])), ("io", adder("acme:img/io@1.0.0"))]));
-        assert!(text.starts_with("function user imports `acme:img/io@1.0.0`, which cannot be another function's"), "{text}");
+        let text =
+            problem(&app(&[("user", importing(&[("acme:img/io@1.0.0", of)])), ("io", adder("acme:img/io@1.0.0"))]));
+        assert!(
+            text.starts_with("function user imports `acme:img/io@1.0.0`, which cannot be another function's"),
+            "{text}"
+        );
         text
     };
     let text = bound("(export \"image\" (type $i (sub resource))) (export \"f\" (func (param \"of\" (borrow $i))))");
@@ -140,7 +148,8 @@ fn what_cannot_leave_an_instance_is_refused_by_name() {
 fn what_is_in_no_interface_or_a_stage_is_refused() {
     let loose = interfaces(&wat::parse_str("(component (import \"f\" (func)))").unwrap()).unwrap();
     assert!(problem(&app(&[("user", loose)])).contains("imports `f` by itself"));
-    let mut parts = app(&[("user", importing(&[("acme:math/add@1.0.0", ADD)])), ("adder", adder("acme:math/add@1.0.0"))]);
+    let mut parts =
+        app(&[("user", importing(&[("acme:math/add@1.0.0", ADD)])), ("adder", adder("acme:math/add@1.0.0"))]);
     parts.get_mut(&"adder".parse().unwrap()).unwrap().stage_of = Some("health".to_owned());
     assert!(problem(&parts).contains("runs as a stage of flow health"), "{}", problem(&parts));
 }

@@ -195,9 +195,9 @@ impl Exporter {
 
     fn exported(&self, interface: &str, name: &str) -> Result<&Exported, Fault> {
         let functions = self.0.exports.functions.get(interface);
-        functions.and_then(|functions| functions.get(name)).ok_or_else(|| Fault::Protocol {
-            reason: format!("it exports no function `{name}` in `{interface}`"),
-        })
+        functions
+            .and_then(|functions| functions.get(name))
+            .ok_or_else(|| Fault::Protocol { reason: format!("it exports no function `{name}` in `{interface}`") })
     }
 
     /// In a task of its own, on the same thread where there is one only: Wasmtime does not run one event loop within

@@ -35,10 +35,7 @@ pub(crate) enum ValueError {
 ///
 /// # Errors
 /// When they have other types, or are too large.
-pub(crate) fn encode<'t>(
-    types: impl IntoIterator<Item = &'t Type>,
-    values: &[Val],
-) -> Result<Bytes, ValueError> {
+pub(crate) fn encode<'t>(types: impl IntoIterator<Item = &'t Type>, values: &[Val]) -> Result<Bytes, ValueError> {
     let mut out = Writer(Vec::new());
     let mut values = values.iter();
     for ty in types {
@@ -55,10 +52,7 @@ pub(crate) fn encode<'t>(
 ///
 /// # Errors
 /// When the bytes do not say such values, or say too much.
-pub(crate) fn decode<'t>(
-    types: impl IntoIterator<Item = &'t Type>,
-    bytes: &[u8],
-) -> Result<Vec<Val>, ValueError> {
+pub(crate) fn decode<'t>(types: impl IntoIterator<Item = &'t Type>, bytes: &[u8]) -> Result<Vec<Val>, ValueError> {
     if bytes.len() > VALUES_BYTES_MAX {
         return Err(ValueError::TooLarge);
     }
