@@ -268,6 +268,9 @@ impl Functions {
     pub(crate) async fn answer(&self, payload: &Bytes) -> Result<Bytes, String> {
         let invocation: Invocation = wire::decode(payload).map_err(|error| error.to_string())?;
         let Some(function) = self.here(&invocation.app, &invocation.function) else {
+            if self.loader.exports.here(&invocation.app, &invocation.function).is_some() {
+                return Err("it answers no HTTP: it exports interfaces for other functions".to_owned());
+            }
             return wire::encode(&None::<Answer>).map_err(|error| error.to_string());
         };
         let mut request = Request::builder().method(invocation.method.as_str()).uri(invocation.uri);

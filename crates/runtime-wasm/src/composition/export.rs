@@ -22,6 +22,9 @@ use crate::logs::{Discard, LogSink};
 
 /// How many calls of one exporter run at once unless its settings say otherwise; as of a function that answers HTTP.
 const CONCURRENCY_DEFAULT: usize = 256;
+/// The longest that a caller on another node is believed to wait, in microseconds: a day, longer than anything that a
+/// manifest is for.
+const REMAINING_US_MAX: u64 = 86_400_000_000;
 
 /// How to answer calls.
 #[derive(Clone)]
@@ -87,6 +90,8 @@ pub(crate) struct Exports {
 struct Exported {
     index: ComponentExportIndex,
     signature: Signature,
+    /// Of the signature.
+    hash: u64,
 }
 
 impl Exports {
@@ -99,7 +104,7 @@ impl Exports {
             let place = component.get_export_index(None, name)?;
             let functions = interface.functions.iter().filter_map(|(function, signature)| {
                 let index = component.get_export_index(Some(&place), function)?;
-                Some((function.clone(), Exported { index, signature: signature.clone() }))
+                Some((function.clone(), Exported { index, signature: signature.clone(), hash: signature.hash() }))
             });
             Some((name.clone(), functions.collect()))
         };
@@ -145,7 +150,7 @@ impl Exporter {
     pub async fn answer(&self, call: &ComposedCall) -> Result<Bytes, String> {
         let exported = self.exported(&call.interface, &call.name).map_err(|fault| fault.to_string())?;
         let signature = &exported.signature;
-        if signature.hash() != call.signature {
+        if exported.hash != call.signature {
             return Err(format!(
                 "its types are others than the caller's: it has `{}`; deploy both in one version of the app",
                 signature.shown(&call.name)
@@ -262,9 +267,6 @@ impl std::fmt::Debug for Exporter {
         f.debug_struct("Exporter").field("interfaces", &self.0.exports.functions.keys()).finish_non_exhaustive()
     }
 }
-
-/// The longest that a caller on another node is believed to wait: a day, longer than anything that a manifest is for.
-const REMAINING_US_MAX: u64 = 86_400_000_000;
 
 /// A task that ends with whoever waits for it.
 struct Ending(JoinHandle<Result<Vec<Val>, Fault>>);

@@ -9,7 +9,9 @@ use wasmparser::component_types::{
     ComponentFuncTypeId, ComponentInstanceTypeId, ComponentValType,
 };
 use wasmparser::types::TypesRef;
-use wasmparser::{Parser, Payload, PrimitiveValType, ValidPayload, Validator, WasmFeatures};
+use wasmparser::{
+    Chunk, ComponentExternalKind, Encoding, Parser, Payload, PrimitiveValType, ValidPayload, Validator, WasmFeatures,
+};
 
 use super::types::{Interface, Interfaces, Kind, Primitive, Signature, Type};
 use crate::artifact::LoadError;
@@ -59,33 +61,36 @@ pub fn interfaces(component: &[u8]) -> Result<Interfaces, LoadError> {
     Err(LoadError::Invalid("it is cut off".to_owned()))
 }
 
-/// Whether a component has such interfaces; quick, because most have none.
+/// Whether a component has such interfaces. Most have none, so that this is quick: what is nested is passed over.
 fn has_any(component: &[u8]) -> Result<bool, LoadError> {
-    let mut depth = 0_usize;
-    for payload in Parser::new(0).parse_all(component) {
-        match payload.map_err(invalid)? {
-            Payload::Version { encoding: wasmparser::Encoding::Module, .. } if depth == 0 => return Ok(false),
-            Payload::Version { .. } => depth += 1,
-            Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::ComponentImportSection(imports) if depth == 1 => {
+    let (mut parser, mut rest) = (Parser::new(0), component);
+    loop {
+        let Chunk::Parsed { consumed, payload } = parser.parse(rest, true).map_err(invalid)? else { return Ok(false) };
+        let mut passed = consumed;
+        match payload {
+            Payload::Version { encoding: Encoding::Module, .. } | Payload::End(_) => return Ok(false),
+            Payload::ModuleSection { unchecked_range, .. } | Payload::ComponentSection { unchecked_range, .. } => {
+                passed += unchecked_range.len();
+            }
+            Payload::ComponentImportSection(imports) => {
                 for import in imports {
                     if !is_the_hosts(import.map_err(invalid)?.name.name) {
                         return Ok(true);
                     }
                 }
             }
-            Payload::ComponentExportSection(exports) if depth == 1 => {
+            Payload::ComponentExportSection(exports) => {
                 for export in exports {
                     let export = export.map_err(invalid)?;
-                    if export.kind == wasmparser::ComponentExternalKind::Instance && !is_the_hosts(export.name.name) {
+                    if export.kind == ComponentExternalKind::Instance && !is_the_hosts(export.name.name) {
                         return Ok(true);
                     }
                 }
             }
             _ => {}
         }
+        rest = rest.get(passed..).unwrap_or_default();
     }
-    Ok(false)
 }
 
 fn is_the_hosts(name: &str) -> bool {

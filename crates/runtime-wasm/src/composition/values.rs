@@ -300,7 +300,7 @@ impl<'b> Reader<'b> {
                 set.push(self.named(name)?);
             }
         }
-        let spare = bits.last().filter(|_| names.len() % 8 != 0).map_or(0, |byte| byte >> (names.len() % 8));
+        let spare = bits.last().filter(|_| !names.len().is_multiple_of(8)).map_or(0, |byte| byte >> (names.len() % 8));
         if spare == 0 { Ok(set) } else { Err(ValueError::Damaged("there is no such flag")) }
     }
 
