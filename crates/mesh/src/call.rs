@@ -45,6 +45,8 @@ pub enum Method {
     Call = 13,
     /// What the node's functions have used.
     Usage = 14,
+    /// A call of a function of an interface that another function of the app imports.
+    Compose = 15,
     /// Answered by the mesh itself: digests and subscriptions are exchanged, versions negotiated.
     Hello = 32,
     /// Answered by the mesh itself: messages for a subscription.
@@ -53,7 +55,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Ping,
         Self::Locate,
         Self::Fetch,
@@ -69,6 +71,7 @@ impl Method {
         Self::Admin,
         Self::Call,
         Self::Usage,
+        Self::Compose,
         Self::Hello,
         Self::Deliver,
     ];
@@ -82,7 +85,11 @@ impl Method {
     /// Whether doing it twice does no more than doing it once. The receiver remembers its replies to the others.
     #[must_use]
     pub fn is_idempotent(self) -> bool {
-        !matches!(self, Self::Publish | Self::Keeper | Self::Invoke | Self::Admin | Self::Call | Self::Deliver)
+        let repeats_harm = matches!(
+            self,
+            Self::Publish | Self::Keeper | Self::Invoke | Self::Admin | Self::Call | Self::Compose | Self::Deliver
+        );
+        !repeats_harm
     }
 
     /// Its name, for logs and metrics.
@@ -104,6 +111,7 @@ impl Method {
             Self::Admin => "admin",
             Self::Call => "call",
             Self::Usage => "usage",
+            Self::Compose => "compose",
             Self::Hello => "hello",
             Self::Deliver => "deliver",
         }

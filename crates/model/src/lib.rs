@@ -3,6 +3,7 @@
 //! Everything here is plain data with parsing and validation. No I/O, no clock, no randomness: whoever needs a time
 //! or a random number passes it in.
 
+pub mod composition;
 pub mod digest;
 pub mod entry;
 pub mod file_header;

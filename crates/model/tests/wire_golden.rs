@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use bytes::Bytes;
+use littoral_model::composition::{ComposeReply, ComposeRequest, ComposedCall};
 use littoral_model::digest::{LinkReport, NodeDigest};
 use littoral_model::entry::{Commit, Entry, InputPosition, PORT_MAIN, PortBatch, Position, ProducerSequence};
 use littoral_model::id::{AppId, Epoch, InvocationId, NodeId, Tier};
@@ -189,6 +190,23 @@ fn digests() {
 
 fn link() -> LinkReport {
     LinkReport { peer: node("cloud-1"), rtt_us: 40_000, bandwidth_bps: Some(50_000_000) }
+}
+
+#[test]
+fn composing() {
+    let call = ComposedCall {
+        interface: "acme:vision/detect@1.0.0".to_owned(),
+        name: "detect".to_owned(),
+        signature: 0xfedc_ba98_7654_3210,
+        depth: 2,
+        remaining_us: 900_000,
+        arguments: Bytes::from_static(b"arguments"),
+    };
+    let request = ComposeRequest { app: work().app, function: "detector".parse().unwrap(), call };
+    check("compose-request", &request);
+    check("compose-returned", &ComposeReply::Returned(Bytes::from_static(b"results")));
+    check("compose-failed", &ComposeReply::Failed("it trapped".to_owned()));
+    check("compose-not-served", &ComposeReply::NotServed);
 }
 
 #[test]

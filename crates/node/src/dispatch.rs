@@ -11,6 +11,7 @@ use littoral_model::work::{KeeperCommand, WorkId};
 use littoral_store::replica::Works;
 
 use crate::artifacts::Artifacts;
+use crate::exports::Exports;
 use crate::functions::Functions;
 use crate::groups::Groups;
 use crate::intent::{Exchange, IntentStore};
@@ -26,6 +27,7 @@ pub(crate) struct Parts {
     pub(crate) intent: Arc<IntentStore>,
     pub(crate) artifacts: Artifacts,
     pub(crate) functions: Arc<Functions>,
+    pub(crate) exports: Arc<Exports>,
     pub(crate) logs: Arc<Logs>,
     pub(crate) metering: Arc<Metering>,
     pub(crate) reporter: Arc<Reporter>,
@@ -85,6 +87,7 @@ impl Service for Dispatch {
             Method::Artifact => parts.artifacts.answer(payload).await,
             Method::Invoke => parts.functions.answer(payload).await,
             Method::Call => parts.functions.answer_call(&call).await,
+            Method::Compose => answer(payload, |request| parts.exports.answer(request)).await,
             Method::Logs => parts.logs.answer(payload),
             Method::Usage => answer(payload, |request| parts.metering.answer(request)).await,
             Method::Admin => answer(payload, |(): ()| async { parts.reporter.own() }).await,

@@ -1,4 +1,5 @@
-//! The functions that this node serves, and calls of those that others serve; `calls` are those of other functions.
+//! The functions that this node serves, and calls of those that others serve; `calls` are those of other functions by their
+//! names. Those that other functions call by their interfaces are started and stopped here, too, and called in `exports`.
 
 mod calls;
 
@@ -12,9 +13,11 @@ use http::header::{HOST, HeaderValue};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Limited};
 use littoral_mesh::{Call, Method, Priority};
-use littoral_model::id::{AppId, FunctionName, NodeId};
+use littoral_model::id::{AppId, FunctionName};
 use littoral_model::wire;
-use littoral_runtime::http::{Body, HttpFunction, HttpSettings, full};
+use littoral_runtime::composition::ExporterSettings;
+use littoral_runtime::http::{Body, HttpFunction, HttpSettings, HttpStats, full};
+use littoral_runtime::interfaces::InterfaceFunction;
 use littoral_runtime::{LogSink, Shards};
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
@@ -22,6 +25,7 @@ use tokio::task::AbortHandle;
 use crate::admin::types::AdminError;
 use crate::guests::{Loader, settings_of};
 use crate::intent::IntentStore;
+use crate::nearest::serving;
 
 /// The largest body that goes to another node, either way: it must fit into a message.
 pub(crate) const BODY_BYTES_MAX: usize = 8 << 20;
@@ -57,6 +61,13 @@ pub(crate) struct Functions {
     served: Mutex<HashMap<Key, Served>>,
     ready: Arc<RwLock<HashMap<Key, Arc<HttpFunction>>>>,
     turn: AtomicUsize,
+}
+
+/// A function that was loaded: what answers its HTTP requests, and what answers other functions' calls.
+#[derive(Default)]
+struct Loaded {
+    http: Option<HttpFunction>,
+    interfaces: Option<InterfaceFunction>,
 }
 
 /// A request that goes to another node.
@@ -95,7 +106,7 @@ impl Functions {
             loop {
                 match this.load(&id, &artifact).await {
                     Ok(loaded) => {
-                        this.ready.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::new(loaded));
+                        this.serve(&id, loaded);
                         *seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
                         return;
                     }
@@ -133,16 +144,40 @@ impl Functions {
     pub(crate) fn stop(&self, app: &AppId, function: &FunctionName) {
         let key = (app.clone(), function.clone());
         self.served.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        self.ready.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        self.serve(&key, Loaded::default());
     }
 
-    async fn load(&self, key: &Key, digest: &str) -> Result<HttpFunction, String> {
+    fn serve(&self, key: &Key, loaded: Loaded) {
+        self.loader.exports.set(key, loaded.interfaces);
+        let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
+        match loaded.http {
+            Some(function) => drop(ready.insert(key.clone(), Arc::new(function))),
+            None => drop(ready.remove(key)),
+        }
+    }
+
+    async fn load(&self, key: &Key, digest: &str) -> Result<Loaded, String> {
         let apps = self.intent.now();
         let app = apps.apps.get(&key.0).ok_or("the app is gone")?;
         let loaded = self.loader.load(app, &key.1, digest).await.map_err(|error| format!("{error:#}"))?;
+        let (runtime, name) = (&self.loader.runtime, format!("{}/{}", key.0, key.1));
         let logs: Arc<dyn LogSink> = loaded.logs;
+        let exporter = ExporterSettings {
+            limits: loaded.limits,
+            environment: loaded.config.clone(),
+            access: Arc::clone(&loaded.access),
+            surroundings: Arc::clone(&loaded.surroundings),
+            logs: Arc::clone(&logs),
+            usage: Arc::clone(&loaded.usage),
+            concurrency_max: loaded.concurrency,
+            ..ExporterSettings::default()
+        };
+        let interfaces = InterfaceFunction::new(runtime, &loaded.artifact, &name, exporter);
+        if interfaces.is_some() && !loaded.artifact.is_handler() {
+            return Ok(Loaded { http: None, interfaces });
+        }
         let settings = HttpSettings {
-            name: format!("{}/{}", key.0, key.1),
+            name,
             limits: loaded.limits,
             concurrency_max: loaded.concurrency,
             environment: loaded.config,
@@ -151,7 +186,8 @@ impl Functions {
             logs,
             usage: loaded.usage,
         };
-        HttpFunction::new(&self.loader.runtime, &loaded.artifact, settings).map_err(|error| error.to_string())
+        let http = HttpFunction::new(runtime, &loaded.artifact, settings).map_err(|error| error.to_string())?;
+        Ok(Loaded { http: Some(http), interfaces })
     }
 
     /// A function that this node serves.
@@ -160,14 +196,24 @@ impl Functions {
         ready.get(&(app.clone(), function.clone())).cloned()
     }
 
-    /// What this node serves or is to serve: the function once it is loaded, and why it is not.
-    pub(crate) fn all(&self) -> Vec<(Key, Option<Arc<HttpFunction>>, Option<String>)> {
+    /// What this node serves or is to serve: what was measured of the function once it is loaded, and why it is not.
+    pub(crate) fn all(&self) -> Vec<(Key, Option<HttpStats>, Option<String>)> {
         let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         let all = served.iter().map(|(key, served)| {
             let error = served.error.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            (key.clone(), self.here(&key.0, &key.1), error)
+            (key.clone(), self.stats(key), error)
         });
         all.collect()
+    }
+
+    /// What was measured of a function that is loaded, of both ways in which it may be called.
+    fn stats(&self, (app, function): &Key) -> Option<HttpStats> {
+        let http = self.here(app, function).map(|http| http.stats());
+        let interfaces = self.loader.exports.here(app, function).map(|interfaces| interfaces.stats());
+        match (http, interfaces) {
+            (Some(http), Some(interfaces)) => Some(http.and(interfaces)),
+            (http, interfaces) => http.or(interfaces),
+        }
     }
 
     /// Calls a function, wherever it runs: here if it does, else on the live nodes that serve it in turn, nearest first.
@@ -181,6 +227,10 @@ impl Functions {
         request.headers_mut().entry(HOST).or_insert(HeaderValue::from_static("localhost"));
         if let Some(local) = self.here(app, function) {
             return self.call_here(local, request).await;
+        }
+        if self.loader.exports.here(app, function).is_some() {
+            let text = format!("{}/{function} answers no HTTP: it exports interfaces for other functions", app.app);
+            return Err(AdminError::refused(text).hint("call a function that imports them"));
         }
         let apps = self.intent.now();
         let known = apps.apps.get(app).and_then(|app| app.manifest.functions.get(function));
@@ -201,7 +251,8 @@ impl Functions {
         let payload = wire::encode(&invocation).map_err(|error| AdminError::invalid(error.to_string()))?;
         let mesh = &self.loader.mesh;
         let mut last = format!("no live node serves {}/{function}", app.app);
-        for node in self.candidates(app, function) {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        for node in serving(mesh, &self.intent, turn, app, function) {
             let call = Call::new(Method::Invoke, payload.clone(), Priority::Data, deadline, mesh.invocation());
             match mesh.call(&node, call).await {
                 Ok(reply) => {
@@ -224,6 +275,9 @@ impl Functions {
     pub(crate) async fn answer(&self, payload: &Bytes) -> Result<Bytes, String> {
         let invocation: Invocation = wire::decode(payload).map_err(|error| error.to_string())?;
         let Some(function) = self.here(&invocation.app, &invocation.function) else {
+            if self.loader.exports.here(&invocation.app, &invocation.function).is_some() {
+                return Err("it answers no HTTP: it exports interfaces for other functions".to_owned());
+            }
             return wire::encode(&None::<Answer>).map_err(|error| error.to_string());
         };
         let mut request = Request::builder().method(invocation.method.as_str()).uri(invocation.uri);
@@ -235,32 +289,6 @@ impl Functions {
         let (parts, body) = response.into_parts();
         let answer = Answer { status: parts.status.as_u16(), headers: headers_out(&parts.headers), body };
         wire::encode(&Some(answer)).map_err(|error| error.to_string())
-    }
-
-    /// The live nodes that serve a function; of equally near ones another one first each time.
-    fn candidates(&self, app: &AppId, function: &FunctionName) -> Vec<NodeId> {
-        let name = format!("{app}/{function}");
-        let mesh = &self.loader.mesh;
-        let links = mesh.links();
-        let members = mesh.members().borrow().clone();
-        let serves = |node: &&NodeId| members.get(*node).is_some_and(|digest| digest.functions.contains(&name));
-        let mut nodes: Vec<NodeId> = members.keys().filter(serves).cloned().collect();
-        if nodes.is_empty() {
-            // Those that are to serve it may do so before their digests say it.
-            let apps = self.intent.now();
-            let placed = apps.apps.get(app).into_iter().flat_map(|app| &app.placement.instances);
-            let placed = placed.filter(|placed| placed.function == *function).map(|placed| &placed.node);
-            nodes.extend(placed.filter(|node| members.contains_key(*node)).cloned());
-        }
-        if !nodes.is_empty() {
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % nodes.len();
-            nodes.rotate_left(turn);
-        }
-        // Milliseconds: nodes of one site are equally near.
-        nodes.sort_by_key(|node| {
-            links.iter().find(|link| link.peer == *node).map_or(u64::MAX, |link| link.rtt_us / 1_000)
-        });
-        nodes
     }
 
     async fn call_here(

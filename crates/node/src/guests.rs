@@ -10,17 +10,20 @@ use littoral_mesh::Mesh;
 use littoral_model::id::{FunctionName, NodeId, SiteId, Tier};
 use littoral_model::manifest::{self, Function, Grants};
 use littoral_model::oci::OciReference;
+use littoral_runtime::composition::Linking;
 use littoral_runtime::fabric::{Attached, Fabric, Place, Surroundings};
 use littoral_runtime::{Access, Artifact, Directory, Limits, Runtime, Usage};
 
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::data_dir::DataDir;
+use crate::exports::Exports;
 use crate::intent::App;
 use crate::logs::Logs;
 use crate::metering::Metering;
 use crate::operators::FunctionLog;
 use crate::registry::{Credentials, Registry};
 use crate::signing::Verifier;
+use crate::wiring::AppExporters;
 
 /// What a configuration value begins with that names a secret.
 const SECRET_PREFIX: &str = "secret:";
@@ -29,11 +32,12 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 
 /// What of the manifest a running function was started with; it is started anew when that changes.
 pub(crate) fn settings_of(app: &App, name: &FunctionName) -> String {
+    let imports = app.composition.get(name);
     let function = app.manifest.functions.get(name);
     function
         .map(|function| {
             let manifest::Function { memory, timeout, limits, config, grants, .. } = function;
-            format!("{memory} {timeout} {limits:?} {config:?} {grants:?}")
+            format!("{memory} {timeout} {limits:?} {config:?} {grants:?} {imports:?}")
         })
         .unwrap_or_default()
 }
@@ -53,6 +57,8 @@ pub(crate) struct Loader {
     /// The folders of this machine that functions may be granted.
     pub(crate) offered: Vec<PathBuf>,
     pub(crate) verifier: Verifier,
+    /// What functions import from others.
+    pub(crate) exports: Arc<Exports>,
     /// Held while a registry is asked: functions and partitions of one component fetch it once.
     pub(crate) pulling: tokio::sync::Mutex<()>,
 }
@@ -83,7 +89,9 @@ impl Loader {
             "the component {digest} of function {name} is not the one that is deployed now"
         );
         let bytes = self.artifact(function, digest).await?;
-        let artifact = self.runtime.load(bytes).await.with_context(|| format!("function {name} does not load"))?;
+        let does_not_load = || format!("function {name} does not load");
+        let artifact = self.runtime.load(bytes).await.with_context(does_not_load)?;
+        let artifact = artifact.linked(&self.runtime, &self.linking(app, name)).with_context(does_not_load)?;
         let (limits, concurrency) = (Limits::of(function), function.limits.concurrency as usize);
         let usage = self.metering.of(&app.id, name);
         let logs =
@@ -100,6 +108,13 @@ impl Loader {
     fn place(&self, app: &App, function: &FunctionName) -> Place {
         let (app, function, node) = (app.id.clone(), function.clone(), self.mesh.node().clone());
         Place { app, function, node, tier: self.tier, site: self.site.clone() }
+    }
+
+    /// Where what it imports from other functions is to be found.
+    fn linking(&self, app: &App, name: &FunctionName) -> Linking {
+        let imports = app.composition.get(name).cloned().unwrap_or_default();
+        let exporters = AppExporters { app: app.id.clone(), exports: Arc::clone(&self.exports) };
+        Linking { imports, exporters: Arc::new(exporters) }
     }
 
     /// What the manifest grants, as far as this machine offers it.

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use littoral_control::Intent;
 use littoral_mesh::identity::unix_now;
+use littoral_model::composition::Composition;
 use littoral_model::hlc::{self, Clock, Hlc};
 use littoral_model::id::{AppId, Epoch, NodeId};
 use littoral_model::manifest::{self, Manifest};
@@ -51,6 +52,8 @@ pub(crate) struct Record {
 struct Wanted {
     bundle: AppBundle,
     placement: Placement,
+    #[serde(default, skip_serializing_if = "Composition::is_empty")]
+    composition: Composition,
 }
 
 /// A deployed app.
@@ -60,6 +63,8 @@ pub(crate) struct App {
     pub(crate) manifest: Manifest,
     pub(crate) bundle: AppBundle,
     pub(crate) placement: Arc<Placement>,
+    /// What its functions import from one another.
+    pub(crate) composition: Composition,
 }
 
 /// Everything that is deployed, at one moment.
@@ -135,10 +140,16 @@ impl IntentStore {
     }
 
     /// Makes an app wanted as it is here; durable on this node before it returns.
-    pub(crate) async fn deploy(&self, app: AppId, bundle: AppBundle, placement: Placement) -> Result<(), String> {
+    pub(crate) async fn deploy(
+        &self,
+        app: AppId,
+        bundle: AppBundle,
+        placement: Placement,
+        composition: Composition,
+    ) -> Result<(), String> {
         self.check(&app, &bundle).map_err(|error| error.to_string())?;
         let stamp = self.next_stamp(&app);
-        self.take(vec![Record { app, stamp, wanted: Some(Wanted { bundle, placement }) }]).await
+        self.take(vec![Record { app, stamp, wanted: Some(Wanted { bundle, placement, composition }) }]).await
     }
 
     /// Makes an app unwanted.
@@ -314,7 +325,8 @@ fn view(records: &BTreeMap<AppId, Record>) -> Apps {
             Ok(manifest) => {
                 let placement = Arc::new(wanted.placement.clone());
                 intent.insert(id.clone(), Arc::clone(&placement));
-                let app = App { id: id.clone(), manifest, bundle: wanted.bundle.clone(), placement };
+                let (bundle, composition) = (wanted.bundle.clone(), wanted.composition.clone());
+                let app = App { id: id.clone(), manifest, bundle, placement, composition };
                 found.apps.insert(id.clone(), Arc::new(app));
             }
             Err(findings) => {

@@ -56,7 +56,10 @@ async fn the_latest_deployment_holds_also_after_a_restart() {
     let a = app("a");
     let first = fabric.store(folder.path(), "n1");
     for number in 0..2 * REWRITE_AFTER {
-        first.deploy(a.clone(), fabric.bundle("a", &format!("1.{number}.0")), placement(&a)).await.unwrap();
+        first
+            .deploy(a.clone(), fabric.bundle("a", &format!("1.{number}.0")), placement(&a), Composition::new())
+            .await
+            .unwrap();
     }
     drop(first);
     let again = fabric.store(folder.path(), "n1");
@@ -73,9 +76,9 @@ async fn two_nodes_agree_after_one_exchange() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (one, two) = (fabric.store(one.path(), "n1"), fabric.store(two.path(), "n2"));
     let (a, b) = (app("a"), app("b"));
-    one.deploy(a.clone(), fabric.bundle("a", "1.0.0"), placement(&a)).await.unwrap();
-    one.deploy(a.clone(), fabric.bundle("a", "2.0.0"), placement(&a)).await.unwrap();
-    two.deploy(b.clone(), fabric.bundle("b", "1.0.0"), placement(&b)).await.unwrap();
+    one.deploy(a.clone(), fabric.bundle("a", "1.0.0"), placement(&a), Composition::new()).await.unwrap();
+    one.deploy(a.clone(), fabric.bundle("a", "2.0.0"), placement(&a), Composition::new()).await.unwrap();
+    two.deploy(b.clone(), fabric.bundle("b", "1.0.0"), placement(&b), Composition::new()).await.unwrap();
     assert_ne!(one.now().hash, two.now().hash);
     let answer = two.exchange(one.offer()).await.unwrap();
     one.learn(answer).await.unwrap();
@@ -93,11 +96,12 @@ async fn a_later_deployment_wins_over_one_whose_clock_was_ahead() {
     let (one, two) = (fabric.store(one.path(), "n1"), fabric.store(two.path(), "n2"));
     let a = app("a");
     let ahead = Hlc { physical_us: now_us() + 3_600_000_000, logical: 0 };
-    let wanted = Some(Wanted { bundle: fabric.bundle("a", "1.0.0"), placement: placement(&a) });
+    let wanted =
+        Some(Wanted { bundle: fabric.bundle("a", "1.0.0"), placement: placement(&a), composition: Composition::new() });
     let stamp = Stamp { time: ahead, node: NodeId::new("n1").unwrap() };
     one.take(vec![Record { app: a.clone(), stamp, wanted }]).await.unwrap();
     two.learn(one.exchange(Exchange::default()).await.unwrap()).await.unwrap();
-    two.deploy(a.clone(), fabric.bundle("a", "2.0.0"), placement(&a)).await.unwrap();
+    two.deploy(a.clone(), fabric.bundle("a", "2.0.0"), placement(&a), Composition::new()).await.unwrap();
     one.learn(two.exchange(one.offer()).await.unwrap()).await.unwrap();
     assert_eq!(version(&one, &a).as_deref(), Some("2.0.0"));
 }
@@ -105,7 +109,7 @@ async fn a_later_deployment_wins_over_one_whose_clock_was_ahead() {
 /// A record as another node would send it.
 fn record(bundle: AppBundle, app: &AppId, physical_us: u64) -> String {
     let stamp = Stamp { time: Hlc { physical_us, logical: 0 }, node: NodeId::new("n2").unwrap() };
-    let wanted = Some(Wanted { bundle, placement: placement(app) });
+    let wanted = Some(Wanted { bundle, placement: placement(app), composition: Composition::new() });
     serde_json::to_string(&Record { app: app.clone(), stamp, wanted }).unwrap()
 }
 
@@ -119,7 +123,7 @@ async fn what_the_tenant_has_not_signed_is_neither_deployed_nor_learned() {
     let mut altered = fabric.bundle("a", "1.0.0");
     altered.artifacts.insert("f".to_owned(), "1".repeat(64));
     for bundle in [unsigned, other.bundle("a", "1.0.0"), altered] {
-        store.deploy(a.clone(), bundle.clone(), placement(&a)).await.unwrap_err();
+        store.deploy(a.clone(), bundle.clone(), placement(&a), Composition::new()).await.unwrap_err();
         // What is good beside it is taken all the same.
         let good = record(fabric.bundle("b", "1.0.0"), &b, now_us());
         let records = vec![record(bundle, &a, now_us()), good];
@@ -147,7 +151,7 @@ async fn an_older_directory_keeps_its_unsigned_apps_and_hands_them_to_nobody() {
     newer.learn(older.exchange(Exchange::default()).await.unwrap()).await.unwrap();
     assert_eq!(version(&newer, &a), None);
     // Deployed again, it is signed and goes everywhere.
-    older.deploy(a.clone(), fabric.bundle("a", "1.0.1"), placement(&a)).await.unwrap();
+    older.deploy(a.clone(), fabric.bundle("a", "1.0.1"), placement(&a), Composition::new()).await.unwrap();
     newer.learn(older.exchange(Exchange::default()).await.unwrap()).await.unwrap();
     assert_eq!(version(&newer, &a).as_deref(), Some("1.0.1"));
 }

@@ -25,6 +25,7 @@ use crate::admin::types::{
 };
 use crate::admin::usage::{ChainReports, UsageReport};
 use crate::artifacts::Artifacts;
+use crate::composition::compose_bundle;
 use crate::core::Core;
 use crate::functions::Functions;
 use crate::health::Health;
@@ -233,10 +234,11 @@ impl Operations for NodeOperations {
                 return Err(AdminError::new(AdminErrorKind::Conflict, text).hint("upload it, then deploy again"));
             }
         }
+        let composition = compose_bundle(&self.artifacts, &manifest, &bundle).await?;
         let placement = self.compile(&manifest, &bundle).await.map_err(|refusal| {
             AdminError::refused(refusal.to_string()).hint("`littoral plan` shows what would go where")
         })?;
-        self.intent.deploy(app.clone(), bundle, placement).await.map_err(AdminError::unavailable)?;
+        self.intent.deploy(app.clone(), bundle, placement, composition).await.map_err(AdminError::unavailable)?;
         tracing::info!(%app, version = manifest.version, "deployed");
         self.spread(&app).await;
         let apps = self.intent.now();

@@ -82,11 +82,11 @@ impl Reporter {
             });
         }
         for ((app, function), loaded, error) in self.functions.all() {
-            let stats = loaded.as_ref().map(|function| function.stats()).unwrap_or_default();
+            let (ready, stats) = (loaded.is_some(), loaded.unwrap_or_default());
             report.functions.push(ServedFunction {
                 app,
                 function,
-                ready: loaded.is_some(),
+                ready,
                 errors: stats.errors,
                 latency: stats.latency,
                 last_error: error.or(stats.last_error),

@@ -17,7 +17,7 @@ use littoral_runtime::fabric::Surroundings;
 use littoral_runtime::http::{HttpFunction, HttpSettings};
 pub use littoral_runtime::{Access, Directory, Limits};
 use littoral_runtime::{
-    Artifact, CompilerProcess, LogSink, LogStream, Runtime, RuntimeOptions, Shards, StartError, preview1,
+    Artifact, CompilerProcess, LoadError, LogSink, LogStream, Runtime, RuntimeOptions, Shards, StartError, preview1,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +73,9 @@ pub async fn run_component(
         return run_command(&runtime, None, settings).await;
     }
     let artifact = runtime.load(settings.component.clone()).await.context("the component does not load")?;
+    if let Some(import) = artifact.lacks().first() {
+        return Err(LoadError::Unlinked((*import).to_owned())).context("the component does not run alone");
+    }
     // A handler that was built as a program has a `main`, too, which does nothing.
     if artifact.is_command() && !artifact.is_handler() {
         return run_command(&runtime, Some(&artifact), settings).await;

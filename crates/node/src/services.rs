@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::core::Core;
 use crate::dispatch::Parts;
 use crate::driver::{Announced, Drivers};
+use crate::exports::Exports;
 use crate::functions::Functions;
 use crate::guests::Loader;
 use crate::health::Health;
@@ -30,6 +31,8 @@ impl Services {
     /// Builds them, and lets other nodes ask them.
     pub(crate) fn start(core: &Core, offered: Vec<PathBuf>) -> Self {
         let fabric = Arc::new(NodeFabric::new(Arc::clone(&core.buckets)));
+        let (mesh, intent) = (Arc::clone(&core.mesh), Arc::clone(&core.intent));
+        let exports = Arc::new(Exports::new(mesh, intent, core.shards.clone()));
         let loader = Arc::new(Loader {
             mesh: Arc::clone(&core.mesh),
             tier: core.facts.tier,
@@ -42,6 +45,7 @@ impl Services {
             metering: Arc::clone(&core.metering),
             offered,
             verifier: core.verifier.clone(),
+            exports: Arc::clone(&exports),
             pulling: tokio::sync::Mutex::default(),
         });
         let runner = Arc::new(Runner {
@@ -66,6 +70,7 @@ impl Services {
             intent: Arc::clone(&core.intent),
             artifacts: core.artifacts.clone(),
             functions: Arc::clone(&functions),
+            exports,
             logs: Arc::clone(&core.logs),
             metering: Arc::clone(&core.metering),
             reporter: Arc::clone(&reporter),

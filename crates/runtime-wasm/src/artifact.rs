@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use bytes::Bytes;
 use wasmparser::{CanonicalFunction, CanonicalOption, Parser, Payload};
 use wasmtime::Engine;
-use wasmtime::component::Component;
+use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p2::bindings as p2;
 use wasmtime_wasi_http::p3::bindings as p3;
 
 use crate::compiler;
+use crate::composition::{self, Exports, Interfaces, Linking};
 use crate::engine::{Concurrency, Wasm};
 use crate::fabric::bindings::typed::TypedPre;
 use crate::host::Host;
@@ -34,9 +35,12 @@ pub enum LoadError {
     /// It imports what this node does not offer.
     #[error("it needs an interface that this node does not offer: {0}")]
     Import(String),
+    /// It imports an interface of another function, and nothing says of which.
+    #[error("it imports `{0}` from another function: deploy it in an app with a function that exports it")]
+    Unlinked(String),
     /// It exports nothing that can be called.
     #[error(
-        "it exports none of `wasi:http/incoming-handler@0.2`, `wasi:http/handler@0.3`, `wasi:cli/run`, `littoral:flow/processor@0.1` and `littoral:fabric/handler@0.1` ({0})"
+        "it exports none of `wasi:http/incoming-handler@0.2`, `wasi:http/handler@0.3`, `wasi:cli/run`, `littoral:flow/processor@0.1` and `littoral:fabric/handler@0.1`, and no interface for other functions ({0})"
     )]
     World(String),
     /// The engine is shutting down.
@@ -51,6 +55,17 @@ pub struct Artifact {
     stage: Option<StagePre<Host>>,
     handler: Option<HandlerPre>,
     command: Option<CommandPre>,
+    exports: Option<Exports>,
+    /// Set while its imports of other functions' interfaces are not linked; then it can do nothing else than be linked.
+    unlinked: Option<Unlinked>,
+    /// What it was linked from.
+    _origin: Option<Arc<Artifact>>,
+}
+
+/// A component that imports what only other functions of its app export.
+struct Unlinked {
+    component: Component,
+    interfaces: Interfaces,
 }
 
 /// A command, ready to be instantiated.
@@ -96,6 +111,36 @@ impl Artifact {
         self.command.is_some()
     }
 
+    /// Whether it exports interfaces for other functions.
+    #[must_use]
+    pub fn is_exporter(&self) -> bool {
+        self.exports.is_some()
+    }
+
+    /// The interfaces that it imports from other functions, if these are not linked yet: see [`Artifact::linked`].
+    #[must_use]
+    pub fn lacks(&self) -> Vec<&str> {
+        let lacking = self.unlinked.iter().flat_map(|unlinked| &unlinked.interfaces.imports);
+        lacking.filter(|(_, interface)| !interface.functions.is_empty()).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// The same component with its imports linked. It is compiled once, however many functions it is linked for.
+    ///
+    /// # Errors
+    /// When `linking` does not say whose an import is, or the component cannot be used otherwise.
+    pub fn linked(self: &Arc<Self>, wasm: &Wasm, linking: &Linking) -> Result<Arc<Self>, LoadError> {
+        let Some(Unlinked { component, interfaces }) = &self.unlinked else { return Ok(Arc::clone(self)) };
+        let mut linker = wasm.flavor(self.concurrency).linker.clone();
+        composition::link(&mut linker, interfaces, linking)?;
+        let linked = Self::link(self.digest.clone(), self.concurrency, component, &linker, interfaces)?;
+        // Held, so that who loads the same component again finds it in memory.
+        Ok(Arc::new(Self { _origin: Some(Arc::clone(self)), ..linked }))
+    }
+
+    pub(crate) fn exports(&self) -> Option<&Exports> {
+        self.exports.as_ref()
+    }
+
     pub(crate) fn command(&self) -> Option<&CommandPre> {
         self.command.as_ref()
     }
@@ -112,9 +157,31 @@ impl Artifact {
         self.concurrency
     }
 
-    fn link(wasm: &Wasm, digest: String, concurrency: Concurrency, component: &Component) -> Result<Self, LoadError> {
-        let linker = &wasm.flavor(concurrency).linker;
+    /// Links what needs nothing of other functions; what does is kept for [`Artifact::linked`].
+    fn new(
+        wasm: &Wasm,
+        digest: String,
+        concurrency: Concurrency,
+        component: Component,
+        interfaces: Interfaces,
+    ) -> Result<Self, LoadError> {
+        if interfaces.imports.values().all(|interface| interface.functions.is_empty()) {
+            return Self::link(digest, concurrency, &component, &wasm.flavor(concurrency).linker, &interfaces);
+        }
+        let unlinked = Some(Unlinked { component, interfaces });
+        let (stage, handler, command, exports) = (None, None, None, None);
+        Ok(Self { digest, concurrency, stage, handler, command, exports, unlinked, _origin: None })
+    }
+
+    fn link(
+        digest: String,
+        concurrency: Concurrency,
+        component: &Component,
+        linker: &Linker<Host>,
+        interfaces: &Interfaces,
+    ) -> Result<Self, LoadError> {
         let pre = linker.instantiate_pre(component).map_err(|error| LoadError::Import(format!("{error:#}")))?;
+        let exports = Exports::new(interfaces, component, &pre);
         let stage = StagePre::new(pre.clone());
         let typed = TypedPre::new(pre.clone()).ok();
         let fresh = p2::ProxyPre::new(pre.clone());
@@ -127,12 +194,13 @@ impl Artifact {
         };
         let command = concurrent_command.map(CommandPre::Concurrent);
         let command = command.or_else(|| sequential_command.map(CommandPre::Sequential));
-        if let (Err(stage), Err(fresh), None, None, None) = (&stage, &fresh, &reused, &typed, &command) {
+        if let (Err(stage), Err(fresh), None, None, None, None) = (&stage, &fresh, &reused, &typed, &command, &exports)
+        {
             return Err(LoadError::World(format!("{fresh}; {stage}")));
         }
         let handler = reused.map(HandlerPre::Reused).or_else(|| fresh.ok().map(HandlerPre::Fresh));
         let handler = handler.or_else(|| typed.map(HandlerPre::Typed));
-        Ok(Self { digest, concurrency, stage: stage.ok(), handler, command })
+        Ok(Self { digest, concurrency, stage: stage.ok(), handler, command, exports, unlinked: None, _origin: None })
     }
 }
 
@@ -161,15 +229,16 @@ impl Artifacts {
             return Ok(artifact);
         }
         let examined = bytes.clone();
-        let concurrency = tokio::task::spawn_blocking(move || concurrency_of(&examined)).await;
-        let concurrency = concurrency.map_err(|_| LoadError::Stopped)??;
+        let examine = move || Ok((concurrency_of(&examined)?, composition::interfaces(&examined)?));
+        let examined = tokio::task::spawn_blocking(examine).await.map_err(|_| LoadError::Stopped)?;
+        let (concurrency, interfaces) = examined?;
         let flavor = wasm.flavor(concurrency);
         let name = format!("{digest}-{}", flavor.recipe.compatibility);
         let component = match from_cache(wasm, flavor.engine.clone(), name.clone()).await {
             Some(component) => component,
             None => wasm.compiler().compile(flavor, bytes, name).await?,
         };
-        let artifact = Arc::new(Artifact::link(wasm, digest, concurrency, &component)?);
+        let artifact = Arc::new(Artifact::new(wasm, digest, concurrency, component, interfaces)?);
         *slot = Arc::downgrade(&artifact);
         Ok(artifact)
     }

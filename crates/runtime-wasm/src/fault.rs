@@ -7,6 +7,7 @@ use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
+use crate::composition::ComposedCallFailed;
 use crate::host::{CpuUsedUp, DeadlinePassed, Host, RESOURCES_MAX};
 use crate::limits::Refused;
 
@@ -106,6 +107,14 @@ pub enum Fault {
     /// The node runs as many instances as it has room for.
     #[error("the node has no room for another instance; try again, or raise its capacity")]
     Busy,
+    /// A function of an interface that it imports from another function failed.
+    #[error("{call}")]
+    Composed {
+        /// Which one, whose it is, and how it failed.
+        call: String,
+        /// Whether the time of this call ran out meanwhile.
+        is_late: bool,
+    },
     /// The instance ended with an earlier call.
     #[error("the instance ended with an earlier call; make a new one")]
     Gone,
@@ -119,6 +128,9 @@ impl Fault {
         }
         if error.is::<CpuUsedUp>() {
             return Self::Cpu { limit: host.limits().cpu.unwrap_or_default() };
+        }
+        if let Some(failed) = error.downcast_ref::<ComposedCallFailed>() {
+            return Self::Composed { call: failed.to_string(), is_late: failed.is_late };
         }
         if error.is::<PoolConcurrencyLimitError>() {
             return Self::Busy;

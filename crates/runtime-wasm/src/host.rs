@@ -83,6 +83,8 @@ pub(crate) struct Host {
     deadline: Instant,
     /// How many slices the call has used up.
     slices: u32,
+    /// How many composed calls led here.
+    depth: u32,
     stdout: GuestOutput,
     stderr: GuestOutput,
     surroundings: Arc<Surroundings>,
@@ -113,6 +115,7 @@ impl Host {
             meter: meter.clone(),
             deadline: Instant::now() + limits.timeout,
             slices: 0,
+            depth: 0,
             stdout,
             stderr,
             surroundings: Arc::clone(surroundings),
@@ -170,6 +173,21 @@ impl Host {
         self.stderr.host_line(text);
     }
 
+    /// When the call under way ends.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// How many composed calls led here: 0 for what was called from outside.
+    pub(crate) fn depth(&self) -> u32 {
+        self.depth
+    }
+
+    /// This instance answers a composed call.
+    pub(crate) fn nest(&mut self, depth: u32) {
+        self.depth = depth;
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         self.limits
     }
@@ -180,11 +198,6 @@ impl Host {
 
     pub(crate) fn surroundings(&self) -> &Surroundings {
         &self.surroundings
-    }
-
-    /// When the guest is stopped.
-    pub(crate) fn deadline(&self) -> Instant {
-        self.deadline
     }
 
     pub(crate) fn table(&mut self) -> &mut ResourceTable {

@@ -10,6 +10,7 @@
 //! reaches outside is denied unless it is granted (`access`, `egress`). What they are given of a fabric is in [`fabric`].
 
 pub mod command;
+pub mod composition;
 pub mod fabric;
 pub mod handler;
 pub mod preview1;

@@ -94,6 +94,16 @@ pub struct HttpStats {
     pub last_error: Option<String>,
 }
 
+impl HttpStats {
+    /// Both together: counts add up, and of the latencies those of the slower are shown.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let slower = if self.latency.p95_us >= other.latency.p95_us { self.latency } else { other.latency };
+        let latency = Quantiles { count: self.latency.count + other.latency.count, ..slower };
+        Self { errors: self.errors + other.errors, latency, last_error: self.last_error.or(other.last_error) }
+    }
+}
+
 impl HttpFunction {
     /// A function of this component.
     ///
@@ -217,6 +227,8 @@ pub fn fault_response(function: &str, fault: &Fault) -> Response<Body> {
         Fault::Limit { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "limit"),
         Fault::RequestTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
         Fault::ResponseTooLarge { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "response-too-large"),
+        Fault::Composed { is_late: false, .. } => (StatusCode::BAD_GATEWAY, "composed"),
+        Fault::Composed { is_late: true, .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
         Fault::Busy | Fault::Concurrency { .. } => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
     };
     let body = serde_json::json!({ "error": kind, "function": function, "message": fault.to_string() });

@@ -1,7 +1,7 @@
 //! Runs functions: the threads they run on, and one shape for whatever runs them.
 //!
 //! [`shards`] are the data-plane threads, one per core: the thread that accepts a connection or owns a stage's
-//! partition also runs the guest. [`latency`] is what is measured of them. [`stage`] and [`http`] are instances of the two worlds. Today every function is a
+//! partition also runs the guest. [`latency`] is what is measured of them. [`stage`] and [`http`] are instances of the two worlds; [`interfaces`] are what other functions call. Today every function is a
 //! WebAssembly component, and [`Runtime`] is the WebAssembly engine.
 //!
 //! ```no_run
@@ -18,10 +18,11 @@
 
 mod bodies;
 pub mod http;
+pub mod interfaces;
 pub mod latency;
 pub mod shards;
 
-pub use littoral_runtime_wasm::{command, fabric, preview1};
+pub use littoral_runtime_wasm::{command, composition, fabric, preview1};
 
 /// Instances of the world `littoral:flow/stage`.
 pub mod stage {

@@ -13,6 +13,7 @@ use crate::app::{App, parse_time};
 use crate::args::{DeployArgs, Format};
 use crate::client::Client;
 use crate::commands::{build_app, plan};
+use crate::composition;
 use crate::failure::{Usage, hinted};
 use crate::output;
 use crate::transfer::registry;
@@ -25,11 +26,13 @@ pub(super) async fn run(args: &DeployArgs, client: &Client) -> anyhow::Result<Ex
     let timeout = parse_time("--timeout", &args.timeout)?;
     let app = App::load(&args.app, args.output)?;
     if args.dry_run {
+        composition::check(&app)?;
         return plan::show(client, &app.bundle_of_what_is_there()?, args.output).await;
     }
     if !args.no_build {
         build_app(&app).await?;
     }
+    composition::check(&app)?;
     eprintln!("deploying {} {}", app.manifest.name, app.manifest.version);
     let mut bundle = app.upload(client, &registry(args.plain_http)?).await?;
     bundle.signature = sign(&bundle, args.key.as_deref(), &client.key_folder())?;

@@ -7,11 +7,13 @@ use littoral_node::admin::types::AppBundle;
 use crate::app::App;
 use crate::args::{Format, PlanArgs};
 use crate::client::Client;
+use crate::composition;
 use crate::output;
 
 /// Shows where everything of an app would run. Status 1 if it would be refused.
 pub(super) async fn run(args: &PlanArgs, client: &Client) -> anyhow::Result<ExitCode> {
     let app = App::load(&args.app, args.output)?;
+    composition::check(&app)?;
     show(client, &app.bundle_of_what_is_there()?, args.output).await
 }
 

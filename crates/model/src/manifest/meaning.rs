@@ -73,12 +73,25 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             self.limits(function);
             self.placement(&format!("function {name}"), function);
             self.grants(function);
+            self.imports(name, function);
             for (key, value) in table(function, "config").into_iter().flatten() {
                 let secret = value.get_ref().as_str().and_then(|text| text.strip_prefix(SECRET_PREFIX));
                 if let Some(error) = secret.and_then(|secret| check_name(secret).err()) {
                     let message = format!("`{}` names no secret: {error}", key.get_ref());
                     self.report.add("invalid-secret", value.span(), message).expected("secret:NAME");
                 }
+            }
+        }
+    }
+
+    /// The functions whose exports it imports; whether they export them is seen when their components are read.
+    fn imports(&mut self, name: &str, function: &'t DeTable<'_>) {
+        for (interface, exporter) in table(function, "imports").into_iter().flatten() {
+            let Some(exporting) = exporter.get_ref().as_str() else { continue };
+            self.function(exporting, exporter.span());
+            if exporting == name {
+                let message = format!("function {name} cannot import `{}` from itself", interface.get_ref());
+                self.report.add("contradiction", exporter.span(), message).expected("another function");
             }
         }
     }

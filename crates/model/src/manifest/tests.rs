@@ -331,3 +331,14 @@ fn grants_name_what_there_is() {
     let suggestion = findings.iter().next().unwrap().suggestion.clone();
     assert!(suggestion.as_ref().is_some_and(|hint| hint.contains("hello")), "{suggestion:?}");
 }
+
+#[test]
+fn an_import_is_another_function_of_the_app() {
+    let with = |function: &str| {
+        format!("[functions.web]\ncomponent = \"web.wasm\"\nimports = {{ \"a:b/c@1.0.0\" = {function} }}\n")
+    };
+    assert_eq!(findings(&with("\"clean\"")), [""; 0]);
+    one(&with("\"clear\""), "3 unknown-name: there is no function `clear`");
+    one(&with("\"web\""), "3 contradiction: function web cannot import `a:b/c@1.0.0` from itself");
+    one(&with("1"), "3 wrong-type: ");
+}

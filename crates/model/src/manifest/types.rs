@@ -70,6 +70,10 @@ pub struct Function {
     /// What it may reach outside itself; nothing by default.
     #[serde(default, skip_serializing_if = "Grants::is_empty")]
     pub grants: Grants,
+    /// Which function's export an interface that it imports is, by the interface's name: where several functions of the
+    /// app export it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub imports: BTreeMap<String, FunctionName>,
 }
 
 /// What a function may reach outside itself. What is left out is denied.

@@ -2,6 +2,7 @@
 //! does. The deadline, the trace and the id travel with the mesh's call, the depth in its payload.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use littoral_runtime::http::{Body, HttpFunction, full};
 use serde::{Deserialize, Serialize};
 
 use super::Functions;
+use crate::nearest::serving;
 
 /// How much of what a function says about its failure is handed on.
 const FAILURE_BYTES_MAX: usize = 1_000;
@@ -80,7 +82,8 @@ impl Functions {
             function,
         };
         let mut last = format!("no live node serves {}/{}", app.app, remote.function);
-        for node in self.candidates(app, &remote.function) {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        for node in serving(mesh, &self.intent, turn, app, &remote.function) {
             remote.attempt += 1;
             let payload = wire::encode(&remote).map_err(|error| CallError::Failed(error.to_string()))?;
             let left = deadline.saturating_duration_since(Instant::now());

@@ -1,11 +1,13 @@
 //! What each crate needs from elsewhere, supplied: one file for each trait.
 
+mod exporters;
 mod fabric;
 mod keeper;
 mod peers;
 mod raft;
 mod source;
 
+pub(crate) use exporters::AppExporters;
 pub(crate) use fabric::NodeFabric;
 pub(crate) use keeper::MeshKeeper;
 pub(crate) use peers::MeshPeers;
