@@ -25,7 +25,8 @@ fn every_command_has_an_example_that_parses() {
                 panic!("{path}: `{line}` is not a command: {error}");
             }
         }
-        let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+        let names: Vec<String> =
+            command.get_subcommands().filter(|sub| !sub.is_hide_set()).map(|sub| sub.get_name().to_owned()).collect();
         for name in names.iter().filter(|name| *name != "help") {
             visit(command.find_subcommand_mut(name).unwrap(), &format!("{path} {name}"));
         }
