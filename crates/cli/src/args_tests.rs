@@ -61,7 +61,7 @@ fn page(command: &clap::Command, path: &str, out: &mut String) {
     let help = alone.render_long_help().to_string();
     let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
     writeln!(out, "{level} `{path}`\n\n```text\n{}\n```\n", lines.join("\n").trim()).unwrap();
-    for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+    for below in command.get_subcommands().filter(|below| below.get_name() != "help" && !below.is_hide_set()) {
         page(below, &path, out);
     }
 }
