@@ -88,7 +88,11 @@ async fn what_cannot_run_is_refused_with_the_reason() {
     assert!(matches!(load(wat::parse_str("(module)").unwrap()).await, LoadError::Invalid(_)));
     assert!(matches!(load(wat::parse_str("(component)").unwrap()).await, LoadError::World(_)));
     let foreign = r#"(component (import "acme:rocket/engine@1.0.0" (instance (export "ignite" (func)))))"#;
-    let refusal = load(wat::parse_str(foreign).unwrap()).await;
-    assert!(matches!(&refusal, LoadError::Import(reason) if reason.contains("acme:rocket/engine")), "{refusal}");
+    // Another function of an app may export that; alone, it lacks it.
+    let lacking = wasm.load(wat::parse_str(foreign).unwrap().into()).await.unwrap();
+    assert_eq!(lacking.lacks(), ["acme:rocket/engine@1.0.0"]);
+    let unknown = r#"(component (import "wasi:rocket/engine@1.0.0" (instance (export "ignite" (func)))))"#;
+    let refusal = load(wat::parse_str(unknown).unwrap()).await;
+    assert!(matches!(&refusal, LoadError::Import(reason) if reason.contains("wasi:rocket/engine")), "{refusal}");
     assert!(matches!(load(vec![0; (64 << 20) + 1]).await, LoadError::TooLarge(_)));
 }
