@@ -286,8 +286,11 @@ fn problem(case: &Case, answer: &str) -> Option<String> {
                 && lines("ESCAPED: ").count() == 0
                 && lines("held: ").count() >= case.attempts.unwrap()
         }
-        // It must not look complete.
-        "broken" => !answer.ends_with("\r\n0\r\n\r\n"),
+        // An error, or a response that nobody takes for whole.
+        "broken" => {
+            let chunked = answer.to_ascii_lowercase().contains("transfer-encoding: chunked");
+            answer.starts_with("HTTP/1.1 500") || (chunked && !answer.ends_with("\r\n0\r\n\r\n"))
+        }
         kind => serde_json::from_str(body(answer)).is_ok_and(|error: serde_json::Value| error["error"] == kind),
     };
     let said = case.says.as_ref().is_none_or(|says| answer.contains(says));

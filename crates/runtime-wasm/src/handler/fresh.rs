@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -57,12 +58,13 @@ impl Fresh {
     pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Fault> {
         let meter = Meter::new(Some(&self.settings.usage));
         meter.begin_poll();
-        let (guest, answer) = self.start(request, &meter)?;
-        Answering { guest: Some(guest), answer, response: None, collected: Collected::default() }.await
+        let failed = Failed::default();
+        let (guest, answer) = self.start(request, &meter, &failed)?;
+        Answering { guest: Some(guest), answer, response: None, collected: Collected::default(), failed }.await
     }
 
     /// Prepares the guest; it runs when it is polled.
-    fn start(&self, mut request: Request<Body>, meter: &Meter) -> Result<(Running, Answer), Fault> {
+    fn start(&self, mut request: Request<Body>, meter: &Meter, failed: &Failed) -> Result<(Running, Answer), Fault> {
         let engine = &self.wasm.flavor(self.concurrency).engine;
         let invocation = Invocation::of(&mut request);
         let mut setup = self.settings.setup(meter);
@@ -81,10 +83,10 @@ impl Fresh {
             Ok((incoming, outparam))
         });
         let (incoming, outparam) = resources.map_err(|error| Fault::Input { reason: error.to_string() })?;
-        let (ticking, pre, meter) = (self.wasm.tick(), self.pre.clone(), meter.clone());
+        let (ticking, pre, meter, failed) = (self.wasm.tick(), self.pre.clone(), meter.clone(), failed.clone());
         let run = async move {
             let _ticking = ticking;
-            meter.over(run(store, &pre, incoming, outparam)).await
+            meter.over(run(store, &pre, incoming, outparam, failed)).await
         };
         Ok((Box::pin(run), answer))
     }
@@ -98,6 +100,7 @@ async fn run(
     pre: &ProxyPre<Host>,
     incoming: Incoming,
     outparam: Outparam,
+    failed: Failed,
 ) -> Result<(), Fault> {
     let deadline = Host::begin(&mut store);
     let outcome = within(deadline, async {
@@ -108,8 +111,20 @@ async fn run(
     outcome.map_err(|error| {
         let fault = Fault::new(&error, store.data());
         store.data().report(&fault.to_string());
+        // Before the store goes, and the response's body with it: that looks like the body's end.
+        failed.0.store(true, Ordering::Release);
         fault
     })
+}
+
+/// Whether the guest failed. Wasmtime ends a body that nobody finished as if it were whole.
+#[derive(Clone, Default)]
+struct Failed(Arc<AtomicBool>);
+
+impl Failed {
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// Polls the guest until it has begun its response, and on while it gets ahead and what it wrote is little.
@@ -118,6 +133,7 @@ struct Answering {
     answer: Answer,
     response: Option<Response<HyperOutgoingBody>>,
     collected: Collected,
+    failed: Failed,
 }
 
 impl Future for Answering {
@@ -133,7 +149,8 @@ impl Future for Answering {
                 },
                 None => Some(Ok(())),
             };
-            if ended.is_some() {
+            let done = ended.is_some();
+            if done {
                 this.guest = None;
             }
             if this.response.is_none() {
@@ -151,13 +168,18 @@ impl Future for Answering {
                     Poll::Pending => return Poll::Pending,
                 }
             }
+            // Nothing was sent yet: the client learns that it failed.
+            if let Some(Err(fault)) = ended {
+                return Poll::Ready(Err(fault));
+            }
             let Some(response) = &mut this.response else { return Poll::Pending };
             let progress = this.collected.take_from(response.body_mut(), context);
             let guest_waits = this.guest.is_some() && !(progress && this.collected.has_room());
-            if this.collected.complete || ended.is_some() || guest_waits {
+            if this.collected.complete || done || guest_waits {
                 let Some(response) = this.response.take() else { return Poll::Pending };
                 let (guest, collected) = (this.guest.take(), std::mem::take(&mut this.collected));
-                return Poll::Ready(Ok(response.map(|body| collected.into_body(body, guest))));
+                let failed = this.failed.clone();
+                return Poll::Ready(Ok(response.map(|body| collected.into_body(body, guest, failed))));
             }
         }
     }
@@ -235,10 +257,10 @@ impl Collected {
         progress
     }
 
-    fn into_body(self, body: HyperOutgoingBody, guest: Option<Running>) -> Body {
+    fn into_body(self, body: HyperOutgoingBody, guest: Option<Running>, failed: Failed) -> Body {
         let guest = guest.map(|guest| Guest { task: tokio::spawn(guest), released: self.complete });
         if !self.complete || self.special {
-            return GuestBody { collected: self.frames, body, guest, ahead: self.ahead }.boxed_unsync();
+            return GuestBody { collected: self.frames, body, guest, ahead: self.ahead, failed }.boxed_unsync();
         }
         let mut parts: VecDeque<Bytes> =
             self.frames.into_iter().filter_map(|frame| frame.ok()?.into_data().ok()).collect();
@@ -301,6 +323,7 @@ struct GuestBody {
     body: HyperOutgoingBody,
     guest: Option<Guest>,
     ahead: Ahead,
+    failed: Failed,
 }
 
 impl GuestBody {
@@ -324,6 +347,13 @@ impl http_body::Body for GuestBody {
         }
         self.ahead = Ahead::default();
         match Pin::new(&mut self.body).poll_frame(context) {
+            // One error, and the connection is closed: what was sent cannot be taken for the whole.
+            Poll::Ready(None) if self.guest.is_some() && self.failed.get() => {
+                self.guest = None;
+                Poll::Ready(Some(Err(BodyError::Broken(
+                    "the function failed before its response was whole".to_owned(),
+                ))))
+            }
             Poll::Ready(None) => {
                 self.release();
                 Poll::Ready(None)
