@@ -1,5 +1,6 @@
 //! The `littoral` command: parses the command line, asks a node or is one, prints the answer.
 
+mod allocator;
 mod app;
 mod args;
 mod client;
@@ -20,6 +21,7 @@ use clap::Parser as _;
 use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
+    allocator::give_back_what_is_large();
     let cli = Cli::parse();
     if let Command::CompileComponent { recipe } = &cli.command {
         return commands::compile_component(recipe);

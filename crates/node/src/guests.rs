@@ -88,9 +88,14 @@ impl Loader {
             signed.is_some_and(|signed| signed == digest),
             "the component {digest} of function {name} is not the one that is deployed now"
         );
-        let bytes = self.artifact(function, digest).await?;
         let does_not_load = || format!("function {name} does not load");
-        let artifact = self.runtime.load(bytes).await.with_context(does_not_load)?;
+        let artifact = match self.runtime.held(digest) {
+            Some(artifact) => artifact,
+            None => {
+                let bytes = self.artifact(function, digest).await?;
+                self.runtime.load(bytes).await.with_context(does_not_load)?
+            }
+        };
         let artifact = artifact.linked(&self.runtime, &self.linking(app, name)).with_context(does_not_load)?;
         let (limits, concurrency) = (Limits::of(function), function.limits.concurrency as usize);
         let usage = self.metering.of(&app.id, name);

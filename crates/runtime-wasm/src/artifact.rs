@@ -243,6 +243,12 @@ impl Artifacts {
         Ok(artifact)
     }
 
+    /// What is in use already.
+    pub(crate) fn held(&self, digest: &str) -> Option<Arc<Artifact>> {
+        let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.get(digest)?.try_lock().ok()?.upgrade()
+    }
+
     fn slot(&self, digest: &str) -> Arc<Slot> {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.len() >= DIGESTS_KEPT {

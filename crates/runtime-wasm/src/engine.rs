@@ -147,6 +147,12 @@ impl Wasm {
         self.0.artifacts.load(self, component).await
     }
 
+    /// The component of this digest, if it is in use already: then nobody needs its bytes.
+    #[must_use]
+    pub fn held(&self, digest: &str) -> Option<Arc<Artifact>> {
+        self.0.artifacts.held(digest)
+    }
+
     pub(crate) fn flavor(&self, concurrency: Concurrency) -> &Flavor {
         match concurrency {
             Concurrency::Sequential => &self.0.sequential,

@@ -57,6 +57,10 @@ async fn a_component_is_compiled_once() {
     assert!(artifacts.iter().all(|artifact| Arc::ptr_eq(artifact, &artifacts[0])));
     assert!(artifacts[0].is_handler() && !artifacts[0].is_stage());
     assert_eq!(cached(folder.path()).len(), 1);
+    let digest = artifacts[0].digest().to_owned();
+    assert!(wasm.held(&digest).is_some_and(|held| Arc::ptr_eq(&held, &artifacts[0])));
+    artifacts.clear();
+    assert!(wasm.held(&digest).is_none(), "what nobody uses goes");
 }
 
 #[tokio::test]

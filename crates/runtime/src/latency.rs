@@ -10,7 +10,7 @@ const LATENCY_US_MAX: u64 = 3_600_000_000;
 /// Two significant digits: quantiles within 1 %.
 const DIGITS: u8 = 2;
 
-/// Latencies, recorded one by one; about 20 KiB once there is one.
+/// Latencies, recorded one by one; some kilobytes once there is one, 20 KiB if there is one of an hour.
 #[derive(Debug, Default)]
 pub struct Latency(Option<Histogram<u64>>);
 
@@ -31,18 +31,20 @@ impl Latency {
     /// Takes a latency that applies to so many things.
     pub fn record(&mut self, latency: Duration, count: u64) {
         if self.0.is_none() {
-            self.0 = Histogram::new_with_bounds(1, LATENCY_US_MAX, DIGITS).ok();
+            // It grows with the latencies: a node has one for each of its functions.
+            self.0 = Histogram::new(DIGITS).ok();
         }
         if let Some(histogram) = &mut self.0 {
             let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-            histogram.saturating_record_n(micros.clamp(1, LATENCY_US_MAX), count);
+            // Growing is all that could fail, and not below this bound.
+            histogram.record_n(micros.clamp(1, LATENCY_US_MAX), count).unwrap_or_default();
         }
     }
 
     /// Takes in what another one has recorded.
     pub fn add(&mut self, other: &Self) {
         match (&mut self.0, &other.0) {
-            // Both have the same bounds, so that it cannot fail.
+            // Both have the same digits, and grow.
             (Some(ours), Some(theirs)) => ours.add(theirs).unwrap_or_default(),
             (None, Some(theirs)) => self.0 = Some(theirs.clone()),
             (_, None) => {}
