@@ -20,7 +20,11 @@ LINTED_WORKSPACES := $(SIDE_WORKSPACES) crates/bench/guests tests/guests
 # The component of our own tests of WASI 0.2.
 CONFORMANCE := $(TARGET)/guests/test/wasm32-wasip2/release/examples/conformance.wasm
 
-.PHONY: help setup languages build install guests demo drill test check fix bench bench-guests bench-density-guests bench-zenoh-peer clean conformance conformance-guest fuzz
+# Worth its minute of compiling for many seeds, and not for the few of `make test`.
+SEEDS_FAST := $(foreach crate,model plan control store sim,--config 'profile.dev.package.littoral-$(crate).opt-level=2') \
+	--config 'profile.dev.package.redb.debug-assertions=false'
+
+.PHONY: help setup languages build install guests demo drill overload chaos chaos-queue test check fix bench bench-guests bench-density-guests bench-zenoh-peer clean conformance conformance-guest fuzz seeds
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -45,6 +49,16 @@ demo: build guests ## run the main job: devices, edge and cloud on this machine
 
 drill: build guests ## kill, pause, wipe and cut nodes while records flow, a minute each, and check what came out
 	@scripts/drill $(LITTORAL)
+
+overload: build guests ## slow an edge node of the example down until its objective is violated, and see that it is kept again
+	$(LITTORAL) dev $(EXAMPLE) --once --sensors 20 --rate 400 --duration 150s --fault 'slow:edge-1@15%..75%'
+
+chaos: bench-chaos ## kill, pause, wipe, cut and heal twelve nodes for ten minutes under records and calls; SEED=N repeats a run, SHORT=1 has one of each
+
+chaos-queue: bench-chaos-queue ## kill, pause and wipe nodes 200 times under asynchronous calls; SEED=N repeats a run, SHORT=1 has ten
+
+seeds: setup ## run the whole fabric under SEEDS seeds (10,000) in virtual time, from FROM (1) on, on all cores
+	cargo test --locked --workspace --test seeds $(SEEDS_FAST) -- --count $(or $(SEEDS),10000) --from $(or $(FROM),1)
 
 test: languages guests ## run every test
 	cargo test --locked --workspace
@@ -82,7 +96,7 @@ fix: setup ## mend what can be mended: format, lints
 	rustfmt --edition 2024 templates/rust/*/src/*.rs templates/rust/*/tests/*.rs
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-bench: bench-flow-basic bench-http bench-coldstart bench-mesh bench-neighbour bench-density ## run every benchmark; results in target/bench/
+bench: bench-flow-basic bench-http bench-coldstart bench-container bench-mesh bench-neighbour bench-density bench-elastic bench-idle bench-place bench-priority ## run every benchmark; results in target/bench/
 
 bench-guests: setup ## build the components that the benchmarks serve
 	cd crates/bench/guests && cargo build --locked --release --target wasm32-wasip2 --target-dir $(abspath $(TARGET))/guests/bench
@@ -101,7 +115,7 @@ bench-density: bench-density-guests
 bench-%: setup guests bench-guests ## run one benchmark, for instance `make bench-http`; SHORT=1 for its short form
 	@scripts/setup-peers $*
 	cargo build --locked --release --package littoral-cli
-	cargo run --locked --release --package littoral-bench -- $* $(if $(SHORT),--short)
+	cargo run --locked --release --package littoral-bench -- $* $(if $(SHORT),--short) $(if $(SEED),--seed $(SEED))
 
 clean: ## forget what was built
 	cargo clean

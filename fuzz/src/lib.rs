@@ -6,8 +6,10 @@
 
 pub mod cache;
 pub mod host;
+pub mod image;
 pub mod log;
 pub mod manifest;
+pub mod sql;
 pub mod wire;
 
 #[allow(dead_code, unreachable_pub, unused_imports)]
@@ -30,5 +32,12 @@ mod token;
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 5] =
-    [("manifest", manifest::run), ("host", host::run), ("wire", wire::run), ("log", log::run), ("cache", cache::run)];
+pub const TARGETS: [(&str, Target); 7] = [
+    ("manifest", manifest::run),
+    ("host", host::run),
+    ("wire", wire::run),
+    ("log", log::run),
+    ("cache", cache::run),
+    ("image", image::run),
+    ("sql", sql::run),
+];

@@ -45,7 +45,8 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     Ok(Response::new(Full::new(body)))
 }
 
-fn spin(steps: u32) -> u32 {
+/// A chain of xorshifts.
+pub(crate) fn spin(steps: u32) -> u32 {
     let mut state = 2_463_534_242_u32;
     for _ in 0..steps {
         state ^= state << 13;

@@ -64,11 +64,21 @@ pub(crate) fn run(short: bool) -> anyhow::Result<()> {
             ),
             UNIT,
         ),
-        Series::new("littoral run", format!("{our_version}, {size}, uncompiled, process start to first answer"), UNIT),
+        Series::new(
+            "littoral run, the first time",
+            format!("{our_version}, {size}, uncompiled, process start to first answer"),
+            UNIT,
+        ),
+        Series::new(
+            "littoral run, again",
+            format!("{our_version}, {size}, from its cache, process start to first answer"),
+            UNIT,
+        ),
         Series::new("from memory", format!("{our_version}, {size}, a node's HTTP, deployed and never called"), UNIT),
         Series::new("from the disk's cache", format!("{our_version}, {size}, load, link, first answer"), UNIT),
         Series::new("uncompiled", format!("{our_version}, {size}, compile, link, first answer"), UNIT),
     ];
+    let mut caches = 0_u32;
     for round in 0..ROUNDS {
         let mut turns: Vec<usize> = (0..series.len()).collect();
         if round % 2 == 1 {
@@ -91,13 +101,19 @@ pub(crate) fn run(short: bool) -> anyhow::Result<()> {
                     command.arg(&precompiled);
                     command
                 })?,
-                1 => process_starts(starts, |address| {
-                    let mut command = Command::new(&littoral);
-                    command.args(["run", "--addr", address]).arg(guest(COMPONENT).unwrap_or_default());
-                    command
-                })?,
-                2 => from_memory(&component, functions)?,
-                3 => in_process(&component, functions, true)?,
+                1 | 2 => {
+                    let first = turn == 1;
+                    process_starts(starts, |address| {
+                        caches += 1;
+                        let cache = if first { format!("cache-{caches}") } else { "cache".to_owned() };
+                        let mut command = Command::new(&littoral);
+                        command.env("XDG_CACHE_HOME", folder.path().join(cache));
+                        command.args(["run", "--addr", address]).arg(guest(COMPONENT).unwrap_or_default());
+                        command
+                    })?
+                }
+                3 => from_memory(&component, functions)?,
+                4 => in_process(&component, functions, true)?,
                 _ => in_process(&component, functions, false)?,
             };
             if let Some(series) = series.get_mut(turn) {
@@ -111,7 +127,7 @@ pub(crate) fn run(short: bool) -> anyhow::Result<()> {
     for ours in rest {
         ours.compare(peer, UNIT);
     }
-    for (key, place) in [("cold_memory_p50_ms", 2), ("cold_disk_p50_ms", 3)] {
+    for (key, place) in [("cold_memory_p50_ms", 3), ("cold_disk_p50_ms", 4)] {
         if let Some(series) = series.get(place) {
             results.ratios.insert(key.to_owned(), series.samples.iter().copied().fold(0.0, f64::max));
         }
@@ -122,7 +138,7 @@ pub(crate) fn run(short: bool) -> anyhow::Result<()> {
 }
 
 /// From the start of a process to its first answer.
-fn process_starts(count: usize, command: impl Fn(&str) -> Command) -> anyhow::Result<Vec<f64>> {
+fn process_starts(count: usize, mut command: impl FnMut(&str) -> Command) -> anyhow::Result<Vec<f64>> {
     let folder = tempfile::tempdir()?;
     let start = |_| {
         let address = free_address()?;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::client::{Connection, Place};
 use crate::fabric::{Fabric, Spec};
 use crate::peers;
+use crate::process::memory_mb;
 use crate::results::{Results, Series, load, quantile, target};
 
 const NODE: &str = "cloud-1";
@@ -151,14 +152,4 @@ fn pass(connection: &mut Connection, paths: &[String], series: &mut Series) -> a
     series
         .note(quantile(&times_ms, 0.99), &[("p50_ms", quantile(&times_ms, 0.5)), ("max_ms", quantile(&times_ms, 1.0))]);
     Ok(())
-}
-
-/// What of a process is in memory: all, what only it has, and what is mapped from files, in megabytes.
-fn memory_mb(process: u32) -> anyhow::Result<[f64; 3]> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).context("the node has ended")?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-        line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).unwrap_or_default() * 1.024e-3
-    };
-    Ok([field("VmRSS:"), field("RssAnon:"), field("RssFile:")])
 }

@@ -81,7 +81,8 @@ impl Fabric {
         Ok(fabric)
     }
 
-    fn data(&self, name: &str) -> PathBuf {
+    /// The data directory of a node.
+    pub(crate) fn data(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 

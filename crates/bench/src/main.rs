@@ -4,23 +4,44 @@
 //! of minutes, for trying out.
 
 mod ceiling;
+mod chaos;
 mod client;
 mod cold_start;
+mod container;
 mod density;
+mod elastic;
 mod fabric;
 mod flow_basic;
 mod guests;
 mod http;
+mod idle;
 mod mesh;
 mod neighbour;
 mod peers;
+mod place;
+mod priority;
+mod process;
 mod results;
 mod server;
 
 use std::process::ExitCode;
 
 /// Every benchmark by name.
-const NAMES: [&str; 6] = ["flow-basic", "http", "coldstart", "density", "mesh", "neighbour"];
+const NAMES: [&str; 13] = [
+    "chaos",
+    "chaos-queue",
+    "flow-basic",
+    "http",
+    "coldstart",
+    "container",
+    "density",
+    "elastic",
+    "idle",
+    "mesh",
+    "neighbour",
+    "place",
+    "priority",
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,17 +49,33 @@ fn main() -> ExitCode {
     let short = arguments.contains(&"--short");
     let ran = match arguments.iter().filter(|argument| **argument != "--short").copied().collect::<Vec<_>>().as_slice()
     {
+        ["chaos"] => chaos::run(short, None),
+        ["chaos-queue"] => chaos::queue::run(short, None),
+        [name @ ("chaos" | "chaos-queue"), "--seed", seed] => match seed.parse() {
+            Ok(seed) if *name == "chaos" => chaos::run(short, Some(seed)),
+            Ok(seed) => chaos::queue::run(short, Some(seed)),
+            Err(_) => Err(anyhow::anyhow!("--seed takes a whole number, not {seed}")),
+        },
         ["flow-basic"] => flow_basic::run(),
         ["http"] => http::run(short),
         ["coldstart"] => cold_start::run(short),
+        ["container"] => container::run(short),
         ["density"] => density::run(short),
+        ["elastic"] => elastic::run(short),
+        ["idle"] => idle::run(short),
         ["mesh"] => mesh::run(short),
+        ["place"] => place::run(short),
+        ["priority"] => priority::run(short),
         ["neighbour"] => neighbour::run(short),
         // What a benchmark starts beside itself.
         ["hyper-server", address] => ceiling::serve(address),
+        [container::ROLE, role, folder] => container::role(role, std::path::Path::new(folder)),
         ["nats-echo", address, identity] => mesh::nats_echo(address, identity),
         _ => {
-            eprintln!("usage: littoral-bench NAME [--short], NAME one of {}", NAMES.join(", "));
+            eprintln!(
+                "usage: littoral-bench NAME [--short], NAME one of {}; chaos and chaos-queue also take --seed N",
+                NAMES.join(", ")
+            );
             return ExitCode::from(2);
         }
     };

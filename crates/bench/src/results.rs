@@ -104,9 +104,12 @@ impl Series {
     /// Adds what one run measured.
     pub(crate) fn note(&mut self, sample: f64, further: &[(&'static str, f64)]) {
         self.samples.push(sample);
-        for (name, value) in further {
-            self.further.entry(name).or_default().push(*value);
-        }
+        further.iter().for_each(|(name, value)| self.note_further(name, *value));
+    }
+
+    /// Adds what else a run measured.
+    pub(crate) fn note_further(&mut self, name: &'static str, value: f64) {
+        self.further.entry(name).or_default().push(value);
     }
 
     /// What runs measured under a name: the unit of the samples, or a name of `further`.

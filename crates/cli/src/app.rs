@@ -11,10 +11,13 @@ use littoral_model::oci::OciReference;
 use littoral_node::admin::exchange::artifact_digest;
 use littoral_node::admin::types::AppBundle;
 use littoral_node::registry::Registry;
+use littoral_node::{Layout, check_program, pack};
+use littoral_sql::Program;
 
 use crate::args::Format;
 use crate::client::Client;
 use crate::failure::{InvalidManifest, Usage, hinted};
+use crate::sql;
 use crate::transfer::Transfer;
 
 /// The manifest's name in an app's folder.
@@ -27,10 +30,12 @@ const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 pub(crate) struct App {
     /// The folder of the manifest.
     pub(crate) folder: PathBuf,
-    /// The manifest as it is written.
+    /// The manifest as it is written, with the statements of the files beside it.
     pub(crate) text: String,
-    /// The manifest.
+    /// The manifest, with what its flows in SQL came to.
     pub(crate) manifest: Manifest,
+    /// What the stages of its flows in SQL do.
+    pub(crate) program: Program,
     /// Its functions, in order of their names.
     pub(crate) functions: Vec<AppFunction>,
 }
@@ -53,6 +58,20 @@ pub(crate) enum Component {
     File(PathBuf),
     /// In a registry.
     Registry(OciReference),
+    /// The layout of a container's image, in this folder or archive.
+    Image(PathBuf),
+    /// A program, in this file, once it is built.
+    Program(PathBuf),
+}
+
+impl Component {
+    /// The file or folder that it is read from; none if it is in a registry.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) | Self::Image(path) | Self::Program(path) => Some(path),
+            Self::Registry(_) => None,
+        }
+    }
 }
 
 impl App {
@@ -76,13 +95,15 @@ impl App {
             return Err(Usage::new(format!("{} has more than 1 MiB: it is no manifest", file.display())).into());
         }
         let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let manifest = parse(&file, &text, format)?;
         let folder = match file.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
         };
+        let text = sql::with_files(&text, &folder)?;
+        let mut manifest = parse(&file, &text, format)?;
+        let program = sql::expanded(&mut manifest, format)?;
         let functions = functions(&manifest, &folder);
-        Ok(Self { folder, text, manifest, functions })
+        Ok(Self { folder, text, manifest, program, functions })
     }
 
     /// The bundle without uploading anything: components that are not built yet, or are in a registry, are left out. For
@@ -93,13 +114,11 @@ impl App {
     pub(crate) fn bundle_of_what_is_there(&self) -> anyhow::Result<AppBundle> {
         let mut artifacts = BTreeMap::new();
         for function in &self.functions {
-            if let Component::File(path) = &function.component
-                && path.exists()
-            {
+            if let Some(path) = function.component.path().filter(|path| path.exists()) {
                 artifacts.insert(function.name.clone(), artifact_digest(&function.read(path)?));
             }
         }
-        Ok(AppBundle { manifest: self.text.clone(), artifacts, signature: None })
+        Ok(AppBundle { manifest: self.text.clone(), artifacts, edit: None, signature: None })
     }
 
     /// The bundle, not signed yet, after uploading the components that the node does not hold. What comes from a registry is pulled here,
@@ -111,12 +130,14 @@ impl App {
         let mut artifacts = BTreeMap::new();
         for function in &self.functions {
             let digest = match &function.component {
-                Component::File(path) => upload(client, function.read(path)?).await?,
                 Component::Registry(reference) => relay(client, registry, reference).await?,
+                Component::File(path) | Component::Image(path) | Component::Program(path) => {
+                    upload(client, function.read(path)?).await?
+                }
             };
             artifacts.insert(function.name.clone(), digest);
         }
-        Ok(AppBundle { manifest: self.text.clone(), artifacts, signature: None })
+        Ok(AppBundle { manifest: self.text.clone(), artifacts, edit: None, signature: None })
     }
 }
 
@@ -156,7 +177,13 @@ impl AppFunction {
         if !path.exists() {
             return Err(missing());
         }
-        read_component(path)
+        match self.component {
+            Component::Image(_) => read_image(path).with_context(|| format!("the image of function {}", self.name)),
+            Component::Program(_) => {
+                read_program(path).with_context(|| format!("the program of function {}", self.name))
+            }
+            Component::File(_) | Component::Registry(_) => read_component(path),
+        }
     }
 }
 
@@ -169,6 +196,24 @@ pub(crate) fn read_component(path: &Path) -> anyhow::Result<Bytes> {
     let metadata = std::fs::metadata(path).with_context(unreadable)?;
     anyhow::ensure!(metadata.len() <= COMPONENT_BYTES_MAX, "{} has more than 64 MiB: strip it", path.display());
     Ok(std::fs::read(path).with_context(unreadable)?.into())
+}
+
+/// Reads the layout of an image, a folder as an archive of it; which image it has is looked at.
+fn read_image(path: &Path) -> anyhow::Result<Bytes> {
+    let unreadable = || format!("cannot read {}", path.display());
+    Layout::open(path).with_context(unreadable)?;
+    let archive = if path.is_dir() { pack(path) } else { std::fs::read(path) };
+    let archive = archive.with_context(unreadable)?;
+    let bytes = archive.len() as u64;
+    anyhow::ensure!(bytes <= COMPONENT_BYTES_MAX, "{} has more than 64 MiB: leave out what is not run", path.display());
+    Ok(archive.into())
+}
+
+/// Reads an executable file.
+fn read_program(path: &Path) -> anyhow::Result<Bytes> {
+    let program = read_component(path)?;
+    check_program(&program).map_err(|reason| anyhow::anyhow!("{}: {reason}", path.display()))?;
+    Ok(program)
 }
 
 /// Parses a manifest; its findings become an [`InvalidManifest`].
@@ -197,9 +242,11 @@ fn functions(manifest: &Manifest, folder: &Path) -> Vec<AppFunction> {
 }
 
 fn component(function: &Function, folder: &Path) -> Component {
-    match function.registry() {
-        Some(reference) => Component::Registry(reference),
-        None => Component::File(folder.join(&function.component)),
+    match (function.registry(), &function.image, &function.process) {
+        (_, Some(image), _) => Component::Image(folder.join(image)),
+        (_, _, Some(program)) => Component::Program(folder.join(program)),
+        (Some(reference), ..) => Component::Registry(reference),
+        _ => Component::File(folder.join(&function.component)),
     }
 }
 

@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use littoral_model::condition::Network;
 use littoral_model::grant::Peer;
 use littoral_model::id::{AppName, NodeId, SiteId, Tier};
-use littoral_node::run_component::Directory;
+use littoral_model::invocation::InvocationName;
+use littoral_node::run_component::{Device, Directory};
+use rustix::fs::{Mode, OFlags};
 
 /// A serverless fabric in which the edge is a peer of the cloud.
 ///
@@ -110,8 +113,23 @@ Examples:
   littoral get streams -o json")]
     Get(GetArgs),
     /// Call a function, wherever it runs.
-    #[command(after_long_help = "Example:\n  littoral call my-app/score --data @record.json")]
+    ///
+    /// With --async it is accepted and made later, as often as it takes; see also `littoral queue`.
+    #[command(after_long_help = "\
+Examples:
+  littoral call my-app/score --data @record.json
+  littoral call my-app/report --data @month.json --async --key 2026-11
+  littoral call --result default.my-app.report.cloud.0.01JD3ZK9M8Q5W2X7Y4V6T1R0PA --wait 10min")]
     Call(CallArgs),
+    /// Show asynchronous invocations, run dead letters once more, forget them.
+    #[command(
+        subcommand,
+        after_long_help = "\
+Examples:
+  littoral queue ls my-app --state dead
+  littoral queue retry --dead my-app/report"
+    )]
+    Queue(QueueCommand),
     /// Publish to streams and read them.
     #[command(
         subcommand,
@@ -121,9 +139,27 @@ Examples:
   littoral stream tail -f my-app/alerts"
     )]
     Stream(StreamCommand),
+    /// Show what flows come to.
+    #[command(
+        subcommand,
+        after_long_help = "\
+Examples:
+  littoral flow explain
+  littoral flow explain ./my-app alerts -o json"
+    )]
+    Flow(FlowCommand),
     /// Show what an app's functions log; without an app, what the system does.
     #[command(after_long_help = "Example:\n  littoral logs -f my-app")]
     Logs(LogsArgs),
+    /// Show what happened: objectives violated and restored, what was done about it and why.
+    ///
+    /// Where a flow with an objective ends, its node watches how long records take. Each event has the measurement that caused
+    /// it. Nodes keep their last thousand events.
+    #[command(after_long_help = "\
+Examples:
+  littoral events --since 1h
+  littoral events --app my-app -o json")]
+    Events(EventsArgs),
     /// Show what functions have used: CPU time, memory times time, bytes and calls, beside what the nodes themselves used.
     ///
     /// Each node measures and keeps this, a record a minute; what was used since the last record is shown, too. A function's
@@ -147,6 +183,12 @@ Examples:
     /// End an app and forget its streams.
     #[command(after_long_help = "Example:\n  littoral delete my-app")]
     Delete(DeleteArgs),
+    /// Show which edit of an app holds, and which lost to it while parts of the fabric were cut off from one another.
+    #[command(after_long_help = "Example:\n  littoral history my-app")]
+    History(HistoryArgs),
+    /// Deploy an edit that lost once more, after the one that holds.
+    #[command(after_long_help = "Example:\n  littoral reapply my-app 3f2a91")]
+    Reapply(ReapplyArgs),
     /// Manage contexts: named nodes to administer, here or far away.
     #[command(
         subcommand,
@@ -161,6 +203,14 @@ Examples:
     CompileComponent {
         /// How; as the runtime says it.
         recipe: Vec<String>,
+    },
+    /// Be one of the processes beside containers; the node calls this.
+    #[command(hide = true)]
+    ContainerProcess {
+        /// Which.
+        role: String,
+        /// The folder of all containers, or of the one.
+        folder: PathBuf,
     },
     /// Print the JSON Schema of `littoral.toml`, for editors.
     #[command(after_long_help = "Example:\n  littoral schema > littoral.schema.json")]
@@ -228,8 +278,8 @@ pub(crate) struct DevArgs {
     /// How many sensors replay the input.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) sensors: Option<u32>,
-    /// Strike a node while records flow: `kill:NODE@50%`, `pause:NODE@50%+20s`, `wipe:NODE@50%` or
-    /// `cut:SITE@30%..70%`; percentages are of the records published.
+    /// Strike a node while records flow: `kill:NODE@50%`, `pause:NODE@50%+20s`, `wipe:NODE@50%`,
+    /// `cut:SITE@30%..70%` or `slow:NODE@20%..80%`; percentages are of the records published.
     #[arg(long, value_name = "FAULT")]
     pub(crate) fault: Vec<String>,
     /// Run the demonstration: paced first, then at full speed, then a report.
@@ -288,9 +338,36 @@ pub(crate) struct InitArgs {
     pub(crate) output: Format,
 }
 
+/// What is done to another node.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeAction {
+    /// Shut a node out of the fabric, for good: a machine that was stolen or taken over.
+    ///
+    /// Every node that hears of it refuses the node. It cannot be taken back: a machine that is to come back joins under another
+    /// name.
+    #[command(after_long_help = "Example:\n  littoral node revoke edge-3 --key ~/plant-admin")]
+    Revoke(RevokeArgs),
+}
+
+/// `littoral node revoke`.
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// The folder with the administrator's key [default: `admin` beside the node's socket, or the context's credentials].
+    #[arg(long, value_name = "DIR", env = "LITTORAL_KEY")]
+    pub(crate) key: Option<PathBuf>,
+    /// Who you are, for those who see it [default: your user's name at this machine's].
+    #[arg(long, value_name = "NAME", env = "LITTORAL_AUTHOR")]
+    pub(crate) author: Option<String>,
+}
+
 /// `littoral node`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct NodeArgs {
+    #[command(subcommand)]
+    pub(crate) action: Option<NodeAction>,
     /// The node's data directory [default: /var/lib/littoral for root, else ~/.local/share/littoral].
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
@@ -327,9 +404,16 @@ pub(crate) struct NodeArgs {
     /// An address, `host:port`, under which others reach this node; may be given several times.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Vec<String>,
+    /// A network whose clients are near to this node, as 192.0.2.0/24; may be given several times.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) clients: Vec<Network>,
     /// A folder or device of this machine that functions may be granted; may be given several times.
     #[arg(long, value_name = "PATH")]
     pub(crate) offer: Vec<PathBuf>,
+    /// A file that states the node's situation: region, position, accelerators, power, prices, failure domains. It is read
+    /// anew when it changes [default: `situation.toml` in the data directory].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) situation: Option<PathBuf>,
     /// How often what functions use is written down, at the most each second.
     #[arg(long, value_name = "TIME", default_value = "1min")]
     pub(crate) usage_period: String,
@@ -387,10 +471,11 @@ pub(crate) struct DeployArgs {
     /// Only show what would run where, and whether it would be refused.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// The folder with the tenant's key, with which what is deployed is signed [default: `admin` beside the node's socket, or
-    /// the context's credentials].
-    #[arg(long, value_name = "DIR", env = "LITTORAL_KEY")]
-    pub(crate) key: Option<PathBuf>,
+    /// Deploy only if the app has this generation now; 0 if it must not exist. Without this the last to deploy wins.
+    #[arg(long, value_name = "GENERATION")]
+    pub(crate) if_generation: Option<u64>,
+    #[command(flatten)]
+    pub(crate) sign: SignArgs,
     /// Ask registries without TLS, and so without knowing who answers; never needed for one on this machine.
     #[arg(long)]
     pub(crate) plain_http: bool,
@@ -486,8 +571,20 @@ pub(crate) struct GetArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CallArgs {
     /// The function, APP/FUNCTION.
-    #[arg(value_name = "APP/FUNCTION")]
-    pub(crate) function: AppPath,
+    #[arg(value_name = "APP/FUNCTION", required_unless_present = "result")]
+    pub(crate) function: Option<AppPath>,
+    /// Have it accepted and made later; print its id. The function needs an `async` table in the manifest.
+    #[arg(long = "async")]
+    pub(crate) later: bool,
+    /// With --async: the same key is the same call, for as long as its result is kept.
+    #[arg(long, value_name = "KEY", requires = "later")]
+    pub(crate) key: Option<String>,
+    /// Wait for the end of an asynchronous call, and print the function's answer.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["function", "later", "data", "method", "header"])]
+    pub(crate) result: Option<InvocationName>,
+    /// How long to wait for that at most.
+    #[arg(long, value_name = "TIME", default_value = "1min")]
+    pub(crate) wait: String,
     /// The body: text, `@FILE`, or `@-` for standard input.
     #[arg(short, long, value_name = "DATA")]
     pub(crate) data: Option<String>,
@@ -503,6 +600,102 @@ pub(crate) struct CallArgs {
     /// Print the status and the headers before the body.
     #[arg(short, long)]
     pub(crate) include: bool,
+}
+
+/// `littoral queue`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueCommand {
+    /// List asynchronous invocations: those that wait, dead letters, and those whose results are kept.
+    #[command(after_long_help = "\
+Examples:
+  littoral queue ls my-app --state dead
+  littoral queue ls my-app/report -o json")]
+    Ls(QueueListArgs),
+    /// Show one.
+    #[command(
+        after_long_help = "Example:\n  littoral queue show default.my-app.report.cloud.0.01JD3ZK9M8Q5W2X7Y4V6T1R0PA"
+    )]
+    Show {
+        /// Its id, as `littoral call --async` and `littoral queue ls` print it.
+        id: InvocationName,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Run dead letters once more, with all their tries before them.
+    #[command(after_long_help = "\
+Examples:
+  littoral queue retry default.my-app.report.cloud.0.01JD3ZK9M8Q5W2X7Y4V6T1R0PA
+  littoral queue retry --dead my-app/report")]
+    Retry(ChosenInvocations),
+    /// Forget invocations: what waits is not run any more, results and keys are not known any more.
+    #[command(after_long_help = "\
+Examples:
+  littoral queue drop default.my-app.report.cloud.0.01JD3ZK9M8Q5W2X7Y4V6T1R0PA
+  littoral queue drop --dead my-app")]
+    Drop(ChosenInvocations),
+}
+
+/// `littoral queue ls`.
+#[derive(Debug, Args)]
+pub(crate) struct QueueListArgs {
+    /// Of this app, or of one function of it: APP or APP/FUNCTION [default: of all].
+    #[arg(value_name = "APP[/FUNCTION]", value_parser = app_or_function)]
+    pub(crate) of: Option<String>,
+    /// Those that stand so.
+    #[arg(long, value_enum)]
+    pub(crate) state: Option<StateFilter>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+/// Where an invocation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StateFilter {
+    /// It is to be run, or runs.
+    Waiting,
+    /// The function has answered.
+    Done,
+    /// It was given up.
+    Dead,
+}
+
+/// `littoral queue retry` and `littoral queue drop`.
+#[derive(Debug, Args)]
+pub(crate) struct ChosenInvocations {
+    /// The invocations.
+    #[arg(value_name = "ID", required_unless_present = "dead", conflicts_with = "dead")]
+    pub(crate) ids: Vec<InvocationName>,
+    /// All dead letters of this app, or of one function of it.
+    #[arg(long, value_name = "APP[/FUNCTION]", value_parser = app_or_function)]
+    pub(crate) dead: Option<String>,
+}
+
+/// `littoral flow`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum FlowCommand {
+    /// Print the graph of an app's flows, their stages, where they would run, what is predicted and what is measured.
+    ///
+    /// A flow that is deployed is shown with what its stages took in, put out and rejected.
+    #[command(after_long_help = "\
+Examples:
+  littoral flow explain
+  littoral flow explain ./my-app alerts -o json")]
+    Explain(ExplainArgs),
+}
+
+/// `littoral flow explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The app's folder, or its manifest.
+    #[arg(default_value = ".")]
+    pub(crate) app: PathBuf,
+    /// One flow of it; all if left out.
+    pub(crate) flow: Option<String>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
 }
 
 /// `littoral stream`.
@@ -585,6 +778,20 @@ pub(crate) struct LogsArgs {
     pub(crate) output: Format,
 }
 
+/// `littoral events`.
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// How far to look back.
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub(crate) since: String,
+    /// Only events of this app.
+    #[arg(long, value_name = "APP")]
+    pub(crate) app: Option<AppName>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
 /// `littoral usage`.
 #[derive(Debug, Args)]
 pub(crate) struct UsageArgs {
@@ -625,6 +832,9 @@ pub(crate) struct RunArgs {
     /// A folder that it sees, and where it sees it if elsewhere; may be given several times.
     #[arg(long, value_name = "PATH[::SEEN_AT][:ro]", value_parser = directory)]
     pub(crate) dir: Vec<Directory>,
+    /// A device that it may open, as a serial line; may be given several times.
+    #[arg(long, value_name = "PATH", value_parser = device)]
+    pub(crate) device: Vec<Device>,
     /// The memory that one invocation may use.
     #[arg(long, default_value = "128MiB", value_name = "SIZE")]
     pub(crate) memory: String,
@@ -656,6 +866,41 @@ pub(crate) struct RunArgs {
 pub(crate) struct DeleteArgs {
     /// The app.
     pub(crate) app: AppName,
+    #[command(flatten)]
+    pub(crate) sign: SignArgs,
+}
+
+/// How edits are signed.
+#[derive(Debug, Default, Args)]
+pub(crate) struct SignArgs {
+    /// The folder with the tenant's key, with which what is deployed or deleted is signed [default: `admin` beside the
+    /// node's socket, or the context's credentials].
+    #[arg(long, value_name = "DIR", env = "LITTORAL_KEY")]
+    pub(crate) key: Option<PathBuf>,
+    /// Who you are, for those who see the edit [default: your user's name at this machine's].
+    #[arg(long, value_name = "NAME", env = "LITTORAL_AUTHOR")]
+    pub(crate) author: Option<String>,
+}
+
+/// `littoral history`.
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// The app; one that was deleted has a history, too.
+    pub(crate) app: AppName,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+/// `littoral reapply`.
+#[derive(Debug, Args)]
+pub(crate) struct ReapplyArgs {
+    /// The app.
+    pub(crate) app: AppName,
+    /// The first digits of the edit's id; not needed where only one lost.
+    pub(crate) edit: Option<String>,
+    #[command(flatten)]
+    pub(crate) sign: SignArgs,
 }
 
 /// `littoral context`.
@@ -723,6 +968,14 @@ impl std::str::FromStr for AppPath {
     }
 }
 
+/// An app, or a function of it.
+fn app_or_function(text: &str) -> Result<String, String> {
+    for name in text.splitn(2, '/') {
+        littoral_model::id::check_name(name).map_err(|error| error.to_string())?;
+    }
+    Ok(text.to_owned())
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -738,6 +991,16 @@ fn directory(text: &str) -> Result<Directory, String> {
         return Err("give it as PATH or PATH::SEEN_AT".to_owned());
     }
     Ok(Directory { path: path.into(), seen_at: seen_at.to_owned(), writable })
+}
+
+/// A device by its path.
+fn device(text: &str) -> Result<Device, String> {
+    let path = text.to_owned();
+    let open = move || {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(&path, flags, Mode::empty())?)
+    };
+    Ok(Device { path: text.to_owned(), open: std::sync::Arc::new(open) })
 }
 
 fn header(text: &str) -> Result<(String, String), String> {

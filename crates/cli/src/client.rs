@@ -10,11 +10,14 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use littoral_model::invocation::InvocationName;
 use littoral_node::DataDir;
 use littoral_node::admin::error::{AdminError, AdminErrorKind, Problem};
+use littoral_node::admin::events::EventsReport;
+use littoral_node::admin::queue::{InvocationStatus, InvocationsReport, LaterRequest};
 use littoral_node::admin::types::{
-    AppBundle, AppStatus, CallRequest, CallResponse, FlowStatus, FunctionStatus, NodeStatus, PlanReport, Published,
-    StoredArtifact, StreamStatus, TokenGrant, TokenRequest,
+    AppBundle, AppEnd, AppHistory, AppStatus, CallRequest, CallResponse, FlowStatus, FunctionStatus, NodeStatus,
+    PlanReport, Published, Revocation, StoredArtifact, StreamStatus, TokenGrant, TokenRequest,
 };
 use littoral_node::admin::usage::{ChainReports, UsageReport};
 use serde::Serialize;
@@ -120,13 +123,58 @@ impl Client {
         self.post("/v1/apps", bundle).await
     }
 
-    pub(crate) async fn delete(&self, app: &str) -> anyhow::Result<()> {
-        let response = self.send(Method::DELETE, &format!("/v1/apps/{app}"), None, Bytes::new()).await?;
+    pub(crate) async fn delete(&self, app: &str, end: &AppEnd) -> anyhow::Result<()> {
+        let body = Bytes::from(serde_json::to_vec(end)?);
+        let response = self.send(Method::DELETE, &format!("/v1/apps/{app}"), Some("application/json"), body).await?;
         check(response).await.map(drop)
+    }
+
+    pub(crate) async fn revoke(&self, revocation: &Revocation) -> anyhow::Result<()> {
+        let body = Bytes::from(serde_json::to_vec(revocation)?);
+        check(self.send(Method::POST, "/v1/revocations", Some("application/json"), body).await?).await.map(drop)
+    }
+
+    pub(crate) async fn history(&self, app: &str) -> anyhow::Result<AppHistory> {
+        self.get(&format!("/v1/apps/{app}/history")).await
     }
 
     pub(crate) async fn call(&self, app: &str, function: &str, call: &CallRequest) -> anyhow::Result<CallResponse> {
         self.post(&format!("/v1/apps/{app}/functions/{function}/call"), call).await
+    }
+
+    /// Has a call accepted for later.
+    pub(crate) async fn call_later(
+        &self,
+        app: &str,
+        function: &str,
+        later: &LaterRequest,
+    ) -> anyhow::Result<InvocationStatus> {
+        self.post(&format!("/v1/apps/{app}/functions/{function}/invocations"), later).await
+    }
+
+    /// How an invocation stands once it has ended, or after so long.
+    pub(crate) async fn invocation(&self, id: &InvocationName, wait_ms: u128) -> anyhow::Result<InvocationStatus> {
+        self.get(&format!("/v1/invocations/{id}?wait_ms={wait_ms}")).await
+    }
+
+    /// What the function answered.
+    pub(crate) async fn invocation_result(&self, id: &InvocationName) -> anyhow::Result<CallResponse> {
+        self.get(&format!("/v1/invocations/{id}/result")).await
+    }
+
+    /// The invocations; `query` says of what.
+    pub(crate) async fn invocations(&self, query: &str) -> anyhow::Result<InvocationsReport> {
+        self.get(&format!("/v1/invocations{query}")).await
+    }
+
+    pub(crate) async fn retry_invocation(&self, id: &InvocationName) -> anyhow::Result<()> {
+        let path = format!("/v1/invocations/{id}/retry");
+        check(self.send(Method::POST, &path, None, Bytes::new()).await?).await.map(drop)
+    }
+
+    pub(crate) async fn forget_invocation(&self, id: &InvocationName) -> anyhow::Result<()> {
+        let path = format!("/v1/invocations/{id}");
+        check(self.send(Method::DELETE, &path, None, Bytes::new()).await?).await.map(drop)
     }
 
     /// Publishes records, one a line; `content_type` says whether as plain values or JSON. `query` is empty or has the
@@ -158,6 +206,11 @@ impl Client {
     /// Reads a log; `query` names the app and whether to follow.
     pub(crate) async fn logs(&self, query: &str) -> anyhow::Result<Lines> {
         self.lines(&format!("/v1/logs{query}")).await
+    }
+
+    /// What happened; `query` says since when, and to which app.
+    pub(crate) async fn events(&self, query: &str) -> anyhow::Result<EventsReport> {
+        self.get(&format!("/v1/events{query}")).await
     }
 
     /// What functions have used; `query` says since when, and of what.

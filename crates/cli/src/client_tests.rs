@@ -67,7 +67,9 @@ fn chunked(chunks: &[&str]) -> String {
 #[tokio::test]
 async fn a_problem_keeps_its_kind_and_its_hint() {
     let canned = Canned::new(vec![problem(AdminErrorKind::NotFound, "there is no app `x`")]);
-    let error = canned.client().delete("x").await.unwrap_err();
+    let edit = littoral_model::edit::Edit::first(1, "ann".to_owned());
+    let end = littoral_node::admin::types::AppEnd { edit, signature: None };
+    let error = canned.client().delete("x", &end).await.unwrap_err();
     let expected = AdminError::not_found("there is no app `x`").hint("try again");
     assert_eq!(error.downcast_ref::<AdminError>(), Some(&expected));
     assert!(canned.requests.lock().unwrap().concat().starts_with("DELETE /v1/apps/x HTTP/1.1\r\n"));

@@ -8,8 +8,10 @@ mod commands;
 mod composition;
 mod context;
 mod dev;
+mod edits;
 mod failure;
 mod output;
+mod sql;
 mod tables;
 mod transfer;
 
@@ -26,16 +28,22 @@ fn main() -> ExitCode {
     if let Command::CompileComponent { recipe } = &cli.command {
         return commands::compile_component(recipe);
     }
-    if let Command::Node(args) = &cli.command
-        && let Err(error) = commands::prepare_node(args)
-    {
-        return fail(&error);
+    if let Command::ContainerProcess { role, folder } = &cli.command {
+        return commands::container_process(role, folder);
     }
+    let prepared = match &cli.command {
+        Command::Node(args) if args.action.is_none() => commands::prepare_node(args),
+        _ => Ok(commands::Prepared::default()),
+    };
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return fail(&error),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start threads")),
     };
-    let ended = runtime.block_on(commands::run(&cli));
+    let ended = runtime.block_on(commands::run(&cli, prepared));
     // Reads of standard input cannot be cancelled; do not wait for them.
     runtime.shutdown_background();
     match ended {

@@ -140,6 +140,18 @@ pub(crate) fn optional<T: std::fmt::Display>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
+/// The time of day (UTC), in milliseconds.
+pub(crate) fn clock(time_us: i64) -> String {
+    let second = time_us.div_euclid(1_000_000);
+    format!(
+        "{:02}:{:02}:{:02}.{:03}",
+        second.rem_euclid(86_400) / 3_600,
+        second.rem_euclid(3_600) / 60,
+        second.rem_euclid(60),
+        time_us.rem_euclid(1_000_000) / 1_000
+    )
+}
+
 /// A time in milliseconds, with as many digits as matter.
 pub(crate) fn milliseconds(ms: f64) -> String {
     match ms {

@@ -1,8 +1,8 @@
 //! How each kind of answer looks as a table.
 
 use littoral_node::admin::types::{
-    AppStatus, FlowStatus, FunctionStatus, Health, NodeState, NodeStatus, PlanReport, Quantiles, StreamStatus,
-    TokenGrant,
+    AppStatus, FlowStatus, FunctionStatus, Health, InstancesStatus, NodeState, NodeStatus, PlanReport, Quantiles,
+    StreamStatus, TokenGrant,
 };
 
 use crate::output::{Table, Tabular, list, milliseconds, optional};
@@ -40,11 +40,12 @@ impl Tabular for Vec<NodeStatus> {
     fn table(&self, wide: bool) -> String {
         let mut columns = vec!["NODE", "TIER", "SITE", "STATE", "WORKS", "HTTP", "NEIGHBOURS"];
         if wide {
-            columns.extend(["VERSION", "LABELS", "FUNCTIONS"]);
+            columns.extend(["VERSION", "LABELS", "SITUATION", "FUNCTIONS"]);
         }
         let mut table = Table::new(&columns);
         for node in self {
             let state = match node.state {
+                _ if node.revoked => "revoked",
                 NodeState::Alive => "alive",
                 NodeState::Stopping => "stopping",
                 NodeState::Lost => "lost",
@@ -62,7 +63,7 @@ impl Tabular for Vec<NodeStatus> {
             ];
             if wide {
                 let labels: Vec<String> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-                row.extend([node.version.clone(), list(&labels), list(&node.functions)]);
+                row.extend([node.version.clone(), list(&labels), list(&node.situation), list(&node.functions)]);
             }
             table.row(row);
         }
@@ -74,7 +75,7 @@ impl Tabular for Vec<AppStatus> {
     fn table(&self, wide: bool) -> String {
         let mut columns = vec!["APP", "VERSION", "STATE", "FUNCTIONS", "FLOWS", "STREAMS"];
         if wide {
-            columns.extend(["ROUTES", "DIGEST", "DESCRIPTION"]);
+            columns.extend(["ROUTES", "GENERATION", "AUTHOR", "DIGEST", "DESCRIPTION"]);
         }
         let mut table = Table::new(&columns);
         for app in self {
@@ -87,11 +88,16 @@ impl Tabular for Vec<AppStatus> {
                 list(&app.streams),
             ];
             if wide {
-                row.extend([list(&app.routes), app.digest.clone(), optional(app.description.as_ref())]);
+                let edit = [app.generation.to_string(), app.author.clone()];
+                row.push(list(&app.routes));
+                row.extend(edit);
+                row.extend([app.digest.clone(), optional(app.description.as_ref())]);
             }
             table.row(row);
         }
-        table.render() + &remarks(self.iter().map(|app| (app.name.clone(), app.reasons.as_slice())))
+        let said = |app: &AppStatus| (app.name.clone(), [app.reasons.as_slice(), app.notes.as_slice()].concat());
+        let said: Vec<_> = self.iter().map(said).collect();
+        table.render() + &remarks(said.iter().map(|(app, said)| (app.clone(), said.as_slice())))
     }
 }
 
@@ -101,11 +107,18 @@ impl Tabular for AppStatus {
     }
 }
 
+/// How many there are of how many there are to be, where and why.
+fn instances(instances: &InstancesStatus) -> String {
+    let InstancesStatus { node, ready, starting, wanted, reason, .. } = instances;
+    let starting = if *starting > 0 { format!(", {starting} starting") } else { String::new() };
+    format!("{node}: {ready} of {wanted}{starting} ({reason})")
+}
+
 impl Tabular for Vec<FunctionStatus> {
     fn table(&self, wide: bool) -> String {
         let mut columns = vec!["FUNCTION", "NODES", "CALLS", "ERRORS", "P50 / P95 / P99", "OBJECTIVE", "MET"];
         if wide {
-            columns.push("LAST ERROR");
+            columns.extend(["INSTANCES", "PRIORITY", "HELD", "LAST ERROR"]);
         }
         let mut table = Table::new(&columns);
         for function in self {
@@ -119,7 +132,9 @@ impl Tabular for Vec<FunctionStatus> {
                 optional(function.slo_met.map(|met| if met { "yes" } else { "NO" })),
             ];
             if wide {
-                row.push(optional(function.last_error.as_ref()));
+                let instances: Vec<String> = function.instances.iter().map(instances).collect();
+                let (priority, held) = (function.priority.clone(), list(&function.held));
+                row.extend([list(&instances), priority, held, optional(function.last_error.as_ref())]);
             }
             table.row(row);
         }

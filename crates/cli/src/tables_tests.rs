@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use littoral_node::admin::types::{
-    LinkStatus, PartitionStatus, PlacementRow, PredictionRow, RefusalRow, SinkStatus, StageStatus,
+    ConditionStatus, LinkStatus, PartitionStatus, PlacementRow, PredictionRow, RefusalRow, SinkStatus, StageStatus,
 };
 
 use super::*;
@@ -15,12 +15,15 @@ fn node() -> NodeStatus {
         tier: "edge".to_owned(),
         site: "hall-7".to_owned(),
         labels: [("gpu".to_owned(), "none".to_owned())].into(),
+        situation: vec!["battery 73%".to_owned()],
         version: "0.1.0".to_owned(),
         state: NodeState::Alive,
         works: 4,
         functions: vec!["health/score".to_owned()],
         http: Some("127.0.0.1:8080".to_owned()),
+        revoked: false,
         links: vec![LinkStatus { peer: "cloud-1".to_owned(), rtt_ms: 40.24, bandwidth_bps: None }],
+        condition: ConditionStatus::default(),
     }
 }
 
@@ -118,12 +121,23 @@ machine/readings  0@shop     -     1      9
         slo_p95_ms: Some(20.0),
         slo_met: None,
         last_error: Some("it ran out of memory".to_owned()),
+        instances: vec![InstancesStatus {
+            node: "edge-1".to_owned(),
+            ready: 1,
+            starting: 2,
+            wanted: 3,
+            reason: "the load of the last minute".to_owned(),
+            cold: 1,
+            refused: None,
+        }],
+        priority: "low".to_owned(),
+        held: Vec::new(),
     };
     assert_eq!(
         vec![function].table(true),
         "\
-FUNCTION       NODES           CALLS  ERRORS  P50 / P95 / P99  OBJECTIVE     MET  LAST ERROR
-machine/score  edge-1, edge-2  7      1       -                p95 < 20.0ms  -    it ran out of memory
+FUNCTION       NODES           CALLS  ERRORS  P50 / P95 / P99  OBJECTIVE     MET  INSTANCES                                                 PRIORITY  HELD  LAST ERROR
+machine/score  edge-1, edge-2  7      1       -                p95 < 20.0ms  -    edge-1: 1 of 3, 2 starting (the load of the last minute)  low       -     it ran out of memory
 "
     );
 }

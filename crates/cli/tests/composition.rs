@@ -205,7 +205,12 @@ fn a_node_refuses_what_does_not_fit_whoever_sends_it() {
         artifacts.insert(name.to_owned(), artifact_digest(&component));
     }
     let manifest = std::fs::read_to_string(format!("{folder}/littoral.toml")).unwrap();
-    let mut bundle = AppBundle { manifest, artifacts, signature: None };
+    let mut bundle = AppBundle {
+        manifest,
+        artifacts,
+        edit: Some(littoral_model::edit::Edit::first(1, "ann".to_owned())),
+        signature: None,
+    };
     let key = TenantKey::load(&node.data.join("admin")).unwrap();
     bundle.signature = Some(littoral_node::signing::sign(&bundle, &key).unwrap());
     let answer = post(&node, "/v1/apps", "application/json", &serde_json::to_vec(&bundle).unwrap());

@@ -35,7 +35,7 @@ fn outcome(world: &World, node: &Node) -> Result<(), String> {
 fn a_secret_of_its_own_is_read_and_another_nodes_file_is_not() {
     let world = World::new();
     let (mine, other) = (world.first("mine"), world.first("other"));
-    let secrets = mine.data.join("secrets");
+    let secrets = mine.data.join("secrets/default/web");
     std::fs::create_dir_all(&secrets).unwrap();
     // A kernel without Landlock cannot confine a process; the node says so.
     if !mine.said().contains("cannot confine") {

@@ -64,6 +64,7 @@ fn only_what_the_fabrics_own_tenant_has_signed_is_deployed() {
     let mut bundle = littoral_node::admin::types::AppBundle {
         manifest: MANIFEST.to_owned(),
         artifacts: std::collections::BTreeMap::new(),
+        edit: Some(littoral_model::edit::Edit::first(1, "ann".to_owned())),
         signature: None,
     };
     bundle.signature = Some(littoral_node::signing::sign(&bundle, &signing).unwrap());

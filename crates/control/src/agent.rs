@@ -8,9 +8,11 @@ use littoral_model::work::{Assignment, WorkId};
 use littoral_plan::PlacedWork;
 
 use crate::command::Command;
+use crate::demand::Demanded;
 use crate::event::{Event, Intent};
 use crate::keeper::Proposed;
 use crate::members::Members;
+use crate::partition::{Lease, is_serving_work};
 use crate::workers::Run;
 
 /// Whom an agent stands for.
@@ -41,6 +43,18 @@ pub struct Agent {
     pub(crate) runs: BTreeMap<WorkId, Run>,
     pub(crate) functions: BTreeMap<(AppId, FunctionName), String>,
     pub(crate) has_announced: bool,
+    /// The live ones of the nodes of apps that do not simply go on in a cut.
+    pub(crate) live: BTreeSet<NodeId>,
+    /// Since when most nodes of an app are out of reach.
+    pub(crate) out_of_contact: BTreeMap<AppId, u64>,
+    /// The apps that are stopped for that.
+    pub(crate) halted: BTreeSet<AppId>,
+    /// The leases of singletons, also those that are not held.
+    pub(crate) leases: BTreeMap<AppId, Lease>,
+    /// What callers here have asked for.
+    pub(crate) demanded: Demanded,
+    /// Whether something has changed that decides who serves which function.
+    pub(crate) has_changed: bool,
 }
 
 impl Agent {
@@ -59,6 +73,12 @@ impl Agent {
             runs: BTreeMap::new(),
             functions: BTreeMap::new(),
             has_announced: false,
+            live: BTreeSet::new(),
+            out_of_contact: BTreeMap::new(),
+            halted: BTreeSet::new(),
+            leases: BTreeMap::new(),
+            demanded: Demanded::default(),
+            has_changed: false,
         }
     }
 
@@ -66,7 +86,11 @@ impl Agent {
     /// back. Nothing is asked for twice while the first request may still have its effect.
     pub fn step(&mut self, now_ms: u64, event: Event) -> Vec<Command> {
         let mut commands = Vec::new();
+        if self.is_known(&event) {
+            return commands;
+        }
         self.take_in(now_ms, event, &mut commands);
+        self.watch_partitions(now_ms, &mut commands);
         self.run_works(now_ms, &mut commands);
         self.run_functions(&mut commands);
         self.announce_changes(&mut commands);
@@ -77,12 +101,36 @@ impl Agent {
         commands
     }
 
+    /// Whether something is due after a while, so that ticks must come often: a new try, a lease, the end of a contact.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.proposed.is_empty()
+            || self.voters_asked.is_some()
+            || !self.leases.is_empty()
+            || !self.out_of_contact.is_empty()
+            || self.runs.values().any(Run::has_failed)
+    }
+
+    /// Whether an event says nothing new of the group: drivers ask it at every tick, which follows and is enough.
+    fn is_known(&mut self, event: &Event) -> bool {
+        match event {
+            Event::Voters(voters) if *voters == self.voters => {
+                self.voters_asked = None;
+                true
+            }
+            Event::Leadership(leads) => *leads == self.leads,
+            _ => false,
+        }
+    }
+
     fn take_in(&mut self, now_ms: u64, event: Event, commands: &mut Vec<Command>) {
+        self.has_changed |= matches!(event, Event::Members(_) | Event::Assignments(_) | Event::Intent(_));
         match event {
             Event::Members(digests) => {
                 let assignments = self.assignments.as_deref();
                 let holders = assignments.into_iter().flat_map(BTreeMap::values).map(|assignment| &assignment.owner);
                 self.members.update(now_ms, &digests, &holders.collect(), &self.voters);
+                self.note_live(digests.keys());
             }
             Event::Assignments(assignments) => self.take_assignments(assignments),
             Event::Voters(voters) => {
@@ -97,9 +145,14 @@ impl Agent {
                     self.voters_asked = None;
                 }
             }
-            Event::Intent(intent) => self.intent = Some(intent),
+            Event::Intent(intent) => {
+                self.members.shut_out(Arc::clone(&intent.revoked));
+                self.intent = Some(intent);
+            }
             Event::WorkStarted { work, epoch } => self.work_started(now_ms, &work, epoch),
             Event::WorkFailed { work, epoch, reason } => self.work_failed(now_ms, work, epoch, reason, commands),
+            Event::Renewed { app, asked_ms, assignment } => self.lease_renewed(app, asked_ms, &assignment, commands),
+            Event::Demand(demands) => self.take_demand(now_ms, &demands, commands),
             Event::Tick => {}
         }
     }
@@ -113,6 +166,7 @@ impl Agent {
     pub(crate) fn is_retired(&self, work: &WorkId) -> bool {
         let Some(intent) = &self.intent else { return false };
         match intent.apps.get(&work.app) {
+            Some(placement) if is_serving_work(work) => self.is_served_no_more(intent, placement, work),
             Some(placement) => placement.retired.contains(work) && placement.work(work).is_none(),
             None => intent.ended.contains(&work.app),
         }

@@ -1,6 +1,8 @@
 //! What the leader of a group does: it keeps every unit of work of its site owned by a live node and copied enough.
 //!
-//! Nothing moves while its owner lives: a node that returns is a replica again and gets no work back. The in-sync set is
+//! Nothing moves while its owner lives and may have it: a node that returns is a replica again and gets no work back, so
+//! that a node whose situation flaps loses its work once. What its owner may not have any more goes to a node of the
+//! in-sync set that may; where there is none, it waits where it is, and does not run (see `workers`). The in-sync set is
 //! left to the owner, who alone knows it.
 
 use std::collections::BTreeMap;
@@ -12,6 +14,7 @@ use littoral_plan::{Ack, PlacedWork, REPLICAS_MAX};
 
 use crate::agent::Agent;
 use crate::command::Command;
+use crate::partition::{Policy, serving_work};
 
 /// How long a proposal may take to show in the assignments before it is made again, in milliseconds: twice the longest
 /// election.
@@ -61,6 +64,12 @@ impl Agent {
                 self.propose(now_ms, &placed.work, command, commands);
             }
         }
+        let singletons = intent.apps.iter().filter(|(app, _)| intent.policies.get(*app) == Some(&Policy::Singleton));
+        for (app, placement) in singletons {
+            if let Some(command) = self.keep_singleton(app, placement) {
+                self.propose(now_ms, &serving_work(app, &group), command, commands);
+            }
+        }
     }
 
     fn propose(&mut self, now_ms: u64, work: &WorkId, command: KeeperCommand, commands: &mut Vec<Command>) {
@@ -82,14 +91,22 @@ impl Agent {
             return Some(KeeperCommand::Remove { work: work.clone() });
         }
         let placed = self.placed(work);
-        if self.members.is_dead(now_ms, &assignment.owner) {
+        let is_dead = self.members.is_dead(now_ms, &assignment.owner);
+        let is_barred = placed
+            .is_some_and(|placed| self.members.is_live(&assignment.owner) && !self.may_own(&assignment.owner, placed));
+        if is_dead || (is_barred && pending.is_none()) {
             let carries = |node: &NodeId| {
-                let may = placed.map_or(self.members.is_live(node), |placed| self.members.admits(node, placed));
+                let may = placed.map_or(self.members.is_live(node), |placed| self.may_own(node, placed));
                 may.then(|| load.owned(node))
             };
-            let owner = littoral_plan::repair::successor(assignment, carries)?;
-            load.add(&owner);
-            return Some(KeeperCommand::Move { work: work.clone(), epoch: assignment.epoch, owner, exclude_old: true });
+            if let Some(owner) = littoral_plan::repair::successor(assignment, carries) {
+                load.add(&owner);
+                let (work, epoch) = (work.clone(), assignment.epoch);
+                return Some(KeeperCommand::Move { work, epoch, owner, exclude_old: is_dead });
+            }
+            if is_dead {
+                return None;
+            }
         }
         if pending.is_some() {
             return None;
@@ -99,7 +116,7 @@ impl Agent {
     }
 
     /// The replicas that a work should have, if others than it has: a node more where it has too few, and another one in
-    /// place of a replica that has been down for long.
+    /// place of a replica that has been down for long. One that is shut out leaves also where nobody takes its place.
     fn replicas_wanted(
         &self,
         now_ms: u64,
@@ -110,38 +127,70 @@ impl Agent {
         if placed.ack == Ack::Local {
             return None;
         }
-        let mut spares: Vec<(u32, &NodeId)> = self
-            .members
-            .site_live()
-            .filter(|node| !assignment.replicas.contains(node) && self.members.admits(node, placed))
-            .map(|node| (load.copies(node), node))
-            .collect();
-        spares.sort_unstable();
-        let mut spares = spares.into_iter().map(|(_, node)| node.clone());
         let is_lost =
             |node: &&NodeId| **node != assignment.owner && self.members.down_ms(now_ms, node) >= REPLACE_AFTER_MS;
         let mut replicas = assignment.replicas.clone();
-        if replicas.len() >= REPLICAS_MAX {
-            let lost = assignment.replicas.iter().find(is_lost)?;
-            let spare = spares.next()?;
-            replicas.retain(|node| node != lost);
-            replicas.push(spare);
-            return Some(replicas);
+        let is_gone = |node: &&NodeId| **node != assignment.owner && self.members.is_shut_out(node);
+        let leaving = replicas.iter().find(is_gone);
+        let leaving = leaving.or_else(|| replicas.iter().find(|node| self.is_unfit(node, assignment, placed)));
+        let leaving = match leaving {
+            None if replicas.len() >= REPLICAS_MAX => Some(replicas.iter().find(is_lost)?),
+            leaving => leaving,
+        };
+        let leaving = leaving.cloned();
+        replicas.retain(|node| Some(node) != leaving.as_ref());
+        match (self.spare(assignment, placed, &replicas, load), &leaving) {
+            (Some(spare), _) => replicas.push(spare),
+            // A second copy is worth more than a battery, and less than where data may be.
+            (None, Some(leaving)) if !self.members.is_live(leaving) && !is_gone(&leaving) => return None,
+            (None, Some(leaving)) if replicas.len() < 2 && self.members.admits_data(leaving, placed) => return None,
+            (None, _) => {}
         }
-        replicas.extend(spares.take(REPLICAS_MAX.saturating_sub(assignment.replicas.len())));
+        while replicas.len() < REPLICAS_MAX
+            && let Some(spare) = self.spare(assignment, placed, &replicas, load)
+        {
+            replicas.push(spare);
+        }
         (replicas != assignment.replicas).then_some(replicas)
     }
 
-    /// Assigns work that has no owner yet as the placement says; where the placed owner is dead, to the least loaded
-    /// node that may own it. Nothing is lost: it has no records yet.
+    /// Whether a live replica may not have its copy any more: by itself, or because it shares with one before it what
+    /// copies must not share.
+    fn is_unfit(&self, node: &NodeId, assignment: &Assignment, placed: &PlacedWork) -> bool {
+        let mut before = assignment.replicas.iter().take_while(|other| *other != node);
+        *node != assignment.owner
+            && self.members.is_live(node)
+            && (!self.members.admits(node, placed)
+                || !self.members.spreads(&assignment.owner, node, placed)
+                || !before.all(|other| self.members.spreads(other, node, placed)))
+    }
+
+    /// A live node of the site that may have a copy and has none: of those that share the fewest failure domains with
+    /// the ones that have, the one with the fewest copies.
+    fn spare(&self, assignment: &Assignment, placed: &PlacedWork, replicas: &[NodeId], load: &Load) -> Option<NodeId> {
+        let may = |node: &&NodeId| {
+            !assignment.replicas.contains(node)
+                && !replicas.contains(node)
+                && self.members.admits(node, placed)
+                && replicas.iter().all(|other| self.members.spreads(other, node, placed))
+        };
+        let shared =
+            |node: &NodeId| -> usize { replicas.iter().map(|other| self.members.shared_domains(other, node)).sum() };
+        let spares = self.members.site_live().filter(may);
+        spares.min_by_key(|node| (shared(node), load.copies(node), *node)).cloned()
+    }
+
+    /// Assigns work that has no owner yet as the placement says; where the placed owner is dead, or may not have it any
+    /// more, to the least loaded node that may own it. Nothing is lost: it has no records yet.
     fn create(&self, now_ms: u64, placed: &PlacedWork, load: &mut Load) -> Option<KeeperCommand> {
         if self.proposed.contains_key(&placed.work) {
             return None;
         }
-        let owner = if self.members.is_live(&placed.owner) {
+        let is_live = self.members.is_live(&placed.owner);
+        let owner = if is_live && self.may_own(&placed.owner, placed) {
             placed.owner.clone()
-        } else if self.members.is_dead(now_ms, &placed.owner) {
-            let admitted = self.members.site_live().filter(|node| self.members.admits(node, placed));
+        } else if is_live || self.members.is_dead(now_ms, &placed.owner) {
+            let admitted = self.members.site_live().filter(|node| self.may_own(node, placed));
             admitted.map(|node| (load.owned(node), node)).min()?.1.clone()
         } else {
             return None;

@@ -8,17 +8,35 @@
 //! What an agent does, each in a module: it starts and stops the work that its node owns and the functions placed on it
 //! (`workers`); while its node leads the group it gives the work of dead owners to live ones, keeps the sets of replicas
 //! whole, and creates and removes work as intent says (`keeper`), and chooses who votes (`voters`). `members` is what it
-//! remembers of other nodes, a bounded sample.
+//! remembers of other nodes, a bounded sample; `admitted` tells who may have what as their digests change. `partition` stops
+//! apps that must not go on in a cut, and keeps leases; [`demand`] brings functions to where they are called. Beside the agent stand [`edits`], which merges what is wanted,
+//! [`leases`], what a node has offered to schedulers, [`slo`], which watches objectives, [`settle`], what a node says
+//! of a situation that flaps, [`queue`], which holds the asynchronous invocations of a function, [`admission`], which
+//! refuses requests that could not meet their deadlines, [`scaling`], which says how many instances a
+//! function is to have, [`rollout`], which sends a new version back that is worse than the one before, and [`yielding`], which
+//! holds still what is in the way of functions of higher priority.
 //!
 //! No I/O, no clock, no randomness but from a seed: equal events give equal commands.
 
+pub mod admission;
+mod admitted;
 mod agent;
 mod command;
+pub mod demand;
+pub mod edits;
 mod event;
 mod keeper;
+pub mod leases;
 mod members;
+pub mod partition;
+pub mod queue;
+pub mod rollout;
+pub mod scaling;
+pub mod settle;
+pub mod slo;
 mod voters;
 mod workers;
+pub mod yielding;
 
 pub use agent::{Agent, Settings};
 pub use command::Command;

@@ -6,13 +6,18 @@ use std::sync::Arc;
 
 use littoral_model::digest::NodeDigest;
 use littoral_model::id::{NodeId, SiteId, Tier};
-use littoral_plan::PlacedWork;
+use littoral_model::situation::Situation;
+use littoral_plan::admission::{lasting, shared_domains};
+use littoral_plan::{Candidate, NodeFacts, Now, PlacedWork};
 
 /// The most nodes of the site that are remembered; a micro data centre has fewer. In a larger site those that own work
 /// are preferred, and only remembered nodes can be found dead.
 const SITE_MAX: usize = 128;
 /// The most nodes elsewhere that are remembered; one vote is borrowed at a time.
 const PARENTS_MAX: usize = 8;
+/// The most live nodes elsewhere that are remembered for deciding who serves a function. Where there are more, those
+/// beyond count for nothing, so that a function may have an instance too many, and never one too few.
+const ELSEWHERE_MAX: usize = 128;
 /// How long after the first list of members a node that was never on one is given to appear, in milliseconds: a fabric
 /// that starts finds together within a few seconds, and moving work meanwhile would be needless.
 const UNSEEN_GRACE_MS: u64 = 10_000;
@@ -25,8 +30,12 @@ pub(crate) struct Members {
     first_ms: Option<u64>,
     site: BTreeMap<NodeId, Member>,
     parents: BTreeMap<NodeId, Parent>,
+    /// Live nodes of other sites, which may serve the functions that this one may.
+    elsewhere: BTreeMap<NodeId, (SiteId, Member)>,
     /// The site has more nodes than are remembered.
     overflows: bool,
+    /// The nodes that are shut out.
+    revoked: Arc<BTreeSet<NodeId>>,
 }
 
 /// A node of the site.
@@ -35,8 +44,32 @@ struct Member {
     tier: Tier,
     /// One copy for all nodes that have the same: in most sites they do.
     labels: Arc<BTreeMap<String, String>>,
+    /// What of its situation lasts; as for the labels.
+    situation: Arc<Situation>,
+    now: Now,
     memory_bytes: u64,
     down_since_ms: Option<u64>,
+}
+
+impl Member {
+    /// What a digest says, sharing what a known node has, too.
+    fn new<'a>(digest: &NodeDigest, known: impl Iterator<Item = &'a Member> + Clone) -> Self {
+        let labels = known.clone().map(|member| &member.labels).find(|labels| ***labels == digest.labels);
+        let lasting = lasting(&digest.situation);
+        let situation = known.map(|member| &member.situation).find(|situation| ***situation == lasting);
+        Self {
+            tier: digest.tier,
+            labels: labels.cloned().unwrap_or_else(|| Arc::new(digest.labels.clone())),
+            situation: situation.cloned().unwrap_or_else(|| Arc::new(lasting)),
+            now: Now::from(&digest.situation),
+            memory_bytes: digest.memory_bytes,
+            down_since_ms: None,
+        }
+    }
+
+    fn facts<'a>(&'a self, site: &'a SiteId) -> NodeFacts<'a> {
+        NodeFacts { tier: self.tier, site, labels: &self.labels, situation: &self.situation, now: self.now }
+    }
 }
 
 /// A node elsewhere: a live one of a higher tier, or one that votes.
@@ -50,33 +83,47 @@ struct Parent {
 
 impl Members {
     pub(crate) fn new(own: NodeId, group: SiteId) -> Self {
-        let (site, parents) = (BTreeMap::new(), BTreeMap::new());
-        Self { own, group, first_ms: None, site, parents, overflows: false }
+        let (site, parents, elsewhere) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let revoked = Arc::default();
+        Self { own, group, first_ms: None, site, parents, elsewhere, overflows: false, revoked }
+    }
+
+    /// Takes in which nodes are shut out.
+    pub(crate) fn shut_out(&mut self, revoked: Arc<BTreeSet<NodeId>>) {
+        self.revoked = revoked;
     }
 
     /// Takes in a list of the live nodes. `owners` are the nodes that own work of the site, `voters` those that vote.
     pub(crate) fn update(
         &mut self,
         now_ms: u64,
-        digests: &BTreeMap<NodeId, NodeDigest>,
+        digests: &BTreeMap<NodeId, Arc<NodeDigest>>,
         owners: &BTreeSet<&NodeId>,
         voters: &BTreeSet<NodeId>,
     ) {
         self.first_ms.get_or_insert(now_ms);
+        // A node that says it is of another site has been made anew there.
+        let group = &self.group;
+        self.site.retain(|node, _| digests.get(node).is_none_or(|digest| digest.site == *group));
         for (node, member) in &mut self.site {
             if !digests.contains_key(node) && *node != self.own {
                 member.down_since_ms.get_or_insert(now_ms);
             }
         }
-        let live: Vec<&NodeDigest> = digests.values().filter(|digest| digest.site == self.group).collect();
+        let live: Vec<&NodeDigest> =
+            digests.values().map(AsRef::as_ref).filter(|digest| digest.site == self.group).collect();
         for digest in &live {
-            let same = self.site.values().map(|member| &member.labels).find(|labels| ***labels == digest.labels);
-            let labels = same.cloned().unwrap_or_else(|| Arc::new(digest.labels.clone()));
-            let (tier, memory_bytes) = (digest.tier, digest.memory_bytes);
-            self.site.insert(digest.node.clone(), Member { tier, labels, memory_bytes, down_since_ms: None });
+            let member = Member::new(digest, self.site.values());
+            self.site.insert(digest.node.clone(), member);
         }
         self.forget_some(owners);
         self.update_parents(now_ms, digests, &live, voters);
+        self.elsewhere.clear();
+        for digest in digests.values().filter(|digest| digest.site != self.group).take(ELSEWHERE_MAX) {
+            let known = self.site.values().chain(self.elsewhere.values().map(|(_, member)| member));
+            let member = Member::new(digest, known);
+            self.elsewhere.insert(digest.node.clone(), (digest.site.clone(), member));
+        }
     }
 
     /// Keeps the number of remembered nodes bounded: those that own work stay first, then the live, then the recent.
@@ -102,7 +149,7 @@ impl Members {
     fn update_parents(
         &mut self,
         now_ms: u64,
-        digests: &BTreeMap<NodeId, NodeDigest>,
+        digests: &BTreeMap<NodeId, Arc<NodeDigest>>,
         live: &[&NodeDigest],
         voters: &BTreeSet<NodeId>,
     ) {
@@ -131,18 +178,64 @@ impl Members {
         self.parents = parents;
     }
 
+    /// Whether a node is shut out: it never returns.
+    pub(crate) fn is_shut_out(&self, node: &NodeId) -> bool {
+        self.revoked.contains(node)
+    }
+
     /// Whether a node of the site is alive.
     pub(crate) fn is_live(&self, node: &NodeId) -> bool {
         self.site.get(node).is_some_and(|member| member.down_since_ms.is_none())
     }
 
-    /// Whether a live node of the site may own or copy a work.
+    /// Whether a live node of the site may by itself own or copy a work.
     pub(crate) fn admits(&self, node: &NodeId, placed: &PlacedWork) -> bool {
-        let member = self.site.get(node).filter(|member| member.down_since_ms.is_none());
-        member.is_some_and(|member| {
-            member.memory_bytes >= placed.memory_bytes
-                && placed.requires.admits(member.tier, &self.group, &member.labels)
+        self.live_member(node).is_some_and(|member| {
+            member.memory_bytes >= placed.memory_bytes && placed.requires.admits(member.facts(&self.group))
         })
+    }
+
+    /// Whether a live node of the site may by itself hold a work's records, be its power and movement what they are.
+    pub(crate) fn admits_data(&self, node: &NodeId, placed: &PlacedWork) -> bool {
+        self.live_member(node).is_some_and(|member| placed.requires.admits_data(member.facts(&self.group)))
+    }
+
+    /// Whether two nodes of the site may both hold a work's records. What is not known is not held against them.
+    pub(crate) fn spreads(&self, one: &NodeId, other: &NodeId, placed: &PlacedWork) -> bool {
+        match (self.site.get(one), self.site.get(other)) {
+            (Some(one), Some(other)) => placed.requires.spreads(&one.situation, &other.situation),
+            _ => true,
+        }
+    }
+
+    /// How many failure domains two nodes of the site share.
+    pub(crate) fn shared_domains(&self, one: &NodeId, other: &NodeId) -> usize {
+        match (self.site.get(one), self.site.get(other)) {
+            (Some(one), Some(other)) => shared_domains(&one.situation, &other.situation),
+            _ => 0,
+        }
+    }
+
+    fn live_member(&self, node: &NodeId) -> Option<&Member> {
+        self.site.get(node).filter(|member| member.down_since_ms.is_none())
+    }
+
+    /// The live nodes that are remembered, of all sites.
+    pub(crate) fn live(&self) -> impl Iterator<Item = Candidate<'_>> {
+        let near = self.site.iter().filter(|(_, member)| member.down_since_ms.is_none());
+        let near = near.map(|(node, member)| (node, &self.group, member));
+        let far = self.elsewhere.iter().map(|(node, (site, member))| (node, site, member));
+        near.chain(far).map(|(node, site, member)| Candidate {
+            node,
+            facts: member.facts(site),
+            memory_bytes: member.memory_bytes,
+        })
+    }
+
+    /// The site of a live node that is remembered.
+    pub(crate) fn site_of(&self, node: &NodeId) -> Option<&SiteId> {
+        let far = self.elsewhere.get(node).map(|(site, _)| site);
+        self.live_member(node).map(|_| &self.group).or(far)
     }
 
     /// The live nodes of the site.
@@ -171,8 +264,12 @@ impl Members {
         }
     }
 
-    /// For how long a node has been down, in milliseconds; 0 if it is not. One never seen counts from the beginning.
+    /// For how long a node has been down, in milliseconds; 0 if it is not. One never seen counts from the beginning, one
+    /// that is shut out for ever.
     pub(crate) fn down_ms(&self, now_ms: u64, node: &NodeId) -> u64 {
+        if self.is_shut_out(node) {
+            return u64::MAX;
+        }
         let since_ms = match (self.site.get(node), self.parents.get(node)) {
             _ if *node == self.own => None,
             (Some(member), _) => member.down_since_ms,

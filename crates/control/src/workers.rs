@@ -35,16 +35,23 @@ enum State {
     Failed { retry_at_ms: u64 },
 }
 
+impl Run {
+    /// Whether it waits for another try.
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(self.state, State::Failed { .. })
+    }
+}
+
 impl Agent {
-    /// Starts what this node owns and does not run, stops what it runs and does not own.
+    /// Starts what this node owns and does not run, stops what it runs and does not own, or may not run any more.
     pub(crate) fn run_works(&mut self, now_ms: u64, commands: &mut Vec<Command>) {
         let Some(assignments) = self.assignments.clone() else { return };
         let mut wanted: BTreeMap<&WorkId, (Epoch, u64)> = BTreeMap::new();
         for assignment in assignments.values().filter(|assignment| assignment.owner == self.settings.node) {
-            if self.is_retired(&assignment.work) {
+            if self.is_retired(&assignment.work) || self.halted.contains(&assignment.work.app) {
                 continue;
             }
-            if let Some(placed) = self.placed(&assignment.work) {
+            if let Some(placed) = self.placed(&assignment.work).filter(|placed| !self.is_barred(placed)) {
                 let mut hasher = DefaultHasher::new();
                 (&placed.role, placed.ack).hash(&mut hasher);
                 wanted.insert(&assignment.work, (assignment.epoch, hasher.finish()));
@@ -107,15 +114,33 @@ impl Agent {
         commands.push(Command::ReportFailure { work, attempts, retry_at_ms, reason });
     }
 
-    /// Serves the HTTP functions that are placed on this node. The agent of its own site does, others do not.
+    /// Serves the HTTP functions that this node is to serve, as things are now. The agent of its own site does, others do
+    /// not.
     pub(crate) fn run_functions(&mut self, commands: &mut Vec<Command>) {
         let Some(intent) = self.intent.clone() else { return };
-        if self.settings.home != self.settings.group {
+        if self.settings.home != self.settings.group || !std::mem::take(&mut self.has_changed) {
             return;
         }
+        let own = &self.settings.node;
         let mut wanted: BTreeMap<(AppId, FunctionName), &String> = BTreeMap::new();
-        for (app, placement) in &intent.apps {
-            for instance in placement.instances.iter().filter(|instance| instance.node == self.settings.node) {
+        let served = intent.apps.iter().filter(|(app, _)| !self.halted.contains(*app));
+        for (app, placement) in served {
+            for serving in &placement.serving {
+                let is_one = match self.members.is_live(own) {
+                    true => {
+                        self.serving(app, serving, &mut Vec::new()).contains(&own)
+                            || (self.demanded.has(app, &serving.function) && self.may_serve_also(app, serving))
+                    }
+                    // It has yet to hear of itself.
+                    false => serving.first.contains(own),
+                };
+                if is_one {
+                    wanted.insert((app.clone(), serving.function.clone()), &serving.artifact);
+                }
+            }
+            // Placements of older versions do not say what is wanted.
+            let is_old = |name: &FunctionName| !placement.serving.iter().any(|serving| serving.function == *name);
+            for instance in placement.instances.iter().filter(|one| one.node == *own && is_old(&one.function)) {
                 wanted.insert((app.clone(), instance.function.clone()), &instance.artifact);
             }
         }
@@ -145,7 +170,9 @@ impl Agent {
             return;
         }
         self.has_announced = true;
-        let functions = self.functions.keys().map(|(app, function)| format!("{app}/{function}")).collect();
+        // A singleton is ready on every node that may come to serve it, and others ask the one that does.
+        let served = self.functions.keys().filter(|(app, _)| self.may_serve(app));
+        let functions = served.map(|(app, function)| format!("{app}/{function}")).collect();
         let works = u32::try_from(self.runs.len()).unwrap_or(u32::MAX);
         commands.push(Command::Announce { works, functions });
     }

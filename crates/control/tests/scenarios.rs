@@ -4,15 +4,20 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use common::{
-    agent, agent_of_group, assignment, assignments, digest, intent, link, members, names, node, placed, placement,
+    agent, agent_of_group, app, assignment, assignments, digest, intent, link, members, names, node, placed, placement,
     proposals, voters, work,
 };
+use littoral_control::demand::{Demand, LOOK_MS, SAVED_US_MIN};
+use littoral_control::partition::Policy;
 use littoral_control::{Agent, Command, Event, Intent};
 use littoral_model::digest::NodeDigest;
 use littoral_model::id::{Epoch, Tier};
 use littoral_model::work::KeeperCommand;
-use littoral_plan::PlacedFunction;
+use littoral_plan::{Constraints, PlacedFunction, Placement, Serving};
 
 const READINGS: &str = "stream/readings/0@hall-7";
 const MINUTE_MS: u64 = 60_000;
@@ -160,7 +165,9 @@ fn failed_work_starts_again_later_each_time() {
         let [Command::ReportFailure { attempts, retry_at_ms, .. }] = &commands[..] else { panic!("{commands:?}") };
         assert_eq!(*attempts, attempt);
         assert_eq!(agent.step(retry_at_ms - 1, Event::Tick), []);
+        assert!(agent.is_waiting(), "ticks must come often until then");
         let commands = agent.step(*retry_at_ms, Event::Tick);
+        assert!(!agent.is_waiting());
         assert_eq!(commands[0], Command::StartWork { work: work(READINGS), epoch: Epoch(1) });
         waits.push(retry_at_ms - now_ms);
         now_ms = *retry_at_ms;
@@ -261,4 +268,113 @@ fn a_voter_that_is_down_for_a_moment_stays() {
     assert_eq!(voters(&agent.step(4 * MINUTE_MS, Event::Tick)), None);
     let commands = agent.step(6 * MINUTE_MS, Event::Tick);
     assert_eq!(voters(&commands), Some(names(&["edge-1", "edge-3", "edge-4"])));
+}
+
+#[test]
+fn the_vote_and_the_copies_of_a_node_that_is_shut_out_go_to_others_at_once() {
+    let mut agent = agent("edge-1", "hall-7");
+    let three: Vec<NodeDigest> = ["edge-1", "edge-3", "edge-4"].map(|name| digest(name, Tier::Edge, "hall-7")).into();
+    let placed = placement(vec![placed(READINGS, "edge-1", &["edge-2"])], vec![]);
+    agent.step(0, intent(placed.clone()));
+    agent.step(0, Event::Leadership(true));
+    agent.step(0, Event::Voters(names(&["edge-1", "edge-2", "edge-3"])));
+    let mut held = assignment(READINGS, "edge-1", 1, &["edge-1"]);
+    held.replicas.extend(["edge-2", "edge-3"].map(node));
+    agent.step(0, assignments(&[held]));
+    let commands = agent.step(0, members(&three));
+    assert_eq!((voters(&commands), proposals(&commands)), (None, vec![]), "it may return");
+
+    let apps = BTreeMap::from([(common::app(), Arc::new(placed))]);
+    let revoked = Arc::new(names(&["edge-2"]));
+    let commands = agent.step(1_000, Event::Intent(Arc::new(Intent { apps, revoked, ..Intent::default() })));
+    assert_eq!(voters(&commands), Some(names(&["edge-1", "edge-3", "edge-4"])));
+    let [KeeperCommand::Replicas { replicas, .. }] = &proposals(&commands)[..] else { panic!("{commands:?}") };
+    assert_eq!(*replicas, ["edge-1", "edge-3", "edge-4"].map(node));
+}
+
+/// What ten calls to a function of the app have cost a node's callers in a look.
+fn demand(saved_us: u64, late: u64) -> Event {
+    let asked = Demand { calls: 10, waited_us: saved_us, saved_us, late };
+    Event::Demand(Arc::new(BTreeMap::from([((app(), "greet".parse().unwrap()), asked)])))
+}
+
+/// A function that one node is to serve, the cloud if it lives.
+fn greet_in_the_cloud(requires: Constraints) -> Placement {
+    let serving = Serving {
+        function: "greet".parse().unwrap(),
+        artifact: "abc".to_owned(),
+        requires,
+        memory_bytes: 1 << 20,
+        wanted: 1,
+        first: vec![node("cloud-1")],
+    };
+    Placement { serving: vec![serving], ..placement(Vec::new(), Vec::new()) }
+}
+
+/// What an edge node does in looks 10 s apart, with such demand in each.
+fn looks(agent: &mut Agent, from: u64, looks: &[Event]) -> Vec<Vec<Command>> {
+    let at = |look: usize| LOOK_MS * (from + look as u64);
+    looks.iter().enumerate().map(|(look, event)| agent.step(at(look), event.clone())).collect()
+}
+
+fn edge_that_knows(placement: Placement) -> Agent {
+    let mut agent = agent("edge-1", "hall-7");
+    agent.step(0, members(&with_clouds()));
+    agent.step(0, assignments(&[]));
+    agent.step(0, intent(placement));
+    agent
+}
+
+fn brings(commands: &[Command]) -> bool {
+    let is_told = commands.iter().any(|command| matches!(command, Command::Bring { .. }));
+    let is_done = commands.iter().any(|command| matches!(command, Command::StartFunction { .. }));
+    assert_eq!(is_told, is_done, "{commands:?}");
+    is_done
+}
+
+#[test]
+fn a_function_is_brought_to_its_callers_and_goes_when_they_do() {
+    let mut agent = edge_that_knows(greet_in_the_cloud(Constraints::any()));
+    let (much, none) = (demand(SAVED_US_MIN, 0), Event::Demand(Arc::default()));
+    let first = looks(&mut agent, 1, &[much.clone(), none.clone(), much.clone()]);
+    assert!(!first.iter().any(|commands| brings(commands)), "not for a moment: {first:?}");
+    let much_later = looks(&mut agent, 400, std::slice::from_ref(&much));
+    assert!(!brings(&much_later[0]), "those are not two in a row: {much_later:?}");
+    let second = looks(&mut agent, 401, std::slice::from_ref(&much));
+    assert!(brings(&second[0]), "{second:?}");
+    let announced = second[0].iter().any(
+        |command| matches!(command, Command::Announce { functions, .. } if functions.as_slice() == ["default/demo/greet"]),
+    );
+    assert!(announced, "others are to know: {second:?}");
+    let lull: Vec<Event> = vec![none; 29];
+    assert!(looks(&mut agent, 402, &lull).concat().is_empty(), "a lull is no reason to go");
+    looks(&mut agent, 431, &[demand(0, 0)]);
+    assert!(looks(&mut agent, 432, &lull).concat().is_empty(), "they have come back meanwhile");
+    let gone = looks(&mut agent, 461, &lull[..1]).concat();
+    assert!(gone.iter().any(|command| matches!(command, Command::LetGo { .. })), "{gone:?}");
+    assert!(gone.iter().any(|command| matches!(command, Command::StopFunction { .. })), "{gone:?}");
+}
+
+#[test]
+fn callers_whose_objective_is_violated_get_an_instance_and_few_that_wait_little_do_not() {
+    let mut agent = edge_that_knows(greet_in_the_cloud(Constraints::any()));
+    let little = looks(&mut agent, 1, &vec![demand(SAVED_US_MIN - 1, 0); 9]);
+    assert!(!little.iter().any(|commands| brings(commands)), "{little:?}");
+    let late = looks(&mut agent, 10, &vec![demand(0, 10); 2]);
+    assert!(brings(&late[1]), "{late:?}");
+}
+
+#[test]
+fn demand_brings_nothing_where_it_may_not_be() {
+    let much = vec![demand(SAVED_US_MIN, 10); 9];
+    let elsewhere = Constraints { tiers: [Tier::Cloud].into(), ..Constraints::any() };
+    let mut agent = edge_that_knows(greet_in_the_cloud(elsewhere));
+    assert!(looks(&mut agent, 1, &much).concat().is_empty(), "its constraints exclude this node");
+
+    let mut agent = edge_that_knows(greet_in_the_cloud(Constraints::any()));
+    let policies = BTreeMap::from([(app(), Policy::Singleton)]);
+    let apps = BTreeMap::from([(app(), Arc::new(greet_in_the_cloud(Constraints::any())))]);
+    agent.step(0, Event::Intent(Arc::new(Intent { apps, policies, ..Intent::default() })));
+    let commands = looks(&mut agent, 1, &much);
+    assert!(!commands.iter().any(|commands| brings(commands)), "one node at a time serves it: {commands:?}");
 }

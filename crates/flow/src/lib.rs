@@ -3,12 +3,14 @@
 //! A unit of work that this node owns runs as one task. [`stage`] runs the guests of a stage on a data-plane shard;
 //! [`ingest`] feeds a stream's partition from the stages that write to it. Both pull their input with a [`reader`]
 //! and commit `{input positions, state delta, outputs}` as one entry of their own log (design decision 5), so that
-//! either all of a step happened or none of it. [`chain`] holds the guests, [`batch`] the encoding of rows, [`stats`]
+//! either all of a step happened or none of it. [`chain`] holds the guests, and
+//! the queries of flows in SQL beside them ([`query`]), [`batch`] the encoding of rows, [`stats`]
 //! what is measured.
 
 pub mod batch;
 pub mod chain;
 pub mod ingest;
+pub mod query;
 pub mod reader;
 pub mod stage;
 pub mod stats;

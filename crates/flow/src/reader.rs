@@ -24,7 +24,7 @@ const AHEAD: usize = 4;
 /// The pause after a first failure; it doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// The longest pause between two tries.
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_millis(250);
 
 /// Where entries come from: the node finds the owner, here or over the mesh.
 #[async_trait]

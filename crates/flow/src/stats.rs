@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use littoral_model::work::WorkId;
 use littoral_runtime::latency::{Latency, Quantiles};
@@ -24,6 +24,7 @@ impl std::fmt::Debug for Stats {
 
 /// The same as metrics of the process, which go on when the work starts anew.
 struct Metrics {
+    starts: Counter,
     rows_in: Counter,
     rows_out: Counter,
     rejected: Counter,
@@ -32,6 +33,7 @@ struct Metrics {
 
 #[derive(Debug, Default)]
 struct Inner {
+    has_started: bool,
     rows_in: u64,
     rows_out: BTreeMap<String, u64>,
     rejected: u64,
@@ -39,9 +41,67 @@ struct Inner {
     process: Latency,
     end_to_end: Latency,
     functions: BTreeMap<String, Inside>,
+    recent: Rotating,
+    /// End to end, since a watcher last looked.
+    unseen: Latency,
     first_us: Option<i64>,
     last_us: Option<i64>,
     last_error: Option<String>,
+}
+
+/// How long a window of what is recent is at least; twice as long at most.
+const RECENT: Duration = Duration::from_secs(5);
+
+/// What was measured of late.
+#[derive(Debug, Default)]
+struct Rotating {
+    now: Window,
+    before: Window,
+    since: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    process: Latency,
+    end_to_end: Latency,
+}
+
+impl Rotating {
+    /// The window to record in.
+    fn window(&mut self) -> &mut Window {
+        self.turn();
+        &mut self.now
+    }
+
+    fn turn(&mut self) {
+        let age = self.since.map(|since| since.elapsed());
+        if age.is_none_or(|age| age >= RECENT) {
+            let last = std::mem::take(&mut self.now);
+            // Nothing was asked or recorded for longer than both windows: nothing is recent.
+            self.before = if age.is_some_and(|age| age < RECENT * 2) { last } else { Window::default() };
+            self.since = Some(Instant::now());
+        }
+    }
+
+    fn snapshot(&mut self) -> Recent {
+        self.turn();
+        let both = |of: fn(&Window) -> &Latency| {
+            let mut both = Latency::default();
+            both.add(of(&self.before));
+            both.add(of(&self.now));
+            both.quantiles()
+        };
+        Recent { process: both(|window| &window.process), end_to_end: both(|window| &window.end_to_end) }
+    }
+}
+
+/// What was measured in the last five to ten seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recent {
+    /// Time in the guests of a batch, counted for each of its rows.
+    pub process: Quantiles,
+    /// From a record's publication until this work has committed what became of it.
+    pub end_to_end: Quantiles,
 }
 
 /// What was measured of one function of a stage.
@@ -67,6 +127,8 @@ pub struct Snapshot {
     pub process: Quantiles,
     /// From a record's publication until this work has committed what became of it.
     pub end_to_end: Quantiles,
+    /// The same two of late.
+    pub recent: Recent,
     /// What each function of a stage did.
     pub functions: BTreeMap<String, FunctionSnapshot>,
     /// When the first step was committed, in microseconds since 1970.
@@ -132,12 +194,28 @@ impl Stats {
             ("site", work.site.to_string()),
         ];
         let metrics = Metrics {
+            starts: metrics::counter!("littoral_work_starts_total", &labels),
             rows_in: metrics::counter!("littoral_work_rows_in_total", &labels),
             rows_out: metrics::counter!("littoral_work_rows_out_total", &labels),
             rejected: metrics::counter!("littoral_work_rows_rejected_total", &labels),
             age: metrics::histogram!("littoral_work_age_seconds", &labels),
         };
         Self { inner: Mutex::default(), metrics: Some(metrics) }
+    }
+
+    /// Takes note that the work runs from now on.
+    pub fn started(&self) {
+        if let Some(metrics) = &self.metrics {
+            metrics.starts.increment(1);
+        }
+        self.lock().has_started = true;
+    }
+
+    /// Whether there is something to tell: it runs, or it has failed before it ran.
+    #[must_use]
+    pub fn is_telling(&self) -> bool {
+        let inner = self.lock();
+        inner.has_started || inner.last_error.is_some()
     }
 
     /// Takes note of a step that is committed now.
@@ -163,10 +241,13 @@ impl Stats {
         }
         if let Some(process) = step.process {
             inner.process.record(process, step.rows_in);
+            inner.recent.window().process.record(process, step.rows_in);
         }
         if let Some(origin_us) = step.origin_us {
             let latency = Duration::from_micros(u64::try_from(now_us - origin_us).unwrap_or(0));
             inner.end_to_end.record(latency, step.rows_in);
+            inner.recent.window().end_to_end.record(latency, step.rows_in);
+            inner.unseen.record(latency, step.rows_in);
         }
         for inside in &step.functions {
             if !inner.functions.contains_key(&inside.function) {
@@ -189,10 +270,16 @@ impl Stats {
         self.lock().last_error = Some(error.to_owned());
     }
 
+    /// How long the rows took, end to end, that the watcher of objectives, of which there is one, has not seen yet.
+    pub fn take_unseen(&self) -> Latency {
+        std::mem::take(&mut self.lock().unseen)
+    }
+
     /// The present state.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        let recent = inner.recent.snapshot();
         let functions = inner.functions.iter().map(|(name, inside)| {
             let process = inside.process.quantiles();
             (name.clone(), FunctionSnapshot { rows: inside.rows, rejected: inside.rejected, process })
@@ -204,6 +291,7 @@ impl Stats {
             bytes_in: inner.bytes_in,
             process: inner.process.quantiles(),
             end_to_end: inner.end_to_end.quantiles(),
+            recent,
             functions: functions.collect(),
             first_us: inner.first_us,
             last_us: inner.last_us,

@@ -1,6 +1,7 @@
 //! One connection: its requests, one after the other.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use crate::body::limited;
 use crate::router::{Router, Target};
 use crate::settings::Settings;
+use crate::stall::Stalling;
 
 /// What a gateway's connections should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,10 @@ pub(crate) enum Phase {
     /// Close.
     Cut,
 }
+
+/// The client at the other end of a connection, as an extension of its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientAddress(pub SocketAddr);
 
 /// What the connections of a gateway share.
 pub(crate) struct Shared {
@@ -92,10 +98,15 @@ pub(crate) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(settings.header_timeout);
     http.max_buf_size(settings.header_bytes_max.max(8 << 10)).max_headers(settings.headers_max);
-    let service = service_fn(|request| {
+    let client = stream.peer_addr().ok();
+    let service = service_fn(|mut request: Request<Incoming>| {
         let shared = Arc::clone(&shared);
+        if let Some(client) = client {
+            request.extensions_mut().insert(ClientAddress(client));
+        }
         async move { Ok::<_, Infallible>(answer(request, &shared).await) }
     });
+    let stream = Stalling::new(stream, settings.write_timeout);
     let connection = http.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let mut draining = false;

@@ -9,8 +9,9 @@ mod connection;
 mod router;
 mod server;
 mod settings;
+mod stall;
 
-pub use connection::error_response;
+pub use connection::{ClientAddress, error_response};
 pub use littoral_runtime::http::{Body, BodyError, full};
 pub use router::{Responder, Router, Target, single};
 pub use server::{BindError, Drained, Gateway};

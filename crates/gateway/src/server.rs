@@ -1,12 +1,12 @@
 //! Listening, and the end of it.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use littoral_runtime::Shards;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::connection::{Measures, Phase, Shared, serve};
@@ -61,9 +61,31 @@ impl Gateway {
         router: Arc<dyn Router>,
         settings: Settings,
     ) -> Result<Self, BindError> {
+        Self::serve_on(Self::listen(address)?, shards, router, settings)
+    }
+
+    /// Takes an address before there is anything to serve there: connections wait until [`serve_on`](Gateway::serve_on).
+    /// Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
+        listen(address).map_err(|error| BindError::Address { address, error })
+    }
+
+    /// Serves on the shards those who connect to a listener.
+    ///
+    /// # Errors
+    /// When the system says no more about the listener, or cannot share it.
+    pub fn serve_on(
+        listener: TcpListener,
+        shards: &Shards,
+        router: Arc<dyn Router>,
+        settings: Settings,
+    ) -> Result<Self, BindError> {
+        let unknown = |error| BindError::Address { address: SocketAddr::from(([0, 0, 0, 0], 0)), error };
+        let address = listener.local_addr().map_err(unknown)?;
         let refused = |error| BindError::Address { address, error };
-        let listener = listen(address).map_err(refused)?;
-        let bound = listener.local_addr().map_err(refused)?;
         let (phase, receiver) = watch::channel(Phase::Open);
         // Besides the connections, each acceptor holds a slot, so that a drained gateway listens no more.
         let slots_max = settings.connections_max.max(1).saturating_add(shards.count()).min(SLOTS_MAX);
@@ -82,7 +104,7 @@ impl Gateway {
             // The task ends with the gateway; its result is of no interest.
             drop(shards.spawn(shard, move || acceptor.accept(shard, listener, listening)));
         }
-        Ok(Self { address: bound, phase, slots, slots_max: u32::try_from(slots_max).unwrap_or(u32::MAX) })
+        Ok(Self { address, phase, slots, slots_max: u32::try_from(slots_max).unwrap_or(u32::MAX) })
     }
 
     /// Where it listens.
@@ -101,7 +123,7 @@ impl Gateway {
     }
 }
 
-fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A restarted node takes its port again at once, although old connections are still being forgotten.
     socket.set_reuseaddr(true)?;
@@ -120,13 +142,8 @@ struct Acceptor {
 impl Acceptor {
     /// One shard's acceptor; ends when the gateway drains. Parameters are dropped after locals: the listener is closed by
     /// the time that the slot is free.
-    async fn accept(
-        self: Arc<Self>,
-        shard: usize,
-        listener: std::net::TcpListener,
-        _listening: Option<OwnedSemaphorePermit>,
-    ) {
-        let listener = match TcpListener::from_std(listener) {
+    async fn accept(self: Arc<Self>, shard: usize, listener: TcpListener, _listening: Option<OwnedSemaphorePermit>) {
+        let listener = match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => {
                 tracing::error!(%error, shard, "a shard cannot accept connections; the others do");

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Settings {
     /// How long a client may take to send the head of a request, and how long a connection may be idle before it.
     pub header_timeout: Duration,
+    /// How long a client may take none of what it is sent.
+    pub write_timeout: Duration,
     /// How large a request's head may be, in bytes; larger ones are answered with 431. At least 8 KiB.
     pub header_bytes_max: usize,
     /// How many headers a request may have.
@@ -18,11 +20,12 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// 30 s and 100 headers in 32 KiB, as much as common proxies pass on; 8 MiB of body; and as many connections as fit
+    /// 30 s for the head and for a client that takes nothing, 100 headers in 32 KiB, as much as common proxies pass on; 8 MiB of body; and as many connections as fit
     /// into half a gigabyte when each fills its buffers.
     fn default() -> Self {
         Self {
             header_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
             header_bytes_max: 32 << 10,
             headers_max: 100,
             body_bytes_max: 8 << 20,

@@ -47,6 +47,12 @@ pub enum Method {
     Usage = 14,
     /// A call of a function of an interface that another function of the app imports.
     Compose = 15,
+    /// A scheduler's call for bids, and what it does with them.
+    Bid = 20,
+    /// What happened on the node.
+    Events = 21,
+    /// Asynchronous invocations, of the owner of their queue.
+    Queue = 22,
     /// Answered by the mesh itself: digests and subscriptions are exchanged, versions negotiated.
     Hello = 32,
     /// Answered by the mesh itself: messages for a subscription.
@@ -55,7 +61,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Ping,
         Self::Locate,
         Self::Fetch,
@@ -72,6 +78,9 @@ impl Method {
         Self::Call,
         Self::Usage,
         Self::Compose,
+        Self::Bid,
+        Self::Events,
+        Self::Queue,
         Self::Hello,
         Self::Deliver,
     ];
@@ -112,6 +121,9 @@ impl Method {
             Self::Call => "call",
             Self::Usage => "usage",
             Self::Compose => "compose",
+            Self::Bid => "bid",
+            Self::Events => "events",
+            Self::Queue => "queue",
             Self::Hello => "hello",
             Self::Deliver => "deliver",
         }

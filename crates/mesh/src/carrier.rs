@@ -9,6 +9,7 @@ use littoral_model::id::NodeId;
 
 use crate::call::Priority;
 use crate::frame::{Envelope, ReplyError};
+use crate::mesh::Handling;
 
 /// A way to a present node; the carrier's own number for it, never used twice.
 pub(crate) type RouteId = u64;
@@ -56,4 +57,7 @@ pub(crate) trait Receiver: Send + Sync + 'static {
 
     /// Handles a request; the result is the reply.
     async fn receive(self: Arc<Self>, envelope: Envelope, payload: Bytes) -> Result<Bytes, ReplyError>;
+
+    /// Runs the handling of a request on the threads made for its method, if there are such; else gives it back.
+    fn run(&self, method: u8, handling: Handling) -> Option<Handling>;
 }

@@ -327,7 +327,7 @@ pub(crate) fn der(certificate_pem: &str) -> Result<CertificateDer<'static>, Iden
     CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|error| invalid("certificate", error))
 }
 
-fn fabric_of(certificate_pem: &str) -> Result<String, IdentityError> {
+pub(crate) fn fabric_of(certificate_pem: &str) -> Result<String, IdentityError> {
     let der = der(certificate_pem)?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| invalid("certificate", error))?;
     let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());

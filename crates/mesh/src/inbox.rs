@@ -1,12 +1,15 @@
 //! Incoming calls: run within bounds per priority, stopped at their deadline, and never twice where that would matter.
 
 use std::collections::{HashMap, VecDeque};
-use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use littoral_model::id::{InvocationId, NodeId};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
@@ -113,6 +116,10 @@ impl Inbox {
         Self { service, lanes: Priority::ALL.map(Lane::new), ledger: Lock::default() }
     }
 
+    pub(crate) fn service(&self) -> &Arc<dyn Service> {
+        &self.service
+    }
+
     /// Has the service handle a call.
     pub(crate) async fn serve(self: &Arc<Self>, from: NodeId, call: Incoming) -> Outcome {
         if call.method.is_idempotent() {
@@ -129,29 +136,33 @@ impl Inbox {
         key: (NodeId, InvocationId),
         work: impl Future<Output = Outcome> + Send + 'static,
     ) -> Outcome {
-        let mut running = {
+        let known = {
             let mut ledger = lock(&self.ledger);
             match ledger.known.get(&key) {
                 Some(Known::Finished(outcome)) => return outcome.clone(),
-                Some(Known::Running(running)) => running.clone(),
+                Some(Known::Running(running)) => Ok(running.clone()),
                 None => {
                     let (done, running) = watch::channel(None);
-                    ledger.known.insert(key.clone(), Known::Running(running.clone()));
-                    // In a task of its own: a first caller that goes away must not take the repeats' outcome along.
-                    let finish = Finish { inbox: Arc::clone(self), key, done, outcome: None };
-                    tokio::spawn(async move {
-                        let mut finish = finish;
-                        finish.outcome = Some(work.await);
-                    });
-                    running
+                    ledger.known.insert(key.clone(), Known::Running(running));
+                    Err(Finish { inbox: Arc::clone(self), key, done, outcome: None })
                 }
             }
         };
-        let outcome = match running.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone(),
-            Err(_) => None,
-        };
-        outcome.unwrap_or_else(|| Err(ReplyError::Failed("the node is stopping".to_owned())))
+        match known {
+            Ok(mut running) => {
+                let outcome = running.wait_for(Option::is_some).await.map_or(None, |outcome| outcome.clone());
+                outcome.unwrap_or_else(|| Err(ReplyError::Failed("the node is stopping".to_owned())))
+            }
+            Err(finish) => {
+                let work = async move {
+                    let mut finish = finish;
+                    let outcome = work.await;
+                    finish.outcome = Some(outcome.clone());
+                    outcome
+                };
+                Lasting(Some(Box::pin(work))).await
+            }
+        }
     }
 
     async fn run(&self, from: NodeId, call: Incoming) -> Outcome {
@@ -177,6 +188,37 @@ impl Inbox {
     }
 }
 
+/// Work that goes on in a task of its own when whoever waits for it goes away: the repeats of a first caller that gave up
+/// are to learn the outcome, too.
+struct Lasting(Option<Pin<Box<dyn Future<Output = Outcome> + Send>>>);
+
+impl Future for Lasting {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        let Some(work) = &mut self.0 else { return Poll::Pending };
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)));
+        let polled = polled.unwrap_or_else(|_| Poll::Ready(Err(broken())));
+        if polled.is_ready() {
+            self.0 = None;
+        }
+        polled
+    }
+}
+
+impl Drop for Lasting {
+    fn drop(&mut self) {
+        if let (Some(work), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(work);
+        }
+    }
+}
+
+/// What a caller is told when the work panicked.
+fn broken() -> ReplyError {
+    ReplyError::Failed("the node failed while handling the call".to_owned())
+}
+
 /// Tells the outcome also when the work panics.
 struct Finish {
     inbox: Arc<Inbox>,
@@ -187,10 +229,7 @@ struct Finish {
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        let outcome = self
-            .outcome
-            .take()
-            .unwrap_or_else(|| Err(ReplyError::Failed("the node failed while handling the call".to_owned())));
+        let outcome = self.outcome.take().unwrap_or_else(|| Err(broken()));
         lock(&self.inbox.ledger).finish(self.key.clone(), outcome.clone());
         self.done.send_replace(Some(outcome));
     }

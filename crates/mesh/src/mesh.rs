@@ -1,6 +1,7 @@
 //! The mesh as the other crates see it.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,7 +10,7 @@ use littoral_model::digest::{LinkReport, NodeDigest};
 use littoral_model::id::{InvocationId, NodeId};
 use tokio::sync::{mpsc, watch};
 
-use crate::call::{Call, CallError, Incoming, Priority};
+use crate::call::{Call, CallError, Incoming, Method, Priority};
 
 /// The live nodes, oneself among them, and what each says of itself.
 pub type Members = BTreeMap<NodeId, Arc<NodeDigest>>;
@@ -54,6 +55,9 @@ pub trait Mesh: Send + Sync + 'static {
     /// When there are too many subscriptions or the mesh is closed.
     async fn subscribe(&self, topic: &str, credit: usize) -> Result<Subscription, MeshError>;
 
+    /// Shuts a node out for good: it is no member, nothing it asks is answered, and nothing is asked of it.
+    fn refuse(&self, node: &NodeId);
+
     /// What was measured of the links to other nodes.
     fn links(&self) -> Vec<LinkReport>;
 
@@ -61,11 +65,20 @@ pub trait Mesh: Send + Sync + 'static {
     async fn close(&self);
 }
 
+/// The handling of a call, its reply included.
+pub type Handling = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What answers calls from other nodes. Calls run at the same time, in no order.
 #[async_trait]
 pub trait Service: Send + Sync + 'static {
     /// Does what is asked. It is dropped where it awaits when the call's deadline passes.
     async fn handle(&self, from: NodeId, call: Incoming) -> Result<Bytes, String>;
+
+    /// Runs the handling of a call of that method on threads of the service's own, where what is called for runs anyway,
+    /// so that it needs no hop between threads. What is given back runs on the runtime that the mesh was opened on.
+    fn run(&self, _method: Method, handling: Handling) -> Option<Handling> {
+        Some(handling)
+    }
 }
 
 /// A message of a topic.

@@ -135,14 +135,18 @@ impl TenantKey {
     /// # Errors
     /// When the key is not valid, or the system has no random numbers.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, IdentityError> {
-        let key =
-            PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(|error| invalid("tenant's key", error))?;
-        let random = SystemRandom::new();
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, key.secret_der(), &random)
-            .map_err(|error| invalid("tenant's key", error))?;
-        let signature = key.sign(&random, message).map_err(|_| IdentityError::Random)?;
-        Ok(signature.as_ref().to_vec())
+        sign(&self.key_pem, "tenant's key", message)
     }
+}
+
+/// Signs with a key, which `what` names.
+pub(crate) fn sign(key_pem: &str, what: &'static str, message: &[u8]) -> Result<Vec<u8>, IdentityError> {
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| invalid(what, error))?;
+    let random = SystemRandom::new();
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, key.secret_der(), &random)
+        .map_err(|error| invalid(what, error))?;
+    let signature = key.sign(&random, message).map_err(|_| IdentityError::Random)?;
+    Ok(signature.as_ref().to_vec())
 }
 
 /// Checks that a tenant of the fabric with this root has signed a message. With `at`, seconds since 1970, the certificate

@@ -13,7 +13,7 @@ use littoral_model::wire::{VersionRange, decode, encode};
 
 /// Compares with the file, or writes it.
 fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/mesh-v1").join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/mesh-v2").join(name);
     if std::env::var_os("LITTORAL_BLESS").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, bytes).unwrap();
@@ -53,6 +53,11 @@ fn frames_keep_their_form() {
     let hello = Hello { digest: contract::digest("edge-1", Tier::Edge, 3), wanted };
     let held = golden("hello.bin", &encode(&hello).unwrap());
     assert_eq!(decode::<Hello>(&held).unwrap(), hello);
+    // A node of protocol 1 says nothing of its situation and its condition.
+    let mut older = hello;
+    older.digest.protocol = VersionRange { min: 1, max: 1 };
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/mesh-v1/hello.bin");
+    assert_eq!(decode::<Hello>(&std::fs::read(path).unwrap()).unwrap(), older);
 
     let pong = Pong { incarnation: 3, sequence: 9 };
     assert_eq!(decode::<Pong>(&golden("pong.bin", &encode(&pong).unwrap())).unwrap(), pong);
@@ -75,7 +80,7 @@ fn frames_keep_their_form() {
 #[test]
 fn methods_keep_their_numbers() {
     let numbers: Vec<u8> = Method::ALL.iter().map(|method| *method as u8).collect();
-    assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 32, 33]);
+    assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 20, 21, 22, 32, 33]);
     for method in Method::ALL {
         assert_eq!(Method::from_wire(method as u8), Some(method));
     }

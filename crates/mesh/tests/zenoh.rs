@@ -33,7 +33,9 @@ async fn open(
     let digest = digest(identity.node.as_str(), tier, incarnation);
     let listen = if tier == Tier::Device { Vec::new() } else { vec![local()] };
     let tenant = TenantId::default_tenant();
-    ZenohMesh::open(MeshOptions { identity, tenant, listen, connect, digest, service }).await.unwrap()
+    ZenohMesh::open(MeshOptions { identity, tenant, listen, connect, revoked: Default::default(), digest, service })
+        .await
+        .unwrap()
 }
 
 struct Real {

@@ -1,14 +1,22 @@
 //! What a node tells the others of itself.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::ser::SerializeStruct as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::condition::Condition;
 use crate::id::{NodeId, SiteId, Tier};
+use crate::situation::Situation;
 use crate::wire::VersionRange;
 
 /// A node's short public description of itself, announced when it changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// On the wire its fields stand in this order. Those that a later protocol version added stand at the end, and only if
+/// `protocol` says that the node speaks that version: so the digests of older nodes stay readable.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeDigest {
     /// Whom it describes.
     pub node: NodeId,
@@ -40,6 +48,88 @@ pub struct NodeDigest {
     pub links: Vec<LinkReport>,
     /// A hash of the intent it holds; differs from ours when one of us lacks something.
     pub intent: u64,
+    /// Where it is, what powers it, what it costs and what it would fail with. Since protocol 2; nothing of an older node.
+    pub situation: Situation,
+    /// How it is: its place in the network, its load, what it serves and holds. Since protocol 2.
+    pub condition: Condition,
+}
+
+/// How many fields a digest had in protocol 1.
+const FIELDS_V1: usize = 15;
+/// The protocol that brought `situation` and `condition`.
+const SITUATION_SINCE: u8 = 2;
+
+impl Serialize for NodeDigest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut state = serializer.serialize_struct("NodeDigest", FIELDS_V1 + 2)?;
+        state.serialize_field("node", &self.node)?;
+        state.serialize_field("tier", &self.tier)?;
+        state.serialize_field("site", &self.site)?;
+        state.serialize_field("labels", &self.labels)?;
+        state.serialize_field("incarnation", &self.incarnation)?;
+        state.serialize_field("sequence", &self.sequence)?;
+        state.serialize_field("protocol", &self.protocol)?;
+        state.serialize_field("program", &self.program)?;
+        state.serialize_field("cores", &self.cores)?;
+        state.serialize_field("memory_bytes", &self.memory_bytes)?;
+        state.serialize_field("works", &self.works)?;
+        state.serialize_field("http", &self.http)?;
+        state.serialize_field("functions", &self.functions)?;
+        state.serialize_field("links", &self.links)?;
+        state.serialize_field("intent", &self.intent)?;
+        if self.protocol.max >= SITUATION_SINCE {
+            state.serialize_field("situation", &self.situation)?;
+            state.serialize_field("condition", &self.condition)?;
+        }
+        state.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeDigest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_tuple(FIELDS_V1 + 2, Fields)
+    }
+}
+
+/// Reads the fields in their order.
+struct Fields;
+
+impl<'de> Visitor<'de> for Fields {
+    type Value = NodeDigest;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the fields of a digest")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut fields: A) -> Result<NodeDigest, A::Error> {
+        fn next<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(fields: &mut A) -> Result<T, A::Error> {
+            fields.next_element()?.ok_or_else(|| A::Error::custom("a digest lacks a field"))
+        }
+        let mut digest = NodeDigest {
+            node: next(&mut fields)?,
+            tier: next(&mut fields)?,
+            site: next(&mut fields)?,
+            labels: next(&mut fields)?,
+            incarnation: next(&mut fields)?,
+            sequence: next(&mut fields)?,
+            protocol: next(&mut fields)?,
+            program: next(&mut fields)?,
+            cores: next(&mut fields)?,
+            memory_bytes: next(&mut fields)?,
+            works: next(&mut fields)?,
+            http: next(&mut fields)?,
+            functions: next(&mut fields)?,
+            links: next(&mut fields)?,
+            intent: next(&mut fields)?,
+            situation: Situation::default(),
+            condition: Condition::default(),
+        };
+        if digest.protocol.max >= SITUATION_SINCE {
+            digest.situation = next(&mut fields)?;
+            digest.condition = next(&mut fields)?;
+        }
+        Ok(digest)
+    }
 }
 
 /// One measured link.

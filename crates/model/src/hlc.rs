@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How far another node's time may be ahead of ours before it is not followed, in microseconds: five minutes is more than
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub const AHEAD_US_MAX: u64 = 5 * 60 * 1_000_000;
 
 /// A moment; later ones are greater.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Hlc {
     /// The highest wall time seen, in microseconds since 1970.
     pub physical_us: u64,

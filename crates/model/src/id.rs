@@ -133,8 +133,16 @@ names! {
     StreamName;
     /// A dataflow graph of an app.
     FlowName;
+    /// A file of statements in SQL of an app, without its ending.
+    SqlName;
     /// Keyed values of an app.
     BucketName;
+    /// A region whose law data is under.
+    RegionId;
+    /// A kind of accelerator, as `gpu`.
+    AcceleratorName;
+    /// Something that nodes fail together with: a circuit, an uplink.
+    DomainName;
 }
 
 impl TenantId {

@@ -4,14 +4,19 @@
 //! or a random number passes it in.
 
 pub mod composition;
+pub mod condition;
 pub mod digest;
+pub mod edit;
 pub mod entry;
 pub mod file_header;
 pub mod grant;
 pub mod hlc;
 pub mod id;
+pub mod invocation;
 pub mod manifest;
 pub mod oci;
+pub mod schedule;
+pub mod situation;
 pub mod unit;
 pub mod wire;
 pub mod work;

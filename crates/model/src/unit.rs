@@ -97,6 +97,7 @@ const BANDWIDTH: Kind = Kind {
     example: "50Mbit/s",
     units: &[("bit/s", 1), ("kbit/s", 1_000), ("Mbit/s", 1_000_000), ("Gbit/s", 1_000_000_000)],
 };
+const DISTANCE: Kind = Kind { name: "distance", example: "500m", units: &[("m", 1), ("km", 1_000)] };
 const RATIO: Kind = Kind { name: "ratio", example: "0.5%", units: &[("%", PARTS_PER_PERCENT)] };
 /// Ratios are kept in millionths.
 const PARTS_PER_PERCENT: u64 = 10_000;
@@ -219,6 +220,8 @@ quantities! {
     Size: SIZE;
     /// A rate, as `50Mbit/s`; kept in bits per second.
     Bandwidth: BANDWIDTH;
+    /// A distance, as `500m`; kept in metres.
+    Distance: DISTANCE;
     /// A share of the whole, as `0.5%`; kept in millionths.
     Ratio: RATIO;
 }
@@ -245,6 +248,7 @@ shown_by_kind! {
     Time: TIME;
     Size: SIZE;
     Bandwidth: BANDWIDTH;
+    Distance: DISTANCE;
 }
 
 impl Ratio {
@@ -309,7 +313,27 @@ impl Bandwidth {
     }
 }
 
+impl Distance {
+    /// A distance of so many metres.
+    #[must_use]
+    pub const fn from_metres(metres: u64) -> Self {
+        Self(metres)
+    }
+
+    /// It in metres.
+    #[must_use]
+    pub const fn as_metres(self) -> u64 {
+        self.0
+    }
+}
+
 impl Ratio {
+    /// A share of so many percent; the whole if they are more.
+    #[must_use]
+    pub const fn from_percent(percent: u8) -> Self {
+        Self(if percent < 100 { percent as u64 } else { 100 } * PARTS_PER_PERCENT)
+    }
+
     /// It as a part of 1.
     #[must_use]
     pub fn as_fraction(self) -> f64 {

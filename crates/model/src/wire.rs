@@ -12,8 +12,10 @@ use crate::id::{Epoch, NodeId};
 use crate::work::{Assignment, WorkId};
 
 /// The version of the protocol that this program speaks best.
-pub const PROTOCOL_VERSION: u8 = 1;
-/// The oldest version that this program still speaks: the one before, once there is one.
+///
+/// 2: a digest has a [`situation`](crate::situation::Situation) and a [`condition`](crate::condition::Condition). All other messages are as in 1.
+pub const PROTOCOL_VERSION: u8 = 2;
+/// The oldest version that this program still speaks: the one before.
 pub const PROTOCOL_VERSION_MIN: u8 = 1;
 /// The largest message, in bytes; larger ones are refused before they are decoded.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -216,7 +218,7 @@ pub struct InstallRequest {
     pub work: WorkId,
     /// The sending owner's epoch.
     pub epoch: Epoch,
-    /// Index and epoch of the last entry that the state covers.
+    /// Index and epoch of the entry before the first that follows. The state covers it, and perhaps some that follow.
     pub last: (u64, Epoch),
     /// The derived state: key and value.
     pub state: Vec<(Bytes, Bytes)>,

@@ -1,4 +1,4 @@
-//! Units of work that have one owner: partitions of streams and partitioned stages of flows.
+//! Units of work that have one owner: partitions of streams and of functions' queues, and partitioned stages of flows.
 //!
 //! Each has an ordered log of entries (see [`crate::entry`]), written by its owner under an epoch and copied to the
 //! replicas of its site. The site's keeper (a consensus group, design decision 1) holds the [`Assignment`].
@@ -18,20 +18,22 @@ pub enum WorkKind {
     Stream,
     /// One partition's run of a stage of a flow.
     Stage,
+    /// A partition of the queue of a function's asynchronous invocations.
+    Queue,
 }
 
 /// A unit of work; written `tenant/app/kind/name/partition@site`.
 ///
 /// For a stream the name is the stream's; for a stage it is the flow's name, a dot, and the stage's position in the
-/// flow (`health.0`). The site is the one whose keeper assigns it, so any node knows whom to ask for its owner.
+/// flow (`health.0`); for a queue it is the function's. The site is the one whose keeper assigns it, so any node knows whom to ask for its owner.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct WorkId {
     /// The app it belongs to.
     pub app: AppId,
-    /// Stream or stage.
+    /// Stream, stage or queue.
     pub kind: WorkKind,
-    /// The stream's name, or the flow's with the stage's position.
+    /// The stream's or the function's name, or the flow's with the stage's position.
     pub name: String,
     /// Which partition, from 0.
     pub partition: u32,
@@ -44,6 +46,7 @@ impl fmt::Display for WorkId {
         let kind = match self.kind {
             WorkKind::Stream => "stream",
             WorkKind::Stage => "stage",
+            WorkKind::Queue => "queue",
         };
         write!(f, "{}/{kind}/{}/{}@{}", self.app, self.name, self.partition, self.site)
     }
@@ -51,7 +54,7 @@ impl fmt::Display for WorkId {
 
 /// A text that does not name a unit of work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` does not name a unit of work; expected tenant/app/stream|stage/name/partition@site")]
+#[error("`{0}` does not name a unit of work; expected tenant/app/stream|stage|queue/name/partition@site")]
 pub struct InvalidWorkId(pub String);
 
 impl FromStr for WorkId {
@@ -67,6 +70,7 @@ impl FromStr for WorkId {
         let kind = match next()? {
             "stream" => WorkKind::Stream,
             "stage" => WorkKind::Stage,
+            "queue" => WorkKind::Queue,
             _ => return Err(invalid()),
         };
         let name = next()?.to_owned();

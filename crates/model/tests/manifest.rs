@@ -42,7 +42,7 @@ fn findings_are_json_for_editors() {
     let expected = serde_json::json!([{
         "code": "unknown-key",
         "message": "a manifest has no key `colour`",
-        "expected": "one of name, version, description, functions, streams, flows, routes, dev",
+        "expected": "one of name, version, description, functions, streams, flows, sql, routes, triggers, partition, objectives, dev",
         "suggestion": null,
         "file": "app/littoral.toml",
         "line": 3,
@@ -65,17 +65,25 @@ fn the_schema_is_the_one_that_is_checked_in() {
 const REFERENCE: &str = "docs/reference/manifest.md";
 
 /// The sections of the reference and the parts of the schema that they are about.
-const SECTIONS: [(&str, &str); 14] = [
+const SECTIONS: [(&str, &str); 22] = [
     ("The app", "Manifest"),
     ("Functions", "Function"),
     ("Limits", "Limits"),
+    ("Scale", "Scale"),
+    ("Async", "Later"),
+    ("Triggers", "Trigger"),
     ("Grants", "Grants"),
     ("Directory", "DirectoryAccess"),
     ("Placement", "Placement"),
+    ("Within", "Within"),
+    ("Affinity", "Affinity"),
+    ("Objectives", "Objectives"),
     ("Streams", "Stream"),
     ("Retention", "RetentionLimits"),
     ("Flows", "Flow"),
+    ("SQL", "Sql"),
     ("Routes", "Route"),
+    ("Partitions of the fabric", "StopAfter"),
     ("The continuum of `littoral dev`", "Dev"),
     ("Nodes", "DevNode"),
     ("Links", "DevLink"),
@@ -138,6 +146,7 @@ fn the_reference_names_each_code_of_a_finding() {
         include_str!("../src/manifest/shape.rs"),
         include_str!("../src/manifest/meaning.rs"),
         include_str!("../src/manifest/meaning/grants.rs"),
+        include_str!("../src/manifest/meaning/later.rs"),
     ];
     for rest in source.iter().flat_map(|source| source.split("report.add(\"").skip(1)) {
         let code = rest.split('"').next().unwrap();

@@ -4,14 +4,17 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use bytes::Bytes;
 use littoral_model::composition::{ComposeReply, ComposeRequest, ComposedCall};
+use littoral_model::condition::{Condition, Coordinate, Machine, Runtimes, Served};
 use littoral_model::digest::{LinkReport, NodeDigest};
 use littoral_model::entry::{Commit, Entry, InputPosition, PORT_MAIN, PortBatch, Position, ProducerSequence};
 use littoral_model::id::{AppId, Epoch, InvocationId, NodeId, Tier};
+use littoral_model::invocation::{Answer, QueueAsk, QueueReply, QueueRequest, Record, Request, State, Stored};
+use littoral_model::situation::{FailureDomain, Power, PowerSource, Situation};
 use littoral_model::wire::{
     FetchReply, FetchRequest, InstallRequest, PublishReply, PublishRequest, ReplicateReply, ReplicateRequest,
     VersionRange, decode, encode,
@@ -20,10 +23,17 @@ use littoral_model::work::{Assignment, KeeperAnswer, KeeperCommand, WorkId, Work
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-const FOLDER: &str = "tests/golden/wire-v1";
+const FOLDER: &str = "tests/golden/wire-v2";
+/// What the version before wrote.
+const OLDER: &str = "tests/golden/wire-v1";
 
-/// Checks that the file is read as `expected`, and `expected` written as the file.
+/// Checks that the file is read as `expected`, and `expected` written as the file; and that what the version before
+/// wrote is read as the same.
 fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, expected: &T) {
+    if support::repository(&format!("{OLDER}/{name}.bin")).exists() {
+        let older = support::read(&format!("{OLDER}/{name}.bin"));
+        assert_eq!(&decode::<T>(&older).unwrap(), expected, "{name} of the version before is read differently now");
+    }
     let written = encode(expected).unwrap();
     let held = support::blessed(&format!("{FOLDER}/{name}.bin"), &written);
     assert_eq!(&decode::<T>(&held).unwrap(), expected, "{name} is read differently now");
@@ -145,6 +155,49 @@ fn publishing() {
 }
 
 #[test]
+fn queues() {
+    let id = InvocationId::from_parts(1_795_219_200_000, 7);
+    let headers = vec![("content-type".to_owned(), Bytes::from_static(b"text/plain"))];
+    let request = Request {
+        method: "POST".to_owned(),
+        uri: "/report?month=11".to_owned(),
+        headers: headers.clone(),
+        body: Bytes::from_static(b"november"),
+    };
+    let answer = Answer { status: 200, headers, body: Some(Bytes::from_static(b"done")) };
+    let record = Record {
+        id,
+        key: Some("2026-11".to_owned()),
+        fingerprint: request.fingerprint(),
+        accepted_us: 1_795_219_200_000_000,
+        request: Some(request.clone()),
+        state: State::Pending { due_us: 1_795_219_201_000_000 },
+        attempts: 2,
+        unanswered: 1,
+        error: Some("the function answered 500: no".to_owned()),
+    };
+    let done = Record { request: None, state: State::Done { at_us: 9, answer }, error: None, ..record.clone() };
+    let dead = Record { key: None, state: State::Dead { at_us: 9 }, ..record.clone() };
+    check("queue-record-pending", &Stored::V1(record));
+    check("queue-record-done", &Stored::V1(done.clone()));
+    check("queue-record-dead", &Stored::V1(dead.clone()));
+    check("queue-ticks", &Stored::TicksV1(vec![("*/5 * * * * UTC".to_owned(), 1_795_219_200_000_000)]));
+    let ask = |ask| QueueRequest { queue: "default/shop/queue/report/1@hall-7".parse().unwrap(), ask };
+    check("queue-add", &ask(QueueAsk::Add { id, key: Some("2026-11".to_owned()), request }));
+    check("queue-show", &ask(QueueAsk::Show { id, wait_ms: 5_000 }));
+    check("queue-list", &ask(QueueAsk::List { limit: 1_000 }));
+    check("queue-retry", &ask(QueueAsk::Retry { id }));
+    check("queue-drop", &ask(QueueAsk::Drop { id }));
+    check("queue-accepted", &QueueReply::Accepted { id, repeated: true });
+    check("queue-full", &QueueReply::Full("10000 calls".to_owned()));
+    check("queue-key-taken", &QueueReply::KeyTaken);
+    check("queue-shown", &QueueReply::Shown(Some(done)));
+    check("queue-listed", &QueueReply::Listed(vec![dead]));
+    check("queue-changed", &QueueReply::Changed(true));
+    check("queue-not-owner", &QueueReply::NotOwner(Some(assignment())));
+}
+
+#[test]
 fn replicating() {
     let request = ReplicateRequest {
         work: work(),
@@ -183,9 +236,56 @@ fn digests() {
         functions: vec!["default/machine-health/score".to_owned()],
         links: vec![link()],
         intent: u64::MAX,
+        situation: Situation::default(),
+        condition: Condition::default(),
     };
     check("node-digest", &digest);
+    let protocol = VersionRange { min: 1, max: 2 };
+    check("node-digest-situation", &NodeDigest { protocol, situation: situation(), condition: condition(), ..digest });
     check("link-report", &link());
+}
+
+fn situation() -> Situation {
+    Situation {
+        region: Some("eu-north".parse().unwrap()),
+        position: Some("59.3293,-18.0686".parse().unwrap()),
+        moving: true,
+        accelerators: BTreeSet::from(["gpu".parse().unwrap(), "npu".parse().unwrap()]),
+        power: Power {
+            source: PowerSource::Battery,
+            battery_percent: Some(73),
+            kwh_price_micros: Some(210_000),
+            carbon_g_per_kwh: Some(41),
+            core_milliwatts: Some(4_500),
+        },
+        core_hour_price_micros: Some(38_000),
+        domains: BTreeMap::from([
+            (FailureDomain::Power, "circuit-a".parse().unwrap()),
+            (FailureDomain::Uplink, "fibre-1".parse().unwrap()),
+        ]),
+    }
+}
+
+fn condition() -> Condition {
+    let served = Served {
+        function: "default/machine-health/score".to_owned(),
+        p50_us: 1_200,
+        p95_us: 9_000,
+        samples: 310,
+        queue: 2,
+    };
+    Condition {
+        coordinate: Some(Coordinate { point_us: [-12_000, 3, 40_000], height_us: 900, error_permille: 120 }),
+        machine: Machine { arch: "x86_64".to_owned(), steps_per_us: 740 },
+        busy_permille: 310,
+        run_queue: 4,
+        memory_free_bytes: 3 << 30,
+        slowdown_permille: 1_080,
+        ready: Runtimes { wasm: true, ..Runtimes::default() },
+        served: vec![served],
+        artifacts: vec![0x0a0b_0c0d, u32::MAX],
+        clients: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+    }
 }
 
 fn link() -> LinkReport {
@@ -212,8 +312,10 @@ fn composing() {
 #[test]
 fn every_kept_file_is_checked() {
     let source = include_str!("wire_golden.rs");
-    for file in std::fs::read_dir(support::repository(FOLDER)).unwrap() {
-        let name = file.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
-        assert!(source.contains(&format!("check(\"{name}\"")), "{FOLDER}/{name}.bin is checked by no test");
+    for folder in [FOLDER, OLDER] {
+        for file in std::fs::read_dir(support::repository(folder)).unwrap() {
+            let name = file.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
+            assert!(source.contains(&format!("check(\"{name}\"")), "{folder}/{name}.bin is checked by no test");
+        }
     }
 }

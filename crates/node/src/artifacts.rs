@@ -74,9 +74,25 @@ impl Artifacts {
         Ok(Self { folder })
     }
 
+    /// Where an artefact is, if it is here.
+    pub(crate) fn file(&self, digest: &str) -> Result<PathBuf, ArtifactError> {
+        self.path(digest)
+    }
+
     /// Whether an artefact is here.
     pub(crate) fn has(&self, digest: &str) -> Result<bool, ArtifactError> {
         Ok(self.path(digest)?.exists())
+    }
+
+    /// The digests of the artefacts that came here last, at most so many.
+    pub(crate) fn latest(&self, most: usize) -> Vec<String> {
+        let files = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut found: Vec<_> = files
+            .filter_map(|file| Some((file.metadata().ok()?.modified().ok()?, file.file_name().into_string().ok()?)))
+            .filter(|(_, digest)| self.path(digest).is_ok())
+            .collect();
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        found.into_iter().take(most).map(|(_, digest)| digest).collect()
     }
 
     /// Keeps an artefact; answers its digest once it is on disk.

@@ -32,11 +32,11 @@ pub enum Confinement {
 }
 
 /// Confines the calling thread, and the threads and processes that it starts from now on, to `data` and what is
-/// `offered` to functions for writing, and to the system's own folders for reading. Call it before any other thread is started.
+/// `offered` to functions for writing, and to `readable` and the system's own folders for reading. Call it before any other thread is started.
 ///
 /// # Errors
 /// When `data` or what is offered cannot be opened, or the kernel has Landlock and refuses.
-pub fn confine(data: &Path, offered: &[PathBuf]) -> anyhow::Result<Confinement> {
+pub fn confine(data: &Path, offered: &[PathBuf], readable: Option<&Path>) -> anyhow::Result<Confinement> {
     let all = AccessFs::from_all(RULES);
     let read = AccessFs::from_read(RULES);
     let mut rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?.create()?;
@@ -46,6 +46,10 @@ pub fn confine(data: &Path, offered: &[PathBuf]) -> anyhow::Result<Confinement> 
         let rights = if path.is_dir() { all } else { file };
         let opened = PathFd::new(path).with_context(|| format!("cannot offer {}", path.display()))?;
         rules = rules.add_rule(PathBeneath::new(opened, rights))?;
+    }
+    if let Some(path) = readable {
+        let opened = PathFd::new(path).with_context(|| format!("cannot read {}", path.display()))?;
+        rules = rules.add_rule(PathBeneath::new(opened, read))?;
     }
     for path in READABLE_FOLDERS {
         if let Ok(opened) = PathFd::new(path) {
@@ -86,7 +90,7 @@ mod tests {
         std::fs::write(other.path().join("b"), "secret").unwrap();
         let (own, foreign) = (mine.path().to_owned(), other.path().join("b"));
         let outcome = std::thread::spawn(move || {
-            let confinement = confine(&own, &[]).unwrap();
+            let confinement = confine(&own, &[], None).unwrap();
             (
                 confinement,
                 std::fs::read_to_string(own.join("a")),

@@ -1,33 +1,42 @@
 //! What everything else of a node stands on: its disk, the mesh, consensus, and the works it holds.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use littoral_flow::reader::Source;
+use littoral_gateway::Gateway;
 use littoral_mesh::identity::Identity;
 use littoral_mesh::{Mesh, MeshOptions, Service, ZenohMesh};
+use littoral_model::condition::Condition;
 use littoral_model::digest::NodeDigest;
-use littoral_model::id::TenantId;
+use littoral_model::id::{NodeId, TenantId};
+use littoral_model::situation::Situation;
 use littoral_model::wire::VersionRange;
+use littoral_runtime::container::{Containers, HostProcess};
 use littoral_runtime::{CompilerProcess, Runtime, RuntimeOptions, Shards};
 use littoral_store::buckets::Buckets;
 use littoral_store::consensus::SiteGroup;
 use littoral_store::replica::Works;
 use littoral_store::{Derived, Log, LogOptions};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::artifacts::Artifacts;
+use crate::condition::machine;
 use crate::data_dir::{DataDir, Facts};
 use crate::directory::Directory;
 use crate::dispatch::Dispatch;
+use crate::events::Events;
 use crate::groups::{BORROWED_MAX, Groups};
 use crate::init::reachable;
 use crate::intent::IntentStore;
 use crate::logs::Logs;
 use crate::metering::Metering;
 use crate::signing::Verifier;
+use crate::spec::{CONTAINER_LABEL, PROCESS_LABEL};
+use crate::surveyor::Surveyor;
 use crate::wiring::{MeshKeeper, MeshPeers, MeshRaft, MeshSource};
 
 /// The share of the machine's memory that functions may use; the rest is for the node, its caches and the system.
@@ -46,13 +55,18 @@ pub(crate) struct Core {
     pub(crate) verifier: Verifier,
     pub(crate) logs: Arc<Logs>,
     pub(crate) metering: Arc<Metering>,
+    pub(crate) events: Arc<Events>,
     pub(crate) artifacts: Artifacts,
     pub(crate) runtime: Runtime,
+    /// What runs images, if this machine does.
+    pub(crate) containers: Option<Arc<Containers>>,
     pub(crate) shards: Shards,
-    /// Where HTTP is to be served; part of the digest, so that it is known before the mesh is opened.
-    pub(crate) http: Option<SocketAddr>,
+    /// Where HTTP is to be served; its address is part of the digest, so that it is taken before the mesh is opened.
+    pub(crate) http: Option<TcpListener>,
     /// What the node says of itself, to begin with.
     pub(crate) digest: NodeDigest,
+    /// What finds out about its situation.
+    pub(crate) surveyor: Surveyor,
     pub(crate) mesh: Arc<dyn Mesh>,
     /// Where the mesh listens.
     pub(crate) listening: Vec<SocketAddr>,
@@ -70,26 +84,46 @@ impl Core {
         facts: Facts,
         data: DataDir,
         compiler: Option<CompilerProcess>,
+        host: Option<Arc<HostProcess>>,
+        mut surveyor: Surveyor,
     ) -> anyhow::Result<(Self, mpsc::Receiver<Arc<SiteGroup>>)> {
         let identity = Identity::load(&data.identity())?;
         let verifier = Verifier::new(identity.root_pem.clone(), !facts.signed_only);
-        let disk = Disk::open(&data, &facts, verifier.clone()).await?;
+        let logs = Arc::new(Logs::new(facts.node.clone()));
+        let disk = Disk::open(&data, &facts, verifier.clone(), Arc::clone(&logs)).await?;
+        let revoked = Arc::clone(&disk.intent.now().revoked);
+        anyhow::ensure!(
+            !revoked.contains(&facts.node),
+            "{} was shut out of the fabric; to let the machine in again, join under another name with an empty --data",
+            facts.node
+        );
         let artifacts = Artifacts::open(data.artifacts()).context("cannot open the folder of artefacts")?;
         let runtime =
             Runtime::new(RuntimeOptions { cache_dir: Some(data.cache()), compiler, ..RuntimeOptions::default() })?;
+        let containers = host.map(Containers::open).transpose().context("cannot open the folder of containers")?;
         let shards = Shards::for_this_machine().context("cannot start the data-plane threads")?;
         let http = match facts.http {
-            Some(address) => Some(bound(address).await?),
+            Some(address) => Some(Gateway::listen(address)?),
             None => None,
         };
         let dispatch = Arc::new(Dispatch::default());
-        let digest = digest(&facts, http, &disk.intent);
-        let opened = open_mesh(&facts, &identity, digest.clone(), Arc::clone(&dispatch)).await?;
+        let situation = surveyor.survey(Duration::ZERO);
+        let address = http.as_ref().map(TcpListener::local_addr).transpose()?;
+        let mut digest = digest(&facts, address, &disk.intent, situation);
+        let abilities = containers.as_ref().map(Containers::abilities);
+        let runs = [
+            (abilities.is_some_and(|abilities| abilities.images.is_ok()), CONTAINER_LABEL),
+            (abilities.is_some_and(|abilities| abilities.programs.is_ok()), PROCESS_LABEL),
+        ];
+        for (_, (label, value)) in runs.into_iter().filter(|(is_able, _)| *is_able) {
+            digest.labels.insert(label.to_owned(), value.to_owned());
+        }
+        let opened = open_mesh(&facts, &identity, &revoked, digest.clone(), Arc::clone(&dispatch)).await?;
         let mesh = opened.mesh();
 
         let (opened_groups, new_groups) = mpsc::channel(BORROWED_MAX + 1);
         let raft = Arc::new(MeshRaft(Arc::clone(&mesh)));
-        let groups = Groups::start(&facts, disk.log.clone(), raft, opened_groups).await?;
+        let groups = Groups::start(&facts, disk.log.clone(), raft, mesh.members(), opened_groups).await?;
         dispatch.consensus_is_ready(Arc::clone(&groups));
         let keeper = Arc::new(MeshKeeper(Arc::clone(&groups)));
         let peers = Arc::new(MeshPeers(Arc::clone(&mesh)));
@@ -99,8 +133,9 @@ impl Core {
         let source =
             MeshSource { mesh: Arc::clone(&mesh), works: Arc::clone(&works), directory: Arc::clone(&directory) };
         let core = Self {
-            logs: Arc::new(Logs::new(facts.node.clone())),
+            logs,
             metering: disk.metering,
+            events: disk.events,
             facts,
             data,
             identity,
@@ -109,9 +144,11 @@ impl Core {
             verifier,
             artifacts,
             runtime,
+            containers: containers.map(Arc::new),
             shards,
             http,
             digest,
+            surveyor,
             mesh,
             listening: opened.listening().to_vec(),
             dispatch,
@@ -131,10 +168,11 @@ struct Disk {
     derived: Derived,
     intent: Arc<IntentStore>,
     metering: Arc<Metering>,
+    events: Arc<Events>,
 }
 
 impl Disk {
-    async fn open(data: &DataDir, facts: &Facts, verifier: Verifier) -> anyhow::Result<Self> {
+    async fn open(data: &DataDir, facts: &Facts, verifier: Verifier, logs: Arc<Logs>) -> anyhow::Result<Self> {
         let (data, node) = (data.clone(), facts.node.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let log = Log::open(&data.log(), LogOptions::default())?;
@@ -143,25 +181,18 @@ impl Disk {
                 tracing::warn!("the derived state was damaged and is built anew from the log and from replicas");
             }
             let metering = Arc::new(Metering::open(node.clone(), &data)?);
-            let intent = Arc::new(IntentStore::open(node, log.clone(), verifier)?);
-            Ok::<_, anyhow::Error>(Self { log, derived, intent, metering })
+            let events = Arc::new(Events::open(node, log.clone())?);
+            let intent = Arc::new(IntentStore::open(log.clone(), verifier, logs)?);
+            Ok::<_, anyhow::Error>(Self { log, derived, intent, metering, events })
         });
         opened.await?
     }
 }
 
-/// Finds a free port where the kernel is to choose one.
-async fn bound(address: SocketAddr) -> anyhow::Result<SocketAddr> {
-    if address.port() != 0 {
-        return Ok(address);
-    }
-    let listener = TcpListener::bind(address).await.with_context(|| format!("HTTP cannot be served at {address}"))?;
-    Ok(listener.local_addr()?)
-}
-
 async fn open_mesh(
     facts: &Facts,
     identity: &Identity,
+    revoked: &BTreeSet<NodeId>,
     digest: NodeDigest,
     dispatch: Arc<Dispatch>,
 ) -> anyhow::Result<ZenohMesh> {
@@ -171,13 +202,14 @@ async fn open_mesh(
         tenant: TenantId::default_tenant(),
         listen: facts.listen.clone(),
         connect: facts.connect.clone(),
+        revoked: revoked.clone(),
         digest,
         service,
     };
     Ok(ZenohMesh::open(options).await?)
 }
 
-fn digest(facts: &Facts, http: Option<SocketAddr>, intent: &IntentStore) -> NodeDigest {
+fn digest(facts: &Facts, http: Option<SocketAddr>, intent: &IntentStore, situation: Situation) -> NodeDigest {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     NodeDigest {
         node: facts.node.clone(),
@@ -195,6 +227,8 @@ fn digest(facts: &Facts, http: Option<SocketAddr>, intent: &IntentStore) -> Node
         functions: Vec::new(),
         links: Vec::new(),
         intent: intent.now().hash,
+        situation,
+        condition: Condition { machine: machine(), clients: facts.clients.clone(), ..Condition::default() },
     }
 }
 

@@ -5,10 +5,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use littoral_model::id::{NodeId, SiteId, Tier};
+use littoral_model::condition::Network;
+use littoral_model::id::{AppId, NodeId, SiteId, Tier};
 use serde::{Deserialize, Serialize};
 
 use crate::artifacts::write_durably;
+
+/// The folder of containers in a data directory.
+pub const CONTAINERS: &str = "containers";
 
 /// What a node is and was told; kept on its disk, so that it starts again with no network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +36,9 @@ pub(crate) struct Facts {
     /// lack this, and keep the unsigned apps that they have until these are deployed again.
     #[serde(default)]
     pub(crate) signed_only: bool,
+    /// The networks whose clients are near to it.
+    #[serde(default)]
+    pub(crate) clients: Vec<Network>,
 }
 
 impl Facts {
@@ -52,6 +59,7 @@ impl Facts {
             join_listen: None,
             incarnation: 0,
             signed_only: true,
+            clients: Vec::new(),
         }
     }
 }
@@ -138,9 +146,14 @@ impl DataDir {
         self.0.join("tokens")
     }
 
-    /// The folder of secrets that functions are given by name, one file each.
-    pub(crate) fn secrets(&self) -> PathBuf {
-        self.0.join("secrets")
+    /// The folder of secrets that functions of an app are given by name, one file each.
+    pub(crate) fn secrets(&self, app: &AppId) -> PathBuf {
+        self.0.join("secrets").join(app.tenant.as_str()).join(app.app.as_str())
+    }
+
+    /// What is stated of the node's situation, unless it is stated elsewhere; there is none unless somebody makes it.
+    pub(crate) fn situation(&self) -> PathBuf {
+        self.0.join("situation.toml")
     }
 
     /// What this node shows to registries, in the form of Docker's `config.json`; there is none unless somebody makes it.

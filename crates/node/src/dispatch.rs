@@ -4,19 +4,23 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use littoral_mesh::{Incoming, Method, Service};
+use littoral_mesh::{Handling, Incoming, Method, Service};
 use littoral_model::id::NodeId;
 use littoral_model::wire;
 use littoral_model::work::{KeeperCommand, WorkId};
+use littoral_runtime::Shards;
 use littoral_store::replica::Works;
 
 use crate::artifacts::Artifacts;
+use crate::auction::Bidder;
+use crate::events::Events;
 use crate::exports::Exports;
 use crate::functions::Functions;
 use crate::groups::Groups;
 use crate::intent::{Exchange, IntentStore};
 use crate::logs::Logs;
 use crate::metering::Metering;
+use crate::queue::Queues;
 use crate::report::Reporter;
 use crate::wiring::answer;
 
@@ -27,10 +31,14 @@ pub(crate) struct Parts {
     pub(crate) intent: Arc<IntentStore>,
     pub(crate) artifacts: Artifacts,
     pub(crate) functions: Arc<Functions>,
+    pub(crate) queues: Arc<Queues>,
     pub(crate) exports: Arc<Exports>,
     pub(crate) logs: Arc<Logs>,
     pub(crate) metering: Arc<Metering>,
     pub(crate) reporter: Arc<Reporter>,
+    pub(crate) shards: Shards,
+    pub(crate) bidder: Bidder,
+    pub(crate) events: Arc<Events>,
 }
 
 /// The service behind the mesh. The mesh is opened first, what answers needs it: until that is there, callers are told
@@ -56,11 +64,23 @@ impl Dispatch {
 
 #[async_trait]
 impl Service for Dispatch {
+    /// What calls a function is handled on the thread that runs it.
+    fn run(&self, method: Method, handling: Handling) -> Option<Handling> {
+        match (self.parts.get(), method) {
+            (Some(parts), Method::Invoke | Method::Call | Method::Compose) => {
+                let shards = &parts.shards;
+                drop(shards.spawn(shards.pick(), move || handling));
+                None
+            }
+            _ => Some(handling),
+        }
+    }
+
     async fn handle(&self, from: NodeId, call: Incoming) -> Result<Bytes, String> {
         let starting = || "this node is starting".to_owned();
         let payload = &call.payload;
         if call.method == Method::Consensus {
-            return self.groups.get().ok_or_else(starting)?.handle(payload).await;
+            return self.groups.get().ok_or_else(starting)?.handle(&from, payload).await;
         }
         let parts = self.parts.get().ok_or_else(starting)?;
         let works = &parts.works;
@@ -88,9 +108,12 @@ impl Service for Dispatch {
             Method::Invoke => parts.functions.answer(payload).await,
             Method::Call => parts.functions.answer_call(&call).await,
             Method::Compose => answer(payload, |request| parts.exports.answer(request)).await,
+            Method::Bid => answer(payload, |request| async { parts.bidder.answer(request) }).await,
+            Method::Events => answer(payload, |request| async move { parts.events.answer(&request) }).await,
+            Method::Queue => answer(payload, |request| parts.queues.answer(request)).await,
             Method::Logs => parts.logs.answer(payload),
             Method::Usage => answer(payload, |request| parts.metering.answer(request)).await,
-            Method::Admin => answer(payload, |(): ()| async { parts.reporter.own() }).await,
+            Method::Admin => parts.reporter.answer(payload),
             Method::Ping | Method::Hello | Method::Deliver | Method::Consensus => {
                 Err(format!("{from} asked for {}, which the mesh itself answers", call.method.as_str()))
             }

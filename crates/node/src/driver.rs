@@ -2,25 +2,32 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use littoral_control::partition::is_serving_work;
 use littoral_control::{Agent, Command, Event, Settings};
 use littoral_mesh::{Members, Mesh};
-use littoral_model::digest::NodeDigest;
-use littoral_model::id::{NodeId, SiteId};
-use littoral_model::work::{Assignment, WorkId};
-use littoral_store::consensus::SiteGroup;
+use littoral_model::id::{AppId, FunctionName, NodeId, SiteId};
+use littoral_model::work::{Assignment, KeeperAnswer, WorkId};
+use littoral_store::consensus::{Removed, SiteGroup};
 use littoral_store::replica::Works;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::events::EventKind;
+use crate::events::Events;
 use crate::functions::Functions;
+use crate::functions::demand::Demands;
+use crate::gate::{Gate, now_ms};
 use crate::intent::{Apps, IntentStore};
 use crate::logs::Logs;
 use crate::runner::Runner;
 
-/// How often an agent is told that time has passed.
+/// How often an agent is told that time has passed, while something is due after a while.
 const TICK: Duration = Duration::from_millis(300);
+/// How often otherwise.
+const QUIET_TICK: Duration = Duration::from_secs(1);
 /// How long to wait before asking again to be taken into the site's group.
 const JOIN_RETRY: Duration = Duration::from_secs(1);
 /// How many events of running work may wait for the agent.
@@ -57,8 +64,8 @@ pub(crate) struct Drivers {
     pub(crate) functions: Arc<Functions>,
     pub(crate) logs: Arc<Logs>,
     pub(crate) announced: Announced,
-    /// Any clock that never goes back.
-    pub(crate) started: Instant,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) events: Arc<Events>,
 }
 
 impl Drivers {
@@ -78,8 +85,10 @@ impl Drivers {
             members: self.mesh.members(),
             assignments: group.assignments(),
             apps: self.intent.watch(),
+            demands: self.functions.demands(),
             agent: Agent::new(settings),
             held: BTreeMap::new(),
+            removed: Arc::default(),
             changing_voters: Arc::default(),
             shared: self,
             group,
@@ -129,18 +138,20 @@ struct Driver {
     members: watch::Receiver<Arc<Members>>,
     assignments: watch::Receiver<Arc<BTreeMap<WorkId, Assignment>>>,
     apps: watch::Receiver<Arc<Apps>>,
+    demands: watch::Receiver<Demands>,
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     /// The assignments that the log was told of.
     held: BTreeMap<WorkId, Assignment>,
+    /// The removed works of which nothing is left here.
+    removed: Arc<Removed>,
     /// One change of voters at a time.
     changing_voters: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Driver {
     async fn run(mut self, stop: CancellationToken) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut tick = Instant::now();
         self.take_assignments().await;
         self.take_intent();
         self.take_members();
@@ -159,12 +170,20 @@ impl Driver {
                 },
                 Ok(()) = self.apps.changed() => self.take_intent(),
                 Ok(()) = self.members.changed() => self.take_members(),
+                Ok(()) = self.demands.changed() => {
+                    let demands = self.demands.borrow_and_update().clone();
+                    self.step(Event::Demand(demands));
+                }
                 Some(event) = self.events.recv() => self.step(event),
-                _ = tick.tick() => {
+                () = sleep_until(tick) => {
                     // Leadership is never believed for longer than a tick.
                     self.take_status();
                     self.step(Event::Tick);
+                    tick = Instant::now() + QUIET_TICK;
                 }
+            }
+            if self.agent.is_waiting() {
+                tick = tick.min(Instant::now() + TICK);
             }
         }
     }
@@ -176,44 +195,73 @@ impl Driver {
 
     fn take_members(&mut self) {
         let members = self.members.borrow_and_update().clone();
-        let digests: BTreeMap<NodeId, NodeDigest> =
-            members.iter().map(|(node, digest)| (node.clone(), NodeDigest::clone(digest))).collect();
-        self.step(Event::Members(Arc::new(digests)));
+        self.step(Event::Members(members));
     }
 
     fn take_intent(&mut self) {
         let apps = self.apps.borrow_and_update().clone();
         self.step(Event::Intent(Arc::clone(&apps.intent)));
+        self.take_members();
         self.shared.runner.reconsider();
+        self.prepare();
         self.shared.functions.reconsider();
+    }
+
+    /// Makes ready for what this node may have to take over.
+    fn prepare(&self) {
+        let copied = self
+            .held
+            .values()
+            .filter(|held| held.owner != self.shared.node && held.replicas.contains(&self.shared.node));
+        self.shared.runner.prepare(copied.map(|held| &held.work));
     }
 
     /// Tells the log what the keeper decided, then the agent.
     async fn take_assignments(&mut self) {
         let assignments = self.assignments.borrow_and_update().clone();
+        let removed = self.group.removed();
+        if !Arc::ptr_eq(&removed, &self.removed) {
+            // What is left of work that was removed is not to be taken for that of work made anew.
+            self.forget(self.shared.works.left_over(&removed), &removed).await;
+            self.removed = Arc::clone(&removed);
+        }
         for assignment in assignments.values() {
             let concerns = assignment.replicas.contains(&self.shared.node) || assignment.owner == self.shared.node;
             let known = self.held.get(&assignment.work);
-            if known != Some(assignment) && (concerns || known.is_some()) {
+            // A singleton has no log.
+            let has_log = !is_serving_work(&assignment.work);
+            if known != Some(assignment) && has_log && (concerns || known.is_some()) {
                 self.shared.works.assigned(assignment.clone());
                 self.held.insert(assignment.work.clone(), assignment.clone());
             }
         }
         let gone: Vec<WorkId> = self.held.keys().filter(|work| !assignments.contains_key(work)).cloned().collect();
         self.step(Event::Assignments(assignments));
-        for work in gone {
+        self.prepare();
+        self.forget(gone, &removed).await;
+    }
+
+    /// Drops what is held of works that were removed.
+    async fn forget(&mut self, works: Vec<WorkId>, removed: &Removed) {
+        for work in works {
             self.held.remove(&work);
-            if let Err(error) = self.shared.works.removed(&work).await {
+            if let Err(error) = self.shared.works.removed(&work, removed.get(&work).copied()).await {
                 tracing::warn!(%work, %error, "a work that was removed could not be forgotten; its disk space stays taken");
             }
         }
     }
 
     fn step(&mut self, event: Event) {
-        let now_ms = u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now_ms = now_ms();
         for command in self.agent.step(now_ms, event) {
             self.carry_out(now_ms, command);
         }
+    }
+
+    /// Takes note of something that was done about a function.
+    fn note(&self, app: AppId, function: &FunctionName, kind: EventKind, text: String) {
+        let (events, subject) = (Arc::clone(&self.shared.events), format!("function {function}"));
+        tokio::spawn(async move { events.note(&app.app, subject, kind, text).await });
     }
 
     fn carry_out(&mut self, now_ms: u64, command: Command) {
@@ -232,7 +280,7 @@ impl Driver {
             Command::Propose(command) => {
                 let group = Arc::clone(&self.group);
                 tokio::spawn(async move {
-                    if let Err(error) = group.propose(command).await {
+                    if let Err(error) = group.decide(command).await {
                         tracing::info!(site = %group.site(), %error, "the keeper did not decide");
                     }
                 });
@@ -244,6 +292,15 @@ impl Driver {
             Command::StopWork { work } => shared.runner.stop(&work),
             Command::StartFunction { app, function, artifact } => shared.functions.start(app, function, artifact),
             Command::StopFunction { app, function } => shared.functions.stop(&app, &function),
+            Command::Bring { app, function, demand } => {
+                let text = shared.functions.bring(&app, &function, demand);
+                self.note(app, &function, EventKind::Action, text);
+            }
+            Command::LetGo { app, function } => {
+                shared.functions.let_go(&app, &function);
+                let text = "its callers here hardly ask for it any more: it is not kept here for them".to_owned();
+                self.note(app, &function, EventKind::Action, text);
+            }
             Command::Announce { works, functions } => {
                 let announced = &shared.announced;
                 let site = self.group.site().clone();
@@ -252,6 +309,25 @@ impl Driver {
                     *announced.functions.lock().unwrap_or_else(PoisonError::into_inner) = functions;
                 }
                 announced.changed.notify_one();
+            }
+            Command::Halt { app, reason } => {
+                tracing::warn!(%app, reason, "the app is stopped on this node");
+                shared.logs.system(Some(app.app.as_str()), None, &format!("stopped on this node: {reason}"));
+                shared.gate.halt(app, reason);
+            }
+            Command::Admit { app } => {
+                tracing::info!(%app, "the app goes on on this node");
+                shared.gate.admit(app);
+            }
+            Command::Lease { app, from_ms, until_ms } => shared.gate.lease(app, from_ms, until_ms),
+            Command::Renew { app, asked_ms, renewal } => {
+                let (group, sender) = (Arc::clone(&self.group), self.sender.clone());
+                tokio::spawn(async move {
+                    // Who is cut off has no answer, and asks again before its lease ends.
+                    if let Ok(KeeperAnswer::Applied(Some(assignment))) = group.propose(renewal).await {
+                        sender.send(Event::Renewed { app, asked_ms, assignment }).await.ok();
+                    }
+                });
             }
             Command::ReportFailure { work, attempts, retry_at_ms, reason } => {
                 let wait_ms = retry_at_ms.saturating_sub(now_ms);

@@ -1,7 +1,6 @@
 //! The functions of this node that export interfaces for others of their app, and calls of those on other nodes.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,10 +10,9 @@ use littoral_model::composition::{ComposeReply, ComposeRequest, ComposedCall};
 use littoral_model::id::{AppId, FunctionName};
 use littoral_runtime::Shards;
 use littoral_runtime::interfaces::InterfaceFunction;
-use tokio::runtime::Handle;
 
-use crate::intent::IntentStore;
-use crate::nearest::serving;
+use crate::gate::Gate;
+use crate::routing::Routing;
 use crate::wiring::ask;
 
 /// How much sooner than its caller a call over the mesh gives up, so that the reason still reaches the caller.
@@ -25,32 +23,32 @@ type Key = (AppId, FunctionName);
 /// What is exported, here and elsewhere.
 pub(crate) struct Exports {
     mesh: Arc<dyn Mesh>,
-    intent: Arc<IntentStore>,
+    routing: Arc<Routing>,
     shards: Shards,
-    /// Whatever talks to other nodes runs there, not on the threads that run guests.
-    control: Handle,
+    gate: Arc<Gate>,
     ready: RwLock<HashMap<Key, Arc<InterfaceFunction>>>,
-    turn: AtomicUsize,
 }
 
 impl Exports {
-    /// Nothing yet. Must be called in the runtime that talks to other nodes.
-    pub(crate) fn new(mesh: Arc<dyn Mesh>, intent: Arc<IntentStore>, shards: Shards) -> Self {
-        let (ready, turn) = (RwLock::default(), AtomicUsize::new(0));
-        Self { mesh, intent, shards, control: Handle::current(), ready, turn }
+    /// Nothing yet.
+    pub(crate) fn new(mesh: Arc<dyn Mesh>, routing: Arc<Routing>, shards: Shards, gate: Arc<Gate>) -> Self {
+        Self { mesh, routing, shards, gate, ready: RwLock::default() }
     }
 
     /// Answers calls of a function from now on, or not any more.
-    pub(crate) fn set(&self, key: &Key, function: Option<InterfaceFunction>) {
+    pub(crate) fn set(&self, key: &Key, function: Option<Arc<InterfaceFunction>>) {
         let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
         match function {
-            Some(function) => drop(ready.insert(key.clone(), Arc::new(function))),
+            Some(function) => drop(ready.insert(key.clone(), function)),
             None => drop(ready.remove(key)),
         }
     }
 
-    /// A function that runs here.
+    /// A function that runs here and may answer now.
     pub(crate) fn here(&self, app: &AppId, function: &FunctionName) -> Option<Arc<InterfaceFunction>> {
+        if self.gate.closed(app).is_some() {
+            return None;
+        }
         let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
         ready.get(&(app.clone(), function.clone())).cloned()
     }
@@ -64,18 +62,11 @@ impl Exports {
     ) -> Result<Bytes, String> {
         let deadline = Duration::from_micros(call.remaining_us).saturating_sub(ANSWER_ALLOWANCE);
         let request = ComposeRequest { app, function, call };
-        let this = Arc::clone(&self);
-        let asked = self.control.spawn(async move { this.ask_others(&request, deadline).await });
-        asked.await.map_err(|_| "the node is stopping".to_owned())?
-    }
-
-    async fn ask_others(&self, request: &ComposeRequest, deadline: Duration) -> Result<Bytes, String> {
-        let ComposeRequest { app, function, .. } = request;
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let nodes = serving(&self.mesh, &self.intent, turn, app, function);
+        let ComposeRequest { app, function, .. } = &request;
         let mut last = format!("no live node serves {}/{function}", app.app);
-        for node in nodes.iter().filter(|node| *node != self.mesh.node()) {
-            match ask(&self.mesh, node, Method::Compose, Priority::Data, deadline, request).await {
+        for node in self.routing.others(app, function) {
+            let _under_way = self.routing.begin(&node);
+            match ask(&self.mesh, &node, Method::Compose, Priority::Data, deadline, &request).await {
                 Ok(ComposeReply::Returned(results)) => return Ok(results),
                 Ok(ComposeReply::Failed(reason)) => return Err(format!("on {node}, {reason}")),
                 Ok(ComposeReply::NotServed) => last = format!("{node} does not serve it yet"),
@@ -92,7 +83,7 @@ impl Exports {
         let ComposeRequest { app, function, call } = request;
         let Some(function) = self.here(&app, &function) else { return ComposeReply::NotServed };
         let called =
-            self.shards.spawn(self.shards.pick(), move || async move { function.exporter().answer(&call).await });
+            self.shards.spawn(self.shards.pick_near(), move || async move { function.exporter().answer(&call).await });
         match called.await {
             Ok(Ok(results)) => ComposeReply::Returned(results),
             Ok(Err(reason)) => ComposeReply::Failed(reason),

@@ -1,40 +1,51 @@
-//! The functions that this node serves, and calls of those that others serve; `calls` are those of other functions by their
-//! names. Those that other functions call by their interfaces are started and stopped here, too, and called in `exports`.
+//! The functions that this node serves. `invoke` has HTTP requests to them and to those that others serve, `calls` the
+//! calls of functions by functions, `demand` counts those that others answer, `objective` keeps what is promised of their latency.
+//! A function is a `version` of it, whose `instances` may come and go; `rollout` replaces one by the next. Those that other
+//! functions call by their interfaces are started and stopped here, too, and called in `exports`.
 
+pub(crate) mod admission;
 mod calls;
+pub(crate) mod demand;
+mod instances;
+mod invoke;
+mod learned;
+mod objective;
+mod rollout;
+mod version;
+pub(crate) mod yielding;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{HOST, HeaderValue};
-use http::{Request, Response};
-use http_body_util::{BodyExt as _, Limited};
-use littoral_mesh::{Call, Method, Priority};
 use littoral_model::id::{AppId, FunctionName};
-use littoral_model::wire;
-use littoral_runtime::composition::ExporterSettings;
-use littoral_runtime::http::{Body, HttpFunction, HttpSettings, HttpStats, full};
-use littoral_runtime::interfaces::InterfaceFunction;
-use littoral_runtime::{LogSink, Shards};
-use serde::{Deserialize, Serialize};
+use littoral_runtime::Shards;
+use littoral_runtime::http::{HttpFunction, HttpStats};
 use tokio::task::AbortHandle;
 
-use crate::admin::types::AdminError;
+use crate::events::Events;
+use crate::gate::Gate;
 use crate::guests::{Loader, settings_of};
 use crate::intent::IntentStore;
-use crate::nearest::serving;
+use crate::routing::Routing;
+use admission::Deadlines;
+use learned::Learner;
+use rollout::Trouble;
+use version::Version;
+
+pub(crate) use instances::Standing;
+pub(crate) use invoke::{Chosen, Elsewhere, Manner};
 
 /// The largest body that goes to another node, either way: it must fit into a message.
 pub(crate) const BODY_BYTES_MAX: usize = 8 << 20;
-/// How long a call of another node may take on top of the function's own time.
-const LINK_ALLOWANCE: Duration = Duration::from_secs(5);
 /// The first wait before a function that did not load is tried again; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(500);
 /// The longest wait.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How long a version that is served no more is kept for those who have it in hand, and how often that is looked at.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 type Key = (AppId, FunctionName);
 
@@ -43,14 +54,45 @@ struct Served {
     artifact: String,
     /// What it was started with.
     settings: String,
-    loading: AbortHandle,
-    error: Arc<Mutex<Option<String>>>,
+    rolling: AbortHandle,
+    trouble: Trouble,
+    /// What answers.
+    current: Option<Arc<Version>>,
+    /// What is to take its place, and is not ready yet.
+    incoming: Option<Arc<Version>>,
+    /// What answered before, as long as it may come back.
+    former: Option<Arc<Version>>,
+    /// What an earlier roll-out has left: it ends once it is known that the next version has other instances.
+    left: Vec<Arc<Version>>,
+    /// Why the version that is deployed is not the one that answers.
+    refused: Option<String>,
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.loading.abort();
+        self.rolling.abort();
     }
+}
+
+impl Served {
+    /// The versions that do not answer.
+    fn others(&mut self) -> Vec<Arc<Version>> {
+        let mut others = std::mem::take(&mut self.left);
+        others.extend([self.incoming.take(), self.former.take()].into_iter().flatten());
+        others
+    }
+}
+
+/// How a function fares on this node.
+pub(crate) struct Fares {
+    /// What was measured of it once it is loaded.
+    pub(crate) stats: Option<HttpStats>,
+    /// Why it is not served as it is to be.
+    pub(crate) error: Option<String>,
+    /// How its instances stand, if they come and go.
+    pub(crate) standing: Option<Standing>,
+    /// Why the version that is deployed is not the one that answers.
+    pub(crate) refused: Option<String>,
 }
 
 /// The functions of this node.
@@ -58,79 +100,73 @@ pub(crate) struct Functions {
     loader: Arc<Loader>,
     intent: Arc<IntentStore>,
     shards: Shards,
+    gate: Arc<Gate>,
     served: Mutex<HashMap<Key, Served>>,
-    ready: Arc<RwLock<HashMap<Key, Arc<HttpFunction>>>>,
-    turn: AtomicUsize,
-}
-
-/// A function that was loaded: what answers its HTTP requests, and what answers other functions' calls.
-#[derive(Default)]
-struct Loaded {
-    http: Option<HttpFunction>,
-    interfaces: Option<InterfaceFunction>,
-}
-
-/// A request that goes to another node.
-#[derive(Debug, Serialize, Deserialize)]
-struct Invocation {
-    app: AppId,
-    function: FunctionName,
-    method: String,
-    uri: String,
-    headers: Vec<(String, Bytes)>,
-    body: Bytes,
-}
-
-/// Its answer.
-#[derive(Debug, Serialize, Deserialize)]
-struct Answer {
-    status: u16,
-    headers: Vec<(String, Bytes)>,
-    body: Bytes,
+    ready: RwLock<HashMap<Key, Arc<HttpFunction>>>,
+    routing: Arc<Routing>,
+    learners: Mutex<HashMap<Key, Arc<Learner>>>,
+    counted: demand::Counted,
+    measured: objective::Measured,
+    deadlines: Arc<Deadlines>,
+    events: Arc<Events>,
+    held: yielding::Held,
 }
 
 impl Functions {
-    pub(crate) fn new(loader: Arc<Loader>, intent: Arc<IntentStore>, shards: Shards) -> Self {
-        let (served, ready) = (Mutex::default(), Arc::default());
-        Self { loader, intent, shards, served, ready, turn: AtomicUsize::new(0) }
+    pub(crate) fn new(
+        loader: Arc<Loader>,
+        intent: Arc<IntentStore>,
+        shards: Shards,
+        gate: Arc<Gate>,
+        routing: Arc<Routing>,
+        events: Arc<Events>,
+    ) -> Self {
+        let (served, ready, learners) = (Mutex::default(), RwLock::default(), Mutex::default());
+        let (counted, measured) = (demand::Counted::default(), objective::Measured::default());
+        let (deadlines, held) = (Arc::new(Deadlines::new(shards.count())), yielding::Held::default());
+        Self {
+            loader,
+            intent,
+            shards,
+            gate,
+            served,
+            ready,
+            routing,
+            learners,
+            counted,
+            measured,
+            deadlines,
+            events,
+            held,
+        }
     }
 
-    /// Serves a function; until it is loaded, the one served so far goes on.
+    /// Serves a function; until it is ready, the version served so far goes on.
     pub(crate) fn start(self: &Arc<Self>, app: AppId, function: FunctionName, artifact: String) {
         let key = (app, function);
-        let digest = artifact.clone();
-        let error = Arc::new(Mutex::new(None));
-        let (this, id, seen) = (Arc::clone(self), key.clone(), Arc::clone(&error));
-        let loading = tokio::spawn(async move {
-            let mut wait = RETRY_MIN;
-            loop {
-                match this.load(&id, &artifact).await {
-                    Ok(loaded) => {
-                        this.serve(&id, loaded);
-                        *seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                        return;
-                    }
-                    Err(reason) => {
-                        tracing::warn!(app = %id.0, function = %id.1, reason, "a function cannot be served yet");
-                        *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
-                    }
-                }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(RETRY_MAX);
-            }
-        });
-        let settings = self.settings(&key);
-        let served = Served { artifact: digest, settings, loading: loading.abort_handle(), error };
-        self.served.lock().unwrap_or_else(PoisonError::into_inner).insert(key, served);
+        let (settings, trouble) = (self.settings(&key), Trouble::default());
+        // Held until the roll-out is known as the current one: it asks for that when it has loaded the version.
+        let mut all = self.lock_served();
+        let mut before = all.remove(&key);
+        let left = before.as_mut().map(Served::others).unwrap_or_default();
+        let current = before.and_then(|mut before| before.current.take());
+        let roll = Arc::clone(self).roll(key.clone(), artifact.clone(), Arc::clone(&trouble));
+        let rolling = tokio::spawn(roll).abort_handle();
+        let (incoming, former, refused) = (None, None, None);
+        all.insert(key, Served { artifact, settings, rolling, trouble, current, incoming, former, left, refused });
     }
 
     /// After intent has changed: starts functions anew that have other settings now.
     pub(crate) fn reconsider(self: &Arc<Self>) {
-        let changed: Vec<(Key, String)> = {
-            let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
-            let changed = served.iter().filter(|(key, served)| served.settings != self.settings(key));
-            changed.map(|(key, served)| (key.clone(), served.artifact.clone())).collect()
-        };
+        let apps = self.intent.now();
+        let mut changed: Vec<(Key, String)> = Vec::new();
+        for (key, served) in self.lock_served().iter() {
+            if served.settings != self.settings(key) {
+                changed.push((key.clone(), served.artifact.clone()));
+            } else if let Some(function) = apps.apps.get(&key.0).and_then(|app| app.manifest.functions.get(&key.1)) {
+                [&served.current, &served.incoming].into_iter().flatten().for_each(|version| version.scale(function));
+            }
+        }
         for ((app, function), artifact) in changed {
             self.start(app, function, artifact);
         }
@@ -143,67 +179,63 @@ impl Functions {
     /// Serves a function no more; calls in flight are finished.
     pub(crate) fn stop(&self, app: &AppId, function: &FunctionName) {
         let key = (app.clone(), function.clone());
-        self.served.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        self.serve(&key, Loaded::default());
+        let mut all = self.lock_served();
+        self.serve(&key, None);
+        if let Some(mut served) = all.remove(&key) {
+            let versions = served.others().into_iter().chain(served.current.take());
+            versions.for_each(|version| drop(tokio::spawn(version.retire())));
+        }
     }
 
-    fn serve(&self, key: &Key, loaded: Loaded) {
-        self.loader.exports.set(key, loaded.interfaces);
+    /// Ends the containers of all functions: this node does not come back for them.
+    pub(crate) async fn end_containers(&self) {
+        self.lock_served().clear();
+        if let Some(containers) = &self.loader.containers {
+            containers.stop_all().await;
+        }
+    }
+
+    fn lock_served(&self) -> MutexGuard<'_, HashMap<Key, Served>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a version answer, or none.
+    fn serve(&self, key: &Key, version: Option<&Version>) {
+        self.loader.exports.set(key, version.and_then(|version| version.interfaces.clone()));
         let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
-        match loaded.http {
-            Some(function) => drop(ready.insert(key.clone(), Arc::new(function))),
+        match version.and_then(|version| version.http.clone()) {
+            Some(function) => drop(ready.insert(key.clone(), function)),
             None => drop(ready.remove(key)),
         }
     }
 
-    async fn load(&self, key: &Key, digest: &str) -> Result<Loaded, String> {
-        let apps = self.intent.now();
-        let app = apps.apps.get(&key.0).ok_or("the app is gone")?;
-        let loaded = self.loader.load(app, &key.1, digest).await.map_err(|error| format!("{error:#}"))?;
-        let (runtime, name) = (&self.loader.runtime, format!("{}/{}", key.0, key.1));
-        let logs: Arc<dyn LogSink> = loaded.logs;
-        let exporter = ExporterSettings {
-            limits: loaded.limits,
-            environment: loaded.config.clone(),
-            access: Arc::clone(&loaded.access),
-            surroundings: Arc::clone(&loaded.surroundings),
-            logs: Arc::clone(&logs),
-            usage: Arc::clone(&loaded.usage),
-            concurrency_max: loaded.concurrency,
-            ..ExporterSettings::default()
-        };
-        let interfaces = InterfaceFunction::new(runtime, &loaded.artifact, &name, exporter);
-        if interfaces.is_some() && !loaded.artifact.is_handler() {
-            return Ok(Loaded { http: None, interfaces });
-        }
-        let settings = HttpSettings {
-            name,
-            limits: loaded.limits,
-            concurrency_max: loaded.concurrency,
-            environment: loaded.config,
-            access: loaded.access,
-            surroundings: loaded.surroundings,
-            logs,
-            usage: loaded.usage,
-        };
-        let http = HttpFunction::new(runtime, &loaded.artifact, settings).map_err(|error| error.to_string())?;
-        Ok(Loaded { http: Some(http), interfaces })
-    }
-
-    /// A function that this node serves.
+    /// A function that this node serves and may answer for now.
     pub(crate) fn here(&self, app: &AppId, function: &FunctionName) -> Option<Arc<HttpFunction>> {
+        if self.gate.closed(app).is_some() {
+            return None;
+        }
         let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
         ready.get(&(app.clone(), function.clone())).cloned()
     }
 
-    /// What this node serves or is to serve: what was measured of the function once it is loaded, and why it is not.
-    pub(crate) fn all(&self) -> Vec<(Key, Option<HttpStats>, Option<String>)> {
-        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What this node serves or is to serve, and how it fares.
+    pub(crate) fn all(&self) -> Vec<(Key, Fares)> {
+        let served = self.lock_served();
         let all = served.iter().map(|(key, served)| {
-            let error = served.error.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            (key.clone(), self.stats(key), error)
+            let trouble = served.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let standing = served.current.as_ref().and_then(|version| version.standing());
+            let error = trouble.or_else(|| standing.as_ref().and_then(|standing| standing.error.clone()));
+            let fares = Fares { stats: self.stats(key), error, standing, refused: served.refused.clone() };
+            (key.clone(), fares)
         });
         all.collect()
+    }
+
+    /// The artefacts of the versions that are or may be loaded again, also of those that are not deployed any more.
+    pub(crate) fn artifacts(&self) -> BTreeSet<String> {
+        let served = self.lock_served();
+        let versions = served.values().flat_map(|served| [&served.current, &served.incoming, &served.former]);
+        versions.flatten().map(|version| version.artifact.clone()).collect()
     }
 
     /// What was measured of a function that is loaded, of both ways in which it may be called.
@@ -215,107 +247,4 @@ impl Functions {
             (http, interfaces) => http.or(interfaces),
         }
     }
-
-    /// Calls a function, wherever it runs: here if it does, else on the live nodes that serve it in turn, nearest first.
-    pub(crate) async fn call(
-        &self,
-        app: &AppId,
-        function: &FunctionName,
-        mut request: Request<Bytes>,
-    ) -> Result<Response<Bytes>, AdminError> {
-        // HTTP/1.1 demands one; who calls by name has none in mind.
-        request.headers_mut().entry(HOST).or_insert(HeaderValue::from_static("localhost"));
-        if let Some(local) = self.here(app, function) {
-            return self.call_here(local, request).await;
-        }
-        if self.loader.exports.here(app, function).is_some() {
-            let text = format!("{}/{function} answers no HTTP: it exports interfaces for other functions", app.app);
-            return Err(AdminError::refused(text).hint("call a function that imports them"));
-        }
-        let apps = self.intent.now();
-        let known = apps.apps.get(app).and_then(|app| app.manifest.functions.get(function));
-        let Some(known) = known else {
-            return Err(AdminError::not_found(format!("there is no function {}/{function}", app.app))
-                .hint("`littoral get functions` lists those there are"));
-        };
-        let deadline = Duration::from(known.timeout) + LINK_ALLOWANCE;
-        let (parts, body) = request.into_parts();
-        let invocation = Invocation {
-            app: app.clone(),
-            function: function.clone(),
-            method: parts.method.to_string(),
-            uri: parts.uri.to_string(),
-            headers: headers_out(&parts.headers),
-            body,
-        };
-        let payload = wire::encode(&invocation).map_err(|error| AdminError::invalid(error.to_string()))?;
-        let mesh = &self.loader.mesh;
-        let mut last = format!("no live node serves {}/{function}", app.app);
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        for node in serving(mesh, &self.intent, turn, app, function) {
-            let call = Call::new(Method::Invoke, payload.clone(), Priority::Data, deadline, mesh.invocation());
-            match mesh.call(&node, call).await {
-                Ok(reply) => {
-                    let answer: Option<Answer> =
-                        wire::decode(&reply).map_err(|error| AdminError::internal(error.to_string()))?;
-                    match answer {
-                        Some(answer) => return response(answer),
-                        None => last = format!("{node} does not serve it yet"),
-                    }
-                }
-                // Only a refusal is certain to have had no effect: a call is not repeated elsewhere after anything else.
-                Err(littoral_mesh::CallError::Refused { reason, .. }) => last = format!("{node}: {reason}"),
-                Err(error) => return Err(AdminError::unavailable(format!("{node}: {error}"))),
-            }
-        }
-        Err(AdminError::unavailable(last).hint("`littoral get functions` tells where it runs and why it does not"))
-    }
-
-    /// Answers another node's [`Method::Invoke`]; with nothing if this node does not serve the function.
-    pub(crate) async fn answer(&self, payload: &Bytes) -> Result<Bytes, String> {
-        let invocation: Invocation = wire::decode(payload).map_err(|error| error.to_string())?;
-        let Some(function) = self.here(&invocation.app, &invocation.function) else {
-            if self.loader.exports.here(&invocation.app, &invocation.function).is_some() {
-                return Err("it answers no HTTP: it exports interfaces for other functions".to_owned());
-            }
-            return wire::encode(&None::<Answer>).map_err(|error| error.to_string());
-        };
-        let mut request = Request::builder().method(invocation.method.as_str()).uri(invocation.uri);
-        for (name, value) in &invocation.headers {
-            request = request.header(name, value.as_ref());
-        }
-        let request = request.body(invocation.body).map_err(|error| error.to_string())?;
-        let response = self.call_here(function, request).await.map_err(|error| error.to_string())?;
-        let (parts, body) = response.into_parts();
-        let answer = Answer { status: parts.status.as_u16(), headers: headers_out(&parts.headers), body };
-        wire::encode(&Some(answer)).map_err(|error| error.to_string())
-    }
-
-    async fn call_here(
-        &self,
-        function: Arc<HttpFunction>,
-        request: Request<Bytes>,
-    ) -> Result<Response<Bytes>, AdminError> {
-        let called = self.shards.spawn(self.shards.pick(), move || async move {
-            let (parts, body) = function.call(request.map(|body| -> Body { full(body) })).await.into_parts();
-            let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
-            (parts, body.map(http_body_util::Collected::to_bytes).map_err(|error| error.to_string()))
-        });
-        let (parts, body) = called.await.map_err(|error| AdminError::unavailable(error.to_string()))?;
-        let body =
-            body.map_err(|error| AdminError::unavailable(format!("the function's answer broke off: {error}")))?;
-        Ok(Response::from_parts(parts, body))
-    }
-}
-
-fn headers_out(headers: &http::HeaderMap) -> Vec<(String, Bytes)> {
-    headers.iter().map(|(name, value)| (name.to_string(), Bytes::copy_from_slice(value.as_bytes()))).collect()
-}
-
-fn response(answer: Answer) -> Result<Response<Bytes>, AdminError> {
-    let mut response = Response::builder().status(answer.status);
-    for (name, value) in &answer.headers {
-        response = response.header(name, value.as_ref());
-    }
-    response.body(answer.body).map_err(|error| AdminError::internal(error.to_string()))
 }

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use littoral_mesh::Members;
 use littoral_model::id::{NodeId, SiteId};
 use littoral_model::wire;
 use littoral_model::work::{Assignment, KeeperAnswer, KeeperCommand, WorkId};
-use littoral_store::consensus::{GroupOptions, RaftTransport, SiteGroup};
+use littoral_store::consensus::{ELECTION, GroupOptions, RaftTransport, SiteGroup};
 use littoral_store::log::Log;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::watch;
 
 use crate::data_dir::Facts;
 
@@ -22,6 +24,7 @@ pub(crate) struct Groups {
     site: SiteId,
     log: Log,
     transport: Arc<dyn RaftTransport>,
+    members: watch::Receiver<Arc<Members>>,
     /// Tells of each group that is started, so that its agent is driven.
     opened: Sender<Arc<SiteGroup>>,
     running: Mutex<BTreeMap<SiteId, Arc<SiteGroup>>>,
@@ -35,6 +38,7 @@ impl Groups {
         facts: &Facts,
         log: Log,
         transport: Arc<dyn RaftTransport>,
+        members: watch::Receiver<Arc<Members>>,
         opened: Sender<Arc<SiteGroup>>,
     ) -> anyhow::Result<Arc<Self>> {
         let (node, site) = (facts.node.clone(), facts.site.clone());
@@ -43,6 +47,7 @@ impl Groups {
             site: site.clone(),
             log,
             transport,
+            members,
             opened,
             running: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
@@ -76,10 +81,13 @@ impl Groups {
     }
 
     /// Answers a message of another node's group; a group that wants this node's vote is started.
-    pub(crate) async fn handle(&self, payload: &Bytes) -> Result<Bytes, String> {
+    pub(crate) async fn handle(&self, from: &NodeId, payload: &Bytes) -> Result<Bytes, String> {
         let (site, message): (SiteId, Bytes) = wire::decode(payload).map_err(|error| error.to_string())?;
+        let is_of_site = || self.members.borrow().get(from).is_some_and(|digest| digest.site == site);
         let group = match self.get(&site) {
             Some(group) => group,
+            // Only a node of the site leads its group; whoever names others would use up the votes that are lent.
+            None if !is_of_site() => return Err(format!("{from} is not known to be of the site {site}; try again")),
             None => self.open(&site, false).await.map_err(|error| error.to_string())?,
         };
         group.handle(message).await.map_err(|error| error.to_string())
@@ -107,6 +115,7 @@ impl Groups {
             initialize: founder,
             // A borrowed voter votes and never leads: it sees the site's nodes only from afar.
             elect: *site == self.site,
+            election: ELECTION,
         };
         let group = SiteGroup::start(options, self.log.clone(), Arc::clone(&self.transport)).await?;
         self.lock().insert(site.clone(), Arc::clone(&group));
@@ -162,7 +171,8 @@ mod tests {
         let (node, site) = (NodeId::new("cloud-1").unwrap(), SiteId::new("cloud").unwrap());
         let facts = Facts::new("fabric".to_owned(), node, Tier::Cloud, site, true);
         let (opened, mut started) = tokio::sync::mpsc::channel(BORROWED_MAX + 1);
-        let groups = Groups::start(&facts, log, Arc::new(Nobody), opened).await.unwrap();
+        let (_members, seen) = watch::channel(Arc::default());
+        let groups = Groups::start(&facts, log, Arc::new(Nobody), seen, opened).await.unwrap();
         let hall = SiteId::new("hall-7").unwrap();
         let all = futures::future::join_all((0..8).map(|_| groups.open(&hall, false))).await;
         let all: Vec<Arc<SiteGroup>> = all.into_iter().map(Result::unwrap).collect();
@@ -170,6 +180,27 @@ mod tests {
         assert_eq!(started.recv().await.unwrap().site().as_str(), "cloud");
         assert_eq!(started.recv().await.unwrap().site().as_str(), "hall-7");
         assert!(started.try_recv().is_err(), "each is told of once");
+        groups.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_group_is_started_only_for_a_node_of_its_site() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::open(folder.path(), LogOptions::small()).unwrap();
+        let (node, site) = (NodeId::new("cloud-1").unwrap(), SiteId::new("cloud").unwrap());
+        let facts = Facts::new("fabric".to_owned(), node, Tier::Cloud, site, true);
+        let (opened, _started) = tokio::sync::mpsc::channel(BORROWED_MAX + 1);
+        let known = crate::spec::tests::digest("edge-1", "hall-7");
+        let (_members, seen) = watch::channel(Arc::new(Members::from([(known.node.clone(), Arc::new(known))])));
+        let groups = Groups::start(&facts, log, Arc::new(Nobody), seen, opened).await.unwrap();
+        let names = |site: &str| wire::encode(&(SiteId::new(site).unwrap(), Bytes::new())).unwrap();
+        for (from, site, opens) in
+            [("edge-1", "hall-8", false), ("edge-2", "hall-7", false), ("edge-1", "hall-7", true)]
+        {
+            // The message itself cannot be read, whoever sends it.
+            groups.handle(&NodeId::new(from).unwrap(), &names(site)).await.unwrap_err();
+            assert_eq!(groups.get(&SiteId::new(site).unwrap()).is_some(), opens, "{from} names {site}");
+        }
         groups.stop().await;
     }
 }

@@ -12,7 +12,7 @@ use littoral_mesh::tenant::TenantKey;
 use littoral_mesh::token::Token;
 use littoral_model::id::{TenantId, Tier};
 
-use crate::data_dir::{DataDir, Facts};
+use crate::data_dir::{CONTAINERS, DataDir, Facts};
 use crate::settings::{InitOutcome, InitSettings, NodeSettings};
 use crate::token_book::Book;
 
@@ -145,12 +145,13 @@ pub(crate) fn reachable(listen: &[SocketAddr], advertise: &[String]) -> Vec<Stri
     found
 }
 
-/// Makes the folder for this user only; what is in it already must not be a node's.
+/// Makes the folder for this user only; what is in it already must not be a node's. The folder of containers is there before:
+/// the process that makes them is started before the node confines itself.
 fn make_empty(path: &Path) -> anyhow::Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.with_context(|| format!("cannot make {}", path.display()))?;
-    let mut entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
-    if entries.next().is_some() {
+    let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if entries.flatten().any(|entry| entry.file_name() != CONTAINERS) {
         bail!("{} is not empty; give another --data, or start the node that is in it without --join", path.display());
     }
     Ok(())

@@ -1,7 +1,11 @@
 //! What is deployed: the apps that should run, on every node's disk, so that it is known offline.
 //!
-//! Each app has one record, replaced by a later one. Records spread from node to node: a deployment is sent to all that
-//! are reachable, and whoever sees another hash of intent in a digest exchanges what one of both lacks.
+//! Of each app the edits are kept that no other was made in the knowledge of: one holds, the others lost and are shown to
+//! people (`littoral-control::edits` decides, `record` says how they are written). Edits spread from node to node: one is
+//! sent to all that are reachable, and whoever sees another hash of intent in a digest exchanges what one of both lacks.
+
+mod record;
+mod revocation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,18 +13,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use bytes::Bytes;
 use littoral_control::Intent;
+use littoral_control::edits::{Merged, Tips};
+use littoral_control::partition::Policy;
 use littoral_mesh::identity::unix_now;
 use littoral_model::composition::Composition;
-use littoral_model::hlc::{self, Clock, Hlc};
+use littoral_model::edit::{Edit, EditId};
 use littoral_model::id::{AppId, Epoch, NodeId};
-use littoral_model::manifest::{self, Manifest};
+use littoral_model::manifest::{self, Manifest, Partition, PartitionPolicy, StopAfter};
 use littoral_model::wire;
 use littoral_plan::Placement;
+use littoral_sql::Program;
 use littoral_store::log::Log;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::admin::types::AppBundle;
+use self::record::{Known, Said, Wanted};
+use crate::admin::types::{AppBundle, AppEnd, AppHistory};
+use crate::logs::Logs;
 use crate::signing::{BundleError, Verifier};
 
 /// Where intent is in the node's log.
@@ -29,42 +38,29 @@ const WORK: &str = "~intent";
 const REWRITE_AFTER: u64 = 256;
 /// How many apps may be known, ended ones among them.
 const APPS_MAX: usize = 10_000;
+/// How many refused edits are remembered as said.
+const REFUSED_MAX: usize = 1_024;
 /// How much of the log is read at once.
 const READ_BYTES: usize = 4 << 20;
-
-/// When an app was last deployed or ended, and by which node.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Stamp {
-    time: Hlc,
-    node: NodeId,
-}
-
-/// What is wanted of an app.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record {
-    app: AppId,
-    stamp: Stamp,
-    /// None once it was deleted.
-    wanted: Option<Wanted>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Wanted {
-    bundle: AppBundle,
-    placement: Placement,
-    #[serde(default, skip_serializing_if = "Composition::is_empty")]
-    composition: Composition,
-}
 
 /// A deployed app.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) id: AppId,
+    /// What is written in it, with what its flows in SQL came to.
     pub(crate) manifest: Manifest,
+    /// What the stages of its flows in SQL do.
+    pub(crate) program: Program,
     pub(crate) bundle: AppBundle,
     pub(crate) placement: Arc<Placement>,
     /// What its functions import from one another.
     pub(crate) composition: Composition,
+    /// The edit that holds.
+    pub(crate) edit: Edit,
+    /// Its name.
+    pub(crate) edit_id: EditId,
+    /// What lost to it unknown to its author; one sentence each.
+    pub(crate) lost: Vec<String>,
 }
 
 /// Everything that is deployed, at one moment.
@@ -73,35 +69,64 @@ pub(crate) struct Apps {
     pub(crate) apps: BTreeMap<AppId, Arc<App>>,
     /// The same, as far as agents need it.
     pub(crate) intent: Arc<Intent>,
+    /// The nodes that are shut out.
+    pub(crate) revoked: Arc<BTreeSet<NodeId>>,
     /// Equal on nodes that know the same.
     pub(crate) hash: u64,
 }
 
-/// What two nodes tell each other: records, as JSON so that another version can read them, and what else is known.
+/// What two nodes tell each other: edits, as JSON so that another version can read them, and what else is known.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Exchange {
-    known: BTreeMap<AppId, Stamp>,
+    known: BTreeMap<AppId, Vec<EditId>>,
     records: Vec<String>,
+    /// All revocations; they never end, and there are few.
+    revoked: Vec<String>,
+}
+
+/// What is known of all apps.
+type Edits = BTreeMap<AppId, Tips<Arc<Said>>>;
+
+/// The revocations, as they came.
+type Revoked = BTreeMap<NodeId, String>;
+
+/// Why something was not deployed or ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EditError {
+    /// It does not follow what holds here.
+    #[error("{app} was changed meanwhile: {now}")]
+    Overtaken {
+        /// Which app.
+        app: AppId,
+        /// What holds.
+        now: String,
+    },
+    /// It is not signed, or not well.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// It cannot be kept.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// The intent that this node knows.
 pub(crate) struct IntentStore {
-    node: NodeId,
     log: Log,
     verifier: Verifier,
-    records: Mutex<BTreeMap<AppId, Record>>,
+    logs: Arc<Logs>,
+    edits: Mutex<Edits>,
+    revoked: Mutex<Revoked>,
     /// What other nodes offered and was refused, so that it is said once.
-    refused: Mutex<BTreeMap<AppId, Stamp>>,
+    refused: Mutex<BTreeSet<EditId>>,
     /// One change is written at a time, so that the log and the memory have the same order.
     writing: tokio::sync::Mutex<u64>,
-    clock: Mutex<Clock>,
     apps: watch::Sender<Arc<Apps>>,
 }
 
 impl IntentStore {
     /// Reads what this node's disk holds. Blocks briefly.
-    pub(crate) fn open(node: NodeId, log: Log, verifier: Verifier) -> anyhow::Result<Self> {
-        let mut records: BTreeMap<AppId, Record> = BTreeMap::new();
+    pub(crate) fn open(log: Log, verifier: Verifier, logs: Arc<Logs>) -> anyhow::Result<Self> {
+        let mut edits = Edits::new();
         let mut held = 0;
         if let Some(head) = log.head(WORK) {
             let mut from = head.first;
@@ -110,18 +135,21 @@ impl IntentStore {
                 let Some(last) = entries.last() else { break };
                 from = last.index + 1;
                 for entry in &entries {
-                    let record: Record = serde_json::from_slice(&entry.payload)
+                    let text = std::str::from_utf8(&entry.payload).context("the stored intent is not text")?;
+                    let version = record::read(text)
                         .context("the stored intent is of another version of Littoral; start that one")?;
-                    records.insert(record.app.clone(), record);
                     held += 1;
+                    if is_held(&verifier, &version) {
+                        edits.entry(version.says.app.clone()).or_default().merge(version);
+                    }
                 }
             }
         }
-        records.retain(|app, record| is_held(&verifier, app, record));
-        let (apps, _) = watch::channel(Arc::new(view(&records)));
+        let revoked = revocation::open(&log, &verifier)?;
+        let (apps, _) = watch::channel(Arc::new(view(&edits, &revoked, &Apps::default())));
         let writing = tokio::sync::Mutex::new(held);
-        let (clock, refused) = (Mutex::default(), Mutex::default());
-        Ok(Self { node, log, verifier, records: Mutex::new(records), refused, writing, clock, apps })
+        let (edits, revoked) = (Mutex::new(edits), Mutex::new(revoked));
+        Ok(Self { log, verifier, logs, edits, revoked, refused: Mutex::default(), writing, apps })
     }
 
     /// What is deployed, now and from now on.
@@ -136,6 +164,9 @@ impl IntentStore {
 
     /// Whether a bundle may be deployed now.
     pub(crate) fn check(&self, app: &AppId, bundle: &AppBundle) -> Result<(), BundleError> {
+        if bundle.signature.is_some() && bundle.edit.is_none() {
+            return Err(BundleError::NoEdit { app: app.clone() });
+        }
         self.verifier.check_new(app, bundle, Some(unix_now()))
     }
 
@@ -146,32 +177,68 @@ impl IntentStore {
         bundle: AppBundle,
         placement: Placement,
         composition: Composition,
-    ) -> Result<(), String> {
-        self.check(&app, &bundle).map_err(|error| error.to_string())?;
-        let stamp = self.next_stamp(&app);
-        self.take(vec![Record { app, stamp, wanted: Some(Wanted { bundle, placement, composition }) }]).await
+    ) -> Result<(), EditError> {
+        self.check(&app, &bundle)?;
+        let wanted = Wanted { bundle, placement, composition };
+        self.edit(record::deployment(app, wanted).map_err(failed)?).await
     }
 
     /// Makes an app unwanted.
-    pub(crate) async fn end(&self, app: AppId) -> Result<(), String> {
-        let stamp = self.next_stamp(&app);
-        self.take(vec![Record { app, stamp, wanted: None }]).await
+    pub(crate) async fn end(&self, app: AppId, end: AppEnd) -> Result<(), EditError> {
+        self.verifier.check_edit(&app, &end.edit, None, end.signature.as_ref(), Some(unix_now()))?;
+        self.edit(record::end(app, end).map_err(failed)?).await
+    }
+
+    /// Takes an edit that somebody made here, who knew what holds here.
+    async fn edit(&self, version: Known) -> Result<(), EditError> {
+        let mut held = self.writing.lock().await;
+        let app = version.says.app.clone();
+        {
+            let edits = self.lock();
+            let holds = edits.get(&app).and_then(Tips::holds);
+            let Edit { incarnation, generation, .. } = version.edit;
+            let place = match holds {
+                None => (1, 1),
+                Some(Known { edit, .. }) => {
+                    (edit.incarnation + u64::from(edit.ends || edit.incarnation == 0), edit.generation + 1)
+                }
+            };
+            if holds.map(|holds| &holds.id) != version.edit.lineage.first() || (incarnation, generation) != place {
+                let now = holds.map_or_else(|| "it was never deployed here".to_owned(), told);
+                return Err(EditError::Overtaken { app, now });
+            }
+        }
+        self.take_in_turn(&mut held, vec![version]).await.map_err(EditError::Failed)
+    }
+
+    /// What holds of an app, and what lost.
+    pub(crate) fn history(&self, app: &AppId) -> AppHistory {
+        let edits = self.lock();
+        let Some(tips) = edits.get(app) else { return AppHistory::default() };
+        AppHistory { holds: tips.holds().map(record::shown), lost: tips.lost().iter().map(record::shown).collect() }
+    }
+
+    /// The artefacts of everything that holds, and of what lost and may be applied again.
+    pub(crate) fn artifacts(&self) -> BTreeSet<String> {
+        let edits = self.lock();
+        let wanted = edits.values().flat_map(Tips::all).filter_map(|version| version.says.wanted.as_ref());
+        wanted.flat_map(|wanted| wanted.bundle.artifacts.values().cloned()).collect()
     }
 
     /// Everything that this node knows, for another one.
     pub(crate) fn offer(&self) -> Exchange {
-        let records = self.lock();
-        Exchange {
-            known: records.iter().map(|(app, record)| (app.clone(), record.stamp.clone())).collect(),
-            records: Vec::new(),
-        }
+        let ids = |tips: &Tips<Arc<Said>>| tips.all().iter().map(|version| version.id).collect();
+        let known = self.lock().iter().map(|(app, tips)| (app.clone(), ids(tips))).collect();
+        let revoked = self.lock_revoked().values().cloned().collect();
+        Exchange { known, records: Vec::new(), revoked }
     }
 
-    /// Like [`offer`](Self::offer), with one app's record.
+    /// Like [`offer`](Self::offer), with one app's edits.
     pub(crate) fn offer_with(&self, app: &AppId) -> Exchange {
         let mut offer = self.offer();
-        offer.records =
-            self.lock().get(app).and_then(|record| serde_json::to_string(record).ok()).into_iter().collect();
+        let edits = self.lock();
+        let tips = edits.get(app).into_iter().flat_map(Tips::all);
+        offer.records = tips.map(|version| version.says.text.clone()).collect();
         offer
     }
 
@@ -180,122 +247,171 @@ impl IntentStore {
         let known = theirs.known.clone();
         self.learn(theirs).await?;
         let mut answer = self.offer();
-        let records = self.lock();
-        let newer = records.values().filter(|record| known.get(&record.app).is_none_or(|stamp| *stamp < record.stamp));
+        let edits = self.lock();
+        let lacks = |version: &&Known| !known.get(&version.says.app).is_some_and(|ids| ids.contains(&version.id));
         let mut bytes = 0;
-        for record in newer {
-            let text = serde_json::to_string(record).map_err(|error| error.to_string())?;
-            bytes += text.len();
+        for version in edits.values().flat_map(Tips::all).filter(lacks) {
+            bytes += version.says.text.len();
             // What does not fit into one message is asked for again.
             if bytes > wire::MESSAGE_BYTES_MAX / 2 && !answer.records.is_empty() {
                 break;
             }
-            answer.records.push(text);
+            answer.records.push(version.says.text.clone());
         }
         Ok(answer)
     }
 
-    /// Takes the records that are newer than what is known, and whose bundles their tenant has signed.
+    /// Takes the edits that are not known, and that their tenant has signed. One that cannot be read stands in no other's
+    /// way.
     pub(crate) async fn learn(&self, theirs: Exchange) -> Result<(), String> {
-        let mut records = Vec::with_capacity(theirs.records.len());
+        self.learn_revoked(theirs.revoked).await?;
+        let mut versions = Vec::with_capacity(theirs.records.len());
+        let mut unread = None;
         for text in &theirs.records {
-            let record: Record =
-                serde_json::from_str(text).map_err(|error| format!("intent of another version: {error}"))?;
-            if self.is_newer(&record) && self.is_good(&record) {
-                records.push(record);
+            match record::read(text) {
+                Ok(version) if !self.knows(&version) && self.is_good(&version) => versions.push(version),
+                Ok(_) => {}
+                Err(error) => unread = Some(format!("an edit that another node knows cannot be read: {error}")),
             }
         }
-        if records.is_empty() { Ok(()) } else { self.take(records).await }
+        if !versions.is_empty() {
+            self.take(versions).await?;
+        }
+        unread.map_or(Ok(()), Err)
     }
 
-    fn is_newer(&self, record: &Record) -> bool {
-        self.lock().get(&record.app).is_none_or(|known| known.stamp < record.stamp)
+    fn knows(&self, version: &Known) -> bool {
+        let edits = self.lock();
+        edits.get(&version.says.app).is_some_and(|tips| tips.all().iter().any(|tip| tip.id == version.id))
     }
 
-    /// Whether another node's record is to be taken; says once why not.
-    fn is_good(&self, record: &Record) -> bool {
-        let Some(wanted) = &record.wanted else { return true };
-        let Err(error) = self.verifier.check_new(&record.app, &wanted.bundle, None) else { return true };
+    /// Whether another node's edit is to be taken; says once why not.
+    fn is_good(&self, version: &Known) -> bool {
+        let Said { app, wanted, end, .. } = &*version.says;
+        let checked = match (wanted, end) {
+            (Some(wanted), _) => self.verifier.check_new(app, &wanted.bundle, None),
+            (None, Some(end)) => self.verifier.check_edit(app, &end.edit, None, end.signature.as_ref(), None),
+            // Ends were not signed once: who was not told of one then must be told again, by somebody with the key.
+            (None, None) => Err(BundleError::Unsigned { app: app.clone() }),
+        };
+        let Err(error) = checked else { return true };
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.len() >= APPS_MAX {
+        if refused.len() >= REFUSED_MAX {
             refused.clear();
         }
-        if refused.insert(record.app.clone(), record.stamp.clone()).as_ref() != Some(&record.stamp) {
-            tracing::error!(app = %record.app, by = %record.stamp.node, %error, "refused what another node says is deployed");
+        if refused.insert(version.id) {
+            tracing::error!(%app, by = version.edit.author, %error, "refused what another node says is deployed");
         }
         false
     }
 
-    async fn take(&self, records: Vec<Record>) -> Result<(), String> {
-        let mut held = self.writing.lock().await;
-        let newer: Vec<Record> = {
-            let known = self.lock();
-            let is_newer = |record: &Record| known.get(&record.app).is_none_or(|old| old.stamp < record.stamp);
-            records.into_iter().filter(is_newer).collect()
-        };
-        if newer.is_empty() {
+    async fn take(&self, versions: Vec<Known>) -> Result<(), String> {
+        self.take_in_turn(&mut *self.writing.lock().await, versions).await
+    }
+
+    async fn take_in_turn(&self, held: &mut u64, versions: Vec<Known>) -> Result<(), String> {
+        let mut merged = self.lock().clone();
+        let is_new =
+            |version: &Known| merged.entry(version.says.app.clone()).or_default().merge(version.clone()) != Merged::Old;
+        let versions: Vec<Known> = versions.into_iter().filter(is_new).collect();
+        if versions.is_empty() {
             return Ok(());
         }
-        if self.lock().len() + newer.len() > APPS_MAX {
+        if merged.len() > APPS_MAX {
             return Err(format!("{APPS_MAX} apps are known; this fabric takes no more"));
         }
-        self.write(&newer).await?;
-        *held += newer.len() as u64;
-        {
-            let mut known = self.lock();
-            let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-            for record in newer {
-                if let Err(error) = clock.observe(record.stamp.time, now_us()) {
-                    tracing::warn!(app = %record.app, by = %record.stamp.node, %error, "a deployment has a strange time");
-                }
-                known.insert(record.app.clone(), record);
-            }
-            self.apps.send_replace(Arc::new(view(&known)));
-        }
-        if *held >= REWRITE_AFTER + 2 * self.lock().len() as u64 {
+        self.write(versions.iter()).await?;
+        *held += versions.len() as u64;
+        let before = std::mem::replace(&mut *self.lock(), merged);
+        self.tell_of_lost(&before, &versions);
+        self.show();
+        let kept = self.lock().values().map(|tips| tips.all().len() as u64).sum::<u64>();
+        if *held >= REWRITE_AFTER + 2 * kept {
             *held = self.rewrite().await?;
         }
         Ok(())
     }
 
-    async fn write(&self, records: &[Record]) -> Result<u64, String> {
-        let payloads = records.iter().map(|record| serde_json::to_vec(record).map(Bytes::from));
-        let payloads = payloads.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+    /// Tells what is deployed now.
+    fn show(&self) {
+        let now = view(&self.lock(), &self.lock_revoked(), &self.now());
+        self.apps.send_replace(Arc::new(now));
+    }
+
+    /// Says which edits of these apps have lost that had not before.
+    fn tell_of_lost(&self, before: &Edits, versions: &[Known]) {
+        let edits = self.lock();
+        let apps: BTreeSet<&AppId> = versions.iter().map(|version| &version.says.app).collect();
+        for app in apps {
+            let Some(tips) = edits.get(app) else { continue };
+            let Some(holds) = tips.holds() else { continue };
+            let had_lost =
+                |id: &EditId| before.get(app).is_some_and(|tips| tips.lost().iter().any(|lost| lost.id == *id));
+            for lost in tips.lost().iter().filter(|lost| !had_lost(&lost.id)) {
+                let text = lost_sentence(app, lost, holds);
+                tracing::warn!(%app, "{text}");
+                self.logs.system(Some(app.app.as_str()), None, &text);
+            }
+        }
+    }
+
+    async fn write(&self, versions: impl Iterator<Item = &Known>) -> Result<u64, String> {
+        let payloads = versions.map(|version| Bytes::from(version.says.text.clone())).collect();
         let append = self.log.append_wait(WORK, Epoch(1), payloads).await.map_err(|error| error.to_string())?;
         let first = append.first;
         append.durable().await.map_err(|error| error.to_string())?;
         Ok(first)
     }
 
-    /// Writes all records anew, so that the older ones can be forgotten.
+    /// Writes all edits anew, so that those that were replaced can be forgotten.
     async fn rewrite(&self) -> Result<u64, String> {
-        let all: Vec<Record> = self.lock().values().cloned().collect();
-        let first = self.write(&all).await?;
+        let all: Vec<Known> = self.lock().values().flat_map(Tips::all).cloned().collect();
+        let first = self.write(all.iter()).await?;
         self.log.trim(WORK, first).map_err(|error| error.to_string())?;
         Ok(all.len() as u64)
     }
 
-    /// Later than any stamp of the app that this node has seen, whatever its clock says.
-    fn next_stamp(&self, app: &AppId) -> Stamp {
-        let now = self.clock.lock().unwrap_or_else(PoisonError::into_inner).tick(now_us());
-        let known = self.lock().get(app).map(|record| record.stamp.time);
-        let time = match known {
-            Some(known) if known >= now => hlc::next(known),
-            _ => now,
-        };
-        Stamp { time, node: self.node.clone() }
+    fn lock_revoked(&self) -> std::sync::MutexGuard<'_, Revoked> {
+        self.revoked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<AppId, Record>> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Edits> {
+        self.edits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+fn failed(error: anyhow::Error) -> EditError {
+    EditError::Failed(error.to_string())
+}
+
+/// What an edit was, in a few words.
+fn told(version: &Known) -> String {
+    let Known { id, edit, says } = version;
+    let manifest =
+        says.wanted.as_ref().and_then(|wanted| manifest::parse("littoral.toml", &wanted.bundle.manifest).ok());
+    let what = manifest.map_or_else(|| "its end".to_owned(), |manifest| format!("version {}", manifest.version));
+    format!("{what} by {}, edit {} of generation {}", edit.author, id.short(), edit.generation)
+}
+
+/// What to tell whoever made an edit that lost.
+fn lost_sentence(app: &AppId, lost: &Known, holds: &Known) -> String {
+    let next = match lost.says.wanted {
+        Some(_) => format!("`littoral reapply {} {}` applies it again", app.app, lost.id.short()),
+        None => format!("`littoral delete {}` ends it again", app.app),
+    };
+    format!("{} lost to {}, made without knowing of it; {next}", told(lost), told(holds))
+}
+
 /// Whether what is on the disk is still to be done.
-fn is_held(verifier: &Verifier, app: &AppId, record: &Record) -> bool {
-    let Some(wanted) = &record.wanted else { return true };
-    match verifier.check_held(app, &wanted.bundle) {
-        Ok(()) if wanted.bundle.signature.is_none() => {
+fn is_held(verifier: &Verifier, version: &Known) -> bool {
+    let Said { app, wanted, end, .. } = &*version.says;
+    let checked = match (wanted, end) {
+        (Some(wanted), _) => verifier.check_held(app, &wanted.bundle),
+        (None, Some(end)) => verifier.check_edit(app, &end.edit, None, end.signature.as_ref(), None),
+        (None, None) => Ok(()),
+    };
+    match checked {
+        Ok(()) if record::is_stamped(version) && wanted.as_ref().is_some_and(|w| w.bundle.signature.is_none()) => {
             tracing::warn!(%app, "deployed before bundles were signed, and kept on this node; deploy it again to have it signed");
             true
         }
@@ -307,36 +423,63 @@ fn is_held(verifier: &Verifier, app: &AppId, record: &Record) -> bool {
     }
 }
 
-fn now_us() -> u64 {
-    u64::try_from(littoral_flow::stats::now_us()).unwrap_or_default()
+/// What an app does in a cut, unless it simply goes on.
+fn policy(manifest: &Manifest) -> Option<Policy> {
+    match &manifest.partition {
+        Partition::Named(PartitionPolicy::Keep) => None,
+        Partition::Named(PartitionPolicy::Singleton) => Some(Policy::Singleton),
+        Partition::StopAfter(StopAfter { stop_after }) => {
+            let after = std::time::Duration::from(*stop_after);
+            Some(Policy::StopAfter(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)))
+        }
+    }
 }
 
-fn view(records: &BTreeMap<AppId, Record>) -> Apps {
-    let mut found = Apps::default();
-    let (mut intent, mut ended) = (BTreeMap::new(), BTreeSet::new());
+/// Reads a manifest, and what its statements in SQL add to it.
+pub(crate) fn read_manifest(text: &str) -> Result<(Manifest, Program), manifest::Findings> {
+    let mut manifest = manifest::parse("littoral.toml", text)?;
+    let program = littoral_sql::expand(&mut manifest).map_err(|mistakes| mistakes.findings)?;
+    Ok((manifest, program))
+}
+
+/// The app that an edit wants.
+fn read(id: &AppId, holds: &Known, wanted: &Wanted, lost: Vec<String>) -> Result<Arc<App>, manifest::Findings> {
+    let (manifest, program) = read_manifest(&wanted.bundle.manifest)?;
+    let placement = Arc::new(wanted.placement.clone());
+    let (bundle, composition) = (wanted.bundle.clone(), wanted.composition.clone());
+    let (edit, edit_id) = (holds.edit.clone(), holds.id);
+    Ok(Arc::new(App { id: id.clone(), manifest, program, bundle, placement, composition, edit, edit_id, lost }))
+}
+
+/// What is deployed. Of `before` the apps are taken over of which nothing has changed: to read a manifest takes a while.
+fn view(edits: &Edits, revoked: &Revoked, before: &Apps) -> Apps {
+    let mut found = Apps { revoked: Arc::new(revoked.keys().cloned().collect()), ..Apps::default() };
+    let (mut intent, mut ended, mut policies) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
     let mut hashed = String::new();
-    for (id, record) in records {
-        hashed.push_str(&format!("{id} {} {}\n", record.stamp.time, record.stamp.node));
-        let Some(wanted) = &record.wanted else {
+    revoked.keys().for_each(|node| hashed.push_str(&format!("{node}\n")));
+    for (id, tips) in edits {
+        tips.all().iter().for_each(|version| hashed.push_str(&format!("{id} {}\n", version.id)));
+        let Some(holds) = tips.holds() else { continue };
+        let Some(wanted) = &holds.says.wanted else {
             ended.insert(id.clone());
             continue;
         };
-        match manifest::parse("littoral.toml", &wanted.bundle.manifest) {
-            Ok(manifest) => {
-                let placement = Arc::new(wanted.placement.clone());
-                intent.insert(id.clone(), Arc::clone(&placement));
-                let (bundle, composition) = (wanted.bundle.clone(), wanted.composition.clone());
-                let app = App { id: id.clone(), manifest, bundle, placement, composition };
-                found.apps.insert(id.clone(), Arc::new(app));
-            }
+        let lost: Vec<String> = tips.lost().iter().map(|lost| lost_sentence(id, lost, holds)).collect();
+        let same = before.apps.get(id).filter(|app| app.edit_id == holds.id && app.lost == lost);
+        let app = match same.map_or_else(|| read(id, holds, wanted, lost), |app| Ok(Arc::clone(app))) {
+            Ok(app) => app,
             Err(findings) => {
                 tracing::error!(app = %id, %findings, "the manifest of a deployed app cannot be read; upgrade this node");
+                continue;
             }
-        }
+        };
+        intent.insert(id.clone(), Arc::clone(&app.placement));
+        policies.extend(policy(&app.manifest).map(|policy| (id.clone(), policy)));
+        found.apps.insert(id.clone(), app);
     }
     let digest = ring::digest::digest(&ring::digest::SHA256, hashed.as_bytes());
     found.hash = digest.as_ref().iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte));
-    found.intent = Arc::new(Intent { apps: intent, ended });
+    found.intent = Arc::new(Intent { apps: intent, ended, policies, revoked: Arc::clone(&found.revoked) });
     found
 }
 

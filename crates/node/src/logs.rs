@@ -1,6 +1,6 @@
 //! The last lines that functions and the node itself have logged, and those to come.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -44,9 +44,34 @@ pub(crate) struct Logs {
 
 #[derive(Debug, Default)]
 struct Lines {
-    held: VecDeque<LogLine>,
+    /// By their numbers.
+    held: VecDeque<(u64, LogLine)>,
+    /// How many are held of each app.
+    by_app: BTreeMap<Option<String>, usize>,
     /// The number of the next line.
     next: u64,
+}
+
+impl Lines {
+    /// Takes a line in. The oldest goes of the app that has most: one that writes without end takes nobody else's place.
+    fn push(&mut self, line: LogLine) {
+        *self.by_app.entry(line.app.clone()).or_default() += 1;
+        self.held.push_back((self.next, line));
+        self.next += 1;
+        if self.held.len() <= LINES_MAX {
+            return;
+        }
+        let most = self.by_app.iter().max_by_key(|(_, count)| **count).map(|(app, _)| app.clone());
+        let oldest = self.held.iter().position(|(_, line)| Some(&line.app) == most.as_ref());
+        if let Some((_, gone)) = oldest.and_then(|oldest| self.held.remove(oldest))
+            && let Some(count) = self.by_app.get_mut(&gone.app)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.by_app.remove(&gone.app);
+            }
+        }
+    }
 }
 
 impl Logs {
@@ -74,33 +99,27 @@ impl Logs {
             stream,
             text: text.get(..cut).unwrap_or_default().to_owned(),
         };
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.held.len() >= LINES_MAX {
-            lines.held.pop_front();
-        }
-        lines.held.push_back(line);
-        lines.next += 1;
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
 
     /// The lines that are asked for, oldest first.
     pub(crate) fn find(&self, query: &LogQuery) -> LogAnswer {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let count = query.count.min(ANSWER_LINES_MAX);
-        let first = lines.next - lines.held.len() as u64;
-        let wanted = |line: &&LogLine| query.app.is_none() || line.app == query.app;
+        let wanted = |line: &LogLine| query.app.is_none() || line.app == query.app;
         let Some(from) = query.from else {
-            let mut found: Vec<LogLine> = lines.held.iter().rev().filter(wanted).take(count).cloned().collect();
+            let newest = lines.held.iter().rev().map(|(_, line)| line).filter(|line| wanted(line));
+            let mut found: Vec<LogLine> = newest.take(count).cloned().collect();
             found.reverse();
             return LogAnswer { lines: found, next: lines.next };
         };
-        let skip = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
-        let mut answer = LogAnswer { lines: Vec::new(), next: from.max(first) };
-        for line in lines.held.iter().skip(skip) {
+        let mut answer = LogAnswer { lines: Vec::new(), next: lines.next };
+        for (number, line) in lines.held.iter().filter(|(number, _)| *number >= from) {
             if answer.lines.len() >= count {
+                answer.next = *number;
                 break;
             }
-            answer.next += 1;
-            answer.lines.extend(Some(line).filter(wanted).cloned());
+            answer.lines.extend(Some(line).filter(|line| wanted(line)).cloned());
         }
         answer
     }
@@ -116,6 +135,20 @@ impl Logs {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
+
+    #[test]
+    fn an_app_that_writes_without_end_takes_no_place_of_another() {
+        let logs = Logs::new(NodeId::new("edge-1").unwrap());
+        for number in 0..20 {
+            logs.function("quiet", "f", LogStream::Stdout, &number.to_string());
+        }
+        for number in 0..3 * LINES_MAX {
+            logs.function("loud", "f", LogStream::Stdout, &number.to_string());
+        }
+        let query = |app: &str| LogQuery { app: Some(app.to_owned()), from: None, count: ANSWER_LINES_MAX };
+        assert_eq!(logs.find(&query("quiet")).lines.len(), 20);
+        assert_eq!(logs.find(&query("loud")).lines.last().unwrap().text, (3 * LINES_MAX - 1).to_string());
+    }
 
     #[test]
     fn lines_are_bounded_and_told_apart() {

@@ -9,7 +9,9 @@ use anyhow::Context as _;
 use littoral_gateway::{Gateway, Router, Settings as GatewaySettings};
 use littoral_mesh::identity::{Root, unix_now};
 use littoral_mesh::join::JoinService;
+use littoral_model::condition::CLIENTS_MAX;
 use littoral_runtime::CompilerProcess;
+use littoral_runtime::container::{Containers, HostProcess};
 use littoral_store::consensus::SiteGroup;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -25,18 +27,25 @@ use crate::buckets::forget_deleted;
 use crate::core::Core;
 use crate::data_dir::{Addresses, DataDir, Facts};
 use crate::driver::Drivers;
+use crate::footprint;
+use crate::functions::Functions;
 use crate::ingress::Ingress;
 use crate::init::{join_fabric, reachable, renew_tenant_key};
 use crate::intent::IntentStore;
+use crate::keeping::Keeping;
 use crate::metering::{PERIOD_DEFAULT, PERIOD_MIN};
 use crate::operations::{Admitting, NodeOperations};
 use crate::services::Services;
 use crate::settings::NodeSettings;
+use crate::surveyor::Surveyor;
 use crate::telemetry;
 use crate::token_book::Book;
 
 /// How long requests under way may go on after a stop was asked for.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long containers that an earlier process of this node has left wait for somebody to ask for them, and how often others are looked
+/// for that nobody knows.
+const CONTAINERS_KEPT: Duration = Duration::from_secs(60);
 /// How often artefacts that no app names are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -57,9 +66,11 @@ pub async fn run(settings: NodeSettings, shutdown: CancellationToken) -> anyhow:
     let facts = Facts { incarnation: (facts.incarnation + 1).max(unix_now() * 1_000), ..facts };
     data.write_facts(&facts)?;
     let usage_period = settings.usage_period.unwrap_or(PERIOD_DEFAULT).max(PERIOD_MIN);
-    let NodeSettings { offer, compiler, .. } = settings;
-    let node = Running::start(facts, data, socket, offer, compiler, usage_period, shutdown).await?;
-    node.stopped().await;
+    let NodeSettings { offer, compiler, containers, ends_containers, situation, .. } = settings;
+    let surveyor = Surveyor::new(situation.unwrap_or_else(|| data.situation()))?;
+    let node =
+        Running::start(facts, data, socket, offer, compiler, containers, usage_period, surveyor, shutdown).await?;
+    node.stopped(ends_containers).await;
     Ok(())
 }
 
@@ -87,6 +98,13 @@ fn updated(mut facts: Facts, settings: &NodeSettings) -> anyhow::Result<Facts> {
     if !settings.listen.is_empty() {
         facts.listen.clone_from(&settings.listen);
     }
+    anyhow::ensure!(
+        settings.clients.len() <= CLIENTS_MAX,
+        "a node declares at most {CLIENTS_MAX} networks of clients; give fewer and larger ones with --clients"
+    );
+    if !settings.clients.is_empty() {
+        facts.clients.clone_from(&settings.clients);
+    }
     if !settings.labels.is_empty() {
         facts.labels.clone_from(&settings.labels);
     }
@@ -108,37 +126,56 @@ struct Running {
 }
 
 impl Running {
+    #[allow(clippy::too_many_arguments)]
     async fn start(
         facts: Facts,
         data: DataDir,
         socket: AdminSocket,
         offered: Vec<PathBuf>,
         compiler: Option<CompilerProcess>,
+        host: Option<Arc<HostProcess>>,
         usage_period: Duration,
+        surveyor: Surveyor,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let tasks = TaskTracker::new();
-        let (core, new_groups) = Core::open(facts, data, compiler).await?;
+        let (mut core, new_groups) = Core::open(facts, data, compiler, host, surveyor).await?;
+        let http = core.http.take();
         let services = Services::start(&core, offered);
         let (mesh, drivers) = (&core.mesh, &services.drivers);
         tasks.spawn(drive_all(Arc::clone(drivers), new_groups, tasks.clone(), stop.clone()));
-        tasks.spawn(announce::announce(core.digest.clone(), Arc::clone(mesh), Arc::clone(drivers), stop.clone()));
+        let (digest, artifacts, surveyor) = (core.digest.clone(), core.artifacts.clone(), core.surveyor.clone());
+        tasks.spawn(announce::announce(digest, Arc::clone(drivers), artifacts, surveyor, stop.clone()));
         tasks.spawn(announce::compare(Arc::clone(mesh), Arc::clone(&core.intent), stop.clone()));
-
+        tasks.spawn(announce::refuse_revoked(Arc::clone(mesh), Arc::clone(&core.intent), stop.clone()));
         tasks.spawn(forget_deleted(Arc::clone(&core.buckets), Arc::clone(&core.intent), stop.clone()));
         tasks.spawn(Arc::clone(&core.metering).keep(usage_period, stop.clone()));
-        tasks.spawn(sweep_artifacts(core.artifacts.clone(), Arc::clone(&core.intent), stop.clone()));
+        tasks.spawn(footprint::keep_small(stop.clone()));
+        if let Some(containers) = &core.containers {
+            tasks.spawn(sweep_containers(Arc::clone(containers), stop.clone()));
+        }
+        let (artifacts, functions) = (core.artifacts.clone(), Arc::clone(&services.functions));
+        tasks.spawn(sweep_artifacts(artifacts, Arc::clone(&core.intent), functions, stop.clone()));
+
+        tasks.spawn(Arc::clone(&services.functions).watch_demand(Arc::clone(&core.events), stop.clone()));
+        tasks.spawn(Arc::clone(&services.functions).keep_objectives(Arc::clone(&core.events), stop.clone()));
+        tasks.spawn(Arc::clone(&services.functions).give_way(Arc::clone(&core.events), stop.clone()));
+
+        let keeping = Keeping {
+            mesh: Arc::clone(mesh),
+            intent: Arc::clone(&core.intent),
+            runner: Arc::clone(&services.runner),
+            reporter: Arc::clone(&services.reporter),
+            events: Arc::clone(&core.events),
+        };
+        tasks.spawn(keeping.run(stop.clone()));
 
         let mut addresses = Addresses { mesh: core.listening.clone(), ..Addresses::default() };
         let (admitting, join) = admit(&core, &mut addresses).await?;
         let ingress = Arc::new(Ingress::new(&core, &services));
-        let gateway = match core.http {
-            Some(address) => {
-                let router: Arc<dyn Router> = Arc::<Ingress>::clone(&ingress);
-                Some(Gateway::serve(address, &core.shards, router, GatewaySettings::default()).await?)
-            }
-            None => None,
-        };
+        let router: Arc<dyn Router> = Arc::<Ingress>::clone(&ingress);
+        let serve = |listener| Gateway::serve_on(listener, &core.shards, router, GatewaySettings::default());
+        let gateway = http.map(serve).transpose()?;
         addresses.http = gateway.as_ref().map(Gateway::address);
         tasks.spawn(follow_routes(ingress, Arc::clone(&core.intent), stop.clone()));
 
@@ -153,7 +190,7 @@ impl Running {
 
     /// Waits until the node is to stop, and stops it in order: nothing new is taken, what is under way is finished, the
     /// others are told, the log is closed.
-    async fn stopped(self) {
+    async fn stopped(self, ends_containers: bool) {
         self.stop.cancelled().await;
         self.services.health.stopping.store(true, Ordering::Release);
         if let Some(gateway) = self.gateway
@@ -162,6 +199,9 @@ impl Running {
             tracing::warn!("requests that did not finish within {DRAIN_TIMEOUT:?} were cut");
         }
         self.services.runner.stop_all();
+        if ends_containers {
+            self.services.functions.end_containers().await;
+        }
         self.core.mesh.close().await;
         self.core.works.stop();
         self.core.groups.stop().await;
@@ -204,16 +244,33 @@ async fn follow_routes(ingress: Arc<Ingress>, intent: Arc<IntentStore>, stop: Ca
     }
 }
 
+/// Removes containers, images and programs that nobody asks for, until the node stops. What runs then goes on for the node's next process.
+async fn sweep_containers(containers: Arc<Containers>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(CONTAINERS_KEPT)).await.is_some() {
+        for id in containers.remove_unknown().await {
+            tracing::info!(container = %id, "removed a container that nobody asks for");
+        }
+        if let Err(error) = containers.sweep_contents().await {
+            tracing::warn!(%error, "images or programs that no container runs from are still there");
+        }
+    }
+}
+
 /// Deletes artefacts that nobody needs any more, now and then.
-async fn sweep_artifacts(artifacts: Artifacts, intent: Arc<IntentStore>, stop: CancellationToken) {
+async fn sweep_artifacts(
+    artifacts: Artifacts,
+    intent: Arc<IntentStore>,
+    functions: Arc<Functions>,
+    stop: CancellationToken,
+) {
     let mut tick = tokio::time::interval(SWEEP_EVERY);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let apps = intent.now();
-        let named = apps.apps.values().flat_map(|app| app.bundle.artifacts.values().cloned()).collect();
+        let mut named = intent.artifacts();
+        named.extend(functions.artifacts());
         match artifacts.sweep(named).await {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "deleted artefacts that no app names any more"),

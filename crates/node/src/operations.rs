@@ -1,7 +1,7 @@
 //! The admin API's operations, carried out by this node.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,35 +9,45 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use littoral_flow::reader::Source;
 use littoral_mesh::identity::{Root, unix_now};
-use littoral_mesh::{Mesh, Method, Priority};
+use littoral_mesh::{Members, Mesh, Method, Priority};
 use littoral_model::digest::NodeDigest;
 use littoral_model::entry::ProducerSequence;
 use littoral_model::id::{AppId, AppName, FunctionName, NodeId, StreamName, TenantId};
-use littoral_model::manifest::{self, Manifest};
+use littoral_model::invocation::{InvocationName, Record};
+use littoral_model::manifest::Manifest;
+use littoral_model::unit::Bandwidth;
 use littoral_model::work::Assignment;
-use littoral_plan::{Fabric, Placement, Refusal};
+use littoral_plan::sample::sample;
+use littoral_plan::{AppSpec, Fabric, traffic};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::events::EventsReport;
 use crate::admin::operations::{Answers, Operations, TailStart};
+use crate::admin::queue::{InvocationStatus, InvocationsReport};
 use crate::admin::types::{
-    AdminError, AdminErrorKind, AppBundle, AppStatus, FindingReport, FlowStatus, FunctionStatus, LogLine, NodeState,
-    NodeStatus, PlanReport, PublishRecord, Published, Readiness, StreamStatus, TailRow, TokenGrant, TokenRequest,
+    AdminError, AdminErrorKind, AppBundle, AppEnd, AppHistory, AppStatus, FindingReport, FlowStatus, FunctionStatus,
+    LogLine, NodeState, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, StreamStatus, TailRow,
+    TokenGrant, TokenRequest,
 };
 use crate::admin::usage::{ChainReports, UsageReport};
 use crate::artifacts::Artifacts;
+use crate::auction::{Auction, AuctionError, needs_of};
 use crate::composition::compose_bundle;
 use crate::core::Core;
+use crate::events::Events;
 use crate::functions::Functions;
 use crate::health::Health;
-use crate::intent::{Exchange, IntentStore};
+use crate::intent::{Apps, EditError, Exchange, IntentStore, read_manifest};
 use crate::log_reader::LogReader;
 use crate::logs::Logs;
 use crate::metering::{UsageAnswer, UsageReader, UsageRequest};
 use crate::plan_report;
 use crate::publish::Publisher;
+use crate::queue::Queues;
+use crate::queue::http::{checked_key, kept};
 use crate::report::{Reporter, assignments};
 use crate::services::Services;
-use crate::spec::{app_id, app_spec};
+use crate::spec::{app_id, app_spec, take_measured};
 use crate::status::{self, Picture};
 use crate::tail::tail;
 use crate::token_book::Book;
@@ -45,6 +55,9 @@ use crate::wiring::ask;
 
 /// How long the nodes have to take a deployment; those that do not answer learn of it as soon as they are back.
 const SPREAD_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How many nodes are remembered that are gone, for showing them and for planning around them.
+const LOST_MAX: usize = 1_024;
 
 /// What lets others in; only on the node where the fabric was made.
 pub(crate) struct Admitting {
@@ -61,14 +74,18 @@ pub(crate) struct NodeOperations {
     artifacts: Artifacts,
     functions: Arc<Functions>,
     publisher: Arc<Publisher>,
+    queues: Arc<Queues>,
     source: Arc<dyn Source>,
     reporter: Arc<Reporter>,
     logs: Arc<Logs>,
     usage: UsageReader,
+    events: Arc<Events>,
     health: Arc<Health>,
     admitting: Option<Admitting>,
     stop: CancellationToken,
-    /// The last digest of each node that was ever seen, for showing those that are lost.
+    /// What nodes are drawn with of a large fabric: other ones for each plan.
+    seed: AtomicU64,
+    /// The last digest of each node that was seen, of those that are lost at most [`LOST_MAX`].
     seen: Mutex<BTreeMap<NodeId, Arc<NodeDigest>>>,
 }
 
@@ -80,13 +97,16 @@ impl NodeOperations {
             artifacts: core.artifacts.clone(),
             functions: Arc::clone(&services.functions),
             publisher: Arc::clone(&services.publisher),
+            queues: Arc::clone(&services.queues),
             source: Arc::clone(&core.source),
             reporter: Arc::clone(&services.reporter),
             logs: Arc::clone(&core.logs),
             usage: UsageReader { mesh: Arc::clone(&core.mesh), metering: Arc::clone(&core.metering) },
+            events: Arc::clone(&core.events),
             health: Arc::clone(&services.health),
             admitting,
             stop,
+            seed: AtomicU64::new(unix_now()),
             seen: Mutex::default(),
         }
     }
@@ -96,50 +116,43 @@ impl NodeOperations {
     }
 
     /// Everybody who is here now, and everybody who was.
-    fn known_nodes(&self) -> (Arc<littoral_mesh::Members>, BTreeMap<NodeId, Arc<NodeDigest>>) {
+    fn known_nodes(&self) -> (Arc<Members>, BTreeMap<NodeId, Arc<NodeDigest>>) {
         let live = self.mesh.members().borrow().clone();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.extend(live.iter().map(|(node, digest)| (node.clone(), Arc::clone(digest))));
+        remember(&mut seen, &live);
         (live, seen.clone())
     }
 
-    /// Where everything of a bundle would run now.
-    async fn compile(&self, manifest: &Manifest, bundle: &AppBundle) -> Result<Placement, Refusal> {
-        let spec = app_spec(manifest, &bundle.artifacts);
+    /// What an app is placed on, and who holds something of it; fills in what its functions were measured to take.
+    async fn ground(&self, spec: &mut AppSpec) -> (Fabric, Vec<Assignment>) {
         let (live, seen) = self.known_nodes();
-        let dead = seen.iter().filter(|(node, _)| !live.contains_key(*node));
-        let mut fabric =
-            Fabric::from_digests(live.values().map(AsRef::as_ref), dead.map(|(_, digest)| digest.as_ref()));
-        self.book_other_apps(&mut fabric, &spec.app);
-        let existing = assignments(&self.reporter.gather().await);
+        let revoked = Arc::clone(&self.intent.now().revoked);
+        let dead = seen.iter().filter(|(node, _)| !live.contains_key(*node) && !revoked.contains(*node));
+        let reports = self.reporter.gather().await;
+        take_measured(spec, &reports, &live);
+        let existing = assignments(&reports);
         let existing: Vec<Assignment> = existing.into_values().filter(|held| held.work.app == spec.app).collect();
-        littoral_plan::compile(&spec, &fabric, &existing)
+        let seed = self.seed.fetch_add(1, Ordering::Relaxed);
+        let considered = sample(self.mesh.node(), live.values().map(AsRef::as_ref).collect(), spec, &existing, seed);
+        let mut fabric = Fabric::from_digests(considered, dead.map(|(_, digest)| digest.as_ref()));
+        self.book_other_apps(&mut fabric, &spec.app);
+        (fabric, existing)
     }
 
     /// What other apps were promised is not to be had.
     fn book_other_apps(&self, fabric: &mut Fabric, app: &AppId) {
         let apps = self.intent.now();
         for other in apps.apps.values().filter(|other| other.id != *app) {
-            for placed in &other.placement.works {
-                for node in &placed.replicas {
-                    if let Some(view) = fabric.nodes.get_mut(node) {
-                        view.memory_promised_bytes += placed.memory_bytes;
-                    }
-                }
+            for (node, bytes) in needs_of(other) {
+                fabric.nodes.entry(node).and_modify(|view| view.memory_promised_bytes += bytes);
             }
-            for instance in &other.placement.instances {
-                let memory =
-                    other.manifest.functions.get(&instance.function).map_or(0, |function| function.memory.into());
-                if let Some(view) = fabric.nodes.get_mut(&instance.node) {
-                    view.memory_promised_bytes += memory;
-                }
-            }
+            let rate_bps = |flow: &_| other.manifest.streams.get(&other.manifest.flows.get(flow)?.source)?.rate;
+            fabric.promised.extend(traffic(&other.placement, |flow| rate_bps(flow).map(Bandwidth::as_bits_per_second)));
         }
     }
 
-    /// Sends an app's record to every live node. Those that cannot be reached ask for it when they are back.
-    async fn spread(&self, app: &AppId) {
-        let offer = self.intent.offer_with(app);
+    /// Sends what is new to every live node. Those that cannot be reached ask for it when they are back.
+    async fn spread(&self, offer: Exchange) {
         let members = self.mesh.members().borrow().clone();
         let others = members.keys().filter(|node| *node != self.mesh.node());
         let (mesh, offer) = (&self.mesh, &offer);
@@ -147,11 +160,22 @@ impl NodeOperations {
             let told: Result<Exchange, _> =
                 ask(mesh, node, Method::Intent, Priority::Control, SPREAD_DEADLINE, offer).await;
             if let Err(error) = told {
-                tracing::info!(%node, %error, "a node will learn of the deployment later");
+                tracing::info!(%node, %error, "a node will learn of it later");
             }
         });
         futures::future::join_all(told).await;
     }
+}
+
+/// Takes in who is here. Where too many others were, those with the first names are forgotten.
+fn remember(seen: &mut BTreeMap<NodeId, Arc<NodeDigest>>, live: &Members) {
+    seen.extend(live.iter().map(|(node, digest)| (node.clone(), Arc::clone(digest))));
+    let mut surplus = seen.len().saturating_sub(live.len() + LOST_MAX);
+    seen.retain(|node, _| {
+        let stays = surplus == 0 || live.contains_key(node);
+        surplus -= usize::from(!stays);
+        stays
+    });
 }
 
 /// An app of the default tenant.
@@ -159,8 +183,32 @@ fn app_of(app: AppName) -> AppId {
     AppId { tenant: TenantId::default_tenant(), app }
 }
 
+/// Refuses an app with a route that leads to another one.
+fn free_routes(apps: &Apps, app: &AppId, manifest: &Manifest) -> Result<(), AdminError> {
+    let others = apps.apps.values().filter(|other| other.id != *app);
+    let taken = others.flat_map(|other| other.manifest.routes.iter().map(move |route| (&route.path, &other.id)));
+    let taken: BTreeMap<&String, &AppId> = taken.collect();
+    for route in &manifest.routes {
+        if let Some(other) = taken.get(&route.path) {
+            let text = format!("the route {} leads to the app {} already", route.path, other.app);
+            return Err(AdminError::refused(text).hint("give it another path, or delete that app first"));
+        }
+    }
+    Ok(())
+}
+
+fn not_edited(error: EditError) -> AdminError {
+    match error {
+        EditError::Overtaken { ref app, .. } => AdminError::new(AdminErrorKind::Conflict, error.to_string())
+            .hint(format!("look at it with `littoral history {}`, then do it again", app.app)),
+        EditError::Bundle(error) => AdminError::refused(error.to_string()),
+        EditError::Failed(reason) => AdminError::unavailable(reason),
+    }
+}
+
 fn parse(bundle: &AppBundle) -> Result<Manifest, AdminError> {
-    manifest::parse("littoral.toml", &bundle.manifest).map_err(|findings| {
+    let read = read_manifest(&bundle.manifest).map(|(manifest, _)| manifest);
+    read.map_err(|findings| {
         let mut error = AdminError::invalid("the manifest is not valid");
         error.findings = findings
             .iter()
@@ -187,7 +235,10 @@ impl Operations for NodeOperations {
 
     async fn nodes(&self) -> Result<Vec<NodeStatus>, AdminError> {
         let (live, seen) = self.known_nodes();
-        Ok(status::nodes(&live, &seen))
+        let revoked = Arc::clone(&self.intent.now().revoked);
+        let mut nodes = status::nodes(&live, &seen);
+        nodes.iter_mut().for_each(|node| node.revoked = revoked.iter().any(|other| other.as_str() == node.id));
+        Ok(nodes)
     }
 
     async fn apps(&self) -> Result<Vec<AppStatus>, AdminError> {
@@ -216,7 +267,9 @@ impl Operations for NodeOperations {
 
     async fn plan(&self, bundle: AppBundle) -> Result<PlanReport, AdminError> {
         let manifest = parse(&bundle)?;
-        let compiled = self.compile(&manifest, &bundle).await;
+        let mut spec = app_spec(&manifest, &bundle.artifacts);
+        let (fabric, existing) = self.ground(&mut spec).await;
+        let compiled = littoral_plan::compile(&spec, &fabric, &existing);
         Ok(plan_report::report(&manifest, compiled.as_ref()))
     }
 
@@ -224,6 +277,7 @@ impl Operations for NodeOperations {
         let manifest = parse(&bundle)?;
         let app = app_id(&manifest);
         self.intent.check(&app, &bundle).map_err(|error| AdminError::refused(error.to_string()))?;
+        free_routes(&self.intent.now(), &app, &manifest)?;
         for name in manifest.functions.keys() {
             let digest = bundle.artifacts.get(name.as_str()).ok_or_else(|| {
                 AdminError::invalid(format!("the bundle has no artefact of function {name}"))
@@ -235,27 +289,49 @@ impl Operations for NodeOperations {
             }
         }
         let composition = compose_bundle(&self.artifacts, &manifest, &bundle).await?;
-        let placement = self.compile(&manifest, &bundle).await.map_err(|refusal| {
-            AdminError::refused(refusal.to_string()).hint("`littoral plan` shows what would go where")
+        let mut spec = app_spec(&manifest, &bundle.artifacts);
+        let (fabric, existing) = self.ground(&mut spec).await;
+        let auction = Auction { mesh: &self.mesh, spec: &spec, existing: &existing };
+        let (placement, bids) = auction.run(fabric).await.map_err(|error| match error {
+            AuctionError::Refused(refusal) => {
+                AdminError::refused(refusal.to_string()).hint("`littoral plan` shows what would go where")
+            }
+            AuctionError::Contended(_) => AdminError::unavailable(error.to_string()).hint("deploy again"),
         })?;
-        self.intent.deploy(app.clone(), bundle, placement, composition).await.map_err(AdminError::unavailable)?;
+        if let Err(error) = self.intent.deploy(app.clone(), bundle, placement, composition).await {
+            // Nothing comes of what was committed to.
+            auction.release(&bids).await;
+            return Err(not_edited(error));
+        }
         tracing::info!(%app, version = manifest.version, "deployed");
-        self.spread(&app).await;
+        self.spread(self.intent.offer_with(&app)).await;
         let apps = self.intent.now();
         let deployed =
             apps.apps.get(&app).ok_or_else(|| AdminError::new(AdminErrorKind::Conflict, "deleted meanwhile"))?;
         Ok(self.picture().await.app(deployed))
     }
 
-    async fn delete(&self, app: AppName) -> Result<(), AdminError> {
+    async fn delete(&self, app: AppName, end: AppEnd) -> Result<(), AdminError> {
         let id = app_of(app);
         if !self.intent.now().apps.contains_key(&id) {
             return Err(AdminError::not_found(format!("there is no app {}", id.app)));
         }
-        self.intent.end(id.clone()).await.map_err(AdminError::unavailable)?;
+        self.intent.end(id.clone(), end).await.map_err(not_edited)?;
         tracing::info!(app = %id, "deleted");
-        self.spread(&id).await;
+        self.spread(self.intent.offer_with(&id)).await;
         Ok(())
+    }
+
+    async fn revoke(&self, revocation: Revocation) -> Result<(), AdminError> {
+        let node = revocation.node.clone();
+        self.intent.revoke(revocation).await.map_err(AdminError::refused)?;
+        tracing::warn!(%node, "a node was shut out of the fabric");
+        self.spread(self.intent.offer()).await;
+        Ok(())
+    }
+
+    async fn history(&self, app: AppName) -> Result<AppHistory, AdminError> {
+        Ok(self.intent.history(&app_of(app)))
     }
 
     async fn call(
@@ -265,6 +341,42 @@ impl Operations for NodeOperations {
         request: http::Request<Bytes>,
     ) -> Result<http::Response<Bytes>, AdminError> {
         self.functions.call(&app_of(app), &function, request).await
+    }
+
+    async fn call_later(
+        &self,
+        app: AppName,
+        function: FunctionName,
+        key: Option<String>,
+        request: http::Request<Bytes>,
+    ) -> Result<InvocationStatus, AdminError> {
+        let key = key.as_deref().map(checked_key).transpose()?;
+        let (parts, body) = request.into_parts();
+        let accepted = self.queues.add(&app_of(app), &function, key, kept(&parts, body)?).await?;
+        let record = self.queues.show(&accepted.name, 0).await?;
+        Ok(InvocationStatus::of(&accepted.name, &record))
+    }
+
+    async fn invocations(
+        &self,
+        app: Option<AppName>,
+        function: Option<FunctionName>,
+    ) -> Result<InvocationsReport, AdminError> {
+        let (found, queues) = self.queues.list(app.map(app_of).as_ref(), function.as_ref()).await;
+        let invocations = found.iter().map(|(name, record)| InvocationStatus::of(name, record)).collect();
+        Ok(InvocationsReport { invocations, queues })
+    }
+
+    async fn invocation(&self, name: InvocationName, wait_ms: u32) -> Result<Record, AdminError> {
+        self.queues.show(&name, wait_ms).await
+    }
+
+    async fn retry_invocation(&self, name: InvocationName) -> Result<(), AdminError> {
+        self.queues.retry(&name).await
+    }
+
+    async fn forget_invocation(&self, name: InvocationName) -> Result<(), AdminError> {
+        self.queues.forget(&name).await
     }
 
     async fn publish(
@@ -296,6 +408,10 @@ impl Operations for NodeOperations {
         }
         let reader = LogReader { mesh: Arc::clone(&self.mesh), logs: Arc::clone(&self.logs) };
         Ok(reader.read(app, follow, last))
+    }
+
+    async fn events(&self, since_us: i64, app: Option<AppName>) -> Result<EventsReport, AdminError> {
+        Ok(self.events.gather(&self.mesh, since_us, app).await)
     }
 
     async fn usage(
@@ -351,5 +467,26 @@ impl Operations for NodeOperations {
     async fn stop(&self) -> Result<(), AdminError> {
         self.stop.cancel();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::spec::tests::digest;
+
+    #[test]
+    fn the_lost_nodes_that_are_remembered_are_bounded() {
+        let mut seen = BTreeMap::new();
+        let here = |name: String| {
+            let names = ["always".to_owned(), name];
+            Members::from(names.map(|name| (name.parse().unwrap(), Arc::new(digest(&name, "hall")))))
+        };
+        for number in 0..2 * LOST_MAX {
+            remember(&mut seen, &here(format!("edge-{number}")));
+        }
+        assert_eq!(seen.len(), 2 + LOST_MAX);
+        assert!(seen.contains_key(&"always".parse::<NodeId>().unwrap()), "who is here is known");
     }
 }

@@ -4,16 +4,20 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use littoral_flow::chain::{Operator, Operators};
+use littoral_flow::query::Query;
 use littoral_runtime::stage::{Stage, StageError, StageSettings};
 use littoral_runtime::{Artifact, LogSink, LogStream, Runtime};
+use littoral_sql::Plan;
 
 use crate::admin::types::LogStream as LineStream;
 use crate::logs::Logs;
 
 /// One function of a stage.
-pub(crate) struct Guest {
-    pub(crate) artifact: Arc<Artifact>,
-    pub(crate) settings: StageSettings,
+pub(crate) enum Guest {
+    /// A component.
+    Component { artifact: Arc<Artifact>, settings: Box<StageSettings> },
+    /// A query in SQL.
+    Query(Arc<Plan>),
 }
 
 /// The functions of a stage.
@@ -30,8 +34,12 @@ impl Operators for Guests {
     }
 
     async fn make(&self, place: usize) -> Result<Box<dyn Operator>, StageError> {
-        let guest = self.guests.get(place).ok_or(StageError::Gone)?;
-        Ok(Box::new(Stage::instantiate(&self.runtime, &guest.artifact, guest.settings.clone()).await?))
+        match self.guests.get(place).ok_or(StageError::Gone)? {
+            Guest::Component { artifact, settings } => {
+                Ok(Box::new(Stage::instantiate(&self.runtime, artifact, (**settings).clone()).await?))
+            }
+            Guest::Query(plan) => Ok(Box::new(Query::new(Arc::clone(plan)))),
+        }
     }
 }
 

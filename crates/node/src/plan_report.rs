@@ -29,6 +29,7 @@ fn placements(placement: &Placement) -> Vec<PlacementRow> {
     for placed in &placement.works {
         let (kind, name) = match &placed.role {
             Role::StreamPartition { stream, .. } => ("stream", stream.to_string()),
+            Role::Queue { function, .. } => ("queue", function.to_string()),
             Role::Stage { flow, functions, .. } => {
                 let names: Vec<&str> = functions.iter().map(|stage| stage.function.as_str()).collect();
                 ("stage", format!("{flow}: {}", names.join("+")))

@@ -108,6 +108,11 @@ impl Publisher {
         if owner == *self.mesh.node() {
             return Ok(self.works.publish(request.clone()).await);
         }
+        if !self.mesh.members().borrow().contains_key(&owner) {
+            // A call would wait for it to return, while the work may have another owner by now.
+            self.directory.forget(&request.work);
+            return Err(Unsent::Nowhere(format!("{owner}, which owns {}, is not reachable", request.work)));
+        }
         match ask(&self.mesh, &owner, Method::Publish, Priority::Data, TRY, request).await {
             Ok(PublishReply::NotOwner(hint)) => {
                 self.directory.forget(&request.work);

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::join_all;
 use littoral_flow::stats::Snapshot;
-use littoral_mesh::{Mesh, Method, Priority};
+use littoral_mesh::{CallError, Mesh, Method, Priority};
 use littoral_model::id::{AppId, Epoch, FunctionName, NodeId};
+use littoral_model::wire;
 use littoral_model::work::{Assignment, WorkId};
 use littoral_runtime::latency::Quantiles;
 use littoral_store::replica::Works;
 use serde::{Deserialize, Serialize};
 
-use crate::functions::Functions;
+use crate::functions::{Functions, Standing};
 use crate::groups::Groups;
 use crate::runner::Runner;
 use crate::wiring::ask;
@@ -52,7 +54,29 @@ pub(crate) struct Report {
     pub(crate) functions: Vec<ServedFunction>,
     /// The assignments of its own site, as far as it knows.
     pub(crate) assignments: Vec<Assignment>,
+    /// How its functions stand; sent beside the report, as [`Asked`] says.
+    #[serde(skip)]
+    pub(crate) scales: Vec<Scale>,
 }
+
+/// How a function stands on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Scale {
+    pub(crate) app: AppId,
+    pub(crate) function: FunctionName,
+    /// Nothing where one simply stays loaded.
+    pub(crate) standing: Option<Standing>,
+    /// Why the version that is deployed is not the one that answers.
+    pub(crate) refused: Option<String>,
+    /// Why it is held still for others of higher priority, if it is.
+    pub(crate) held: Option<String>,
+}
+
+/// Asks for a report: the highest form that the asker reads. A node that sends nothing in its place reads the report alone; from form 2
+/// on, [`Scale`]s follow it.
+type Asked = u8;
+/// The form that this program reads.
+const FORM: Asked = 2;
 
 /// What a report is made from.
 pub(crate) struct Reporter {
@@ -81,15 +105,21 @@ impl Reporter {
                 stats,
             });
         }
-        for ((app, function), loaded, error) in self.functions.all() {
-            let (ready, stats) = (loaded.is_some(), loaded.unwrap_or_default());
+        for ((app, function), fares) in self.functions.all() {
+            let (ready, stats) = (fares.stats.is_some(), fares.stats.unwrap_or_default());
+            let key = (app.clone(), function.clone());
+            let held = self.functions.held(&key);
+            if fares.standing.is_some() || fares.refused.is_some() || held.is_some() {
+                let (standing, refused) = (fares.standing, fares.refused.clone());
+                report.scales.push(Scale { app: key.0, function: key.1, standing, refused, held });
+            }
             report.functions.push(ServedFunction {
                 app,
                 function,
                 ready,
                 errors: stats.errors,
                 latency: stats.latency,
-                last_error: error.or(stats.last_error),
+                last_error: fares.refused.or(fares.error).or(stats.last_error),
             });
         }
         if let Some(group) = self.groups.own() {
@@ -105,7 +135,7 @@ impl Reporter {
             if node == self.mesh.node() {
                 return Some((node.clone(), self.own()));
             }
-            match ask(&self.mesh, node, Method::Admin, Priority::Control, REPORT_DEADLINE, &()).await {
+            match self.ask(node).await {
                 Ok(report) => Some((node.clone(), report)),
                 Err(error) => {
                     tracing::debug!(%node, %error, "a node does not report");
@@ -115,6 +145,35 @@ impl Reporter {
         });
         join_all(asked).await.into_iter().flatten().collect()
     }
+
+    async fn ask(&self, node: &NodeId) -> Result<Report, CallError> {
+        let asked = ask(&self.mesh, node, Method::Admin, Priority::Control, REPORT_DEADLINE, &FORM).await;
+        match asked {
+            Ok((report, scales)) => Ok(Report { scales, ..report }),
+            // One that knows no forms.
+            Err(CallError::Failed(_) | CallError::Refused { .. }) => {
+                ask(&self.mesh, node, Method::Admin, Priority::Control, REPORT_DEADLINE, &()).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Answers another node's [`Method::Admin`].
+    pub(crate) fn answer(&self, payload: &Bytes) -> Result<Bytes, String> {
+        in_form(payload, self.own())
+    }
+}
+
+/// A report in the form that was asked for.
+fn in_form(payload: &Bytes, report: Report) -> Result<Bytes, String> {
+    let encoded = match wire::decode::<()>(payload) {
+        Ok(()) => wire::encode(&report),
+        Err(_) => {
+            wire::decode::<Asked>(payload).map_err(|error| error.to_string())?;
+            wire::encode(&(&report, &report.scales))
+        }
+    };
+    encoded.map_err(|error| error.to_string())
 }
 
 /// The newest assignment of each work that is in any of the reports.
@@ -127,4 +186,31 @@ pub(crate) fn assignments(reports: &[(NodeId, Report)]) -> std::collections::BTr
         }
     }
     newest
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use littoral_model::id::TenantId;
+
+    use super::*;
+
+    #[test]
+    fn nodes_that_know_no_instances_are_told_of_none() {
+        let scale = Scale {
+            app: AppId { tenant: TenantId::default_tenant(), app: "shop".parse().unwrap() },
+            function: "web".parse().unwrap(),
+            standing: Some(Standing { ready: 2, ..Standing::default() }),
+            refused: None,
+            held: Some("for others".to_owned()),
+        };
+        let report = Report { scales: vec![scale], ..Report::default() };
+        let old = in_form(&wire::encode(&()).unwrap(), report.clone()).unwrap();
+        assert_eq!(wire::decode::<Report>(&old).unwrap().scales, []);
+        let new = in_form(&wire::encode(&FORM).unwrap(), report.clone()).unwrap();
+        let (_, scales): (Report, Vec<Scale>) = wire::decode(&new).unwrap();
+        assert_eq!(scales, report.scales);
+        // Such a node takes what it does not know for malformed, and is asked again.
+        assert!(wire::decode::<()>(&wire::encode(&FORM).unwrap()).is_err());
+    }
 }

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use littoral_gateway::{Gateway, Settings, single};
 use littoral_runtime::command::{self, CommandSettings};
+pub use littoral_runtime::fabric::Device;
 use littoral_runtime::fabric::Surroundings;
 use littoral_runtime::http::{HttpFunction, HttpSettings};
 pub use littoral_runtime::{Access, Directory, Limits};

@@ -1,6 +1,6 @@
 //! Runs the units of work that this node owns: partitions of streams and stages of flows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use littoral_flow::stats::{Snapshot, Stats};
 use littoral_model::id::Epoch;
 use littoral_model::work::WorkId;
 use littoral_plan::{Ack, PlacedWork, Placement, Role, StageFunction};
+use littoral_runtime::latency::Latency;
 use littoral_runtime::shards::Task;
 use littoral_runtime::stage::StageSettings;
 use littoral_runtime::{LogSink, Shards};
@@ -23,6 +24,7 @@ use tokio::task::AbortHandle;
 use crate::guests::{Loader, settings_of};
 use crate::intent::{App, IntentStore};
 use crate::operators::{Guest, Guests};
+use crate::queue::Queues;
 
 /// How much event times may be out of order before windows close on them: sources publish in order today.
 const LATENESS_US: i64 = 0;
@@ -33,8 +35,11 @@ pub(crate) struct Runner {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) intent: Arc<IntentStore>,
     pub(crate) loader: Arc<Loader>,
+    pub(crate) queues: Arc<Queues>,
     pub(crate) shards: Shards,
     pub(crate) running: Mutex<HashMap<WorkId, Running>>,
+    /// The artefacts that were or are being made ready for work that this node may take over; no more than that names.
+    pub(crate) prepared: Mutex<BTreeSet<String>>,
 }
 
 /// Work that runs, or has run and failed.
@@ -80,6 +85,36 @@ impl Runner {
         self.lock().insert(work, Running { epoch, stats, settings, agent, task: task.abort_handle() });
     }
 
+    /// Has at hand what the stages need whose logs this node copies: when their owner dies, and perhaps the only node
+    /// that holds their artefacts with it, nothing is fetched or compiled first.
+    pub(crate) fn prepare<'a>(self: &Arc<Self>, copied: impl Iterator<Item = &'a WorkId>) {
+        let apps = self.intent.now();
+        let mut wanted = BTreeMap::new();
+        for work in copied {
+            let app = apps.apps.get(&work.app);
+            let Some((app, placed)) = app.and_then(|app| Some((app, app.placement.work(work)?))) else { continue };
+            if let Role::Stage { functions, .. } = &placed.role {
+                let components = functions.iter().filter(|stage| app.program.stage(&stage.function).is_none());
+                wanted.extend(components.map(|stage| (stage.artifact.clone(), (app, stage))));
+            }
+        }
+        let mut prepared = self.lock_prepared();
+        prepared.retain(|artifact| wanted.contains_key(artifact));
+        for (artifact, (app, stage)) in wanted {
+            if prepared.insert(artifact) {
+                tokio::spawn(Arc::clone(self).make_ready(Arc::clone(app), stage.clone()));
+            }
+        }
+    }
+
+    async fn make_ready(self: Arc<Self>, app: Arc<App>, stage: StageFunction) {
+        if let Err(error) = self.loader.load(&app, &stage.function, &stage.artifact).await {
+            // Tried again with the next news of the works.
+            tracing::debug!(app = %app.id, function = %stage.function, "not made ready yet: {error:#}");
+            self.lock_prepared().remove(&stage.artifact);
+        }
+    }
+
     /// Stops work.
     pub(crate) fn stop(&self, work: &WorkId) {
         self.lock().remove(work);
@@ -90,10 +125,21 @@ impl Runner {
         self.lock().clear();
     }
 
-    /// What running work has measured, with the epoch it runs under.
+    /// The works that run.
+    pub(crate) fn running(&self) -> Vec<WorkId> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// What the watcher of objectives has not seen yet of a work that runs.
+    pub(crate) fn take_unseen(&self, work: &WorkId) -> Option<Latency> {
+        self.lock().get(work).map(|running| running.stats.take_unseen())
+    }
+
+    /// What work that runs has measured, with the epoch it runs under; nothing of what is being started.
     pub(crate) fn snapshots(&self) -> HashMap<WorkId, (Epoch, Snapshot)> {
         let running = self.lock();
-        running.iter().map(|(work, running)| (work.clone(), (running.epoch, running.stats.snapshot()))).collect()
+        let telling = running.iter().filter(|(_, running)| running.stats.is_telling());
+        telling.map(|(work, running)| (work.clone(), (running.epoch, running.stats.snapshot()))).collect()
     }
 
     /// After intent has changed: tells the log how each work that runs here is to be kept and who reads it, and starts
@@ -125,6 +171,11 @@ impl Runner {
             Some((app, Role::Stage { functions, .. })) => {
                 functions.iter().map(|stage| settings_of(app, &stage.function)).collect::<Vec<_>>().join("; ")
             }
+            // Its triggers; all else of a queue is taken up as it runs.
+            Some((app, Role::Queue { function, sources })) => {
+                let triggers: Vec<_> = app.manifest.triggers.iter().filter(|of| of.function == *function).collect();
+                format!("{triggers:?}; {sources:?}")
+            }
             _ => String::new(),
         }
     }
@@ -139,7 +190,7 @@ impl Runner {
         };
         self.works.configure(work, work_config(app, placed));
         let guests = match &placed.role {
-            Role::StreamPartition { .. } => None,
+            Role::StreamPartition { .. } | Role::Queue { .. } => None,
             Role::Stage { functions, .. } => match self.guests(app, functions).await {
                 Ok(guests) => Some(guests),
                 Err(error) => return failed(stats, format!("{error:#}")),
@@ -152,6 +203,7 @@ impl Runner {
         if owned.epoch() != epoch {
             return Ended::Fenced;
         }
+        stats.started();
         // The agent is gone only when the node stops.
         let _ = agent.send(Event::WorkStarted { work: work.clone(), epoch }).await;
         match (&placed.role, guests) {
@@ -159,6 +211,7 @@ impl Runner {
                 let inputs = sources.iter().map(input).collect();
                 self.run_partition(owned, inputs, Arc::clone(stats)).await
             }
+            (Role::Queue { .. }, _) => self.queues.run(owned, app).await,
             (Role::Stage { input: from, .. }, Some(guests)) => {
                 self.run_stage(owned, input(from), guests, Arc::clone(stats)).await
             }
@@ -195,6 +248,10 @@ impl Runner {
     async fn guests(&self, app: &Arc<App>, functions: &[StageFunction]) -> anyhow::Result<Guests> {
         let mut guests = Vec::with_capacity(functions.len());
         for function in functions {
+            if let Some(plan) = app.program.stage(&function.function) {
+                guests.push(Guest::Query(Arc::clone(plan)));
+                continue;
+            }
             let loaded = self.loader.load(app, &function.function, &function.artifact).await?;
             let logs: Arc<dyn LogSink> = loaded.logs;
             let settings = StageSettings {
@@ -205,10 +262,14 @@ impl Runner {
                 logs,
                 usage: loaded.usage,
             };
-            guests.push(Guest { artifact: loaded.artifact, settings });
+            guests.push(Guest::Component { artifact: loaded.artifact, settings: Box::new(settings) });
         }
         let names = functions.iter().map(|function| function.function.to_string()).collect();
         Ok(Guests { runtime: self.loader.runtime.clone(), names, guests })
+    }
+
+    fn lock_prepared(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<WorkId, Running>> {
@@ -233,7 +294,7 @@ fn first_position(name: &str) -> u32 {
 /// How a work's log is acknowledged, kept and read.
 fn work_config(app: &App, placed: &PlacedWork) -> WorkConfig {
     let retention = match &placed.role {
-        Role::Stage { .. } => None,
+        Role::Stage { .. } | Role::Queue { .. } => None,
         Role::StreamPartition { stream, .. } => app.manifest.streams.get(stream).map(|stream| Retention {
             age: stream.retention.age.map(Duration::from),
             bytes: stream.retention.size.map(u64::from),
@@ -248,9 +309,6 @@ fn work_config(app: &App, placed: &PlacedWork) -> WorkConfig {
 
 /// The works of the app that read a work.
 fn consumers(placement: &Placement, work: &WorkId) -> Vec<WorkId> {
-    let reads = |placed: &&PlacedWork| match &placed.role {
-        Role::StreamPartition { sources, .. } => sources.iter().any(|source| source.work == *work),
-        Role::Stage { input, .. } => input.work == *work,
-    };
+    let reads = |placed: &&PlacedWork| placed.role.inputs().iter().any(|source| source.work == *work);
     placement.works.iter().filter(reads).map(|placed| placed.work.clone()).collect()
 }

@@ -3,17 +3,20 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
+use crate::auction::Bidder;
 use crate::core::Core;
 use crate::dispatch::Parts;
 use crate::driver::{Announced, Drivers};
 use crate::exports::Exports;
 use crate::functions::Functions;
-use crate::guests::Loader;
+use crate::gate::Gate;
+use crate::guests::{Fetching, Loader};
 use crate::health::Health;
 use crate::publish::Publisher;
+use crate::queue::Queues;
 use crate::report::Reporter;
+use crate::routing::Routing;
 use crate::runner::Runner;
 use crate::wiring::NodeFabric;
 
@@ -23,6 +26,7 @@ pub(crate) struct Services {
     pub(crate) functions: Arc<Functions>,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) publisher: Arc<Publisher>,
+    pub(crate) queues: Arc<Queues>,
     pub(crate) health: Arc<Health>,
     pub(crate) drivers: Arc<Drivers>,
 }
@@ -32,13 +36,16 @@ impl Services {
     pub(crate) fn start(core: &Core, offered: Vec<PathBuf>) -> Self {
         let fabric = Arc::new(NodeFabric::new(Arc::clone(&core.buckets)));
         let (mesh, intent) = (Arc::clone(&core.mesh), Arc::clone(&core.intent));
-        let exports = Arc::new(Exports::new(mesh, intent, core.shards.clone()));
+        let gate = Arc::new(Gate::default());
+        let routing = Arc::new(Routing::new(Arc::clone(&mesh), intent, core.facts.site.clone(), core.facts.tier));
+        let exports = Arc::new(Exports::new(mesh, Arc::clone(&routing), core.shards.clone(), Arc::clone(&gate)));
         let loader = Arc::new(Loader {
             mesh: Arc::clone(&core.mesh),
             tier: core.facts.tier,
             site: core.facts.site.clone(),
             fabric: Arc::<NodeFabric>::clone(&fabric),
             runtime: core.runtime.clone(),
+            containers: core.containers.clone(),
             artifacts: core.artifacts.clone(),
             data: core.data.clone(),
             logs: Arc::clone(&core.logs),
@@ -46,17 +53,35 @@ impl Services {
             offered,
             verifier: core.verifier.clone(),
             exports: Arc::clone(&exports),
-            pulling: tokio::sync::Mutex::default(),
+            fetching: Fetching::default(),
         });
+        let (intent, shards) = (Arc::clone(&core.intent), core.shards.clone());
+        let functions = Arc::new(Functions::new(
+            Arc::clone(&loader),
+            intent,
+            shards,
+            Arc::clone(&gate),
+            routing,
+            Arc::clone(&core.events),
+        ));
+        let queues = Arc::new(Queues::new(
+            core.facts.site.clone(),
+            Arc::clone(&core.mesh),
+            Arc::clone(&core.intent),
+            Arc::clone(&core.directory),
+            Arc::clone(&functions),
+            Arc::clone(&core.source),
+        ));
         let runner = Arc::new(Runner {
             works: Arc::clone(&core.works),
             source: Arc::clone(&core.source),
             intent: Arc::clone(&core.intent),
-            loader: Arc::clone(&loader),
+            loader,
+            queues: Arc::clone(&queues),
             shards: core.shards.clone(),
             running: Mutex::default(),
+            prepared: Mutex::default(),
         });
-        let functions = Arc::new(Functions::new(loader, Arc::clone(&core.intent), core.shards.clone()));
         let reporter = Arc::new(Reporter {
             mesh: Arc::clone(&core.mesh),
             works: Arc::clone(&core.works),
@@ -70,10 +95,14 @@ impl Services {
             intent: Arc::clone(&core.intent),
             artifacts: core.artifacts.clone(),
             functions: Arc::clone(&functions),
+            queues: Arc::clone(&queues),
             exports,
             logs: Arc::clone(&core.logs),
             metering: Arc::clone(&core.metering),
             reporter: Arc::clone(&reporter),
+            shards: core.shards.clone(),
+            events: Arc::clone(&core.events),
+            bidder: Bidder::new(Arc::clone(&core.mesh), Arc::clone(&core.intent)),
         });
         let publisher = Arc::new(Publisher {
             site: core.facts.site.clone(),
@@ -95,8 +124,9 @@ impl Services {
             functions: Arc::clone(&functions),
             logs: Arc::clone(&core.logs),
             announced: Announced::default(),
-            started: Instant::now(),
+            gate,
+            events: Arc::clone(&core.events),
         });
-        Self { runner, functions, reporter, publisher, health, drivers }
+        Self { runner, functions, reporter, publisher, queues, health, drivers }
     }
 }

@@ -5,10 +5,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use littoral_model::condition::Network;
 use littoral_model::id::{NodeId, SiteId, Tier};
 use littoral_runtime::CompilerProcess;
+use littoral_runtime::container::HostProcess;
 
 /// How to run a node.
 ///
@@ -40,10 +43,18 @@ pub struct NodeSettings {
     pub join_listen: Option<SocketAddr>,
     /// Addresses under which other nodes reach this one, `host:port`, where they differ from `listen`.
     pub advertise: Vec<String>,
+    /// The networks whose clients are near to this node; for `/.well-known/littoral/nearest`.
+    pub clients: Vec<Network>,
     /// Folders and devices of this machine that functions may be granted. It can reach no others but its own.
     pub offer: Vec<PathBuf>,
+    /// The file that states the node's situation, read anew when it changes; `situation.toml` in `data` if none is given.
+    pub situation: Option<PathBuf>,
     /// What compiles components; this process, if there is nothing else.
     pub compiler: Option<CompilerProcess>,
+    /// What makes containers and processes; none on a machine that runs neither.
+    pub containers: Option<Arc<HostProcess>>,
+    /// Whether containers end with the node; else they serve on, and its next process takes them up.
+    pub ends_containers: bool,
     /// How often what functions use is written down; each minute if none is given, each second at the most.
     pub usage_period: Option<Duration>,
 }

@@ -1,30 +1,36 @@
-//! Bundles are signed with their tenant's key, and a node takes and runs no others.
+//! Edits of intent are signed with their tenant's key, and a node takes and runs no others.
 //!
-//! What is signed is an encoding of everything in a bundle that decides what runs: the tenant, the app, its version, the
-//! manifest's text and the SHA-256 of each function's component. It is checked where a bundle comes in, from people or
-//! from other nodes, and again before a component of it is compiled. So a node that was taken over can hand on what the
-//! tenant has signed, and nothing else. Where things run is not signed: nodes decide that and decide it again.
+//! What is signed is an encoding of everything that decides what runs: the tenant, the app, the edit's place among the
+//! others, the manifest's text and the SHA-256 of each function's component. It is checked where an edit comes in, from
+//! people or from other nodes, and again before a component of it is compiled. So a node that was taken over can hand on
+//! what the tenant has signed, and nothing else: it can neither bring back an earlier edit nor end an app. Where things run
+//! is not signed: nodes decide that and decide it again.
 //!
-//! Not covered: that an earlier bundle of the same app is not brought back, and that an app is not ended, by who is a
-//! member of the fabric.
+//! Bundles of earlier versions were signed without their place. They stay good where they are, and give way to any edit.
 
+use anyhow::Context as _;
+use littoral_mesh::admin::AdminCredential;
+use littoral_mesh::revocation;
 use littoral_mesh::tenant::{self, TenantKey};
-use littoral_model::id::AppId;
+use littoral_model::edit::{AUTHOR_BYTES_MAX, Edit, EditId, InvalidEdit};
+use littoral_model::id::{AppId, AppName, NodeId};
 use littoral_model::manifest;
 
-use crate::admin::types::{AppBundle, Base64Bytes, BundleSignature};
+use crate::admin::types::{AppBundle, Base64Bytes, BundleSignature, Revocation};
 
 /// What the signed bytes begin with: a signature of something else is none of a bundle, and another encoding has another
 /// number.
 const DOMAIN: &[u8] = b"littoral bundle 1\0";
+/// What the signed bytes of an edit begin with.
+const EDIT_DOMAIN: &[u8] = b"littoral edit 2\0";
 
 /// Why a bundle is not taken, or nothing of it is run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BundleError {
     /// No signature at all.
     #[error(
-        "the bundle of {app} is not signed; deploy with the tenant's key, which is in the folder `admin` of the node where \
-         `littoral init` was run: there, or with `littoral deploy --key DIR`"
+        "the edit of {app} is not signed; make it with the tenant's key, which is in the folder `admin` of the node where \
+         `littoral init` was run: there, or with `--key DIR`"
     )]
     Unsigned {
         /// Which app.
@@ -40,6 +46,20 @@ pub(crate) enum BundleError {
         /// What to do.
         next: &'static str,
     },
+    /// Signed as earlier versions did, without the edit.
+    #[error("the bundle of {app} does not say which edit of the app it is; deploy it with a current `littoral`")]
+    NoEdit {
+        /// Which app.
+        app: AppId,
+    },
+    /// An edit that is none.
+    #[error("of {app}: {error}")]
+    Edit {
+        /// Which app.
+        app: AppId,
+        /// What is wrong.
+        error: InvalidEdit,
+    },
     /// The bundle is of another app than it is said to be.
     #[error("the bundle that is said to be of {app} is of another app; deploy it again")]
     OtherApp {
@@ -48,15 +68,53 @@ pub(crate) enum BundleError {
     },
 }
 
-/// Signs a bundle.
+/// Signs a bundle, with the edit that is in it.
 ///
 /// # Errors
-/// When its manifest is not valid, or the key is not.
+/// When its manifest is not valid, it has no edit, or the key is not valid.
 pub fn sign(bundle: &AppBundle, key: &TenantKey) -> anyhow::Result<BundleSignature> {
     let manifest = manifest::parse("littoral.toml", &bundle.manifest)?;
-    let app = AppId { tenant: key.tenant()?, app: manifest.name };
-    let signature = key.sign(&message(&app, &manifest.version, bundle))?;
-    Ok(BundleSignature { certificate: key.certificate_pem.clone(), signature_base64: Base64Bytes(signature.into()) })
+    let edit = bundle.edit.as_ref().context("the bundle does not say which edit it is")?;
+    sign_message(&edit_message(&AppId { tenant: key.tenant()?, app: manifest.name }, edit, Some(bundle)), key)
+}
+
+/// Signs the end of an app of the key's tenant.
+///
+/// # Errors
+/// When the key is not valid.
+pub fn sign_end(app: &AppName, edit: &Edit, key: &TenantKey) -> anyhow::Result<BundleSignature> {
+    sign_message(&edit_message(&AppId { tenant: key.tenant()?, app: app.clone() }, edit, None), key)
+}
+
+/// Signs that a node is shut out of the fabric. `time_us` is the time, microseconds since 1970.
+///
+/// # Errors
+/// When the key is not valid.
+pub fn revoke(node: NodeId, author: String, time_us: u64, key: &AdminCredential) -> anyhow::Result<Revocation> {
+    let signature = Base64Bytes(revocation::revoke(key, &node, &author, time_us)?.into());
+    let signature = BundleSignature { certificate: key.certificate_pem.clone(), signature_base64: signature };
+    Ok(Revocation { format: 1, node, author, time_us, signature })
+}
+
+fn sign_message(message: &[u8], key: &TenantKey) -> anyhow::Result<BundleSignature> {
+    let signature = Base64Bytes(key.sign(message)?.into());
+    Ok(BundleSignature { certificate: key.certificate_pem.clone(), signature_base64: signature })
+}
+
+/// The id of an edit that deploys a bundle, or ends the app.
+pub(crate) fn edit_id(app: &AppId, edit: &Edit, bundle: Option<&AppBundle>) -> EditId {
+    hash(&edit_message(app, edit, bundle))
+}
+
+/// The id of what an earlier version has recorded, of what tells such records apart.
+pub(crate) fn stamp_id(app: &AppId, edit: &Edit) -> EditId {
+    hash(format!("littoral stamp 1\0{app} {} {}", edit.time, edit.author).as_bytes())
+}
+
+fn hash(bytes: &[u8]) -> EditId {
+    let mut id = [0; 32];
+    id.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
+    EditId(id)
 }
 
 /// Checks bundles against the root of this node's fabric.
@@ -75,15 +133,58 @@ impl Verifier {
     /// Checks a bundle that is new here: from somebody who deploys, with `at` the seconds since 1970, or from another node,
     /// which may hand on what was signed long ago.
     pub(crate) fn check_new(&self, app: &AppId, bundle: &AppBundle, at: Option<u64>) -> Result<(), BundleError> {
+        if let Some(edit) = &bundle.edit {
+            return self.check_edit(app, edit, Some(bundle), bundle.signature.as_ref(), at);
+        }
         let signature = bundle.signature.as_ref().ok_or_else(|| BundleError::Unsigned { app: app.clone() })?;
         let manifest = manifest::parse("littoral.toml", &bundle.manifest);
         let version = match manifest {
             Ok(manifest) if manifest.name == app.app => manifest.version,
             _ => return Err(BundleError::OtherApp { app: app.clone() }),
         };
-        let message = message(app, &version, bundle);
+        self.check_signature(app, &message(app, &version, bundle), signature, at)
+    }
+
+    /// Checks an edit, which deploys a bundle or ends the app, like [`check_new`](Self::check_new).
+    pub(crate) fn check_edit(
+        &self,
+        app: &AppId,
+        edit: &Edit,
+        bundle: Option<&AppBundle>,
+        signature: Option<&BundleSignature>,
+        at: Option<u64>,
+    ) -> Result<(), BundleError> {
+        let signature = signature.ok_or_else(|| BundleError::Unsigned { app: app.clone() })?;
+        edit.check().map_err(|error| BundleError::Edit { app: app.clone(), error })?;
+        let is_of_app = |bundle: &AppBundle| {
+            manifest::parse("littoral.toml", &bundle.manifest).is_ok_and(|manifest| manifest.name == app.app)
+        };
+        if bundle.is_some_and(|bundle| !is_of_app(bundle)) || edit.ends != bundle.is_none() {
+            return Err(BundleError::OtherApp { app: app.clone() });
+        }
+        self.check_signature(app, &edit_message(app, edit, bundle), signature, at)
+    }
+
+    /// Checks that an administrator has shut a node out.
+    pub(crate) fn check_revocation(&self, revocation: &Revocation) -> Result<(), String> {
+        let Revocation { format, node, author, time_us, signature } = revocation;
+        if *format != 1 || author.len() > AUTHOR_BYTES_MAX {
+            return Err("the revocation is not as this version writes it; upgrade this node".to_owned());
+        }
+        let of = (node, author.as_str(), *time_us);
+        revocation::verify(&self.root_pem, of, &signature.certificate, &signature.signature_base64.0)
+            .map_err(|error| error.to_string())
+    }
+
+    fn check_signature(
+        &self,
+        app: &AppId,
+        message: &[u8],
+        signature: &BundleSignature,
+        at: Option<u64>,
+    ) -> Result<(), BundleError> {
         let BundleSignature { certificate, signature_base64 } = signature;
-        tenant::verify(&self.root_pem, &app.tenant, &message, certificate, &signature_base64.0, at).map_err(|reason| {
+        tenant::verify(&self.root_pem, &app.tenant, message, certificate, &signature_base64.0, at).map_err(|reason| {
             let next = match &reason {
                 tenant::SignatureError::Foreign { .. } => {
                     "sign with the key in the folder `admin` of this fabric's first node (`littoral deploy --key DIR`)"
@@ -106,7 +207,30 @@ impl Verifier {
     }
 }
 
-/// The bytes that are signed: each part behind its length, in one order, so that no two bundles have the same.
+/// The bytes that are signed of an edit: like [`message`], with its place among the others.
+fn edit_message(app: &AppId, edit: &Edit, bundle: Option<&AppBundle>) -> Vec<u8> {
+    let mut bytes = EDIT_DOMAIN.to_vec();
+    let mut part = |text: &str| {
+        bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    };
+    part(app.tenant.as_str());
+    part(app.app.as_str());
+    let Edit { incarnation, generation, ends, lineage, puts_aside, time, author } = edit;
+    part(&format!("{incarnation} {generation} {ends} {time} {} {}", lineage.len(), puts_aside.len()));
+    lineage.iter().chain(puts_aside).for_each(|id| part(&id.to_string()));
+    part(author);
+    if let Some(bundle) = bundle {
+        part(&bundle.manifest);
+        for (function, artifact) in &bundle.artifacts {
+            part(function);
+            part(artifact);
+        }
+    }
+    bytes
+}
+
+/// The bytes that earlier versions signed: each part behind its length, in one order, so that no two bundles have the same.
 fn message(app: &AppId, version: &str, bundle: &AppBundle) -> Vec<u8> {
     let mut bytes = DOMAIN.to_vec();
     let mut part = |text: &str| {
@@ -143,13 +267,18 @@ pub(crate) mod tests {
         (root, key)
     }
 
-    /// An app's bundle, signed.
-    pub(crate) fn signed(key: &TenantKey, name: &str, version: &str) -> AppBundle {
+    /// An app's bundle, not signed.
+    pub(crate) fn unsigned(name: &str, version: &str) -> AppBundle {
         let manifest = format!("name = \"{name}\"\nversion = \"{version}\"\n");
         let artifacts = BTreeMap::from([("f".to_owned(), "0".repeat(64))]);
-        let mut bundle = AppBundle { manifest, artifacts, signature: None };
-        bundle.signature = Some(sign(&bundle, key).unwrap());
-        bundle
+        AppBundle { manifest, artifacts, edit: None, signature: None }
+    }
+
+    /// An app's bundle, signed as earlier versions did.
+    pub(crate) fn signed(key: &TenantKey, name: &str, version: &str) -> AppBundle {
+        let bundle = unsigned(name, version);
+        let signature = sign_message(&message(&app(name), version, &bundle), key).unwrap();
+        AppBundle { signature: Some(signature), ..bundle }
     }
 
     fn app(name: &str) -> AppId {
@@ -183,6 +312,45 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn whatever_is_changed_of_an_edit_its_signature_is_good_no_more() {
+        let (root, key) = fabric();
+        let verifier = Verifier::new(root.certificate_pem().to_owned(), false);
+        let (a, edit) =
+            (app("a"), Edit::first(1, "ann".to_owned()).next(EditId([1; 32]), &[], false, 2, "bob".to_owned()));
+        let bundle = AppBundle { edit: Some(edit.clone()), ..unsigned("a", "1") };
+        let signature = sign(&bundle, &key).unwrap();
+        let check = |edit: &Edit, bundle| verifier.check_edit(&a, edit, bundle, Some(&signature), None);
+        check(&edit, Some(&bundle)).unwrap();
+        let more = |change: fn(&mut Edit)| {
+            let mut changed = edit.clone();
+            change(&mut changed);
+            check(&changed, Some(&bundle)).unwrap_err().to_string()
+        };
+        for changed in [
+            more(|edit| edit.generation += 1),
+            more(|edit| edit.incarnation += 1),
+            more(|edit| edit.lineage.push(EditId([2; 32]))),
+            more(|edit| edit.puts_aside.append(&mut edit.lineage)),
+            more(|edit| edit.time.physical_us += 1),
+            more(|edit| edit.author.push('x')),
+        ] {
+            assert!(changed.contains("altered afterwards"), "{changed}");
+        }
+        check(&edit, None).unwrap_err();
+        let ends = Edit { ends: true, ..edit.clone() };
+        check(&ends, None).unwrap_err();
+        let end = sign_end(&a.app, &ends, &key).unwrap();
+        verifier.check_edit(&a, &ends, None, Some(&end), Some(unix_now())).unwrap();
+        assert!(verifier.check_edit(&app("b"), &ends, None, Some(&end), None).is_err());
+        // The key of a node signs nothing, though the fabric's root has signed its certificate.
+        let node = root.identity(&NodeId::new("edge-1").unwrap(), &[]).unwrap();
+        let stolen = TenantKey { certificate_pem: node.certificate_pem, key_pem: node.key_pem };
+        let forged = sign_message(&edit_message(&a, &ends, None), &stolen).unwrap();
+        let said = verifier.check_edit(&a, &ends, None, Some(&forged), None).unwrap_err().to_string();
+        assert!(said.contains("its certificate is no tenant's"), "{said}");
+    }
+
+    #[test]
     fn another_fabrics_tenant_is_not_ours() {
         let ((root, _), (_, theirs)) = (fabric(), fabric());
         let verifier = Verifier::new(root.certificate_pem().to_owned(), true);
@@ -206,6 +374,7 @@ pub(crate) mod tests {
         let bundle = |artifacts: &[(&str, &str)]| AppBundle {
             manifest: String::new(),
             artifacts: artifacts.iter().map(|(f, a)| ((*f).to_owned(), (*a).to_owned())).collect(),
+            edit: None,
             signature: None,
         };
         let bytes = |artifacts| message(&app("a"), "1", &bundle(artifacts));

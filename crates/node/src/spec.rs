@@ -3,12 +3,26 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use littoral_model::id::{AppId, TenantId};
+use littoral_mesh::Members;
+use littoral_model::id::{AppId, NodeId, TenantId};
 use littoral_model::manifest::{self, Manifest};
-use littoral_plan::{Ack, AppSpec, Constraints, FlowSpec, FunctionSpec, Interface, Sink, StreamSpec};
+use littoral_model::unit::Bandwidth;
+use littoral_plan::profile::RECORDS_FEW;
+use littoral_plan::{Ack, AppSpec, Constraints, FlowSpec, FunctionSpec, Interface, QueueSpec, Sink, StreamSpec};
+
+use crate::report::Report;
 
 /// The artefact of a function that is not built yet, for planning.
 const NOT_BUILT: &str = "";
+
+/// What one partition of the stage of a flow in SQL may take: a batch and what becomes of it, and the groups of windows. A
+/// component's instance is given as much unless its manifest says otherwise.
+const QUERY_MEMORY_BYTES: u64 = 64 << 20;
+
+/// The label of nodes that run containers, which they give themselves, and with which functions of images ask for them.
+pub(crate) const CONTAINER_LABEL: (&str, &str) = ("littoral-container", "yes");
+/// The same for processes.
+pub(crate) const PROCESS_LABEL: (&str, &str) = ("littoral-process", "yes");
 
 /// What the manifest asks for. `artifacts` has the digest of each function that is built; one that is not can be planned.
 pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>) -> AppSpec {
@@ -19,19 +33,28 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
         let spec = FunctionSpec {
             artifact: artifacts.get(name.as_str()).map_or(NOT_BUILT, String::as_str).to_owned(),
             interface: if is_stage { Interface::Stage } else { Interface::Http },
-            memory_bytes: function.memory.into(),
-            placement: constraints(&function.placement),
+            memory_bytes: u64::from(function.memory) * u64::from(function.instances_min().max(1)),
+            placement: placement(function),
+            // `take_measured` fills it in.
+            execution_us: None,
+        };
+        (name.clone(), spec)
+    });
+    let queries = manifest.queries.iter().map(|(name, query)| {
+        let spec = FunctionSpec {
+            artifact: query.fingerprint.clone(),
+            interface: Interface::Stage,
+            memory_bytes: QUERY_MEMORY_BYTES,
+            placement: Constraints::from(&query.placement),
             execution_us: None,
         };
         (name.clone(), spec)
     });
     let streams = manifest.streams.iter().map(|(name, stream)| {
-        let ack = stream.ack.map(|ack| match ack {
-            manifest::Ack::Local => Ack::Local,
-            manifest::Ack::Site => Ack::Site,
-        });
-        let placement = constraints(&stream.placement);
-        (name.clone(), StreamSpec { partitions: stream.partitions, placement, ack })
+        let ack = stream.ack.map(ack_of);
+        let placement = Constraints::from(&stream.placement);
+        let rate_bps = stream.rate.map(Bandwidth::as_bits_per_second);
+        (name.clone(), StreamSpec { partitions: stream.partitions, placement, ack, rate_bps })
     });
     let flows = manifest.flows.iter().map(|(name, flow)| {
         let sink = flow.sink.as_ref().map(|sink| match sink {
@@ -48,12 +71,56 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
         };
         (name.clone(), spec)
     });
+    let queues = manifest.functions.iter().filter_map(|(name, function)| {
+        let of_it = manifest.triggers.iter().filter(|trigger| trigger.function == *name);
+        let streams = of_it.filter_map(|trigger| trigger.stream.clone()).collect();
+        Some((name.clone(), QueueSpec { ack: function.later.as_ref()?.ack.map(ack_of), streams }))
+    });
     AppSpec {
         app: app_id(manifest),
-        functions: functions.collect(),
+        queues: queues.collect(),
+        functions: functions.chain(queries).collect(),
         streams: streams.collect(),
         flows: flows.collect(),
+        objectives: manifest.objectives.unwrap_or_default(),
     }
+}
+
+fn ack_of(ack: manifest::Ack) -> Ack {
+    match ack {
+        manifest::Ack::Local => Ack::Local,
+        manifest::Ack::Site => Ack::Site,
+    }
+}
+
+/// Fills in what the app's functions take where they run already: what 95 of 100 executions took on the node that tells of
+/// most of them, for there it is known best.
+pub(crate) fn take_measured(spec: &mut AppSpec, reports: &[(NodeId, Report)], live: &Members) {
+    let app = &spec.app;
+    for (name, function) in &mut spec.functions {
+        let works = reports.iter().flat_map(|(_, report)| &report.works).filter(|owned| owned.work.app == *app);
+        let stages = works.filter_map(|owned| owned.stats.as_ref()?.functions.get(name.as_str()));
+        let stages = stages.map(|stage| (stage.process.count, stage.process.p95_us));
+        let called = format!("{app}/{name}");
+        let served =
+            live.values().flat_map(|digest| &digest.condition.served).filter(|served| served.function == called);
+        let served = served.map(|served| (u64::from(served.samples), u64::from(served.p95_us)));
+        let known = stages.chain(served).filter(|(samples, _)| *samples >= u64::from(RECORDS_FEW));
+        function.execution_us = known.max().map(|(_, p95_us)| p95_us.max(1));
+    }
+}
+
+/// Where a function may run: what its manifest says, and where there is a runtime for it.
+fn placement(function: &manifest::Function) -> Constraints {
+    let mut placement = Constraints::from(&function.placement);
+    for (is_asked, (label, value)) in
+        [(function.image.is_some(), CONTAINER_LABEL), (function.process.is_some(), PROCESS_LABEL)]
+    {
+        if is_asked {
+            placement.labels.insert(label.to_owned(), value.to_owned());
+        }
+    }
+    placement
 }
 
 /// The app that a manifest is of.
@@ -61,11 +128,119 @@ pub(crate) fn app_id(manifest: &Manifest) -> AppId {
     AppId { tenant: TenantId::default_tenant(), app: manifest.name.clone() }
 }
 
-fn constraints(placement: &manifest::Placement) -> Constraints {
-    Constraints {
-        tiers: placement.tier.iter().copied().collect(),
-        sites: placement.site.iter().cloned().collect(),
-        labels: placement.labels.clone(),
-        near: placement.near.clone(),
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use std::sync::Arc;
+
+    use littoral_flow::stats::{FunctionSnapshot, Snapshot};
+    use littoral_model::condition::{Condition, Served};
+    use littoral_model::digest::NodeDigest;
+    use littoral_model::id::{Epoch, FunctionName, Tier};
+    use littoral_model::situation::Situation;
+    use littoral_model::wire::VersionRange;
+    use littoral_runtime::latency::Quantiles;
+
+    use super::*;
+    use crate::report::OwnedWork;
+
+    const MANIFEST: &str = r#"
+name = "shop"
+version = "1.0.0"
+[functions.clean]
+component = "clean.wasm"
+[functions.page]
+component = "page.wasm"
+[functions.new]
+component = "new.wasm"
+[streams.orders]
+[flows.sell]
+source = "orders"
+stages = ["clean"]
+"#;
+
+    fn owned(work: &str, function: &str, count: u64, p95_us: u64) -> OwnedWork {
+        let process = Quantiles { count, p95_us, ..Quantiles::default() };
+        let inside = FunctionSnapshot { rows: count, process, ..FunctionSnapshot::default() };
+        let functions = BTreeMap::from([(function.to_owned(), inside)]);
+        OwnedWork {
+            work: work.parse().unwrap(),
+            epoch: Epoch(1),
+            leads: true,
+            first: 0,
+            committed: 0,
+            stats: Some(Snapshot { functions, ..Snapshot::default() }),
+        }
+    }
+
+    /// What a node of a site says of itself.
+    pub(crate) fn digest(node: &str, site: &str) -> NodeDigest {
+        NodeDigest {
+            node: node.parse().unwrap(),
+            tier: Tier::Edge,
+            site: site.parse().unwrap(),
+            labels: BTreeMap::new(),
+            incarnation: 1,
+            sequence: 1,
+            protocol: VersionRange::OURS,
+            program: String::new(),
+            cores: 2,
+            memory_bytes: 1,
+            works: 0,
+            http: None,
+            functions: Vec::new(),
+            links: Vec::new(),
+            intent: 0,
+            situation: Situation::default(),
+            condition: Condition::default(),
+        }
+    }
+
+    #[test]
+    fn what_was_measured_often_enough_takes_the_place_of_the_guess() {
+        let manifest = manifest::parse("littoral.toml", MANIFEST).unwrap();
+        let mut spec = app_spec(&manifest, &BTreeMap::new());
+        let works = vec![
+            owned("default/shop/stage/sell.0/0@hall", "clean", 100, 3_000),
+            // Another one of which less is known, and another app's of the same name.
+            owned("default/shop/stage/sell.0/1@hall", "clean", 99, 9_000),
+            owned("default/other/stage/sell.0/0@hall", "clean", 500, 1),
+        ];
+        let reports = [("a".parse().unwrap(), Report { works, ..Report::default() })];
+        let served = |name: &str, samples| Served {
+            function: format!("default/shop/{name}"),
+            p50_us: 1_000,
+            p95_us: 4_000,
+            samples,
+            queue: 0,
+        };
+        let mut live = digest("a", "hall");
+        live.condition.served = vec![served("page", 8), served("new", 7)];
+        let live = Members::from([(live.node.clone(), Arc::new(live))]);
+        take_measured(&mut spec, &reports, &live);
+        let of = |name: &str| spec.functions[&name.parse::<FunctionName>().unwrap()].execution_us;
+        assert_eq!((of("clean"), of("page"), of("new")), (Some(3_000), Some(4_000), None));
+    }
+
+    #[test]
+    fn a_flow_in_sql_is_a_stage_without_an_artefact() {
+        let text = "CREATE STREAM raw (a bigint) PARTITIONS 2; \
+                    CREATE FLOW f WITHIN '2 s' KEEP IN REGION 'eu' PREFER edge DEAD LETTER INTO bad AS SELECT a FROM raw WHERE a > 0";
+        let text = format!("{MANIFEST}[sql.flows]\ntext = \"{text}\"\n[[routes]]\npath = \"/f\"\nstream = \"f\"\n");
+        let (manifest, program) = crate::intent::read_manifest(&text).unwrap();
+        let spec = app_spec(&manifest, &BTreeMap::new());
+        let name: FunctionName = "f".parse().unwrap();
+        let function = &spec.functions[&name];
+        assert_eq!((function.interface, function.placement.prefer), (Interface::Stage, Some(Tier::Edge)));
+        assert_eq!(function.artifact, format!("sql:{:016x}", program.stage(&name).unwrap().fingerprint()));
+        let flow = &spec.flows[&"f".parse().unwrap()];
+        assert_eq!((flow.stages.as_slice(), flow.slo_us), ([name].as_slice(), Some(2_000_000)));
+        for (stream, partitions, regions) in [("raw", Some(2), 0), ("f", None, 1), ("bad", None, 1)] {
+            let stream = &spec.streams[&stream.parse().unwrap()];
+            assert_eq!((stream.partitions, stream.placement.regions.len()), (partitions, regions));
+        }
+        let mistaken = text.replace("a > 0", "b > 0");
+        let findings = crate::intent::read_manifest(&mistaken).unwrap_err();
+        assert_eq!(findings.to_string(), "flows.sql:1:151: there is no column `b`");
     }
 }

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use littoral_control::scaling::Reason;
 use littoral_mesh::Members;
+use littoral_model::condition::{Condition, Served};
 use littoral_model::digest::NodeDigest;
 use littoral_model::id::{FunctionName, NodeId, StreamName};
-use littoral_model::manifest;
+use littoral_model::manifest::{self, Partition, PartitionPolicy};
 use littoral_model::unit::Time;
 use littoral_model::work::{Assignment, WorkId};
 use littoral_plan::{PlacedWork, Role};
@@ -14,11 +16,12 @@ use littoral_runtime::latency;
 
 use crate::admin::exchange::artifact_digest;
 use crate::admin::types::{
-    AppStatus, FlowStatus, FunctionStatus, Health, LinkStatus, NodeState, NodeStatus, PartitionStatus, Quantiles,
-    SinkStatus, StageStatus, StreamStatus,
+    AppStatus, ConditionStatus, FlowStatus, FunctionStatus, Health, InstancesStatus, LinkStatus, NodeState, NodeStatus,
+    PartitionStatus, Quantiles, ServedStatus, SinkStatus, StageStatus, StreamStatus,
 };
+use crate::functions::Standing;
 use crate::intent::{App, Apps};
-use crate::report::{OwnedWork, Report, assignments};
+use crate::report::{OwnedWork, Report, Scale, assignments};
 
 /// What is deployed and what the nodes report of it, at one moment.
 pub(crate) struct Picture {
@@ -51,10 +54,16 @@ impl Picture {
     /// One app.
     pub(crate) fn app(&self, app: &App) -> AppStatus {
         let mut reasons: Vec<String> = app.placement.works.iter().filter_map(|placed| self.lacks(placed)).collect();
+        // A singleton is served by one of them, whichever.
+        let is_singleton = app.manifest.partition == Partition::Named(PartitionPolicy::Singleton);
         for instance in &app.placement.instances {
-            let served =
-                self.served(app, instance.function.as_str()).any(|(node, ready, _)| *node == instance.node && ready);
-            if !served {
+            let serve = self.served(app, instance.function.as_str()).filter(|(_, ready, _)| *ready);
+            let serve: Vec<&NodeId> = serve.map(|(node, ..)| node).collect();
+            // Others may serve it in place of nodes that do not satisfy its constraints any more.
+            let wanted = app.placement.serving.iter().find(|serving| serving.function == instance.function);
+            let enough = wanted.is_some_and(|wanted| serve.len() >= wanted.wanted as usize);
+            let is_served = if is_singleton { !serve.is_empty() } else { enough || serve.contains(&&instance.node) };
+            if !is_served {
                 let errors = self.served(app, instance.function.as_str()).filter_map(|(_, _, error)| error);
                 let why = errors.map(|error| format!(": {error}")).next().unwrap_or_default();
                 reasons.push(format!("function {} is not served by {} yet{why}", instance.function, instance.node));
@@ -71,6 +80,9 @@ impl Picture {
             flows: app.manifest.flows.keys().map(ToString::to_string).collect(),
             streams: app.manifest.streams.keys().map(ToString::to_string).collect(),
             routes: app.manifest.routes.iter().map(|route| route.path.clone()).collect(),
+            generation: app.edit.generation,
+            author: app.edit.author.clone(),
+            notes: app.lost.clone(),
         }
     }
 
@@ -144,8 +156,15 @@ impl Picture {
             slo_p95_ms: slo_ms(app.manifest.functions.get(id).and_then(|function| function.slo)),
             slo_met: None,
             last_error: None,
+            instances: Vec::new(),
+            priority: app.manifest.functions.get(id).map(|function| function.priority).unwrap_or_default().to_string(),
+            held: Vec::new(),
         };
         for (node, report) in &self.reports {
+            for scale in report.scales.iter().filter(|scale| scale.app == app.id && scale.function == *id) {
+                status.instances.extend(instances(node, scale));
+                status.held.extend(scale.held.as_ref().map(|why| format!("{node}: {why}")));
+            }
             let served =
                 report.functions.iter().filter(|served| served.app == app.id && served.function.as_str() == name);
             for served in served {
@@ -203,7 +222,7 @@ impl Picture {
         let stats = self.owned.get(&placed.work).and_then(|(_, work)| work.stats.clone()).unwrap_or_default();
         let functions = match &placed.role {
             Role::Stage { functions, .. } => functions.iter().map(|stage| stage.function.to_string()).collect(),
-            Role::StreamPartition { .. } => Vec::new(),
+            Role::StreamPartition { .. } | Role::Queue { .. } => Vec::new(),
         };
         StageStatus {
             name: placed.work.name.clone(),
@@ -291,6 +310,17 @@ fn names(assignment: &Assignment) -> Vec<String> {
     assignment.in_sync.iter().map(ToString::to_string).collect()
 }
 
+fn instances(node: &NodeId, scale: &Scale) -> Option<InstancesStatus> {
+    if scale.standing.is_none() && scale.refused.is_none() {
+        return None;
+    }
+    // One that stays loaded.
+    let loaded = || Standing { ready: 1, wanted: 1, reason: Reason::Minimum.to_string(), ..Standing::default() };
+    let Standing { ready, starting, wanted, reason, cold, .. } = scale.standing.clone().unwrap_or_else(loaded);
+    let refused = scale.refused.clone();
+    Some(InstancesStatus { node: node.to_string(), ready, starting, wanted, reason, cold, refused })
+}
+
 fn runs(placed: &PlacedWork, function: &str) -> bool {
     matches!(&placed.role, Role::Stage { functions, .. } if functions.iter().any(|stage| stage.function.as_str() == function))
 }
@@ -343,11 +373,13 @@ pub(crate) fn node(digest: &NodeDigest, state: NodeState) -> NodeStatus {
         tier: digest.tier.to_string(),
         site: digest.site.to_string(),
         labels: digest.labels.clone(),
+        situation: digest.situation.describe(),
         version: digest.program.clone(),
         state,
         works: digest.works,
         functions: digest.functions.clone(),
         http: digest.http.clone(),
+        revoked: false,
         links: digest
             .links
             .iter()
@@ -357,6 +389,24 @@ pub(crate) fn node(digest: &NodeDigest, state: NodeState) -> NodeStatus {
                 bandwidth_bps: link.bandwidth_bps,
             })
             .collect(),
+        condition: condition(&digest.condition),
+    }
+}
+
+fn condition(condition: &Condition) -> ConditionStatus {
+    let served = |served: &Served| ServedStatus {
+        function: served.function.clone(),
+        p50_ms: f64::from(served.p50_us) / 1_000.0,
+        p95_ms: f64::from(served.p95_us) / 1_000.0,
+        samples: served.samples,
+        queue: served.queue,
+    };
+    ConditionStatus {
+        busy_percent: f64::from(condition.busy_permille) / 10.0,
+        run_queue: condition.run_queue,
+        memory_free_bytes: condition.memory_free_bytes,
+        slowdown: f64::from(condition.slowdown_permille) / 1_000.0,
+        served: condition.served.iter().map(served).collect(),
     }
 }
 

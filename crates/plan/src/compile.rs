@@ -2,11 +2,11 @@
 //!
 //! The order: work that exists stays (`kept`); streams that devices write are laid on the devices (`streams`); flows
 //! are placed one after another, each after those that write its source, a whole chain per partition (`flows`);
-//! what streams are left and the HTTP functions follow.
+//! what streams are left, the HTTP functions and their queues (`queues`) follow.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use littoral_model::id::{FlowName, NodeId, StreamName};
+use littoral_model::id::{FlowName, FunctionName, NodeId, StreamName};
 use littoral_model::work::{Assignment, WorkId};
 
 use crate::INSTANCES_MAX;
@@ -14,11 +14,14 @@ use crate::board::{Ask, Board};
 use crate::explain;
 use crate::fabric::Fabric;
 use crate::flows::chain_functions;
+use crate::instances::Serving;
 use crate::kept::{How, Kept, KeptWork};
+use crate::objective::{REFERENCE_EXECUTION_US, Terms};
 use crate::placement::{FlowPrediction, PlacedFunction, PlacedWork, Placement};
 use crate::reason::Reason;
-use crate::refusal::{Refusal, Unplaceable};
-use crate::spec::{AppSpec, Constraints, FlowSpec, Interface, Sink};
+use crate::refusal::{NearestMiss, Refusal, Unplaceable};
+use crate::spec::{AppSpec, Constraints, FlowSpec, FunctionSpec, Interface, Sink};
+use crate::streams;
 
 /// Places an app: hard constraints are satisfied, work that exists stays where it is unless it violates one or its
 /// owner is dead, and the rest goes where the flows are predicted to be fastest, then least loaded, then first by name.
@@ -38,6 +41,8 @@ pub fn compile(spec: &AppSpec, fabric: &Fabric, existing: &[Assignment]) -> Resu
     }
     planner.place_streams_left();
     planner.place_instances();
+    planner.place_queues();
+    planner.check_relations();
     planner.refuse_if_findings()?;
     Ok(planner.finish(existing))
 }
@@ -46,30 +51,41 @@ pub fn compile(spec: &AppSpec, fabric: &Fabric, existing: &[Assignment]) -> Resu
 #[derive(Debug)]
 pub(crate) struct Planner<'a> {
     pub(crate) spec: &'a AppSpec,
-    pub(crate) board: Board,
+    pub(crate) board: Board<'a>,
     pub(crate) kept: Kept,
     pub(crate) streams: BTreeMap<(StreamName, u32), PlacedWork>,
     pub(crate) stages: Vec<PlacedWork>,
+    pub(crate) queues: Vec<PlacedWork>,
     pub(crate) instances: Vec<PlacedFunction>,
     pub(crate) predictions: BTreeMap<FlowName, FlowPrediction>,
     pub(crate) findings: BTreeSet<Unplaceable>,
+    /// Where each function and each stream is so far.
+    pub(crate) located: BTreeMap<String, BTreeSet<usize>>,
+    pub(crate) nowhere: BTreeSet<usize>,
+    serving: Vec<Serving>,
 }
 
 impl<'a> Planner<'a> {
-    fn new(spec: &'a AppSpec, fabric: &Fabric, existing: &[Assignment]) -> Self {
+    fn new(spec: &'a AppSpec, fabric: &'a Fabric, existing: &[Assignment]) -> Self {
         let mut board = Board::new(fabric, existing);
         let mut kept = Kept::find(spec, &mut board, existing);
         let findings = std::mem::take(&mut kept.findings).into_iter().collect();
-        Self {
+        let mut planner = Self {
             spec,
             board,
             kept,
             streams: BTreeMap::new(),
             stages: Vec::new(),
+            queues: Vec::new(),
             instances: Vec::new(),
             predictions: BTreeMap::new(),
             findings,
-        }
+            located: BTreeMap::new(),
+            nowhere: BTreeSet::new(),
+            serving: Vec::new(),
+        };
+        planner.locate_kept();
+        planner
     }
 
     fn refuse_if_findings(&self) -> Result<(), Refusal> {
@@ -110,6 +126,7 @@ impl<'a> Planner<'a> {
                 missing.insert((format!("flow {name}"), format!("function {function} to be declared")));
             }
         }
+        missing.extend(self.unknown_relations());
         self.findings.extend(missing.into_iter().map(|(what, constraint)| Unplaceable {
             what,
             constraint,
@@ -135,45 +152,138 @@ impl<'a> Planner<'a> {
         ordered
     }
 
-    /// The HTTP functions, on every node that may serve them up to a bound: an idle one costs next to nothing, and a
-    /// request that is served where it arrives crosses no link.
+    /// The HTTP functions, each after those that it must be with.
     fn place_instances(&mut self) {
-        for (name, function) in self.spec.functions.iter().filter(|(_, f)| f.interface == Interface::Http) {
-            let ask = Ask { placement: &function.placement, memory_bytes: function.memory_bytes, ack: None };
-            let mut options = self.near(self.board.candidates(ask), &function.placement);
-            if options.is_empty() {
-                self.findings.insert(self.board.unplaceable(format!("function {name}"), ask));
+        let is_http = |(_, function): &(&FunctionName, &FunctionSpec)| function.interface == Interface::Http;
+        let mut left: BTreeMap<&FunctionName, &FunctionSpec> = self.spec.functions.iter().filter(is_http).collect();
+        let waits = |function: &FunctionSpec, left: &BTreeMap<&FunctionName, &FunctionSpec>| {
+            function.placement.affinity.iter().any(|with| left.keys().any(|name| name.as_str() == with.with))
+        };
+        while let Some((&name, &function)) =
+            left.iter().find(|(_, function)| !waits(function, &left)).or_else(|| left.iter().next())
+        {
+            left.remove(name);
+            self.place_function(name, function);
+        }
+        self.instances.sort_by(|a, b| a.function.cmp(&b.function));
+        self.serving.sort_by(|a, b| a.function.cmp(&b.function));
+    }
+
+    /// An HTTP function, on every node that may serve it up to a bound: an idle one costs next to nothing, and a request
+    /// that is served where it arrives crosses no link. Where more than the time is weighed, only on those that cost less
+    /// than the detour to the best one that they save.
+    fn place_function(&mut self, name: &'a FunctionName, function: &'a FunctionSpec) {
+        let placement = &function.placement;
+        let ask = Ask { placement, memory_bytes: function.memory_bytes, ack: None, has_copies: false };
+        let nobody = BTreeSet::new();
+        let options = self.related(name.as_str(), placement, self.board.candidates(ask), &nobody);
+        let options = self.wished(options, placement);
+        let weights = self.spec.objectives;
+        let execution_us = function.execution_us.unwrap_or(REFERENCE_EXECUTION_US);
+        let terms = |board: &Board<'_>, spot: usize| {
+            Terms::latency(board.queue_us(spot)).and(board.execution(spot, execution_us))
+        };
+        let mut ranked: Vec<(bool, u64, u32, usize, Terms)> = options
+            .into_iter()
+            .map(|spot| {
+                let terms = terms(&self.board, spot);
+                let idle = !self.is_wanted_at(name.as_str(), spot);
+                (idle, terms.score(weights), self.board.load(spot), spot, terms)
+            })
+            .collect();
+        ranked.sort_unstable();
+        let mut chosen: Vec<(usize, Terms)> = Vec::new();
+        let mut passed: BTreeMap<usize, Terms> = BTreeMap::new();
+        for (idle, score, _, spot, terms) in ranked {
+            let detour = |(best, theirs): &(usize, Terms)| theirs.and(self.board.hop(spot, *best)).score(weights);
+            let is_worth_it = !idle || chosen.first().is_none_or(|best| score <= detour(best));
+            if chosen.len() < INSTANCES_MAX && is_worth_it && self.may_join(&chosen, spot, placement) {
+                chosen.push((spot, terms));
+            } else {
+                passed.insert(spot, terms);
             }
-            options.sort_by_key(|spot| (self.board.queue_us(*spot), self.board.load(*spot), *spot));
-            for spot in options.into_iter().take(INSTANCES_MAX) {
-                self.board.take_memory(spot, function.memory_bytes);
-                let Some(view) = self.board.view(spot) else { continue };
-                let mut reasons = explain::satisfied(ask);
-                reasons.extend(explain::excluded(&self.board, spot, ask));
-                let (function, artifact) = (name.clone(), function.artifact.clone());
-                self.instances.push(PlacedFunction { function, artifact, node: view.node.clone(), reasons });
+        }
+        let Some(&(_, best)) = chosen.first() else {
+            self.findings.insert(self.nowhere(name.as_str(), ask, &nobody));
+            return;
+        };
+        if !placement.spread.is_empty() && chosen.len() < 2 {
+            self.findings.insert(self.unspread(name, placement, &chosen));
+        }
+        let mut first = Vec::new();
+        for (position, (spot, _)) in chosen.iter().enumerate() {
+            self.board.take_memory(*spot, function.memory_bytes);
+            self.locate(name.as_str(), *spot);
+            let Some(view) = self.board.view(*spot) else { continue };
+            let mut reasons = explain::satisfied(ask);
+            if position == 0 {
+                reasons.extend(explain::measured(name, function));
+                reasons.extend(explain::alternatives(&self.board, &passed, best, *spot, (weights, None, None)));
             }
+            reasons.extend(explain::excluded(&self.board, *spot, ask));
+            first.push(view.node.clone());
+            let (function, artifact) = (name.clone(), function.artifact.clone());
+            self.instances.push(PlacedFunction { function, artifact, node: view.node.clone(), reasons });
+        }
+        self.serving.push(Serving {
+            function: name.clone(),
+            artifact: function.artifact.clone(),
+            requires: placement.clone(),
+            memory_bytes: function.memory_bytes,
+            wanted: u32::try_from(first.len()).unwrap_or(u32::MAX),
+            first,
+        });
+    }
+
+    /// Whether an instance may be there beside others: it shares nothing with them over which they are to be spread.
+    fn may_join(&self, others: &[(usize, Terms)], spot: usize, placement: &Constraints) -> bool {
+        let Some(view) = self.board.view(spot) else { return false };
+        let others = others.iter().filter_map(|(other, _)| self.board.view(*other));
+        others.into_iter().all(|other| placement.spreads(&other.situation, &view.situation))
+    }
+
+    /// The finding for a function that only one node could serve.
+    fn unspread(&self, name: &FunctionName, placement: &Constraints, chosen: &[(usize, Terms)]) -> Unplaceable {
+        let spread: Vec<String> = placement.spread.iter().map(ToString::to_string).collect();
+        let node = chosen.first().and_then(|(spot, _)| self.board.view(*spot)).map(|view| view.node.clone());
+        Unplaceable {
+            what: format!("function {name}"),
+            constraint: format!("spread={} (two nodes that share none of these)", spread.join("|")),
+            nearest_miss: node.map(|node| NearestMiss {
+                node,
+                why: "would serve it alone: each other one is excluded or shares one".to_owned(),
+            }),
         }
     }
 
     fn finish(self, existing: &[Assignment]) -> Placement {
-        let mut works: Vec<PlacedWork> = self.streams.into_values().chain(self.stages).collect();
+        let mut works: Vec<PlacedWork> = self.streams.into_values().chain(self.stages).chain(self.queues).collect();
         works.sort_by(|a, b| a.work.cmp(&b.work));
         let used: BTreeSet<&WorkId> = works.iter().map(|placed| &placed.work).collect();
         let own = existing.iter().map(|assignment| &assignment.work).filter(|work| work.app == self.spec.app);
+        // What a keeper assigns for itself, as who serves a singleton, is in no placement and not to be forgotten for that.
+        let own = own.filter(|work| !work.name.starts_with('~'));
         let retired: BTreeSet<WorkId> = own.filter(|work| !used.contains(work)).cloned().collect();
         Placement {
             app: self.spec.app.clone(),
             works,
             instances: self.instances,
+            serving: self.serving,
             predictions: self.predictions.into_values().collect(),
             retired: retired.into_iter().collect(),
         }
     }
 
+    /// Of `options` those on the preferred tier, if there are any, and of these those near what the constraints name.
+    pub(crate) fn wished(&self, options: Vec<usize>, placement: &Constraints) -> Vec<usize> {
+        let is_preferred = |spot: &usize| self.board.view(*spot).map(|view| view.tier) == placement.prefer;
+        let preferred: Vec<usize> = options.iter().copied().filter(is_preferred).collect();
+        self.near(if preferred.is_empty() { options } else { preferred }, placement)
+    }
+
     /// Of `options` those that are near what the constraints name; all of them if they name nothing, or a stream that
     /// follows its writers.
-    pub(crate) fn near(&self, options: Vec<usize>, placement: &Constraints) -> Vec<usize> {
+    fn near(&self, options: Vec<usize>, placement: &Constraints) -> Vec<usize> {
         let Some(stream) = &placement.near else { return options };
         let placed = self.streams.iter().filter(|((name, _), _)| name == stream);
         let mut anchors: Vec<usize> = placed.filter_map(|(_, work)| self.board.spot(&work.owner)).collect();
@@ -182,7 +292,7 @@ impl<'a> Planner<'a> {
         if anchors.is_empty()
             && let Some(spec) = self.spec.streams.get(stream).filter(|spec| !spec.placement.is_any())
         {
-            anchors = self.board.candidates(Ask { placement: &spec.placement, memory_bytes: 0, ack: spec.ack });
+            anchors = self.board.candidates(streams::ask(spec));
         }
         self.board.nearest(options, &anchors)
     }

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use littoral_model::digest::{LinkReport, NodeDigest};
 use littoral_model::id::{NodeId, SiteId, Tier};
+use littoral_model::situation::Situation;
 use serde::{Deserialize, Serialize};
 
+use crate::admission::NodeFacts;
 use crate::links::Links;
+use crate::traffic::Traffic;
 
 /// What placement needs to know of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +22,9 @@ pub struct NodeView {
     pub site: SiteId,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Where it is, what powers it, what it costs and what it would fail with.
+    #[serde(default)]
+    pub situation: Situation,
     /// Cores that functions may use.
     pub cores: u32,
     /// Memory that functions may use, in bytes.
@@ -40,12 +46,22 @@ impl NodeView {
             tier: digest.tier,
             site: digest.site.clone(),
             labels: digest.labels.clone(),
+            situation: digest.situation.clone(),
             cores: digest.cores,
             memory_bytes: digest.memory_bytes,
             memory_promised_bytes: 0,
             works: digest.works,
             alive,
         }
+    }
+}
+
+impl NodeView {
+    /// What decides whether it may hold something.
+    #[must_use]
+    pub fn facts(&self) -> NodeFacts<'_> {
+        let situation = &self.situation;
+        NodeFacts { tier: self.tier, site: &self.site, labels: &self.labels, situation, now: situation.into() }
     }
 }
 
@@ -56,6 +72,8 @@ pub struct Fabric {
     pub nodes: BTreeMap<NodeId, NodeView>,
     /// What is known of the links between them.
     pub links: Links,
+    /// What flows of other apps were promised of the links.
+    pub promised: Vec<Traffic>,
 }
 
 impl Fabric {
@@ -67,7 +85,7 @@ impl Fabric {
     ) -> Self {
         let nodes: BTreeMap<NodeId, NodeView> = nodes.into_iter().map(|view| (view.node.clone(), view)).collect();
         let links = Links::new(nodes.values(), reports);
-        Self { nodes, links }
+        Self { nodes, links, promised: Vec::new() }
     }
 
     /// The fabric that the digests of live nodes, and the last known digests of dead ones, describe.
@@ -78,11 +96,14 @@ impl Fabric {
     ) -> Self {
         let mut views = Vec::new();
         let mut reports = Vec::new();
+        let mut coordinates = Vec::new();
         let known = dead.into_iter().map(|digest| (digest, false)).chain(live.into_iter().map(|d| (d, true)));
         for (digest, alive) in known {
             views.push(NodeView::from_digest(digest, alive));
+            coordinates.extend(digest.condition.coordinate.map(|coordinate| (digest.node.clone(), coordinate)));
             reports.extend(digest.links.iter().map(|link| (digest.node.clone(), link.clone())));
         }
-        Self::new(views, reports)
+        let Self { nodes, links, promised } = Self::new(views, reports);
+        Self { nodes, links: links.located(coordinates), promised }
     }
 }

@@ -4,23 +4,21 @@ use std::collections::BTreeMap;
 
 use littoral_model::entry::{PORT_DEAD_LETTER, PORT_MAIN};
 use littoral_model::id::{FlowName, FunctionName, NodeId, StreamName};
+use littoral_model::unit::Bandwidth;
 use littoral_model::work::{WorkId, WorkKind};
 
 use crate::board::Ask;
-use crate::chain::{self, Choice, Join, Layer, NoWay, Solution};
+use crate::chain::{self, Choice, Join, Layer, NoWay, Pair, Rules, Solution};
 use crate::compile::{Planner, reason_of};
 use crate::explain;
 use crate::kept::KeptWork;
 use crate::links::Basis;
+use crate::objective::REFERENCE_EXECUTION_US;
 use crate::placement::{FlowPrediction, Hop, PlacedWork, Role, Source, StageFunction, Step};
-use crate::reason::Reason;
-use crate::refusal::Unplaceable;
+use crate::reason::{Milliseconds, Reason};
+use crate::refusal::{NearestMiss, Unplaceable};
 use crate::spec::{Constraints, FlowSpec, FunctionSpec, Sink};
-use crate::streams::{ask as ask_stream, is_free};
-
-/// What a record is taken to cost a function of which nothing was declared or measured, in microseconds: several times
-/// what the guests of our examples need.
-const EXECUTION_US: u64 = 200;
+use crate::streams::{STORE_US, ask as ask_stream, is_free};
 
 /// The functions of a flow, in order; a sink that is a function runs as the last stage.
 pub(crate) fn chain_functions(flow: &FlowSpec) -> Vec<&FunctionName> {
@@ -29,6 +27,16 @@ pub(crate) fn chain_functions(flow: &FlowSpec) -> Vec<&FunctionName> {
         _ => None,
     };
     flow.stages.iter().chain(sink).collect()
+}
+
+/// The names of a chain's layers: its source, its functions, its sink.
+fn layer_names(flow: &FlowSpec) -> Vec<&str> {
+    let sink = match &flow.sink {
+        Some(Sink::Stream(stream)) => Some(stream.as_str()),
+        _ => None,
+    };
+    let functions = chain_functions(flow).into_iter().map(FunctionName::as_str);
+    std::iter::once(flow.source.as_str()).chain(functions).chain(sink).collect()
 }
 
 /// One partition of a flow that is being placed.
@@ -53,111 +61,211 @@ impl<'a> Planner<'a> {
             let chain = Chain { name, flow, partition };
             let Some(layers) = self.layers(chain) else { return };
             let board = &self.board;
-            match chain::optimum(&layers, &|a, b| board.hop_us(a, b), &|spot| board.free_bytes(spot)) {
+            let pairs = self.pairs(chain, &layers);
+            let rate_bps = self.spec.rate_bps(name);
+            // What runs already goes on as it can.
+            let asked_bps = rate_bps.filter(|_| layers.iter().skip(1).all(|layer| !layer.stays));
+            let carries =
+                |a: usize, b: usize| asked_bps.is_none_or(|bps| board.spare_bps(a, b).is_none_or(|spare| spare >= bps));
+            let rules = Rules {
+                hop: &|a, b| carries(a, b).then(|| board.hop(a, b)),
+                free_bytes: &|spot| board.free_bytes(spot),
+                together: &|scope, a, b| board.together(scope, a, b),
+                pairs: &pairs,
+                objectives: self.spec.objectives,
+            };
+            match chain::optimum_within(&layers, &rules, flow.slo_us) {
                 Ok(solution) => {
-                    self.predict(chain, &layers, &solution);
+                    let prediction = self.predict(chain, &layers, &solution);
+                    self.findings.extend(self.infeasible(chain, &layers, &prediction));
+                    self.note(prediction);
+                    self.promise(&solution, rate_bps);
                     self.lay_chain(chain, &layers, &solution);
                 }
                 Err(reason) => {
+                    let unbounded = Rules { hop: &|a, b| Some(board.hop(a, b)), ..rules };
+                    if let (NoWay::Apart, Some(bps), Ok(way)) = (reason, asked_bps, chain::optimum(&layers, &unbounded))
+                    {
+                        self.findings.insert(self.too_narrow(chain, &way, bps));
+                        continue;
+                    }
                     let constraint = match reason {
-                        NoWay::Memory => "the memory that all its functions need together",
-                        NoWay::Apart => "that its sink is beside its last stage",
+                        NoWay::Memory => "the memory that all its functions need together".to_owned(),
+                        NoWay::Apart => "that its sink is beside its last stage".to_owned(),
+                        NoWay::Pair(pair) => {
+                            let names = layer_names(flow);
+                            let name = |layer: usize| names.get(layer).copied().unwrap_or_default();
+                            let relation = if pair.apart { "apart" } else { "together" };
+                            let (one, other) = (name(pair.one), name(pair.other));
+                            format!("{one} and {other} to be {relation} ({})", pair.scope)
+                        }
                     };
                     let what = format!("flow {name}, partition {partition}");
-                    self.findings.insert(Unplaceable { what, constraint: constraint.to_owned(), nearest_miss: None });
+                    self.findings.insert(Unplaceable { what, constraint, nearest_miss: None });
                 }
             }
+        }
+    }
+
+    /// Takes what a chain needs of the links on its way.
+    fn promise(&mut self, solution: &Solution, rate_bps: Option<u64>) {
+        let spots = &solution.way.spots;
+        for (from, to) in spots.iter().zip(spots.iter().skip(1)) {
+            self.board.promise(*from, *to, rate_bps.unwrap_or_default());
+        }
+    }
+
+    /// The finding for a chain for which the links have too little left: the narrowest one of the way that would else be the
+    /// best.
+    fn too_narrow(&self, chain: Chain<'a>, best: &Solution, bps: u64) -> Unplaceable {
+        let spots = &best.way.spots;
+        let links = spots.iter().zip(spots.iter().skip(1)).filter(|(from, to)| from != to);
+        let spare = links.filter_map(|(from, to)| Some((self.board.spare_bps(*from, *to)?, *from, *to)));
+        let nearest_miss = spare.min().and_then(|(spare, from, to)| {
+            let (from, to) = (self.board.view(from)?, self.board.view(to)?);
+            let why = format!("has {} left of its link from {}", Bandwidth::from_bits_per_second(spare), from.node);
+            Some(NearestMiss { node: to.node.clone(), why })
+        });
+        Unplaceable {
+            what: format!("flow {}, partition {}", chain.name, chain.partition),
+            constraint: format!(
+                "rate={} of {} on each link of its way",
+                Bandwidth::from_bits_per_second(bps),
+                chain.flow.source
+            ),
+            nearest_miss,
         }
     }
 
     /// The layers of a chain: source, stages, sink. None if one of them can be nowhere; that is then a finding.
     fn layers(&mut self, chain: Chain<'a>) -> Option<Vec<Layer>> {
         let flow = chain.flow;
-        let source = self.stream_layer(&flow.source, chain.partition);
+        let source = self.stream_layer(chain, &flow.source, chain.partition);
         let mut layers = vec![source];
         for (at, function) in chain_functions(flow).into_iter().enumerate() {
             layers.push(self.stage_layer(chain, at, function));
         }
         if let Some(Sink::Stream(sink)) = &flow.sink {
-            layers.push(self.sink_layer(sink, chain.partition, layers.last()?.as_ref()));
+            layers.push(self.sink_layer(chain, sink, layers.last()?.as_ref()));
         }
         layers.into_iter().collect()
     }
 
-    fn stream_layer(&mut self, name: &StreamName, partition: u32) -> Option<Layer> {
+    /// Which layers must be together or apart. Two that stay where they are cannot be brought there.
+    fn pairs(&self, chain: Chain<'a>, layers: &[Layer]) -> Vec<Pair> {
+        let names = layer_names(chain.flow);
+        let stays = |layer: usize| layers.get(layer).is_some_and(|layer| layer.stays);
+        let mut pairs = Vec::new();
+        for (one, name) in names.iter().enumerate() {
+            let Some(placement) = self.constraints_of(name) else { continue };
+            let together = placement.affinity.iter().map(|affinity| (affinity, false));
+            for (affinity, apart) in together.chain(placement.anti_affinity.iter().map(|affinity| (affinity, true))) {
+                let others = names.iter().enumerate().filter(|(_, name)| **name == affinity.with);
+                let others = others.filter(|(other, _)| !(stays(one) && stays(*other)));
+                pairs.extend(others.map(|(other, _)| Pair { one, other, scope: affinity.scope, apart }));
+            }
+        }
+        pairs
+    }
+
+    fn constraints_of(&self, name: &str) -> Option<&'a Constraints> {
+        let function = self.spec.functions.iter().find(|(function, _)| function.as_str() == name);
+        let stream = self.spec.streams.iter().find(|(stream, _)| stream.as_str() == name);
+        function.map(|(_, function)| &function.placement).or_else(|| stream.map(|(_, stream)| &stream.placement))
+    }
+
+    fn stream_layer(&mut self, chain: Chain<'a>, name: &StreamName, partition: u32) -> Option<Layer> {
         let stream = self.spec.streams.get(name)?;
         let commit = |spot| {
             let ack = self.board.effective_ack(spot, stream.ack, &stream.placement);
             self.board.commit_us(spot, ack, &stream.placement)
         };
         let options: Vec<Choice> = match self.fixed_spot(name, partition) {
-            Some(spot) => vec![Choice { spot, enter_us: commit(spot), execute_us: 0, load: 0 }],
+            Some(spot) => {
+                let terms = self.board.execution(spot, STORE_US);
+                vec![Choice { spot, enter_us: commit(spot), execute_us: 0, load: 0, terms }]
+            }
             None => {
-                let spots = self.near(self.board.candidates(ask_stream(stream)), &stream.placement);
+                let names = layer_names(chain.flow).into_iter().collect();
+                let options = self.board.candidates(ask_stream(stream));
+                let options = self.related(name.as_str(), &stream.placement, options, &names);
+                let spots = self.wished(options, &stream.placement);
                 let choice = |spot| Choice {
                     spot,
                     enter_us: commit(spot).saturating_add(self.board.queue_us(spot)),
                     execute_us: 0,
                     load: u64::from(self.board.load(spot)),
+                    terms: self.board.execution(spot, STORE_US),
                 };
                 spots.into_iter().map(choice).collect()
             }
         };
         if options.is_empty() {
-            self.findings.insert(self.board.unplaceable(format!("stream {name}"), ask_stream(stream)));
+            let names = layer_names(chain.flow).into_iter().collect();
+            self.findings.insert(self.nowhere(name.as_str(), ask_stream(stream), &names));
             return None;
         }
-        Some(Layer { options, join: Join::Separate, memory_bytes: 0 })
+        let stays = self.fixed_spot(name, partition).is_some();
+        Some(Layer { options, join: Join::Separate, memory_bytes: 0, stays })
     }
 
     /// A sink without constraints is beside the last stage.
-    fn sink_layer(&mut self, name: &StreamName, flow_partition: u32, last: Option<&Layer>) -> Option<Layer> {
-        let partition = flow_partition.checked_rem(self.partitions(name)).unwrap_or_default();
+    fn sink_layer(&mut self, chain: Chain<'a>, name: &StreamName, last: Option<&Layer>) -> Option<Layer> {
+        let partition = chain.partition.checked_rem(self.partitions(name)).unwrap_or_default();
         let stream = self.spec.streams.get(name)?;
         if self.fixed_spot(name, partition).is_some() || !is_free(stream) {
-            return self.stream_layer(name, partition);
+            return self.stream_layer(chain, name, partition);
         }
         let beside = |option: &Choice| {
             let ack = self.board.effective_ack(option.spot, stream.ack, &stream.placement);
             let enter_us = self.board.commit_us(option.spot, ack, &stream.placement);
-            Choice { spot: option.spot, enter_us, execute_us: 0, load: 0 }
+            let terms = self.board.execution(option.spot, STORE_US);
+            Choice { spot: option.spot, enter_us, execute_us: 0, load: 0, terms }
         };
-        let options = last?.options.iter().map(beside).collect();
-        Some(Layer { options, join: Join::Beside, memory_bytes: 0 })
+        let names = layer_names(chain.flow).into_iter().collect();
+        let may = |option: &&Choice| self.unrelated(name.as_str(), &stream.placement, option.spot, &names).is_empty();
+        let options = last?.options.iter().filter(may).map(beside).collect();
+        Some(Layer { options, join: Join::Beside, memory_bytes: 0, stays: false })
     }
 
     fn stage_layer(&mut self, chain: Chain<'_>, at: usize, name: &FunctionName) -> Option<Layer> {
         let function = self.spec.functions.get(name)?;
+        let execution_us = function.execution_us.unwrap_or(REFERENCE_EXECUTION_US);
         let choice = |spot| {
             let ack = self.board.effective_ack(spot, None, &function.placement);
             let commit_us = self.board.commit_us(spot, ack, &function.placement);
             Choice {
                 spot,
                 enter_us: commit_us.saturating_add(self.board.queue_us(spot)),
-                execute_us: function.execution_us.unwrap_or(EXECUTION_US),
+                execute_us: execution_us,
                 load: u64::from(self.board.load(spot)),
+                terms: self.board.execution(spot, execution_us),
             }
         };
         if let Some(kept) = self.kept_stage(chain, at) {
             let begins = kept.work.name == stage_name(chain.name, at);
             let join = if at == 0 || begins { Join::Separate } else { Join::MayFuse };
-            return Some(Layer { options: vec![choice(kept.spot)], join, memory_bytes: 0 });
+            return Some(Layer { options: vec![choice(kept.spot)], join, memory_bytes: 0, stays: true });
         }
-        let ask = Ask { placement: &function.placement, memory_bytes: function.memory_bytes, ack: None };
-        let spots = self.near(self.board.candidates(ask), &function.placement);
+        let placement = &function.placement;
+        let ask = Ask { placement, memory_bytes: function.memory_bytes, ack: None, has_copies: true };
+        let names = layer_names(chain.flow).into_iter().collect();
+        let options = self.related(name.as_str(), placement, self.board.candidates(ask), &names);
+        let spots = self.wished(options, placement);
         if spots.is_empty() {
-            self.findings.insert(self.board.unplaceable(format!("function {name}"), ask));
+            self.findings.insert(self.nowhere(name.as_str(), ask, &names));
             return None;
         }
         let join = if at == 0 { Join::Separate } else { Join::MayFuse };
-        Some(Layer { options: spots.into_iter().map(choice).collect(), join, memory_bytes: function.memory_bytes })
+        let options = spots.into_iter().map(choice).collect();
+        Some(Layer { options, join, memory_bytes: function.memory_bytes, stays: false })
     }
 
     /// Lays everything of a chain where the solution says.
     fn lay_chain(&mut self, chain: Chain<'a>, layers: &[Layer], solution: &Solution) -> Option<()> {
         let flow = chain.flow;
         let source_spot = *solution.way.spots.first()?;
-        let source_reasons = self.alternatives(solution, 0, None);
+        let source_reasons = self.alternatives(flow, solution, 0, None);
         let mut input = Source {
             work: self.lay_stream(&flow.source, chain.partition, source_spot, source_reasons)?,
             port: PORT_MAIN.to_owned(),
@@ -184,7 +292,7 @@ impl<'a> Planner<'a> {
                 Join::Beside => vec![Reason::Beside { writer: writer.to_owned() }],
                 _ => explain::near(&self.board, input_spot, spot).into_iter().collect(),
             };
-            reasons.extend(self.alternatives(solution, at, None));
+            reasons.extend(self.alternatives(flow, solution, at, None));
             self.lay_stream(sink, partition, spot, reasons)?;
             self.connect(sink, partition, input);
         }
@@ -239,7 +347,8 @@ impl<'a> Planner<'a> {
         let kept = self.kept_stage(chain, first).filter(|kept| kept.work == work).cloned();
         let ack = self.board.effective_ack(spot, None, &requires);
         let (owner, replicas) = self.holders(kept.as_ref(), spot, ack, &requires);
-        for (at, (_, function)) in functions.iter().enumerate() {
+        for (at, (function_name, function)) in functions.iter().enumerate() {
+            self.locate(function_name.as_str(), spot);
             if self.kept_stage(chain, first + at).is_none() {
                 self.board.take_memory(spot, function.memory_bytes);
             }
@@ -285,22 +394,30 @@ impl<'a> Planner<'a> {
         let lost = (first..first + functions.len())
             .filter_map(|at| self.kept.replaced.get(&(chain.name.clone(), chain.partition, at)));
         reasons.extend(lost.map(|(from, because)| Reason::Replaced { from: from.clone(), because: because.clone() }));
-        let asks = functions.iter().map(|(_, f)| Ask { placement: &f.placement, memory_bytes: 0, ack: None });
+        let ask = |placement| Ask { placement, memory_bytes: 0, ack: None, has_copies: false };
+        let asks = functions.iter().map(|(_, f)| ask(&f.placement));
         if self.board.is_alive(spot) {
             reasons.extend(asks.clone().flat_map(explain::satisfied));
         }
         reasons.extend(explain::near(&self.board, input_spot, spot));
+        reasons.extend(functions.iter().filter_map(|(name, f)| explain::measured(name, f)));
         if functions.len() > 1 {
             let functions = functions.iter().map(|(name, _)| (*name).clone()).collect();
             reasons.push(Reason::Fused { functions });
         }
         // A node is named once, with the function that would be the cheapest to have there.
-        let mut others: BTreeMap<NodeId, (u64, Reason)> = BTreeMap::new();
+        let mut others: BTreeMap<NodeId, ((u64, u64), Reason)> = BTreeMap::new();
         for (at, (name, _)) in functions.iter().enumerate() {
-            for reason in self.alternatives(solution, first + at + 1, Some(name)) {
-                let Reason::Alternative { node, slower_us, .. } = &reason else { continue };
-                if others.get(node).is_none_or(|(other_us, _)| other_us > slower_us) {
-                    others.insert(node.clone(), (*slower_us, reason));
+            for reason in self.alternatives(chain.flow, solution, first + at + 1, Some(name)) {
+                let (node, worse) = match &reason {
+                    Reason::Alternative { node, slower_us, weighed, .. } => {
+                        (node, (weighed.as_ref().map_or(0, |weighed| weighed.worse_us), *slower_us))
+                    }
+                    Reason::TooSlow { node, p95_us, .. } => (node, (u64::MAX, *p95_us)),
+                    _ => continue,
+                };
+                if others.get(node).is_none_or(|(other, _)| *other > worse) {
+                    others.insert(node.clone(), (worse, reason));
                 }
             }
         }
@@ -317,17 +434,38 @@ impl<'a> Planner<'a> {
         unique
     }
 
-    fn alternatives(&self, solution: &Solution, layer: usize, function: Option<&FunctionName>) -> Vec<Reason> {
-        match (solution.through_us.get(layer), solution.way.spots.get(layer)) {
-            (Some(through_us), Some(&chosen)) => {
-                explain::alternatives(&self.board, through_us, solution.way.latency_us, chosen, function)
+    fn alternatives(
+        &self,
+        flow: &FlowSpec,
+        solution: &Solution,
+        layer: usize,
+        function: Option<&FunctionName>,
+    ) -> Vec<Reason> {
+        match (solution.through.get(layer), solution.way.spots.get(layer)) {
+            (Some(through), Some(&chosen)) => {
+                // What may not be there beside the rest is no alternative.
+                let is_unmet = |spot: usize| {
+                    solution.pairs.iter().any(|pair| {
+                        let other = if pair.one == layer { pair.other } else { pair.one };
+                        (pair.one == layer || pair.other == layer)
+                            && solution
+                                .way
+                                .spots
+                                .get(other)
+                                .is_some_and(|other| self.board.together(pair.scope, spot, *other) == pair.apart)
+                    })
+                };
+                let through = through.iter().filter(|(spot, _)| !is_unmet(**spot));
+                let through = &through.map(|(spot, terms)| (*spot, *terms)).collect();
+                let wanted = (self.spec.objectives, flow.slo_us, function);
+                explain::alternatives(&self.board, through, solution.way.terms, chosen, wanted)
             }
             _ => Vec::new(),
         }
     }
 
-    /// Notes what the chain is expected to take, if it is the flow's slowest so far.
-    fn predict(&mut self, chain: Chain<'a>, layers: &[Layer], solution: &Solution) {
+    /// What the chain is expected to take.
+    fn predict(&self, chain: Chain<'a>, layers: &[Layer], solution: &Solution) -> FlowPrediction {
         let functions = chain_functions(chain.flow);
         let mut hops = Vec::new();
         let mut before: Option<usize> = None;
@@ -352,20 +490,48 @@ impl<'a> Planner<'a> {
             }
             before = Some(spot);
         }
-        let p95_us = solution.way.latency_us;
+        let p95_us = solution.way.terms.latency_us;
         let slo_us = chain.flow.slo_us;
-        let prediction = FlowPrediction {
-            flow: chain.name.clone(),
-            partition: chain.partition,
-            p95_us,
-            hops,
-            slo_us,
-            within_slo: slo_us.is_none_or(|slo| p95_us <= slo),
-        };
-        let slowest = self.predictions.get(chain.name);
-        if slowest.is_none_or(|other| other.p95_us < p95_us) {
-            self.predictions.insert(chain.name.clone(), prediction);
+        let within_slo = slo_us.is_none_or(|slo| p95_us <= slo);
+        FlowPrediction { flow: chain.name.clone(), partition: chain.partition, p95_us, hops, slo_us, within_slo }
+    }
+
+    /// Notes the prediction of a chain, if it is the flow's slowest so far.
+    fn note(&mut self, prediction: FlowPrediction) {
+        let slowest = self.predictions.get(&prediction.flow);
+        if slowest.is_none_or(|other| other.p95_us < prediction.p95_us) {
+            self.predictions.insert(prediction.flow.clone(), prediction);
         }
+    }
+
+    /// The finding for a chain that surely takes longer than the flow's objective: what was measured of it alone does. A guess
+    /// refuses nothing, nor is a flow refused that runs already: what keeps its objective then are its watchers.
+    fn infeasible(&self, chain: Chain<'a>, layers: &[Layer], prediction: &FlowPrediction) -> Option<Unplaceable> {
+        let slo_us = prediction.slo_us.filter(|_| !prediction.within_slo)?;
+        if layers.iter().skip(1).any(|layer| layer.stays) {
+            return None;
+        }
+        let measured = |hop: &&Hop| match &hop.step {
+            Step::Commit => false,
+            Step::Link { basis, .. } => *basis != Basis::Default,
+            Step::Execute { function } => self.spec.functions.get(function).is_some_and(|f| f.execution_us.is_some()),
+        };
+        let surely_us: u64 = prediction.hops.iter().filter(measured).map(|hop| hop.p95_us).sum();
+        let longest = prediction.hops.iter().filter(measured).max_by_key(|hop| hop.p95_us)?;
+        let what = match &longest.step {
+            Step::Commit => return None,
+            Step::Link { from, .. } => format!("the way from {from}"),
+            Step::Execute { function } => format!("{function}"),
+        };
+        let (p95, part) = (Milliseconds(prediction.p95_us), Milliseconds(longest.p95_us));
+        (surely_us > slo_us).then(|| Unplaceable {
+            what: format!("flow {}", chain.name),
+            constraint: format!("slo={} at the 95th percentile", Milliseconds(slo_us)),
+            nearest_miss: Some(NearestMiss {
+                node: longest.node.clone(),
+                why: format!("is on the quickest way that there is, which takes {p95}, {part} of it for {what}"),
+            }),
+        })
     }
 
     fn kept_stage(&self, chain: Chain<'_>, at: usize) -> Option<&KeptWork> {

@@ -6,11 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use littoral_model::id::{FlowName, NodeId, StreamName};
+use littoral_model::id::{FlowName, FunctionName, NodeId, StreamName};
 use littoral_model::work::{Assignment, WorkId, WorkKind};
 
-use crate::board::{Ask, Board, Violation};
+use crate::admission::Violation;
+use crate::board::{Ask, Board};
 use crate::flows::chain_functions;
+use crate::queues::requires;
 use crate::refusal::{NearestMiss, Unplaceable};
 use crate::repair::successor;
 use crate::spec::{AppSpec, Constraints};
@@ -38,6 +40,8 @@ pub(crate) struct Kept {
     pub(crate) streams: BTreeMap<(StreamName, u32), KeptWork>,
     /// For each flow and partition, by the stage's position; a fused work stands at each of its stages.
     pub(crate) stages: BTreeMap<(FlowName, u32), BTreeMap<usize, KeptWork>>,
+    /// The partitions of functions' queues.
+    pub(crate) queues: BTreeMap<(FunctionName, WorkId), KeptWork>,
     /// Stages that cannot stay: who had them, and why they cannot.
     pub(crate) replaced: BTreeMap<(FlowName, u32, usize), (NodeId, String)>,
     pub(crate) findings: Vec<Unplaceable>,
@@ -45,7 +49,7 @@ pub(crate) struct Kept {
 
 impl Kept {
     /// Finds what stays and books its memory.
-    pub(crate) fn find(spec: &AppSpec, board: &mut Board, existing: &[Assignment]) -> Self {
+    pub(crate) fn find(spec: &AppSpec, board: &mut Board<'_>, existing: &[Assignment]) -> Self {
         let mut kept = Self::default();
         let mut own: Vec<&Assignment> = existing.iter().filter(|a| a.work.app == spec.app).collect();
         own.sort_by(|a, b| a.work.cmp(&b.work));
@@ -53,6 +57,7 @@ impl Kept {
         for assignment in own {
             match assignment.work.kind {
                 WorkKind::Stream => kept.keep_stream(spec, board, assignment),
+                WorkKind::Queue => kept.keep_queue(spec, board, assignment),
                 WorkKind::Stage => {
                     if let Some((flow, first)) = stage_position(&assignment.work.name) {
                         let at = stages.entry((flow, assignment.work.partition)).or_default();
@@ -71,10 +76,10 @@ impl Kept {
         kept
     }
 
-    fn keep_stream(&mut self, spec: &AppSpec, board: &Board, assignment: &Assignment) {
+    fn keep_stream(&mut self, spec: &AppSpec, board: &Board<'_>, assignment: &Assignment) {
         let Ok(stream) = StreamName::new(&assignment.work.name) else { return };
         let Some(asked) = spec.streams.get(&stream) else { return };
-        let ask = Ask { placement: &asked.placement, memory_bytes: 0, ack: None };
+        let ask = Ask { placement: &asked.placement, memory_bytes: 0, ack: None, has_copies: false };
         let partition = assignment.work.partition;
         match hold(board, assignment, ask) {
             Ok(work) => {
@@ -95,10 +100,32 @@ impl Kept {
         }
     }
 
+    fn keep_queue(&mut self, spec: &AppSpec, board: &Board<'_>, assignment: &Assignment) {
+        let Ok(name) = FunctionName::new(&assignment.work.name) else { return };
+        let Some(function) = spec.functions.get(&name).filter(|_| spec.queues.contains_key(&name)) else { return };
+        let requires = requires(function);
+        let ask = Ask { placement: &requires, memory_bytes: 0, ack: None, has_copies: false };
+        match hold(board, assignment, ask) {
+            Ok(work) => drop(self.queues.insert((name, work.work.clone()), work)),
+            Err(violations) => self.findings.push(Unplaceable {
+                what: format!(
+                    "the queue of function {name} in site {} (it holds calls that were accepted there; to have them \
+                     elsewhere, declare a function of another name)",
+                    assignment.work.site
+                ),
+                constraint: join(&violations, |violation| &violation.constraint),
+                nearest_miss: Some(NearestMiss {
+                    node: assignment.owner.clone(),
+                    why: join(&violations, |violation| &violation.why),
+                }),
+            }),
+        }
+    }
+
     fn keep_chain(
         &mut self,
         spec: &AppSpec,
-        board: &mut Board,
+        board: &mut Board<'_>,
         key: &(FlowName, u32),
         works: &BTreeMap<usize, &Assignment>,
     ) {
@@ -114,10 +141,16 @@ impl Kept {
             // Fused stages share one log: they stay together or go on together where a copy is. Failing that, those
             // that may stay do, and the others start anew.
             let together = merged
-                .map(|placement| hold(board, assignment, Ask { placement: &placement, memory_bytes: 0, ack: None }))
+                .map(|placement| {
+                    hold(
+                        board,
+                        assignment,
+                        Ask { placement: &placement, memory_bytes: 0, ack: None, has_copies: false },
+                    )
+                })
                 .and_then(Result::ok);
             for (at, function) in group {
-                let ask = Ask { placement: &function.placement, memory_bytes: 0, ack: None };
+                let ask = Ask { placement: &function.placement, memory_bytes: 0, ack: None, has_copies: false };
                 let held = match &together {
                     Some(work) => Ok(work.clone()),
                     None => hold(board, assignment, ask).and_then(|work| match work.how {
@@ -149,7 +182,7 @@ impl Kept {
 
 /// Who holds a work from now on: its owner, else a live node that is in sync and satisfies what is asked, else, if the
 /// owner is dead, still its owner. The error is what the live owner violates.
-fn hold(board: &Board, assignment: &Assignment, ask: Ask<'_>) -> Result<KeptWork, Vec<Violation>> {
+fn hold(board: &Board<'_>, assignment: &Assignment, ask: Ask<'_>) -> Result<KeptWork, Vec<Violation>> {
     let Some(owner) = board.spot(&assignment.owner) else { return Err(Vec::new()) };
     let alive = board.is_alive(owner);
     let violations = board.violations(owner, ask);
@@ -172,7 +205,7 @@ fn hold(board: &Board, assignment: &Assignment, ask: Ask<'_>) -> Result<KeptWork
     }
 }
 
-fn owner_is_alive(board: &Board, assignment: &Assignment) -> bool {
+fn owner_is_alive(board: &Board<'_>, assignment: &Assignment) -> bool {
     board.spot(&assignment.owner).is_some_and(|spot| board.is_alive(spot))
 }
 

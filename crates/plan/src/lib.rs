@@ -6,34 +6,55 @@
 //!
 //! How the parts meet: [`fabric`] and [`links`] are the snapshot, [`spec`] is what is asked for, [`placement`] and
 //! [`refusal`] are the answers. Inside, `board` holds what is taken so far, `kept` finds the work that stays where it
-//! is, `chain` finds the cheapest way through the stages of a flow, and `compile` puts them together. [`repair`] picks
-//! a successor for work whose owner is dead.
+//! is, `chain` finds the best way through the stages of a flow, `relations` keeps together and apart what must be, and
+//! `compile` puts them together. [`sample`] picks whom a scheduler considers, [`admission`] says whether a node satisfies
+//! constraints, [`objective`] what a choice costs, [`instances`] who serves an HTTP function as things change; [`repair`]
+//! picks a successor for work whose owner is dead or may not have it any more. [`route`] picks the instances that answer a
+//! request, [`nearest`] the entry points of a client; [`profile`] predicts how long functions take, [`coordinate`] round
+//! trips that nobody has measured. [`announce`] says when a node tells the others of itself.
 //!
 //! No I/O, no clock, no randomness: equal inputs give equal answers on every node.
 
+pub mod admission;
+pub mod announce;
 mod board;
 mod chain;
 mod compile;
+pub mod coordinate;
 mod explain;
 pub mod fabric;
 mod flows;
+pub mod instances;
 mod kept;
 pub mod links;
+pub mod nearest;
+pub mod objective;
 pub mod placement;
+pub mod profile;
+mod queues;
 pub mod reason;
 pub mod refusal;
+mod relations;
 pub mod render;
 pub mod repair;
+pub mod route;
+pub mod sample;
+pub mod sketch;
 pub mod spec;
 mod streams;
+pub mod traffic;
 
+pub use admission::{NodeFacts, Now, Violation};
 pub use compile::compile;
 pub use fabric::{Fabric, NodeView};
+pub use instances::{Candidate, Serving};
 pub use links::{Basis, LinkEstimate, Links};
+pub use objective::{Objective, Weighed};
 pub use placement::{FlowPrediction, Hop, PlacedFunction, PlacedWork, Placement, Role, Source, StageFunction, Step};
 pub use reason::Reason;
 pub use refusal::{NearestMiss, Refusal, Unplaceable};
-pub use spec::{Ack, AppSpec, Constraints, FlowSpec, FunctionSpec, Interface, Sink, StreamSpec};
+pub use spec::{Ack, AppSpec, Constraints, FlowSpec, FunctionSpec, Interface, QueueSpec, Sink, StreamSpec};
+pub use traffic::{Traffic, traffic};
 
 /// The most nodes that hold a work's log: one may die and another be repaired while a third serves.
 pub const REPLICAS_MAX: usize = 3;

@@ -6,6 +6,7 @@ use littoral_model::id::{AppId, FlowName, FunctionName, NodeId, StreamName};
 use littoral_model::work::WorkId;
 use serde::{Deserialize, Serialize};
 
+use crate::instances::Serving;
 use crate::links::Basis;
 use crate::reason::Reason;
 use crate::spec::{Ack, Constraints};
@@ -19,6 +20,10 @@ pub struct Placement {
     pub works: Vec<PlacedWork>,
     /// Which nodes serve its HTTP functions, sorted by function, the best node first.
     pub instances: Vec<PlacedFunction>,
+    /// What is wanted of its HTTP functions, by which nodes find out as things change whether they serve them; sorted by
+    /// function. Without an entry, as in placements of older versions, exactly the nodes of `instances` serve.
+    #[serde(default)]
+    pub serving: Vec<Serving>,
     /// What is expected of its flows: one line per flow, of its slowest partition.
     pub predictions: Vec<FlowPrediction>,
     /// Units of work that exist and that this placement has no use for; their keepers are to forget them.
@@ -68,6 +73,24 @@ pub enum Role {
         /// Which port's rows go to which stream. Without an entry for the main port, the next stage reads it.
         outputs: BTreeMap<String, StreamName>,
     },
+    /// It holds asynchronous invocations of a function, and has them run.
+    Queue {
+        /// Which function.
+        function: FunctionName,
+        /// The streams' partitions whose records call the function.
+        sources: Vec<Source>,
+    },
+}
+
+impl Role {
+    /// What it reads of other works.
+    #[must_use]
+    pub fn inputs(&self) -> &[Source] {
+        match self {
+            Self::StreamPartition { sources, .. } | Self::Queue { sources, .. } => sources,
+            Self::Stage { input, .. } => std::slice::from_ref(input),
+        }
+    }
 }
 
 /// One function of a stage.

@@ -36,6 +36,7 @@ impl PlacedWork {
     pub fn title(&self) -> String {
         match &self.role {
             Role::StreamPartition { stream, .. } => format!("stream {stream}/{}", self.work.partition),
+            Role::Queue { function, .. } => format!("queue {function}/{}", self.work.partition),
             Role::Stage { flow, functions, .. } => {
                 let names: Vec<&str> = functions.iter().map(|stage| stage.function.as_str()).collect();
                 format!("stage {} of {flow}/{}", names.join("+"), self.work.partition)

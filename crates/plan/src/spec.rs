@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use littoral_model::id::{AppId, FlowName, FunctionName, SiteId, StreamName, Tier};
+use littoral_model::id::{AcceleratorName, AppId, FlowName, FunctionName, RegionId, SiteId, StreamName, Tier};
+use littoral_model::manifest::{self, Affinity, Objectives, Within};
+use littoral_model::situation::FailureDomain;
+use littoral_model::unit::Ratio;
 use serde::{Deserialize, Serialize};
 
 /// What an app asks for.
@@ -17,6 +20,11 @@ pub struct AppSpec {
     pub streams: BTreeMap<StreamName, StreamSpec>,
     /// Its flows.
     pub flows: BTreeMap<FlowName, FlowSpec>,
+    /// The queues of its functions that are called asynchronously.
+    #[serde(default)]
+    pub queues: BTreeMap<FunctionName, QueueSpec>,
+    /// What is weighed where several nodes would do.
+    pub objectives: Objectives,
 }
 
 /// What a function needs.
@@ -30,8 +38,17 @@ pub struct FunctionSpec {
     pub memory_bytes: u64,
     /// Where it may run.
     pub placement: Constraints,
-    /// What a record costs it, in microseconds, declared or measured; none for a conservative guess.
+    /// What 95 of 100 executions take no longer than, in microseconds, as measured; none for a conservative guess.
     pub execution_us: Option<u64>,
+}
+
+/// What the queue of a function needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueSpec {
+    /// When an invocation counts as accepted; none for `site` where the site has two nodes or more.
+    pub ack: Option<Ack>,
+    /// The streams whose records call the function.
+    pub streams: BTreeSet<StreamName>,
 }
 
 /// How a function is called.
@@ -46,6 +63,7 @@ pub enum Interface {
 
 /// Where something may be placed. What is empty does not constrain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Constraints {
     /// One of these tiers.
     pub tiers: BTreeSet<Tier>,
@@ -56,6 +74,26 @@ pub struct Constraints {
     /// As near as possible to the partitions of this stream: the nearest node of those that satisfy the rest, or
     /// another one of its site.
     pub near: Option<StreamName>,
+    /// One of these regions.
+    pub regions: BTreeSet<RegionId>,
+    /// All of these accelerators.
+    pub accelerators: BTreeSet<AcceleratorName>,
+    /// In all of these circles.
+    pub within: BTreeSet<Within>,
+    /// Not on a battery that is as empty as this.
+    pub battery_above: Option<Ratio>,
+    /// Only on the mains.
+    pub mains_only: bool,
+    /// Not on a node that moves.
+    pub stationary: bool,
+    /// Together with these, which are functions or streams of the app.
+    pub affinity: BTreeSet<Affinity>,
+    /// Apart from these.
+    pub anti_affinity: BTreeSet<Affinity>,
+    /// Copies and instances share none of these.
+    pub spread: BTreeSet<FailureDomain>,
+    /// On this tier, if a node of it satisfies the rest.
+    pub prefer: Option<Tier>,
 }
 
 impl Constraints {
@@ -74,29 +112,55 @@ impl Constraints {
     /// Whether every node satisfies it.
     #[must_use]
     pub fn is_any(&self) -> bool {
-        self.tiers.is_empty() && self.sites.is_empty() && self.labels.is_empty() && self.near.is_none()
-    }
-
-    /// Whether a node of that tier and site with those labels satisfies it; nearness is a wish and left aside.
-    #[must_use]
-    pub fn admits(&self, tier: Tier, site: &SiteId, labels: &BTreeMap<String, String>) -> bool {
-        (self.tiers.is_empty() || self.tiers.contains(&tier))
-            && (self.sites.is_empty() || self.sites.contains(site))
-            && self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+        *self == Self::default()
     }
 
     /// What satisfies both. Where the two exclude each other, nothing satisfies the result.
     #[must_use]
     pub fn and(&self, other: &Self) -> Option<Self> {
-        let tiers = intersect(&self.tiers, &other.tiers)?;
-        let sites = intersect(&self.sites, &other.sites)?;
         let mut labels = self.labels.clone();
         for (key, value) in &other.labels {
             if labels.insert(key.clone(), value.clone()).is_some_and(|old| old != *value) {
                 return None;
             }
         }
-        Some(Self { tiers, sites, labels, near: self.near.clone().or_else(|| other.near.clone()) })
+        Some(Self {
+            tiers: intersect(&self.tiers, &other.tiers)?,
+            sites: intersect(&self.sites, &other.sites)?,
+            labels,
+            near: self.near.clone().or_else(|| other.near.clone()),
+            regions: intersect(&self.regions, &other.regions)?,
+            accelerators: &self.accelerators | &other.accelerators,
+            within: &self.within | &other.within,
+            battery_above: self.battery_above.max(other.battery_above),
+            mains_only: self.mains_only || other.mains_only,
+            stationary: self.stationary || other.stationary,
+            affinity: &self.affinity | &other.affinity,
+            anti_affinity: &self.anti_affinity | &other.anti_affinity,
+            spread: &self.spread | &other.spread,
+            prefer: self.prefer.or(other.prefer),
+        })
+    }
+}
+
+impl From<&manifest::Placement> for Constraints {
+    fn from(placement: &manifest::Placement) -> Self {
+        Self {
+            tiers: placement.tier.iter().copied().collect(),
+            sites: placement.site.iter().cloned().collect(),
+            labels: placement.labels.clone(),
+            near: placement.near.clone(),
+            regions: placement.region.iter().cloned().collect(),
+            accelerators: placement.accelerators.iter().cloned().collect(),
+            within: placement.within.into_iter().collect(),
+            battery_above: placement.battery_above,
+            mains_only: placement.mains_only,
+            stationary: placement.stationary,
+            affinity: placement.affinity.iter().cloned().collect(),
+            anti_affinity: placement.anti_affinity.iter().cloned().collect(),
+            spread: placement.spread.iter().copied().collect(),
+            prefer: placement.prefer,
+        }
     }
 }
 
@@ -119,6 +183,9 @@ pub struct StreamSpec {
     pub placement: Constraints,
     /// When a record counts as stored; none for `site` where the site has two nodes or more that may hold it.
     pub ack: Option<Ack>,
+    /// How much is published to each partition, in bits per second; none if that is not stated.
+    #[serde(default)]
+    pub rate_bps: Option<u64>,
 }
 
 /// When a record counts as stored.

@@ -9,9 +9,13 @@ use crate::board::Ask;
 use crate::compile::{Planner, flow_outputs, reason_of};
 use crate::explain;
 use crate::kept::How;
+use crate::objective::Terms;
 use crate::placement::{PlacedWork, Role, Source};
 use crate::reason::Reason;
 use crate::spec::StreamSpec;
+
+/// What storing a record is taken to cost a core, in microseconds: copying, a checksum and its share of a write.
+pub(crate) const STORE_US: u64 = 20;
 
 impl Planner<'_> {
     /// Streams that devices write: their partitions go round the matching nodes, so that each device writes to its own.
@@ -20,7 +24,7 @@ impl Planner<'_> {
             if !self.is_device_stream(name, stream) {
                 continue;
             }
-            let matching = self.board.candidates(ask(stream));
+            let matching = self.stream_options(name, stream);
             for partition in 0..self.partitions(name) {
                 if let Some(spot) = self.fixed_spot(name, partition) {
                     self.lay_stream(name, partition, spot, Vec::new());
@@ -38,7 +42,7 @@ impl Planner<'_> {
                         self.lay_stream(name, partition, spot, vec![Reason::OnePerNode]);
                     }
                     None => {
-                        self.findings.insert(self.board.unplaceable(format!("stream {name}"), ask(stream)));
+                        self.findings.insert(self.stream_nowhere(name, ask(stream)));
                     }
                 }
             }
@@ -56,18 +60,26 @@ impl Planner<'_> {
                     self.lay_stream(name, partition, spot, Vec::new());
                     continue;
                 }
-                let options = self.near(self.board.candidates(ask(stream)), &stream.placement);
-                let least = |spot: &&usize| (self.board.queue_us(**spot), self.board.load(**spot), **spot);
+                let options = self.wished(self.stream_options(name, stream), &stream.placement);
+                let least = |spot: &&usize| {
+                    let terms = Terms::latency(self.board.queue_us(**spot)).and(self.board.execution(**spot, STORE_US));
+                    (terms.score(self.spec.objectives), self.board.load(**spot), **spot)
+                };
                 match options.iter().min_by_key(least) {
                     Some(&spot) => {
                         self.lay_stream(name, partition, spot, Vec::new());
                     }
                     None => {
-                        self.findings.insert(self.board.unplaceable(format!("stream {name}"), ask(stream)));
+                        self.findings.insert(self.stream_nowhere(name, ask(stream)));
                     }
                 }
             }
         }
+    }
+
+    /// Where a partition of a stream may be.
+    pub(crate) fn stream_options(&self, name: &StreamName, stream: &StreamSpec) -> Vec<usize> {
+        self.related(name.as_str(), &stream.placement, self.board.candidates(ask(stream)), &BTreeSet::new())
     }
 
     /// Lays an output of a work that runs on `writer`: where its constraints allow and the hop is the cheapest, without
@@ -77,17 +89,20 @@ impl Planner<'_> {
         let mut reasons = Vec::new();
         let spot = if let Some(spot) = self.fixed_spot(name, partition) {
             spot
-        } else if is_free(stream) {
+        } else if is_free(stream)
+            && self.unrelated(name.as_str(), &stream.placement, writer, &BTreeSet::new()).is_empty()
+        {
             reasons.push(Reason::Beside { writer: by.to_owned() });
             writer
         } else {
-            let options = self.near(self.board.candidates(ask(stream)), &stream.placement);
+            let options = self.wished(self.stream_options(name, stream), &stream.placement);
             let cost = |spot: &usize| {
-                let us = self.board.hop_us(writer, *spot).saturating_add(self.board.queue_us(*spot));
-                (us, self.board.load(*spot), *spot)
+                let terms = self.board.hop(writer, *spot).and(Terms::latency(self.board.queue_us(*spot)));
+                let terms = terms.and(self.board.execution(*spot, STORE_US));
+                (terms.score(self.spec.objectives), self.board.load(*spot), *spot)
             };
             let Some(spot) = options.into_iter().min_by_key(cost) else {
-                self.findings.insert(self.board.unplaceable(format!("stream {name}"), ask(stream)));
+                self.findings.insert(self.stream_nowhere(name, ask(stream)));
                 return None;
             };
             reasons.extend(explain::near(&self.board, writer, spot));
@@ -134,6 +149,7 @@ impl Planner<'_> {
             reasons: all,
         };
         self.streams.insert(key, placed);
+        self.locate(name.as_str(), spot);
         Some(work)
     }
 
@@ -181,7 +197,7 @@ impl Planner<'_> {
 
 /// What a stream asks of a node.
 pub(crate) fn ask(stream: &StreamSpec) -> Ask<'_> {
-    Ask { placement: &stream.placement, memory_bytes: 0, ack: stream.ack }
+    Ask { placement: &stream.placement, memory_bytes: 0, ack: stream.ack, has_copies: true }
 }
 
 /// Whether a stream may follow its writer anywhere.

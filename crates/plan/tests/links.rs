@@ -4,6 +4,7 @@
 
 mod common;
 
+use littoral_model::condition::Coordinate;
 use littoral_plan::{Basis, Fabric};
 
 const FABRIC: &str = "
@@ -47,4 +48,15 @@ fn a_link_that_is_really_worse_is_not_levelled() {
     let text = FABRIC.replace("device-1 edge-2 us=3400", "device-1 edge-2 us=90000");
     let fabric = common::parse(&text).fabric;
     assert_eq!(predict(&fabric, "device-1", "edge-2").0, 90_000);
+}
+
+#[test]
+fn coordinates_predict_what_nobody_has_measured_if_both_ends_are_sure() {
+    let mut fabric = common::parse(FABRIC).fabric;
+    let at = |x_us: i32, error_permille| Coordinate { point_us: [x_us, 0, 0], height_us: 500, error_permille };
+    let located = [("device-1", at(0, 100)), ("cloud-2", at(30_000, 100)), ("region-1", at(9_000, 900))];
+    fabric.links = fabric.links.located(located.map(|(node, coordinate)| (node.parse().unwrap(), coordinate)));
+    assert_eq!(predict(&fabric, "device-1", "cloud-2"), (31_000, 10_000_000, Basis::Coordinates));
+    assert_eq!(predict(&fabric, "device-1", "edge-1").2, Basis::Measured);
+    assert_eq!(predict(&fabric, "device-1", "region-1"), (40_000, 10_000_000, Basis::Default), "one end is not sure");
 }

@@ -6,9 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use littoral_model::digest::LinkReport;
 use littoral_model::id::{AppId, AppName, Epoch, NodeId, TenantId, Tier};
+use littoral_model::manifest::Objectives;
+use littoral_model::situation::Situation;
 use littoral_model::work::Assignment;
 use littoral_plan::{
-    AppSpec, Constraints, Fabric, FlowSpec, FunctionSpec, Interface, NodeView, Placement, Sink, StreamSpec, compile,
+    AppSpec, Candidate, Constraints, Fabric, FlowSpec, FunctionSpec, Interface, NodeFacts, NodeView, Now, Placement,
+    Serving, Sink, StreamSpec, compile,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -23,6 +26,7 @@ fn constraints() -> impl Strategy<Value = Constraints> {
         sites,
         labels: label.map(|key| (key.to_owned(), "yes".to_owned())).into_iter().collect(),
         near: near.map(|name| name.parse().unwrap()),
+        ..Constraints::any()
     })
 }
 
@@ -39,6 +43,7 @@ fn fabrics() -> impl Strategy<Value = Fabric> {
             tier: Tier::ALL[tier],
             site: format!("site-{site}").parse().unwrap(),
             labels: gpu.then(|| ("gpu".to_owned(), "yes".to_owned())).into_iter().collect(),
+            situation: Situation::default(),
             cores,
             memory_bytes: mib << 20,
             memory_promised_bytes: 0,
@@ -63,7 +68,7 @@ fn specs() -> impl Strategy<Value = AppSpec> {
             (name.parse().unwrap(), FunctionSpec { artifact, interface, memory_bytes, placement, execution_us })
         });
         let streams = ["source", "sink", "rejected"].iter().zip(streams).map(|(name, (placement, partitions))| {
-            (name.parse().unwrap(), StreamSpec { partitions, placement, ack: None })
+            (name.parse().unwrap(), StreamSpec { partitions, placement, ack: None, rate_bps: None })
         });
         let flow = FlowSpec {
             source: "source".parse().unwrap(),
@@ -78,6 +83,8 @@ fn specs() -> impl Strategy<Value = AppSpec> {
             functions: functions.collect(),
             streams: streams.collect(),
             flows: BTreeMap::from([("flow".parse().unwrap(), flow)]),
+            queues: BTreeMap::new(),
+            objectives: Objectives::default(),
         }
     })
 }
@@ -133,13 +140,51 @@ proptest! {
     }
 
     #[test]
+    fn who_sees_fewer_nodes_serves_at_least_as_much(
+        full in proptest::collection::btree_set(0u8..20, 1..20),
+        hidden in proptest::collection::btree_set(0u8..20, 0..10),
+        wanted in 1u32..6,
+        first in proptest::collection::vec(0u8..20, 0..4),
+    ) {
+        let name = |at: &u8| NodeId::new(format!("node-{at}")).unwrap();
+        let serving = Serving {
+            function: "f".parse().unwrap(),
+            artifact: String::new(),
+            requires: Constraints::any(),
+            memory_bytes: 1,
+            wanted,
+            first: first.iter().map(name).collect(),
+        };
+        let (site, labels, situation) = ("hall".parse().unwrap(), BTreeMap::new(), Situation::default());
+        let chosen = |seen: &BTreeSet<u8>| -> BTreeSet<NodeId> {
+            let nodes: Vec<NodeId> = seen.iter().map(name).collect();
+            let now = Now::default();
+            let facts = NodeFacts { tier: Tier::Edge, site: &site, labels: &labels, situation: &situation, now };
+            let live = nodes.iter().map(|node| Candidate { node, facts, memory_bytes: 1 });
+            serving.nodes(live, |_| Vec::new()).into_iter().cloned().collect()
+        };
+        let partial: BTreeSet<u8> = full.difference(&hidden).copied().collect();
+        let (all, some) = (chosen(&full), chosen(&partial));
+        prop_assert_eq!(all.len(), full.len().min(wanted as usize));
+        for node in partial.iter().map(name).filter(|node| all.contains(node)) {
+            prop_assert!(some.contains(&node), "{} serves where all are seen and not where fewer are", node);
+        }
+    }
+
+    #[test]
     fn nothing_moves_without_need(spec in specs(), fabric in fabrics(), grown in 0u32..4) {
         let Ok(placement) = compile(&spec, &fabric, &[]) else { return Ok(()) };
         let mut later = fabric;
         for view in later.nodes.values_mut() {
             view.works += grown;
         }
-        let again = compile(&spec, &later, &assignments(&placement)).unwrap();
+        let mut held = assignments(&placement);
+        // What the keeper has for itself is no placement's to retire.
+        held.extend(held.first().cloned().map(|mut own| {
+            own.work.name = "~serving".to_owned();
+            own
+        }));
+        let again = compile(&spec, &later, &held).unwrap();
         prop_assert!(again.retired.is_empty());
         for (before, after) in placement.works.iter().zip(&again.works) {
             prop_assert_eq!((&before.work, &before.owner, &before.role), (&after.work, &after.owner, &after.role));

@@ -7,7 +7,7 @@ mod common;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use littoral_plan::{Placement, Role, compile};
+use littoral_plan::{Placement, compile};
 
 const RULE: &str = "----\n";
 
@@ -55,10 +55,7 @@ fn wiring(placement: &Placement) -> String {
     };
     for placed in &placement.works {
         let reader = short(&placed.work.to_string());
-        match &placed.role {
-            Role::StreamPartition { sources, .. } => sources.iter().for_each(|source| reads(&reader, source)),
-            Role::Stage { input, .. } => reads(&reader, input),
-        }
+        placed.role.inputs().iter().for_each(|source| reads(&reader, source));
     }
     for work in &placement.retired {
         writeln!(text, "{} is retired", short(&work.to_string())).unwrap();

@@ -2,6 +2,7 @@
 //! attempt names in the guest's log what is missing.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use littoral_model::id::{BucketName, FunctionName, StreamName};
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
+use crate::fabric::Device;
 use crate::logs::GuestOutput;
 
 /// How long a name may take to be resolved.
@@ -25,6 +27,10 @@ pub struct Access {
     pub sockets: Vec<Peer>,
     /// The folders that it sees.
     pub directories: Vec<Directory>,
+    /// What paths of `directories` under `/proc/self/fd` stand for: open as long as this lives.
+    pub held: Vec<Arc<OwnedFd>>,
+    /// The devices that it may open.
+    pub devices: Vec<Device>,
     /// The functions of its app that it may call.
     pub call: Vec<FunctionName>,
     /// The streams of its app that it may publish to.

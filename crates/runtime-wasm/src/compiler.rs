@@ -10,11 +10,13 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{self as std_mpsc, RecvTimeoutError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use rustix::process::{Resource, Rlimit, Signal};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{mpsc, oneshot};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -31,10 +33,14 @@ const NICE: i32 = 19;
 /// What a compiling process may take; the largest components that we know take a tenth.
 const PROCESS_MEMORY_BYTES_MAX: u64 = 6 << 30;
 const PROCESS_CPU_S_MAX: u64 = 600;
+/// How long it may take in all, also on a machine whose guests leave it hardly any time: others wait for it.
+const PROCESS_TIME_MAX: Duration = Duration::from_secs(900);
 /// How much of what a compiling process says of its failure is read.
 const MESSAGE_BYTES_MAX: u64 = 16 << 10;
-/// The exit status of a process that found the component invalid; any other failure is its own.
+/// The exit status of a process that found the component invalid.
 const INVALID: u8 = 65;
+/// The exit status of a process that did not get as far as the component.
+const NOT_STARTED: u8 = 69;
 
 /// A program that calls [`compile_here`] with its last three arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,6 +173,7 @@ impl CompilerProcess {
         command.args(&self.arguments).args(recipe.arguments()).env_clear();
         command.stdin(Stdio::piped()).stdout(into.file.try_clone()?).stderr(Stdio::piped());
         let mut process = command.spawn()?;
+        let _in_time = kill_after(PROCESS_TIME_MAX, &process);
         // It reads everything before it writes anything but a short message.
         let given = match process.stdin.take() {
             Some(mut input) => input.write_all(component),
@@ -182,9 +189,25 @@ impl CompilerProcess {
         match status.code() {
             Some(0) => Ok(given?),
             Some(code) if code == i32::from(INVALID) => Err(Failed::Component(message)),
-            _ => Err(Failed::Process(format!("the compiling process ended with {status}: {message}"))),
+            Some(code) if code == i32::from(NOT_STARTED) => Err(Failed::Process(message)),
+            // It panicked, or took more than it may: to try the same here would do to the node what it did to that process.
+            _ => Err(Failed::Component(format!("compiling it failed ({status}): {message}"))),
         }
     }
+}
+
+/// Kills a process that takes too long, unless what is returned is dropped before.
+fn kill_after(limit: Duration, process: &Child) -> std::io::Result<std_mpsc::SyncSender<()>> {
+    let process = pidfd_open(Pid::from_child(process), PidfdFlags::empty())?;
+    let (in_time, ended) = std_mpsc::sync_channel(1);
+    std::thread::Builder::new().name("wasm-compile-end".to_owned()).spawn(move || {
+        if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout)
+            && let Err(error) = pidfd_send_signal(&process, Signal::KILL)
+        {
+            tracing::warn!(%error, "a compilation that takes too long could not be stopped");
+        }
+    })?;
+    Ok(in_time)
 }
 
 impl Recipe {
@@ -234,7 +257,7 @@ impl std::error::Error for CompileFailure {}
 /// # Errors
 /// When the arguments are not those of this version, or the component cannot be compiled.
 pub fn compile_here(arguments: &[String; 3]) -> Result<(), CompileFailure> {
-    let failure = |message: String| CompileFailure { status: 1, message };
+    let failure = |message: String| CompileFailure { status: NOT_STARTED, message };
     let recipe = Recipe::parse(arguments).ok_or_else(|| failure(format!("these are no settings: {arguments:?}")))?;
     confine().map_err(|error| failure(error.to_string()))?;
     let engine = engine::compiling(&recipe).map_err(|error| failure(format!("{error:#}")))?;

@@ -27,8 +27,9 @@ const MEMORY_BYTES_PER_INSTANCE: u64 = 8 << 20;
 const CORE_INSTANCES_PER_COMPONENT: u32 = 6;
 const TABLES_PER_COMPONENT: u32 = 4;
 const MEMORIES_PER_COMPONENT: u32 = 2;
-/// Memory that a slot keeps for the next instance instead of giving it back: what a small guest touches.
-const KEPT_RESIDENT_BYTES: usize = 64 << 10;
+/// Memory that a slot keeps for the next instance instead of giving it back: what a guest touches that makes a body of a
+/// mebibyte. To clear a page costs a third of having it faulted in anew.
+const KEPT_RESIDENT_BYTES: usize = 1280 << 10;
 /// So many slots stay prepared for the component that used them last; more would keep pages of idle functions in memory.
 const WARM_SLOTS_MAX: u32 = 16;
 /// How deep a guest's stack may be; also what Wasmtime allows by default.

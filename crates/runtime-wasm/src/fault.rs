@@ -104,6 +104,12 @@ pub enum Fault {
         /// What, and why.
         reason: String,
     },
+    /// No instance of the function has room, and none can be started in time.
+    #[error("no instance of it is ready: {reason}; try again")]
+    Unready {
+        /// Why.
+        reason: String,
+    },
     /// The node runs as many instances as it has room for.
     #[error("the node has no room for another instance; try again, or raise its capacity")]
     Busy,

@@ -29,6 +29,8 @@ pub(crate) const RESOURCES_MAX: usize = 1_024;
 /// How much memory of the host's the values may take that cross to it in one call: lists may overlap in the guest's memory,
 /// and would take many times as much as it has. As much as a guest has by default; Wasmtime's own default, too.
 const CROSSING_BYTES_MAX: usize = 128 << 20;
+/// How large the headers or trailers of one message may be that a guest makes, in bytes: as much as servers take.
+const FIELDS_BYTES_MAX: usize = 32 << 10;
 /// How much of a body a guest writes at once, and how many such parts may wait to be sent.
 const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
 const BODY_CHUNKS_BUFFERED: usize = 2;
@@ -83,8 +85,6 @@ pub(crate) struct Host {
     deadline: Instant,
     /// How many slices the call has used up.
     slices: u32,
-    /// How many composed calls led here.
-    depth: u32,
     stdout: GuestOutput,
     stderr: GuestOutput,
     surroundings: Arc<Surroundings>,
@@ -98,16 +98,19 @@ impl Host {
     /// When something that is granted cannot be had.
     pub(crate) fn store(engine: &Engine, setup: Setup<'_>) -> wasmtime::Result<Store<Self>> {
         let Setup { limits, meter, access, surroundings, logs, .. } = setup;
-        let output = |stream| GuestOutput::new(Arc::clone(logs), stream, limits.log_lines_per_second);
+        let (rate, allowance) = (limits.log_lines_per_second, meter.allowance());
+        let output = |stream| GuestOutput::new(Arc::clone(logs), stream, rate, Arc::clone(&allowance));
         let (stdout, stderr) = (output(LogStream::Stdout), output(LogStream::Stderr));
         let wasi = setup.wasi(&stdout, &stderr)?.build();
         let mut table = ResourceTable::new();
         if setup.command.is_none() {
             table.set_max_capacity(RESOURCES_MAX);
         }
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(FIELDS_BYTES_MAX);
         let host = Self {
             wasi,
-            http: WasiHttpCtx::new(),
+            http,
             table,
             hooks: Hooks { access: Arc::clone(access), output: stderr.clone() },
             limits,
@@ -115,7 +118,6 @@ impl Host {
             meter: meter.clone(),
             deadline: Instant::now() + limits.timeout,
             slices: 0,
-            depth: 0,
             stdout,
             stderr,
             surroundings: Arc::clone(surroundings),
@@ -131,7 +133,8 @@ impl Host {
                 return Err(DeadlinePassed.into());
             }
             host.check_cpu()?;
-            Ok(UpdateDeadline::YieldCustom(TICKS_BEFORE_YIELD, Box::pin(turns::next(host.slices))))
+            let turn = turns::next(host.meter.function(), host.slices, host.deadline);
+            Ok(UpdateDeadline::YieldCustom(TICKS_BEFORE_YIELD, Box::pin(turn)))
         });
         store.set_epoch_deadline(TICKS_BEFORE_YIELD);
         Ok(store)
@@ -176,16 +179,6 @@ impl Host {
     /// When the call under way ends.
     pub(crate) fn deadline(&self) -> Instant {
         self.deadline
-    }
-
-    /// How many composed calls led here: 0 for what was called from outside.
-    pub(crate) fn depth(&self) -> u32 {
-        self.depth
-    }
-
-    /// This instance answers a composed call.
-    pub(crate) fn nest(&mut self, depth: u32) {
-        self.depth = depth;
     }
 
     pub(crate) fn limits(&self) -> Limits {

@@ -37,5 +37,5 @@ pub use compiler::{CompileFailure, CompilerProcess, compile_here};
 pub use engine::{StartError, Wasm, WasmOptions};
 pub use fault::Fault;
 pub use limits::{CONCURRENCY_DEFAULT, Limits};
-pub use logs::{Discard, LogSink, LogStream};
+pub use logs::{Discard, GuestOutput, LogSink, LogStream};
 pub use meter::{Usage, UsageTotals};

@@ -42,32 +42,58 @@ impl LogSink for Discard {
 
 /// One of a guest's outputs.
 #[derive(Clone)]
-pub(crate) struct GuestOutput(Arc<Mutex<Lines>>);
+pub struct GuestOutput(Arc<Mutex<Lines>>);
 
 struct Lines {
     sink: Arc<dyn LogSink>,
     stream: LogStream,
     /// The line that has not ended yet.
     line: Vec<u8>,
-    /// How many lines a second it may write for ever.
+    /// How many lines a second its function may write for ever.
     lines_per_second: u32,
-    /// How many lines the guest may write now; grows with time up to the burst.
-    allowance: f64,
-    counted: Instant,
+    allowance: Arc<Allowance>,
     dropped: u64,
     /// The last line, which often says why a guest gave up.
     last: Option<String>,
 }
 
+/// How many lines the instances of a function may write now, all of them together; grows with time up to the burst.
+#[derive(Debug, Default)]
+pub(crate) struct Allowance(Mutex<Option<(Instant, f64)>>);
+
+impl Allowance {
+    /// Whether another line may be written.
+    fn take(&self, lines_per_second: u32) -> bool {
+        let (now, burst) = (Instant::now(), f64::from(lines_per_second) * BURST.as_secs_f64());
+        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (counted, lines) = left.unwrap_or((now, burst));
+        let gained = now.saturating_duration_since(counted).as_secs_f64() * f64::from(lines_per_second);
+        let lines = (lines + gained).min(burst);
+        let is_allowed = lines >= 1.0;
+        *left = Some((now, if is_allowed { lines - 1.0 } else { lines }));
+        is_allowed
+    }
+}
+
 impl GuestOutput {
-    pub(crate) fn new(sink: Arc<dyn LogSink>, stream: LogStream, lines_per_second: u32) -> Self {
+    /// Lines go to `sink`, at most so many a second for ever, with an allowance of its own.
+    #[must_use]
+    pub fn alone(sink: Arc<dyn LogSink>, stream: LogStream, lines_per_second: u32) -> Self {
+        Self::new(sink, stream, lines_per_second, Arc::default())
+    }
+
+    pub(crate) fn new(
+        sink: Arc<dyn LogSink>,
+        stream: LogStream,
+        lines_per_second: u32,
+        allowance: Arc<Allowance>,
+    ) -> Self {
         Self(Arc::new(Mutex::new(Lines {
             sink,
             stream,
             line: Vec::new(),
             lines_per_second,
-            allowance: burst(lines_per_second),
-            counted: Instant::now(),
+            allowance,
             dropped: 0,
             last: None,
         })))
@@ -79,7 +105,7 @@ impl GuestOutput {
     }
 
     /// The last line that was written, even if it has not ended.
-    pub(crate) fn last_words(&self) -> Option<String> {
+    pub fn last_words(&self) -> Option<String> {
         self.lines(|lines| {
             lines.end_line();
             lines.last.clone()
@@ -87,7 +113,7 @@ impl GuestOutput {
     }
 
     /// Hands on a line that has not ended, and says how many were dropped.
-    pub(crate) fn flush(&self) {
+    pub fn flush(&self) {
         self.lines(|lines| {
             lines.end_line();
             let dropped = std::mem::take(&mut lines.dropped);
@@ -111,7 +137,8 @@ impl GuestOutput {
         });
     }
 
-    fn take(&self, bytes: &[u8]) {
+    /// Takes what was written: a line, several, or parts of them.
+    pub fn take(&self, bytes: &[u8]) {
         self.lines(|lines| {
             let mut parts = bytes.split(|byte| *byte == b'\n');
             if let Some(first) = parts.next() {
@@ -129,6 +156,12 @@ impl GuestOutput {
     }
 }
 
+impl std::fmt::Debug for GuestOutput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GuestOutput").finish_non_exhaustive()
+    }
+}
+
 impl Lines {
     fn extend(&mut self, bytes: &[u8]) {
         let room = LINE_BYTES_MAX.saturating_sub(self.line.len());
@@ -142,7 +175,7 @@ impl Lines {
         let line = std::mem::take(&mut self.line);
         let text = String::from_utf8_lossy(&line);
         let text = text.get(..text.floor_char_boundary(LINE_BYTES_MAX)).unwrap_or_default();
-        if self.allowed() {
+        if self.allowance.take(self.lines_per_second) {
             self.sink.line(self.stream, text);
         } else {
             self.dropped += 1;
@@ -154,23 +187,6 @@ impl Lines {
             }
         }
     }
-
-    fn allowed(&mut self) -> bool {
-        let now = Instant::now();
-        let gained = now.duration_since(self.counted).as_secs_f64() * f64::from(self.lines_per_second);
-        self.counted = now;
-        self.allowance = (self.allowance + gained).min(burst(self.lines_per_second));
-        let allowed = self.allowance >= 1.0;
-        if allowed {
-            self.allowance -= 1.0;
-        }
-        allowed
-    }
-}
-
-/// How many lines may be written at once.
-fn burst(lines_per_second: u32) -> f64 {
-    f64::from(lines_per_second) * BURST.as_secs_f64()
 }
 
 impl IsTerminal for GuestOutput {
@@ -235,7 +251,7 @@ mod tests {
     #[test]
     fn lines_are_put_together_and_cut() {
         let kept = Arc::new(Kept::default());
-        let output = GuestOutput::new(kept.clone(), LogStream::Stderr, 100);
+        let output = GuestOutput::new(kept.clone(), LogStream::Stderr, 100, Arc::default());
         output.take(b"one\ntw");
         output.take(b"o\n\nthree");
         output.take(&vec![b'x'; 3 * LINE_BYTES_MAX]);
@@ -248,7 +264,7 @@ mod tests {
     #[test]
     fn a_flood_is_dropped_and_counted() {
         let kept = Arc::new(Kept::default());
-        let output = GuestOutput::new(kept.clone(), LogStream::Stdout, 100);
+        let output = GuestOutput::new(kept.clone(), LogStream::Stdout, 100, Arc::default());
         for _ in 0..50_000 {
             output.take(b"again\n");
         }

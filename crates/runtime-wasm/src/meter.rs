@@ -6,11 +6,15 @@
 
 use std::cell::Cell;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use littoral_model::manifest::Priority;
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::logs::Allowance;
+use crate::turns::Function;
 
 /// What one function has used on this node since the process started. Shared by all of its instances.
 #[derive(Debug, Default)]
@@ -22,7 +26,14 @@ pub struct Usage {
     invocations: AtomicU64,
     /// The memories of instances that may live longer than a call.
     lasting: Mutex<Vec<Weak<Instance>>>,
+    /// What it may still write to its log.
+    allowance: Arc<Allowance>,
+    /// Which guests it goes before; as a number of [`PRIORITIES`].
+    priority: AtomicU8,
 }
+
+/// The first is that of a function of which nothing is said.
+const PRIORITIES: [Priority; 3] = [Priority::Normal, Priority::Low, Priority::High];
 
 /// What a function has used, at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,6 +56,24 @@ impl Usage {
         self.invocations.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// How much CPU time a call has taken on average, when `running` of those that were counted have not ended: what they
+    /// have used so far makes it rather more.
+    #[must_use]
+    pub fn mean_cpu(&self, running: u64) -> Duration {
+        let calls = self.invocations.load(Ordering::Relaxed).saturating_sub(running).max(1);
+        Duration::from_nanos(self.cpu_ns.load(Ordering::Relaxed) / calls)
+    }
+
+    /// Which guests it goes before where they wait for their turns, from now on.
+    pub fn set_priority(&self, priority: Priority) {
+        let number = PRIORITIES.iter().position(|one| *one == priority).unwrap_or(0);
+        self.priority.store(number as u8, Ordering::Relaxed);
+    }
+
+    fn priority(&self) -> Priority {
+        PRIORITIES.get(usize::from(self.priority.load(Ordering::Relaxed))).copied().unwrap_or_default()
+    }
+
     /// Counts bytes that came in.
     pub fn received(&self, bytes: u64) {
         self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
@@ -53,6 +82,14 @@ impl Usage {
     /// Counts bytes that went out.
     pub fn sent(&self, bytes: u64) {
         self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts what was measured elsewhere, as of a container: CPU time, and memory times the time that it was held.
+    pub fn used(&self, cpu: Duration, memory_bytes: u64, held: Duration) {
+        let saturated = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
+        self.cpu_ns.fetch_add(saturated(cpu.as_nanos()), Ordering::Relaxed);
+        let byte_us = u128::from(memory_bytes).saturating_mul(held.as_micros());
+        self.memory_byte_us.fetch_add(saturated(byte_us), Ordering::Relaxed);
     }
 
     /// What was used until now. The memory of an instance that lives for one request only is counted when it ends.
@@ -100,6 +137,11 @@ thread_local! {
     static CHARGED_NS: Cell<u64> = const { Cell::new(0) };
 }
 
+/// How long all guests ran on the calling thread that are not in the midst of a poll, in nanoseconds.
+pub(crate) fn charged_ns() -> u64 {
+    CHARGED_NS.get()
+}
+
 tokio::task_local! {
     /// The meter of the task of an instance that Wasmtime's machinery makes and runs.
     static OF_TASK: Meter;
@@ -135,6 +177,16 @@ impl Meter {
             spent_before_ns: AtomicU64::new(0),
             begun_ns: AtomicU64::new(0),
         }))
+    }
+
+    /// Whose instance it is; one that measures for nobody is a function of its own.
+    pub(crate) fn function(&self) -> Function {
+        Function { number: Arc::as_ptr(&self.0.usage).addr(), priority: self.0.usage.priority() }
+    }
+
+    /// What the function may still write to its log.
+    pub(crate) fn allowance(&self) -> Arc<Allowance> {
+        Arc::clone(&self.0.usage.allowance)
     }
 
     /// The meter of this task, if it is one of [`Meter::over_task`].
@@ -299,19 +351,5 @@ mod tests {
         let ended = usage.now().memory_byte_us;
         burn(1_000_000);
         assert_eq!(usage.now().memory_byte_us, ended, "and not after its end");
-    }
-
-    /// Not an assertion about time: prints what metering a poll costs, for `cargo test -- --nocapture --ignored`.
-    #[test]
-    #[ignore = "measures"]
-    fn cost_of_a_poll() {
-        const POLLS: u32 = 1_000_000;
-        let meter = Meter::new(None);
-        let begun = Instant::now();
-        (0..POLLS).for_each(|_| meter.charge(|| std::hint::black_box(())));
-        println!("metering a poll: {:?}", begun.elapsed() / POLLS);
-        let begun = Instant::now();
-        (0..POLLS).for_each(|_| drop(std::hint::black_box(Meter::new(None))));
-        println!("a meter for an instance: {:?}", begun.elapsed() / POLLS);
     }
 }

@@ -3,6 +3,7 @@
 //! They run on Wasmtime's own preview 1 rather than as components through its adapter, which would turn every exit status
 //! but 0 into 1 (docs/decisions/0004-preview-1.md).
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use wasmtime::{Linker, Module, Store, UpdateDeadline};
@@ -53,7 +54,8 @@ pub async fn run(wasm: &Wasm, module: &[u8], settings: &CommandSettings) -> Resu
 
 fn store(wasm: &Wasm, settings: &CommandSettings, meter: &Meter) -> Result<Store<State>, Fault> {
     let CommandSettings { limits, logs, .. } = settings;
-    let output = |stream| GuestOutput::new(std::sync::Arc::clone(logs), stream, limits.log_lines_per_second);
+    let (rate, allowance) = (limits.log_lines_per_second, meter.allowance());
+    let output = |stream| GuestOutput::new(Arc::clone(logs), stream, rate, Arc::clone(&allowance));
     let wasi = settings.setup(meter).wasi(&output(LogStream::Stdout), &output(LogStream::Stderr));
     let wasi = wasi.map_err(|error| Fault::Setup { reason: format!("{error:#}") })?.build_p1();
     let state = State { wasi, limiter: Limiter::new(*limits, meter.clone()) };

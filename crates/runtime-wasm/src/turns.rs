@@ -3,32 +3,77 @@
 //! Were all of them simply woken again, a thread full of long computations would keep a request that takes microseconds
 //! waiting for a slice of each of them. So one alone goes on at a time, after the thread has looked for I/O and polled
 //! whatever else is ready; and those that have used little go first. It is the multilevel feedback queue of operating
-//! systems, with two levels: a call that spins delays others by about one slice, and gets what is left.
+//! systems: a call that spins delays others by about one slice, and gets what is left. Within a level a call goes on for as
+//! long as it may before the next one has its turn, for each change of guests costs what the processor's caches held.
+//! Functions take turns, too: one with many calls under way holds up another one's call no longer than one with few.
+//! What has a higher priority goes before all that has a lower one, but for one turn in many, with which that comes to its end.
+//! Among a function's short calls, and among those of some length, the one with the earliest deadline goes first.
+//! A new instance waits for a turn, too, when guests have run for a slice since the thread last looked for I/O: a thread
+//! full of requests would otherwise begin all of them before it goes on sending what is half sent.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
+
+use littoral_model::manifest::Priority;
+
+use crate::meter::charged_ns;
 
 /// A call that has used fewer slices than this goes before those that have used more, and need not share with its like:
 /// most requests are done by then.
 const SHORT_SLICES: u32 = 4;
-/// One turn of so many is a long call's even if short ones wait, so that it comes to an end some time.
-const TURNS_FOR_A_LONG_ONE: u32 = 8;
+/// The same for calls that compute for some time.
+const LONG_SLICES: u32 = 32;
+/// For how many slices those go on that have used more: they share what is left.
+const ENDLESS_TURN_SLICES: u32 = 8;
+/// One turn of so many is of the next level even if calls of the first one wait, so that it comes to an end some time.
+const TURNS_FOR_THE_NEXT: u32 = 8;
+/// The same for the last level.
+const TURNS_FOR_THE_LAST: u32 = 64;
+
+/// One turn of so many is of the next lower priority even if calls of a higher one wait, and the second such turn of the lowest.
+const TURNS_FOR_THE_LOWER: u32 = 32;
+
+/// Guests run for so long, in nanoseconds, before the thread looks for I/O: as long as a slice.
+const LOOK_AFTER_NS: u64 = 1_000_000;
 
 thread_local! {
     static OF_THIS_THREAD: Arc<Turns> = Arc::default();
+    /// How long guests had run on this thread when it last looked for I/O.
+    static LOOKED_AT_NS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Waits for this call's next slice, when it has used so many of them.
-pub(crate) fn next(slices: u32) -> Turn {
-    Turn { turns: OF_THIS_THREAD.with(Arc::clone), slices, number: None }
+/// Waits until a new instance of a function may begin, whose call ends by `due`.
+pub(crate) async fn first(function: Function, due: Instant) {
+    let ran_ns = charged_ns().saturating_sub(LOOKED_AT_NS.get());
+    let must_wait = OF_THIS_THREAD.with(|turns| ran_ns >= LOOK_AFTER_NS || turns.lock().any_before(function.priority));
+    if must_wait {
+        next(function, 0, due).await;
+    }
+}
+
+/// Waits for the next slice of a function's call, which has used so many of them and ends by `due`.
+pub(crate) fn next(function: Function, slices: u32, due: Instant) -> Turn {
+    Turn { turns: OF_THIS_THREAD.with(Arc::clone), function, slices, due, number: None }
+}
+
+/// Whose call it is, and which go before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Function {
+    /// A number that no other function of this process has.
+    pub(crate) number: usize,
+    pub(crate) priority: Priority,
 }
 
 /// A wait for a turn; dropping it gives the turn to another.
 pub(crate) struct Turn {
     turns: Arc<Turns>,
+    function: Function,
     slices: u32,
+    due: Instant,
     number: Option<u64>,
 }
 
@@ -39,7 +84,7 @@ impl Future for Turn {
         let mut waiting = self.turns.lock();
         match self.number {
             None => {
-                let number = waiting.join(self.slices, context.waker());
+                let number = waiting.join(self.function, self.slices, self.due, context.waker());
                 drop(waiting);
                 self.number = Some(number);
                 self.turns.pass_on();
@@ -87,18 +132,86 @@ struct Turns(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
-    short: VecDeque<Place>,
-    long: VecDeque<Place>,
+    /// Those of high priority, of normal, of low.
+    ranks: [Rank; 3],
     /// Who was woken and has not run yet.
     admitted: Option<u64>,
     numbers: u64,
-    /// How many turns short calls were given since the last one of a long call.
-    turns_of_short: u32,
+    /// How many turns were given while calls of several priorities waited.
+    turns: u32,
+}
+
+/// The calls of one priority.
+#[derive(Default)]
+struct Rank {
+    /// Short calls, long ones, and those that may never end.
+    levels: [Level; 3],
+    /// How many turns were given while calls of several levels waited.
+    turns: u32,
 }
 
 struct Place {
     number: u64,
+    due: Instant,
     waker: Waker,
+}
+
+/// Where a call goes among those of its function.
+#[derive(Clone, Copy)]
+enum Order {
+    First,
+    ByDeadline,
+    Last,
+}
+
+/// The calls of one level, by function; the one whose turn is next first.
+#[derive(Default)]
+struct Level(VecDeque<(Function, VecDeque<Place>)>);
+
+impl Level {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes in a call of a function. One that goes first does so before those of other functions, too.
+    fn join(&mut self, function: Function, place: Place, order: Order) {
+        let known = self.0.iter().position(|(other, _)| *other == function);
+        let (_, mut calls) = known.and_then(|at| self.0.remove(at)).unwrap_or((function, VecDeque::new()));
+        match order {
+            Order::First => calls.push_front(place),
+            Order::ByDeadline => {
+                let behind = calls.iter().rposition(|other| other.due <= place.due).map_or(0, |last| last + 1);
+                calls.insert(behind, place);
+            }
+            Order::Last => calls.push_back(place),
+        }
+        match (order, known) {
+            (Order::First, _) => self.0.push_front((function, calls)),
+            (_, Some(at)) => self.0.insert(at, (function, calls)),
+            (_, None) => self.0.push_back((function, calls)),
+        }
+    }
+
+    /// The call whose turn it is; its function's next one comes after those of all others.
+    fn pop(&mut self) -> Option<Place> {
+        let (function, mut calls) = self.0.pop_front()?;
+        let place = calls.pop_front();
+        if !calls.is_empty() {
+            self.0.push_back((function, calls));
+        }
+        place
+    }
+
+    fn places(&mut self) -> impl Iterator<Item = &mut Place> {
+        self.0.iter_mut().flat_map(|(_, calls)| calls)
+    }
+
+    fn leave(&mut self, number: u64) {
+        for (_, calls) in &mut self.0 {
+            calls.retain(|place| place.number != number);
+        }
+        self.0.retain(|(_, calls)| !calls.is_empty());
+    }
 }
 
 impl Turns {
@@ -120,6 +233,7 @@ impl Wake for Turns {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        LOOKED_AT_NS.set(charged_ns());
         let next = self.lock().admit();
         if let Some(next) = next {
             next.wake();
@@ -128,20 +242,35 @@ impl Wake for Turns {
 }
 
 impl Waiting {
-    fn join(&mut self, slices: u32, waker: &Waker) -> u64 {
-        self.numbers += 1;
-        let place = Place { number: self.numbers, waker: waker.clone() };
-        match slices {
-            0 | 1 => self.short.push_back(place),
-            // It has begun: those that came after it wait until it is done, or has had its share.
-            2..SHORT_SLICES => self.short.push_front(place),
-            _ => self.long.push_back(place),
+    fn rank(&mut self, priority: Priority) -> &mut Rank {
+        let [high, normal, low] = &mut self.ranks;
+        match priority {
+            Priority::High => high,
+            Priority::Normal => normal,
+            Priority::Low => low,
         }
+    }
+
+    fn join(&mut self, function: Function, slices: u32, due: Instant, waker: &Waker) -> u64 {
+        self.numbers += 1;
+        let place = Place { number: self.numbers, due, waker: waker.clone() };
+        self.rank(function.priority).join(function, slices, place);
         self.numbers
     }
 
+    /// Whether any waits that goes before a new call of this priority: any of a higher one, or a short one.
+    fn any_before(&mut self, priority: Priority) -> bool {
+        let [high, normal, _] = &self.ranks;
+        let is_higher = match priority {
+            Priority::High => false,
+            Priority::Normal => high.any(),
+            Priority::Low => high.any() || normal.any(),
+        };
+        is_higher || self.rank(priority).any_short()
+    }
+
     fn any(&self) -> bool {
-        !self.short.is_empty() || !self.long.is_empty()
+        self.ranks.iter().any(Rank::any)
     }
 
     /// The one whose turn it is, unless another one has not run yet.
@@ -149,50 +278,110 @@ impl Waiting {
         if self.admitted.is_some() {
             return None;
         }
-        let of_long = self.short.is_empty() || self.turns_of_short + 1 >= TURNS_FOR_A_LONG_ONE;
-        let long = if of_long { self.long.pop_front() } else { None };
-        self.turns_of_short = if long.is_some() { 0 } else { self.turns_of_short.saturating_add(1) };
-        let place = long.or_else(|| self.short.pop_front())?;
+        let waiting = self.ranks.iter().filter(|rank| rank.any()).count();
+        let passed_over = passed_over(&mut self.turns, waiting, TURNS_FOR_THE_LOWER, 2 * TURNS_FOR_THE_LOWER)?;
+        let place = self.ranks.iter_mut().filter(|rank| rank.any()).nth(passed_over)?.pop()?;
         self.admitted = Some(place.number);
         Some(place.waker)
     }
 
     fn renew(&mut self, number: u64, waker: &Waker) {
-        let mut places = self.short.iter_mut().chain(&mut self.long);
+        let mut places = self.levels().flat_map(Level::places);
         if let Some(place) = places.find(|place| place.number == number) {
             place.waker.clone_from(waker);
         }
     }
 
     fn leave(&mut self, number: u64) {
-        self.short.retain(|place| place.number != number);
-        self.long.retain(|place| place.number != number);
+        self.levels().for_each(|level| level.leave(number));
     }
+
+    fn levels(&mut self) -> impl Iterator<Item = &mut Level> {
+        self.ranks.iter_mut().flat_map(|rank| &mut rank.levels)
+    }
+}
+
+impl Rank {
+    fn join(&mut self, function: Function, slices: u32, place: Place) {
+        let [short, long, endless] = &mut self.levels;
+        // What has begun goes on until it has had its share: those that came after it wait.
+        let (level, has_begun, by_deadline) = match slices {
+            0..SHORT_SLICES => (short, slices > 1, true),
+            SHORT_SLICES..LONG_SLICES => (long, slices > SHORT_SLICES, true),
+            // Of those that may never end, one with an early deadline would have all turns until then.
+            _ => (endless, !slices.is_multiple_of(ENDLESS_TURN_SLICES), false),
+        };
+        let order = match (has_begun, by_deadline) {
+            (true, _) => Order::First,
+            (false, true) => Order::ByDeadline,
+            (false, false) => Order::Last,
+        };
+        level.join(function, place, order);
+    }
+
+    fn any_short(&self) -> bool {
+        self.levels.first().is_some_and(|short| !short.is_empty())
+    }
+
+    fn any(&self) -> bool {
+        self.levels.iter().any(|level| !level.is_empty())
+    }
+
+    fn pop(&mut self) -> Option<Place> {
+        let waiting = self.levels.iter().filter(|level| !level.is_empty()).count();
+        let passed_over = passed_over(&mut self.turns, waiting, TURNS_FOR_THE_NEXT, TURNS_FOR_THE_LAST)?;
+        self.levels.iter_mut().filter(|level| !level.is_empty()).nth(passed_over)?.pop()
+    }
+}
+
+/// How many of so many that wait this turn passes over: none, but one in so many is of the next, and one of the last. None if none waits.
+fn passed_over(turns: &mut u32, waiting: usize, for_the_next: u32, for_the_last: u32) -> Option<usize> {
+    let last = waiting.checked_sub(1)?;
+    *turns = if last == 0 { 0 } else { turns.wrapping_add(1) };
+    Some(match *turns {
+        0 => 0,
+        turns if turns.is_multiple_of(for_the_last) => last,
+        turns if turns.is_multiple_of(for_the_next) => 1,
+        _ => 0,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
     use std::rc::Rc;
+    use std::time::Duration;
 
     use tokio::task::LocalSet;
 
     use super::*;
 
-    type Order = Rc<RefCell<Vec<&'static str>>>;
+    type Seen = Rc<RefCell<Vec<&'static str>>>;
 
     /// A call that takes so many slices.
-    async fn call(name: &'static str, slices: u32, order: Order) {
+    async fn call(name: &'static str, slices: u32, order: Seen) {
+        call_by(Instant::now() + Duration::from_secs(60), name, slices, order).await;
+    }
+
+    /// The same with a deadline.
+    async fn call_by(due: Instant, name: &'static str, slices: u32, order: Seen) {
+        // Names begin with what they are of, as "low a".
+        let priority = match name.split(' ').next() {
+            Some("high") => Priority::High,
+            Some("low") => Priority::Low,
+            _ => Priority::Normal,
+        };
+        let function = Function { number: name.as_ptr().addr(), priority };
         for used in 1..=slices {
             order.borrow_mut().push(name);
             if used < slices {
-                next(used).await;
+                next(function, used, due).await;
             }
         }
     }
 
     async fn run(calls: &[(&'static str, u32)]) -> Vec<&'static str> {
-        let (local, order) = (LocalSet::new(), Order::default());
+        let (local, order) = (LocalSet::new(), Seen::default());
         for (name, slices) in calls {
             local.spawn_local(call(name, *slices, Rc::clone(&order)));
         }
@@ -203,12 +392,37 @@ mod tests {
     #[tokio::test]
     async fn a_call_goes_on_until_it_has_had_its_share_and_long_ones_take_turns() {
         let order = run(&[("a", 6), ("b", 6)]).await;
-        assert_eq!(order.join(""), "abaaabbbabab");
+        assert_eq!(order.join(""), "abaaabbbaabb");
+    }
+
+    #[tokio::test]
+    async fn a_function_with_many_calls_holds_up_another_one_no_longer_than_with_few() {
+        let mut calls = vec![("many", 4); 50];
+        calls.push(("one", 2));
+        let order = run(&calls).await;
+        let waited = order.iter().rposition(|name| *name == "one").unwrap();
+        // The first slice of each call is its own; then one of the many goes on until it has had its share.
+        assert!(waited <= 51 + 4, "{waited}");
+    }
+
+    #[tokio::test]
+    async fn of_a_functions_calls_that_wait_the_earliest_deadline_goes_first() {
+        let (local, order) = (LocalSet::new(), Seen::default());
+        let now = Instant::now();
+        for (name, seconds) in [("d", 40), ("b", 20), ("a", 10), ("c", 30)] {
+            let order = Rc::clone(&order);
+            local.spawn_local(async move {
+                next(Function { number: 1, priority: Priority::Normal }, 0, now + Duration::from_secs(seconds)).await;
+                order.borrow_mut().push(name);
+            });
+        }
+        local.await;
+        assert_eq!(order.take().concat(), "abcd");
     }
 
     #[tokio::test]
     async fn a_new_call_waits_for_one_slice_and_a_short_one_for_few() {
-        let (local, order) = (LocalSet::new(), Order::default());
+        let (local, order) = (LocalSet::new(), Seen::default());
         for _ in 0..5 {
             local.spawn_local(call("l", 1_000_000, Rc::clone(&order)));
         }
@@ -228,7 +442,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_call_comes_to_its_end_beside_any_number_of_short_ones() {
-        let (local, order) = (LocalSet::new(), Order::default());
+        let (local, order) = (LocalSet::new(), Seen::default());
         for _ in 0..3 {
             let order = Rc::clone(&order);
             local.spawn_local(async move {
@@ -244,7 +458,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_leaves_stops_nobody_else() {
-        let (local, order) = (LocalSet::new(), Order::default());
+        let (local, order) = (LocalSet::new(), Seen::default());
         let leaving: Vec<_> = (0..8).map(|_| local.spawn_local(call("x", 1_000_000, Rc::clone(&order)))).collect();
         let stays = local.spawn_local(call("l", 200, Rc::clone(&order)));
         local
@@ -256,5 +470,25 @@ mod tests {
                 stays.await.unwrap();
             })
             .await;
+    }
+
+    #[tokio::test]
+    async fn what_has_a_higher_priority_goes_first_and_the_lower_comes_to_its_end() {
+        let order = run(&[("low", 40), ("normal", 40), ("high", 40), ("high 2", 40)]).await;
+        let ended = |name| order.iter().rposition(|other| *other == name).unwrap();
+        assert!(ended("high").max(ended("high 2")) < ended("normal") && ended("normal") < ended("low"), "{order:?}");
+        // The first slice of each is its own. While others wait, the lower ones have one turn in 32.
+        let low = |slices: &[&str]| slices.iter().filter(|name| !name.starts_with("high")).count();
+        let until_high_ended = order.get(..ended("high").max(ended("high 2"))).unwrap();
+        assert!((3..=5).contains(&low(until_high_ended)), "{order:?}");
+    }
+
+    #[tokio::test]
+    async fn a_new_call_of_high_priority_waits_for_no_other_and_one_of_low_priority_for_all() {
+        let function = |priority| Function { number: 1, priority };
+        let mut waiting = Waiting::default();
+        waiting.join(function(Priority::Normal), 0, Instant::now(), Waker::noop());
+        let before = [Priority::High, Priority::Normal, Priority::Low].map(|priority| waiting.any_before(priority));
+        assert_eq!(before, [false, true, true]);
     }
 }

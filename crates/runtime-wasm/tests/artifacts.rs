@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use littoral_runtime_wasm::{LoadError, Wasm, WasmOptions};
+use littoral_runtime_wasm::{CompilerProcess, LoadError, Wasm, WasmOptions};
 
 fn wasm(folder: &Path) -> Wasm {
     Wasm::new(WasmOptions { cache_dir: Some(folder.join("cache")), ..WasmOptions::default() }).unwrap()
@@ -61,6 +61,37 @@ async fn a_component_is_compiled_once() {
     assert!(wasm.held(&digest).is_some_and(|held| Arc::ptr_eq(&held, &artifacts[0])));
     artifacts.clear();
     assert!(wasm.held(&digest).is_none(), "what nobody uses goes");
+}
+
+/// An engine whose compiling process is a shell that does this.
+fn compiled_by(folder: &Path, script: &str) -> Wasm {
+    let compiler = CompilerProcess { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()] };
+    let cache_dir = Some(folder.join("cache"));
+    Wasm::new(WasmOptions { cache_dir, compiler: Some(compiler), ..WasmOptions::default() }).unwrap()
+}
+
+#[tokio::test]
+async fn what_breaks_the_compiling_process_is_not_tried_in_this_one() {
+    let folder = tempfile::tempdir().unwrap();
+    for script in ["kill -9 $$", "exit 101"] {
+        let refusal = compiled_by(folder.path(), script).load(handler()).await.unwrap_err();
+        assert!(matches!(&refusal, LoadError::Invalid(reason) if reason.contains("compiling it failed")), "{refusal}");
+        assert!(cached(folder.path()).is_empty());
+    }
+    let refusal = compiled_by(folder.path(), "echo bad >&2; exit 65").load(handler()).await.unwrap_err();
+    assert_eq!(refusal, LoadError::Invalid("bad".to_owned()));
+}
+
+#[tokio::test]
+async fn where_the_compiling_process_does_not_start_this_one_compiles() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(compiled_by(folder.path(), "exit 69").load(handler()).await.unwrap().is_handler());
+    let wasm = Wasm::new(WasmOptions {
+        cache_dir: Some(folder.path().join("cache")),
+        compiler: Some(CompilerProcess { program: "/nowhere".into(), arguments: Vec::new() }),
+        ..WasmOptions::default()
+    });
+    assert!(wasm.unwrap().load(handler()).await.unwrap().is_handler());
 }
 
 #[tokio::test]

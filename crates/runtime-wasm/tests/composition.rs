@@ -15,6 +15,7 @@ use http_body_util::{BodyExt as _, Full};
 use littoral_model::composition::{CALL_DEPTH_MAX, ComposedCall, Composition};
 use littoral_model::id::FunctionName;
 use littoral_runtime_wasm::composition::{Exporter, ExporterSettings, Exporters, Linking, Part, compose, interfaces};
+use littoral_runtime_wasm::fabric::Invocation;
 use littoral_runtime_wasm::handler::{Body, Handler, HandlerSettings};
 use littoral_runtime_wasm::{Artifact, Fault, Limits, LoadError, Wasm, WasmOptions};
 
@@ -244,6 +245,22 @@ async fn calls_that_lead_back_end() {
         let deployed = Deployed::new(&functions, is_far).await;
         let refused = deployed.call("hen", "a:b/hen", 1).await.unwrap_err();
         assert!(refused.ends_with(&format!("nested more than {CALL_DEPTH_MAX} deep")), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn calls_by_name_count_as_much_as_calls_by_interface() {
+    for is_far in [false, true] {
+        let deployed = Deployed::new(&gallery(limits(LONG)), is_far).await;
+        let handler = deployed.handler("gallery", limits(LONG));
+        let called_at = |depth| {
+            let mut request = request("/detect");
+            request.extensions_mut().insert(Invocation { depth, ..Invocation::default() });
+            handler.call(request)
+        };
+        called_at(CALL_DEPTH_MAX - 1).await.unwrap();
+        let fault = called_at(CALL_DEPTH_MAX).await.unwrap_err();
+        assert!(fault.to_string().ends_with(&format!("nested more than {CALL_DEPTH_MAX} deep")), "{fault}");
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,12 +16,13 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use littoral_model::id::{BucketName, InvocationId, StreamName, Tier};
 use littoral_runtime_wasm::fabric::{
-    Attached, BucketError, CALL_DEPTH_MAX, CallError, Changes, Fabric, Invocation, Keys, Message, Outgoing, Payload,
-    Place, PublishError, Surroundings,
+    Attached, BucketError, CALL_DEPTH_MAX, CallError, Changes, Device, Fabric, Invocation, Keys, Message, Outgoing,
+    Payload, Place, PublishError, Surroundings,
 };
 use littoral_runtime_wasm::handler::{Body, Handler, HandlerSettings};
 use littoral_runtime_wasm::stage::{Stage, StageSettings};
 use littoral_runtime_wasm::{Access, Fault, Limits, LogSink, LogStream, Wasm, WasmOptions};
+use rustix::fs::{Mode, OFlags};
 
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -158,6 +161,51 @@ async fn what_is_not_granted_is_denied_and_the_log_names_the_grant() {
         assert!(scene.logs.has(&line), "{line} is not in {:?}", scene.logs.0.lock().unwrap());
     }
     assert!(scene.fabric.0.lock().unwrap().is_empty());
+}
+
+/// A terminal of which another program holds one end: it says where the other one is, answers the first five bytes, and
+/// says what they were and how the line is set.
+const TERMINAL: &str = r#"
+import os, pty, sys, termios
+end, line = pty.openpty()
+print(os.ttyname(line), flush=True)
+asked = b""
+while len(asked) < 5:
+    asked += os.read(end, 5)
+os.write(end, b"\x03\r\n21.5")
+print(asked.decode(), termios.tcgetattr(line)[5] == termios.B19200, flush=True)
+sys.stdin.read()
+"#;
+
+fn device(path: &str) -> Device {
+    let path = path.to_owned();
+    let name = path.clone();
+    let open = move || {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(&path, flags, Mode::empty())?)
+    };
+    Device { path: name, open: Arc::new(open) }
+}
+
+#[tokio::test]
+async fn a_serial_line_is_set_and_carries_bytes_as_they_are() {
+    let mut terminal = Command::new("python3");
+    let mut terminal =
+        terminal.args(["-c", TERMINAL]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3 is there");
+    let mut said = BufReader::new(terminal.stdout.take().unwrap()).lines();
+    let path = said.next().unwrap().unwrap();
+    let access = Access { devices: vec![device(&path), device("/no/such/device")], ..Access::default() };
+    let scene = scene(support::sdk_example("fabric"), true, access).await;
+    // A terminal would make something else of these bytes.
+    assert_eq!(scene.ask("/ask-device/T-abc", &format!("{path} 19200")).await, "\u{3}\r\n21.5");
+    assert_eq!(said.next().unwrap().unwrap(), "T-abc True");
+    assert_eq!(scene.ask("/ask-device/T", &path).await, "", "nobody answers: a read waits no longer than it is told");
+    let denied = scene.ask("/ask-device/T", "/dev/null").await;
+    assert!(denied.contains("grant it with `devices = [\"/dev/null\"]`") && scene.logs.has("devices ="), "{denied}");
+    assert!(scene.ask("/ask-device/T", "/no/such/device").await.contains("cannot be opened"));
+    drop(terminal.stdin.take());
+    assert!(terminal.wait().unwrap().success());
+    assert!(scene.ask("/ask-device/T", &path).await.contains("cannot be opened"), "the line is gone");
 }
 
 #[tokio::test]

@@ -1,23 +1,31 @@
 //! Functions that answer HTTP requests.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use ::http::{HeaderValue, Request, Response, StatusCode};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use littoral_runtime_wasm::fabric::Surroundings;
-use littoral_runtime_wasm::handler::{Handler, HandlerSettings};
+use littoral_runtime_wasm::fabric::{Invocation, Surroundings};
+use littoral_runtime_wasm::handler::{Handler, HandlerSettings, Held};
 use littoral_runtime_wasm::{Access, Artifact, CONCURRENCY_DEFAULT, Discard, Fault, Limits, LogSink, LogStream, Usage};
 use metrics::{Counter, Histogram};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use littoral_runtime_wasm::handler::{Body, BodyError};
 
 use crate::Runtime;
 use crate::bodies;
+use crate::container::{Client, Container};
 use crate::latency::{Latency, Quantiles};
+use crate::pool::{Lease, Pool};
+
+/// Sees each invocation of a function that did not fail.
+pub trait Observer: Send + Sync {
+    /// One took so long until its response began. Called on a data-plane thread: it must not block.
+    fn invoked(&self, input_bytes: u64, took: Duration);
+}
 
 /// How to run a function.
 #[derive(Clone)]
@@ -38,6 +46,8 @@ pub struct HttpSettings {
     pub logs: Arc<dyn LogSink>,
     /// Where what it uses is counted.
     pub usage: Arc<Usage>,
+    /// What learns from its invocations.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl Default for HttpSettings {
@@ -51,6 +61,7 @@ impl Default for HttpSettings {
             surroundings: Arc::default(),
             logs: Arc::new(Discard),
             usage: Arc::default(),
+            observer: None,
         }
     }
 }
@@ -58,13 +69,39 @@ impl Default for HttpSettings {
 /// A function that answers HTTP requests, each on the thread that calls.
 pub struct HttpFunction {
     name: String,
-    handler: Handler,
+    engine: Engine,
     running: Arc<Semaphore>,
     concurrency_max: usize,
     usage: Arc<Usage>,
+    observer: Option<Arc<dyn Observer>>,
     answered: Counter,
     duration: Histogram,
     failures: Failures,
+}
+
+/// What has instances.
+enum Engine {
+    /// One that is always there.
+    One(Instance),
+    /// Some that come and go, all with the same limits.
+    Pool(Arc<Pool<Instance>>, Limits),
+}
+
+/// What answers requests.
+#[derive(Debug)]
+pub struct Instance(Kind);
+
+enum Kind {
+    /// A component.
+    Wasm(Box<Handler>),
+    /// A container of an image.
+    Container(Client),
+}
+
+/// What a request holds until its guest has ended: its share of the function's concurrency, and of an instance that may go.
+struct Holding {
+    _permit: OwnedSemaphorePermit,
+    lease: Option<Lease<Instance>>,
 }
 
 /// Where failures of a function are noted.
@@ -80,7 +117,17 @@ struct Failures {
 struct Seen {
     errors: u64,
     latency: Latency,
+    outcomes: Outcomes,
     last_error: Option<String>,
+}
+
+/// What became of the requests that reached an instance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// How many there were.
+    pub calls: u64,
+    /// How many of them ended with a fault or were answered with a status of 500 or more.
+    pub failed: u64,
 }
 
 /// What was measured of a function since it was started.
@@ -105,35 +152,52 @@ impl HttpStats {
 }
 
 impl HttpFunction {
-    /// A function of this component.
+    /// A function of this component, which stays loaded.
     ///
     /// # Errors
     /// When the component does not answer requests.
     pub fn new(runtime: &Runtime, artifact: &Arc<Artifact>, settings: HttpSettings) -> Result<Self, Fault> {
-        let HttpSettings { name, limits, concurrency_max, environment, access, surroundings, logs, usage } = settings;
+        Ok(Self::of(Engine::One(Instance::component(runtime, artifact, &settings)?), settings))
+    }
+
+    /// A function of a container that runs. Its environment, access and surroundings are those that the container was started with.
+    #[must_use]
+    pub fn of_container(container: Arc<Container>, settings: HttpSettings) -> Self {
+        Self::of(Engine::One(Instance::container(container, settings.limits)), settings)
+    }
+
+    /// A function of instances that come and go: a request that finds none waits for one within its time. As many wait as are
+    /// answered at once, together at most what the settings allow.
+    #[must_use]
+    pub fn of_pool(pool: Arc<Pool<Instance>>, settings: HttpSettings) -> Self {
+        Self::of(Engine::Pool(pool, settings.limits), settings)
+    }
+
+    fn of(engine: Engine, settings: HttpSettings) -> Self {
+        let HttpSettings { name, concurrency_max, logs, usage, observer, .. } = settings;
         let concurrency_max = concurrency_max.min(Semaphore::MAX_PERMITS);
-        let settings = HandlerSettings {
-            limits,
-            environment,
-            access,
-            surroundings,
-            logs: Arc::clone(&logs),
-            usage: Arc::clone(&usage),
-            ..HandlerSettings::default()
-        };
-        let handler = Handler::new(runtime, artifact, settings)?;
         let labels = |outcome: &'static str| [("function", name.clone()), ("outcome", outcome.to_owned())];
         let failed = metrics::counter!("littoral_function_calls_total", &labels("failed"));
-        Ok(Self {
-            handler,
+        Self {
+            engine,
             running: Arc::new(Semaphore::new(concurrency_max)),
             concurrency_max,
             usage,
+            observer,
             answered: metrics::counter!("littoral_function_calls_total", &labels("answered")),
             duration: metrics::histogram!("littoral_function_seconds", "function" => name.clone()),
             failures: Failures { failed, seen: Arc::default(), logs },
             name,
-        })
+        }
+    }
+
+    /// The container that always answers, if one does.
+    #[must_use]
+    pub fn container(&self) -> Option<&Arc<Container>> {
+        match &self.engine {
+            Engine::One(Instance(Kind::Container(client))) => Some(client.container()),
+            Engine::One(_) | Engine::Pool(..) => None,
+        }
     }
 
     /// The name in its settings.
@@ -147,6 +211,36 @@ impl HttpFunction {
     pub fn stats(&self) -> HttpStats {
         let seen = self.failures.seen();
         HttpStats { errors: seen.errors, latency: seen.latency.quantiles(), last_error: seen.last_error.clone() }
+    }
+
+    /// What became of its requests so far.
+    #[must_use]
+    pub fn outcomes(&self) -> Outcomes {
+        self.failures.seen().outcomes
+    }
+
+    /// How much CPU time a request has taken on average, on this node.
+    #[must_use]
+    pub fn mean_cpu(&self) -> Duration {
+        self.usage.mean_cpu(self.in_flight() as u64)
+    }
+
+    /// The longest that a request may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.engine.limits().timeout
+    }
+
+    /// How many requests it answers now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.concurrency_max.saturating_sub(self.running.available_permits())
+    }
+
+    /// Whether it takes another request now.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.running.available_permits() > 0
     }
 
     /// Answers a request. Whatever goes wrong becomes a response with a readable cause: 504 if its time ran out, 503 if
@@ -166,15 +260,33 @@ impl HttpFunction {
     async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, Fault> {
         let permit = Arc::clone(&self.running).try_acquire_owned();
         let permit = permit.map_err(|_| Fault::Concurrency { limit: self.concurrency_max })?;
-        let limits = self.handler.limits();
+        let limits = self.engine.limits();
         self.usage.invoked();
         let (parts, body) = request.into_parts();
+        let input_bytes = http_body::Body::size_hint(&body).lower();
         let (body, exceeded) = bodies::incoming(body, limits.request_bytes, &self.usage)?;
         let begun = Instant::now();
-        let outcome = self.handler.call(Request::from_parts(parts, body)).await;
+        let mut request = Request::from_parts(parts, body);
+        let lease = match &self.engine {
+            Engine::One(_) => None,
+            Engine::Pool(pool, limits) => Some(lease(pool, *limits, &mut request).await?),
+        };
+        let held = Arc::new(Holding { _permit: permit, lease });
+        // A guest may go on when its response is complete.
+        request.extensions_mut().insert(Held(Arc::<Holding>::clone(&held)));
+        let instance = match (&self.engine, &held.lease) {
+            (Engine::One(instance), _) => instance,
+            (_, Some(lease)) => lease.instance(),
+            (Engine::Pool(..), None) => return Err(Fault::Gone),
+        };
+        let outcome = instance.call(request).await;
         let elapsed = begun.elapsed();
         self.duration.record(elapsed.as_secs_f64());
-        self.failures.seen().latency.record(elapsed, 1);
+        let has_failed = outcome.as_ref().map_or(true, |response| response.status().is_server_error());
+        self.failures.answered(elapsed, has_failed && !exceeded.get());
+        if let (Some(observer), true) = (&self.observer, outcome.is_ok()) {
+            observer.invoked(input_bytes, elapsed);
+        }
         // A guest that failed because its input broke off is not to blame, nor does it know the reason.
         let failed = |status: StatusCode| status.is_client_error() || status.is_server_error();
         if exceeded.get() && outcome.as_ref().map_or(true, |response| failed(response.status())) {
@@ -183,9 +295,74 @@ impl HttpFunction {
         let (parts, body) = outcome?.into_parts();
         let failures = self.failures.clone();
         let body =
-            bodies::outgoing(body, limits.response_bytes, &self.usage, move |fault| failures.note(&fault), permit)?;
+            bodies::outgoing(body, limits.response_bytes, &self.usage, move |fault| failures.note(&fault), held)?;
         self.answered.increment(1);
         Ok(Response::from_parts(parts, body))
+    }
+}
+
+/// An instance for a request, which is given no more time for having waited.
+async fn lease(
+    pool: &Arc<Pool<Instance>>,
+    limits: Limits,
+    request: &mut Request<Body>,
+) -> Result<Lease<Instance>, Fault> {
+    let traceparent = request.headers().get("traceparent").cloned();
+    let known = request.extensions_mut().get_or_insert_with(|| Invocation { traceparent, ..Invocation::default() });
+    let until = Instant::now() + limits.timeout;
+    let until = known.deadline.map_or(until, |earlier| earlier.min(until));
+    known.deadline = Some(until);
+    pool.lease(until).await
+}
+
+impl Engine {
+    fn limits(&self) -> Limits {
+        match self {
+            Self::One(Instance(Kind::Wasm(handler))) => handler.limits(),
+            Self::One(Instance(Kind::Container(client))) => client.limits(),
+            Self::Pool(_, limits) => *limits,
+        }
+    }
+}
+
+impl Instance {
+    /// One of a component.
+    ///
+    /// # Errors
+    /// When the component does not answer requests.
+    pub fn component(runtime: &Runtime, artifact: &Arc<Artifact>, settings: &HttpSettings) -> Result<Self, Fault> {
+        let handler = HandlerSettings {
+            limits: settings.limits,
+            environment: settings.environment.clone(),
+            access: Arc::clone(&settings.access),
+            surroundings: Arc::clone(&settings.surroundings),
+            logs: Arc::clone(&settings.logs),
+            usage: Arc::clone(&settings.usage),
+            ..HandlerSettings::default()
+        };
+        Ok(Self(Kind::Wasm(Box::new(Handler::new(runtime, artifact, handler)?))))
+    }
+
+    /// A container that runs.
+    #[must_use]
+    pub fn container(container: Arc<Container>, limits: Limits) -> Self {
+        Self(Kind::Container(Client::new(container, limits)))
+    }
+
+    async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Fault> {
+        match &self.0 {
+            Kind::Wasm(handler) => handler.call(request).await,
+            Kind::Container(client) => client.call(request).await,
+        }
+    }
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Wasm(_) => "a component",
+            Self::Container(_) => "a container",
+        })
     }
 }
 
@@ -198,6 +375,13 @@ impl std::fmt::Debug for HttpFunction {
 impl Failures {
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answered(&self, took: Duration, has_failed: bool) {
+        let mut seen = self.seen();
+        seen.latency.record(took, 1);
+        seen.outcomes.calls += 1;
+        seen.outcomes.failed += u64::from(has_failed);
     }
 
     fn note(&self, fault: &Fault) {
@@ -229,6 +413,7 @@ pub fn fault_response(function: &str, fault: &Fault) -> Response<Body> {
         Fault::ResponseTooLarge { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "response-too-large"),
         Fault::Composed { is_late: false, .. } => (StatusCode::BAD_GATEWAY, "composed"),
         Fault::Composed { is_late: true, .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+        Fault::Unready { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unready"),
         Fault::Busy | Fault::Concurrency { .. } => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
     };
     let body = serde_json::json!({ "error": kind, "function": function, "message": fault.to_string() });

@@ -51,6 +51,17 @@ impl Latency {
         }
     }
 
+    /// How many were recorded that are longer than this.
+    #[must_use]
+    pub fn count_above(&self, limit: Duration) -> u64 {
+        let limit_us = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+        // What is recorded as the same value as the limit is not longer.
+        self.0.as_ref().map_or(0, |histogram| {
+            let bound_us = histogram.highest_equivalent(limit_us.min(LATENCY_US_MAX));
+            histogram.len().saturating_sub(histogram.count_between(0, bound_us))
+        })
+    }
+
     /// The quantiles of what was recorded so far.
     #[must_use]
     pub fn quantiles(&self) -> Quantiles {
@@ -81,5 +92,8 @@ mod tests {
         assert_eq!(quantiles.count, 100);
         assert!(quantiles.p50_us.abs_diff(50_000) <= 500, "{quantiles:?}");
         assert!(quantiles.p99_us.abs_diff(99_000) <= 990, "{quantiles:?}");
+        assert_eq!(latency.count_above(Duration::from_millis(90)), 10);
+        assert_eq!(latency.count_above(Duration::from_secs(10_000)), 0);
+        assert_eq!(Latency::default().count_above(Duration::ZERO), 0);
     }
 }

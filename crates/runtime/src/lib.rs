@@ -1,8 +1,8 @@
 //! Runs functions: the threads they run on, and one shape for whatever runs them.
 //!
 //! [`shards`] are the data-plane threads, one per core: the thread that accepts a connection or owns a stage's
-//! partition also runs the guest. [`latency`] is what is measured of them. [`stage`] and [`http`] are instances of the two worlds; [`interfaces`] are what other functions call. Today every function is a
-//! WebAssembly component, and [`Runtime`] is the WebAssembly engine.
+//! partition also runs the guest. [`latency`] is what is measured of them. [`stage`] and [`http`] are instances of the two worlds, and a [`pool`] has those of a function that come and go; [`interfaces`] are what other functions call. A function is a
+//! WebAssembly component, and [`Runtime`] is the engine, or runs in a [`container`].
 //!
 //! ```no_run
 //! # async fn example(bytes: bytes::Bytes) -> Result<(), Box<dyn std::error::Error>> {
@@ -17,9 +17,11 @@
 //! ```
 
 mod bodies;
+pub mod container;
 pub mod http;
 pub mod interfaces;
 pub mod latency;
+pub mod pool;
 pub mod shards;
 
 pub use littoral_runtime_wasm::{command, composition, fabric, preview1};
@@ -30,7 +32,7 @@ pub mod stage {
 }
 
 pub use littoral_runtime_wasm::{
-    Access, Artifact, CompileFailure, CompilerProcess, Directory, Discard, Fault, Limits, LoadError, LogSink,
-    LogStream, StartError, Usage, UsageTotals, Wasm as Runtime, WasmOptions as RuntimeOptions, compile_here,
+    Access, Artifact, CompileFailure, CompilerProcess, Directory, Discard, Fault, GuestOutput, Limits, LoadError,
+    LogSink, LogStream, StartError, Usage, UsageTotals, Wasm as Runtime, WasmOptions as RuntimeOptions, compile_here,
 };
 pub use shards::Shards;

@@ -1,6 +1,7 @@
 //! The data-plane threads: one per core, each with a runtime of its own, so that what runs on one needs no lock and no
 //! hop to another.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +16,15 @@ const STARTING_MAX: usize = 4_096;
 /// Tokio looks for I/O after so many polls. A guest that computes gives way each millisecond, so that with the default
 /// of 61 a few of them would keep a connection waiting for a twentieth of a second.
 const POLLS_BETWEEN_IO: u32 = 7;
+
+/// How many tasks more than another one a shard may have and still keep what it starts itself: whoever starts it, and one
+/// more, for a hop to another thread costs as much as a short call.
+const NEAR_TASKS: usize = 2;
+
+thread_local! {
+    /// Which shard this thread is.
+    static HERE: Cell<Option<usize>> = const { Cell::new(None) };
+}
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -76,6 +86,18 @@ impl Shards {
         tasks.enumerate().min_by_key(|(_, tasks)| *tasks).map_or(0, |(shard, _)| shard)
     }
 
+    /// This thread's shard, which needs no hop, unless another one has clearly less to do.
+    #[must_use]
+    pub fn pick_near(&self) -> usize {
+        let least = self.pick();
+        let tasks = |shard: usize| self.0.get(shard).map_or(usize::MAX, |shard| shard.tasks.load(Ordering::Relaxed));
+        // Whoever asks runs on this shard itself.
+        match HERE.get() {
+            Some(here) if tasks(here) <= tasks(least).saturating_add(NEAR_TASKS) => here,
+            _ => least,
+        }
+    }
+
     /// Starts a task on a shard. It is made there, so that it need not be `Send`; only its result must be.
     pub fn spawn<F, M>(&self, shard: usize, make: M) -> Task<F::Output>
     where
@@ -114,6 +136,7 @@ impl Shard {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().event_interval(POLLS_BETWEEN_IO).build()?;
         std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
+            HERE.set(Some(number));
             let tasks = LocalSet::new();
             tasks.block_on(&runtime, async {
                 while let Some(job) = receiver.recv().await {
@@ -197,6 +220,17 @@ mod tests {
         let first = shards.pick();
         let _waiting = shards.spawn(first, std::future::pending::<()>);
         assert_ne!(shards.pick(), first);
+    }
+
+    #[tokio::test]
+    async fn what_a_shard_starts_stays_there_unless_it_has_much_more_to_do() {
+        let shards = Shards::new(2).unwrap();
+        let near = shards.clone();
+        let picked = |shards: Shards| shards.spawn(1, move || async move { near.pick_near() });
+        assert_eq!(picked(shards.clone()).await, Ok(1));
+        let _waiting: Vec<_> = (0..=NEAR_TASKS).map(|_| shards.spawn(1, std::future::pending::<()>)).collect();
+        let near = shards.clone();
+        assert_eq!(shards.spawn(1, move || async move { near.pick_near() }).await, Ok(0));
     }
 
     #[tokio::test]

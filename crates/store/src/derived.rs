@@ -58,6 +58,19 @@ impl Derived {
         Ok(Self { database: Arc::new(database), path: Arc::new(path) })
     }
 
+    /// Opens what a backend of redb's holds, in place of a file. For the simulator.
+    ///
+    /// # Errors
+    /// As for [`Derived::open`].
+    pub fn open_on(backend: impl redb::StorageBackend, path: &Path) -> Result<Self, StoreError> {
+        let existing = backend.len().is_ok_and(|bytes| bytes > 0);
+        let database = guarded(path, || {
+            let opened = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend);
+            Self::begin(opened.map_err(|error| corrupt_or_io(path, error.into()))?, existing, path)
+        })?;
+        Ok(Self { database: Arc::new(database), path: Arc::new(path.to_owned()) })
+    }
+
     /// Opens the file, and when it is damaged deletes it and begins with an empty one.
     ///
     /// Returns whether it had to: then everything must be applied again from the log, and what the log no longer holds
@@ -247,7 +260,11 @@ impl Derived {
     fn open_file(path: &Path) -> Result<Database, StoreError> {
         let existing = std::fs::metadata(path).is_ok_and(|file| file.len() > 0);
         let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
-        let database = opened.map_err(|error| corrupt_or_io(path, error.into()))?;
+        Self::begin(opened.map_err(|error| corrupt_or_io(path, error.into()))?, existing, path)
+    }
+
+    /// Makes the tables of a new database, and checks the version of one that exists.
+    fn begin(database: Database, existing: bool, path: &Path) -> Result<Database, StoreError> {
         let check = || -> Result<u64, redb::Error> {
             let transaction = database.begin_write()?;
             let version = {

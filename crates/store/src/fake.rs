@@ -1,4 +1,4 @@
-//! A disk that fails on purpose, for tests.
+//! Disks that fail on purpose, for tests and the simulator: one for the log, and a file for the derived state.
 //!
 //! It keeps, for each file, what is on the medium and what only the system's memory holds. A crash keeps of the latter
 //! a random part, sector by sector, and of the directory's changes a random number from their beginning on, as a
@@ -11,7 +11,11 @@ use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use redb::StorageBackend;
+
+use crate::derived::Derived;
 use crate::disk::{Disk, DiskFile};
+use crate::error::StoreError;
 
 /// What a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -240,6 +244,15 @@ impl Content {
     }
 }
 
+/// Fills up with zeros; by the page, for without optimisation a byte takes as long.
+fn lengthen(bytes: &mut Vec<u8>, length: usize) {
+    if bytes.is_empty() {
+        *bytes = vec![0; length];
+    } else if bytes.len() < length {
+        bytes.extend_from_slice(&vec![0; length - bytes.len()]);
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -312,8 +325,8 @@ impl DiskFile for FaultyFile {
         let mut content = lock(&self.content);
         if content.now.len() < bytes as usize {
             // Lengths are part of the journal: they arrive with the next sync, and reading them early does no harm.
-            content.now.resize(bytes as usize, 0);
-            content.durable.resize(bytes as usize, 0);
+            lengthen(&mut content.now, bytes as usize);
+            lengthen(&mut content.durable, bytes as usize);
         }
         Ok(())
     }
@@ -333,7 +346,8 @@ impl DiskFile for FaultyFile {
             inner.fail_writes -= 1;
             return Err(io::Error::from_raw_os_error(5));
         }
-        let mut bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let mut bytes = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+        slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
         if inner.short_writes && bytes.len() > 1 {
             let count = inner.random(bytes.len() as u64 - 1) as usize + 1;
             bytes.truncate(count);
@@ -353,6 +367,82 @@ impl DiskFile for FaultyFile {
         for (from, to) in dirty {
             content.settle(from, to);
         }
+        Ok(())
+    }
+}
+
+/// The file of a derived state, in memory: a crash loses what was not synced. Clones are the same file.
+#[derive(Clone, Debug, Default)]
+pub struct DerivedFile(Arc<Mutex<Bytes>>);
+
+#[derive(Debug, Default)]
+struct Bytes {
+    now: Vec<u8>,
+    durable: Vec<u8>,
+    dirty: Vec<(usize, usize)>,
+}
+
+impl DerivedFile {
+    /// Opens the derived state in it.
+    ///
+    /// # Errors
+    /// As for [`Derived::open`].
+    pub fn open(&self) -> Result<Derived, StoreError> {
+        Derived::open_on(self.clone(), &PathBuf::from("/faulty/derived.redb"))
+    }
+
+    /// The file as it is found after the power was lost; handles to the former one do it no harm.
+    #[must_use]
+    pub fn crash(&self) -> Self {
+        let durable = lock(&self.0).durable.clone();
+        Self(Arc::new(Mutex::new(Bytes { now: durable.clone(), durable, dirty: Vec::new() })))
+    }
+}
+
+impl StorageBackend for DerivedFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(lock(&self.0).now.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let file = lock(&self.0);
+        let from = offset as usize;
+        let held = file.now.get(from..from + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(held);
+        Ok(())
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        let mut file = lock(&self.0);
+        let (before, after) = (file.now.len(), bytes as usize);
+        if before < after {
+            lengthen(&mut file.now, after);
+            file.dirty.push((before, after));
+        } else {
+            file.now.truncate(after);
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let Bytes { now, durable, dirty } = &mut *lock(&self.0);
+        durable.truncate(now.len());
+        lengthen(durable, now.len());
+        for (from, to) in dirty.drain(..) {
+            let to = to.min(now.len());
+            if from < to {
+                durable[from..to].copy_from_slice(&now[from..to]);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut file = lock(&self.0);
+        let from = offset as usize;
+        let held = file.now.get_mut(from..from + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        held.copy_from_slice(data);
+        file.dirty.push((from, from + data.len()));
         Ok(())
     }
 }

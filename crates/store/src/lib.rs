@@ -10,6 +10,7 @@
 //! * [`usage`] keeps what functions have used, a record a minute, each with the hash of the one before.
 //! * [`disk`] is the little that the log asks of a file system; [`fake`] is one that fails on purpose, for tests.
 
+mod blocking;
 pub mod buckets;
 pub mod consensus;
 pub mod derived;
@@ -22,4 +23,4 @@ pub mod usage;
 
 pub use derived::{Applied, Derived};
 pub use error::StoreError;
-pub use log::{Append, Head, Log, LogOptions, LogStats};
+pub use log::{Append, Head, Log, LogOptions, LogStats, Stepper};

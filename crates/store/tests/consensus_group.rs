@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use littoral_model::id::{Epoch, NodeId, SiteId};
 use littoral_model::work::{KeeperAnswer, KeeperCommand, WorkId};
-use littoral_store::consensus::{GroupError, GroupOptions, RaftTransport, SiteGroup, TransportError};
+use littoral_store::consensus::{ELECTION, GroupError, GroupOptions, RaftTransport, SiteGroup, TransportError};
 use littoral_store::{Log, LogOptions, StoreError};
 use tempfile::TempDir;
 
@@ -76,7 +76,7 @@ impl Nodes {
             }
         })
         .await;
-        let options = GroupOptions { site: site(), node: id(name), initialize, elect: true };
+        let options = GroupOptions { site: site(), node: id(name), initialize, elect: true, election: ELECTION };
         let transport: Arc<dyn RaftTransport> = Arc::clone(&self.net) as Arc<dyn RaftTransport>;
         let group = SiteGroup::start(options, log.clone(), transport).await.unwrap();
         self.net.0.lock().unwrap().insert(id(name), Arc::downgrade(&group));
@@ -166,6 +166,18 @@ async fn three_voters_go_on_without_their_leader_and_take_it_back() {
     assert!(applied(&propose(&nodes.group("c"), create(3)).await));
     nodes.start("a", true).await;
     nodes.knows("a", 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_concludes_as_the_leader_is_not_sent_to_another_one() {
+    let nodes = Nodes::new(&["a", "b"]).await;
+    in_time(nodes.group("a").set_voters(ids(&["a", "b"]))).await.unwrap();
+    // A node that believes that it leads, as one does that was paused and replaced.
+    let refused = in_time(nodes.group("b").decide(create(1))).await;
+    assert!(matches!(refused, Err(GroupError::NotLeader { leader: Some(leader), .. }) if leader == id("a")));
+    assert!(applied(&in_time(nodes.group("a").decide(create(2))).await.unwrap()));
+    nodes.knows("b", 1).await;
+    assert!(nodes.group("a").assignments().borrow().contains_key(&work(2)), "the other one was not decided");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

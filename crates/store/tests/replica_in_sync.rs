@@ -3,7 +3,9 @@
 
 mod replica_common;
 
+use littoral_model::entry::Position;
 use littoral_model::id::Epoch;
+use littoral_model::wire::{FetchReply, FetchRequest};
 use littoral_store::replica::{Ack, WorkConfig};
 use replica_common::*;
 
@@ -72,6 +74,34 @@ async fn a_replica_that_is_far_behind_gets_the_state() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_gets_the_state_gets_what_readers_still_want_too() {
+    let mut cluster = Cluster::new(&["a", "b"]).await;
+    cluster.create("a", &["a", "b"]).await;
+    cluster.in_sync(&["a", "b"]).await;
+    let reader: littoral_model::work::WorkId = "default/app/stage/count.0/0@cloud".parse().unwrap();
+    let config = WorkConfig { ack: Ack::Site, consumers: vec![reader.clone()], ..WorkConfig::default() };
+    cluster.works("a").configure(&work(), config);
+    cluster.stop("b");
+    for sequence in 1..=20 {
+        publish(&cluster.works("a"), &format!("p{sequence}"), sequence).await;
+    }
+    // The reader has the first 17 safe, and then falls silent.
+    let works = cluster.works("a");
+    let committed = Position { index: 18, row: 0 };
+    let request = FetchRequest { consumer: Some(reader), committed, ..fetching(18, 0) };
+    assert!(matches!(in_time(works.fetch(request)).await, FetchReply::Rows { .. }));
+    eventually("a forgets what the reader has", || works.standings()[0].first == 18).await;
+    eventually("a has applied the rest", || works.standings()[0].applied == 20).await;
+    cluster.start("b").await;
+    cluster.tell();
+    cluster.in_sync(&["a", "b"]).await;
+    assert_eq!(cluster.held("b"), ["p18", "p19", "p20"]);
+    cluster.stop("a");
+    cluster.give_to("b", true).await;
+    assert!(publish(&cluster.works("b"), "p20", 20).await.1, "nor is anything taken twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_local_acknowledgement_nobody_is_waited_for_but_copies_are_made() {
     let cluster = Cluster::new(&["a", "b"]).await;
     cluster.create("a", &["a", "b"]).await;
@@ -102,6 +132,30 @@ async fn an_owner_that_lost_its_disk_hands_over_before_it_writes_anything() {
     cluster.in_sync(&["a", "b"]).await;
     assert_eq!((cluster.held("a"), cluster.held("b")), (numbers(0..8), numbers(0..8)));
     assert_eq!(cluster.assignment().epoch, Epoch(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_lost_its_disk_hands_over_to_one_in_sync_whoever_told_it() {
+    let mut cluster = Cluster::new(&["a", "b", "c"]).await;
+    cluster.create("a", &["a", "b", "c"]).await;
+    cluster.in_sync(&["a", "b", "c"]).await;
+    write(&cluster, "a", numbers(0..3)).await;
+    cluster.net.cut("a", "c");
+    write(&cluster, "a", numbers(3..5)).await;
+    cluster.in_sync(&["a", "b"]).await;
+    // Only c, which does not have all, can tell that a had more.
+    cluster.net.heal();
+    cluster.net.cut("a", "b");
+    cluster.wipe("a");
+    cluster.start("a").await;
+    cluster.tell();
+    let mut seen = cluster.group.assignments();
+    in_time(seen.wait_for(|all| all[&work()].owner == id("b"))).await.unwrap();
+    cluster.net.heal();
+    cluster.tell();
+    write(&cluster, "b", numbers(5..8)).await;
+    cluster.in_sync(&["a", "b", "c"]).await;
+    assert_eq!(cluster.held("c"), numbers(0..8));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,8 @@ mod replica_common;
 use bytes::Bytes;
 use littoral_model::entry::{Commit, InputPosition, Position};
 use littoral_model::id::Epoch;
-use littoral_model::wire::{FetchReply, PublishReply};
+use littoral_model::wire::{FetchReply, PublishReply, ReplicateReply, ReplicateRequest};
+use littoral_model::work::KeeperCommand;
 use littoral_store::replica::{Ack, WorkConfig, WriteError};
 use replica_common::*;
 
@@ -162,12 +163,56 @@ async fn a_removed_work_is_gone_and_can_be_made_anew() {
     let works = cluster.works("a");
     let owned = in_time(works.lead(&work())).await.unwrap();
     in_time(owned.append(commit("old")).await.unwrap()).await.unwrap();
-    cluster.group.propose(littoral_model::work::KeeperCommand::Remove { work: work() }).await.unwrap();
-    in_time(works.removed(&work())).await.unwrap();
+    cluster.group.propose(KeeperCommand::Remove { work: work() }).await.unwrap();
+    in_time(works.removed(&work(), Some(Epoch(1)))).await.unwrap();
     assert!(owned.append(commit("late")).await.is_err());
     cluster.create("a", &["a"]).await;
     let owned = in_time(works.lead(&work())).await.unwrap();
     assert_eq!((owned.epoch(), in_time(owned.append(commit("new")).await.unwrap()).await), (Epoch(2), Ok(1)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_has_not_heard_of_the_removal_is_refused_for_good() {
+    let mut cluster = Cluster::new(&["a", "b"]).await;
+    cluster.create("a", &["a", "b"]).await;
+    cluster.in_sync(&["a", "b"]).await;
+    let owned = in_time(cluster.works("a").lead(&work())).await.unwrap();
+    in_time(owned.append(commit("old")).await.unwrap()).await.unwrap();
+    cluster.group.propose(KeeperCommand::Remove { work: work() }).await.unwrap();
+    let removed = cluster.group.removed();
+    assert_eq!(removed.get(&work()), Some(&Epoch(1)));
+    // However often it hears of it.
+    in_time(cluster.works("b").removed(&work(), Some(Epoch(1)))).await.unwrap();
+    in_time(cluster.works("b").removed(&work(), Some(Epoch(1)))).await.unwrap();
+    let late = owned.append(commit("late")).await.unwrap();
+    assert!(matches!(in_time(late).await, Err(WriteError::Fenced { .. })));
+    assert!(cluster.held("b").is_empty());
+    cluster.stop("b");
+    cluster.start("b").await;
+    let old = ReplicateRequest {
+        work: work(),
+        owner: id("a"),
+        epoch: Epoch(1),
+        previous: (0, Epoch(0)),
+        entries: Vec::new(),
+        committed: 0,
+        trim_below: 0,
+        last: 0,
+    };
+    let reply = in_time(cluster.works("b").handle_replicate(old)).await.unwrap();
+    assert_eq!(reply, ReplicateReply::Fenced { epoch: Epoch(2) });
+    // A node that did not run when it was removed finds what is left of it.
+    drop(owned);
+    cluster.stop("a");
+    cluster.start("a").await;
+    assert_eq!(cluster.works("a").left_over(&removed), [work()]);
+    in_time(cluster.works("a").removed(&work(), Some(Epoch(1)))).await.unwrap();
+    assert!(cluster.works("a").left_over(&removed).is_empty() && cluster.held("a").is_empty());
+    cluster.create("a", &["a", "b"]).await;
+    let owned = in_time(cluster.works("a").lead(&work())).await.unwrap();
+    assert_eq!((owned.epoch(), in_time(owned.append(commit("new")).await.unwrap()).await), (Epoch(2), Ok(1)));
+    cluster.in_sync(&["a", "b"]).await;
+    assert_eq!(cluster.held("b"), ["new"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

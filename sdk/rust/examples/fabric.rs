@@ -1,5 +1,8 @@
 //! A handler that uses what the fabric gives: its path says what, its body with what.
 
+use std::time::Duration;
+
+use littoral_sdk::devices::{Device, Line};
 use littoral_sdk::fabric::{Level, Message, Payload, call, config, context, log, publish};
 use littoral_sdk::http::{Request, Response, text};
 use littoral_sdk::keyvalue::Bucket;
@@ -34,6 +37,18 @@ fn obey(request: Request) -> Result<Response> {
             value.map_or("nothing".to_owned(), |value| String::from_utf8_lossy(&value).into_owned())
         }
         ["keys", bucket] => Bucket::open(bucket)?.keys(None)?.0.join(" "),
+        // The body is the device's path, or that and a baud rate.
+        ["ask-device", question] => {
+            let (path, baud) = body.split_once(' ').unwrap_or((&body, ""));
+            let line = baud.parse().ok().map(|baud| Line { baud, ..Line::default() });
+            match Device::open(path, line) {
+                Ok(device) => {
+                    device.write(question.as_bytes())?;
+                    String::from_utf8(device.read(1_024, Duration::from_secs(1))?)?
+                }
+                Err(error) => error.to_string(),
+            }
+        }
         ["config", key] => config(key).unwrap_or_else(|| "nothing".to_owned()),
         ["log"] => {
             log(Level::Warn, "example", &body);

@@ -30,6 +30,7 @@
 //! ```
 
 pub mod batch;
+pub mod devices;
 pub mod fabric;
 pub mod http;
 pub mod keyed;

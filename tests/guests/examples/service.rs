@@ -34,6 +34,12 @@ async fn answer(request: &http::Request<IncomingRequestBody>) -> Result<String, 
             wasip3::clocks::monotonic_clock::wait_for(3_600_000_000_000).await;
             Ok(String::new())
         }
+        // As slow as the node's configuration says, in milliseconds.
+        "/delay" => {
+            let delay = std::env::var("DELAY").unwrap_or_default();
+            wasip3::clocks::monotonic_clock::wait_for(delay.parse::<u64>().unwrap_or(0) * 1_000_000).await;
+            Ok(format!("after {delay} ms"))
+        }
         // What it sees of its invocation before and after others had their turn.
         "/context" => {
             let before = fabric::littoral::fabric::context::current();

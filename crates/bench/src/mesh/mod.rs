@@ -1,8 +1,9 @@
 //! `mesh`: a call of a function on another node, beside a raw Zenoh query over mutual TLS and a NATS request over TLS,
 //! with the same payload there and back. One call after the other; every contestant is two processes (NATS three).
 //!
-//! Ours is measured from outside, as a client of one node's HTTP whose function runs on the other: it pays for HTTP and
-//! a fresh instance of the guest, too. The same call at the node that has the function shows how much that is.
+//! Ours is measured where its callers are: in a function of one node that calls a function of the other. It pays for a
+//! fresh instance of the called one, which the peers' echo does not. The same call from outside, as a client of one
+//! node's HTTP, and at the node that has the function, shows what HTTP adds and what the mesh does.
 
 mod nats;
 
@@ -35,9 +36,29 @@ const NODES: [Spec; 2] = [
     Spec { name: "cloud-1", tier: "cloud", connect: &[] },
     Spec { name: "edge-1", tier: "edge", connect: &["cloud-1"] },
 ];
-/// The function is in the cloud.
-const MANIFEST: &str = "name = \"bench\"\nversion = \"1.0.0\"\n\n[functions.echo]\ncomponent = \"echo.wasm\"\n\
-    placement = { tier = \"cloud\" }\n\n[[routes]]\npath = \"/echo\"\nfunction = \"echo\"\n";
+/// The function is in the cloud, the one that calls it at the edge.
+const MANIFEST: &str = r#"
+name = "bench"
+version = "1.0.0"
+
+[functions.echo]
+component = "echo.wasm"
+placement = { tier = "cloud" }
+
+[functions.caller]
+component = "caller.wasm"
+placement = { tier = "edge" }
+timeout = "60s"
+grants = { call = ["echo"] }
+
+[[routes]]
+path = "/echo"
+function = "echo"
+
+[[routes]]
+path = "/caller"
+function = "caller"
+"#;
 const UNIT: &str = "p50_us";
 /// How long the caller of NATS waits for its responder to be there.
 const RESPONDER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,7 +86,7 @@ pub(crate) fn run(short: bool) -> anyhow::Result<()> {
                 series.note(quantile(&times_us, 0.5), &[("p99_us", quantile(&times_us, 0.99))]);
             }
         }
-        if let [ours, _, zenoh, nats] = series.as_mut_slice() {
+        if let [ours, _, _, zenoh, nats] = series.as_mut_slice() {
             for (worst, peer) in worst.iter_mut().zip([&*zenoh, &*nats]) {
                 *worst = worst.max(ours.compare(peer, UNIT));
             }
@@ -108,7 +129,9 @@ fn contestants(folder: &Path) -> anyhow::Result<Vec<Contestant>> {
     let fabric = std::sync::Arc::new(Fabric::start(&peers::littoral()?, &NODES)?);
     let app = folder.join("app");
     fs::create_dir(&app)?;
-    fs::copy(guest("echo")?, app.join("echo.wasm"))?;
+    for name in ["echo", "caller"] {
+        fs::copy(guest(name)?, app.join(name).with_extension("wasm"))?;
+    }
     fs::write(app.join("littoral.toml"), MANIFEST)?;
     fabric.deploy(&app)?;
     let version = peers::version(&peers::littoral()?)?;
@@ -119,11 +142,19 @@ fn contestants(folder: &Path) -> anyhow::Result<Vec<Contestant>> {
     Ok(vec![
         Contestant {
             name: "function on another node",
+            about: format!("{version}, two nodes with mutual TLS, called by a function"),
+            caller: Box::new(Inside {
+                connection: Connection::open(&Place::Tcp(fabric.http("edge-1")?))?,
+                _fabric: std::sync::Arc::clone(&fabric),
+            }),
+        },
+        Contestant {
+            name: "(the same over HTTP)",
             about: format!("{version}, two nodes with mutual TLS, HTTP to the one without the function"),
             caller: ours("edge-1")?,
         },
         Contestant {
-            name: "(the same without a mesh)",
+            name: "(over HTTP, without a mesh)",
             about: format!("{version}, HTTP to the node with the function"),
             caller: ours("cloud-1")?,
         },
@@ -138,6 +169,25 @@ fn contestants(folder: &Path) -> anyhow::Result<Vec<Contestant>> {
             caller: Box::new(Nats::start(&identities, folder)?),
         },
     ])
+}
+
+/// A function that calls the other one and says how long that took.
+struct Inside {
+    /// The nodes run as long as somebody calls them.
+    _fabric: std::sync::Arc<Fabric>,
+    connection: Connection,
+}
+
+impl Caller for Inside {
+    fn call(&mut self, bytes: usize, count: usize) -> anyhow::Result<Vec<f64>> {
+        let path = format!("/caller?bytes={bytes}&count={count}");
+        let (status, answer) = self.connection.ask(&path, Bytes::new())?;
+        let answer = String::from_utf8(answer.to_vec())?;
+        anyhow::ensure!(status.is_success(), "the calling function answered {status}: {answer}");
+        let times: Vec<f64> = answer.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+        anyhow::ensure!(times.len() == count, "{} of {count} calls were measured", times.len());
+        Ok(times.into_iter().map(|ns| ns / 1e3).collect())
+    }
 }
 
 /// A function behind a node's HTTP.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use crate::app::{App, Component};
+use crate::app::App;
 use crate::args::{BuildArgs, Format};
 use crate::commands::tools;
 use crate::failure::hinted;
@@ -31,9 +31,7 @@ pub(crate) async fn build_app(app: &App) -> anyhow::Result<()> {
         }
     }
     for function in &app.functions {
-        if let Component::File(path) = &function.component
-            && !path.exists()
-        {
+        if let Some(path) = function.component.path().filter(|path| !path.exists()) {
             return Err(hinted(
                 format!("the component of function {} is not there: {}", function.name, path.display()),
                 "see that `build` and `component` of the function in littoral.toml fit each other",

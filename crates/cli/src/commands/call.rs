@@ -2,11 +2,15 @@
 
 use std::io::{IsTerminal as _, Read as _};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use littoral_node::admin::types::{Base64Bytes, CallRequest};
+use littoral_model::invocation::InvocationName;
+use littoral_node::admin::queue::{InvocationState, LaterRequest};
+use littoral_node::admin::types::{Base64Bytes, CallRequest, CallResponse};
 
+use crate::app::parse_time;
 use crate::args::CallArgs;
 use crate::client::Client;
 use crate::failure::hinted;
@@ -14,11 +18,17 @@ use crate::output;
 
 /// The largest body, so that it fits an admin request as base64.
 const BODY_BYTES_MAX: u64 = 5 << 20;
+/// How long one question for the end of a call waits: below what the node may take to answer.
+const WAIT_MAX: Duration = Duration::from_secs(20);
 /// The HTTP status from which a function's answer is a failure.
 const STATUS_ERROR: u16 = 400;
 
 /// Calls a function and prints its answer.
 pub(super) async fn run(args: &CallArgs, client: &Client) -> anyhow::Result<ExitCode> {
+    if let Some(id) = &args.result {
+        return result(args, id, client).await;
+    }
+    let function = args.function.as_ref().context("which function is to be called?")?;
     let body = args.data.as_deref().map(read_data).transpose()?;
     let method = match (&args.method, &body) {
         (Some(method), _) => method.to_uppercase(),
@@ -31,7 +41,38 @@ pub(super) async fn run(args: &CallArgs, client: &Client) -> anyhow::Result<Exit
         headers: args.header.clone(),
         body_base64: Base64Bytes(body.unwrap_or_default()),
     };
-    let answer = client.call(args.function.app.as_str(), &args.function.name, &call).await?;
+    if args.later {
+        let later = LaterRequest { call, key: args.key.clone() };
+        let accepted = client.call_later(function.app.as_str(), &function.name, &later).await?;
+        output::print(&format!("{}\n", accepted.id))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let answer = client.call(function.app.as_str(), &function.name, &call).await?;
+    show(args, function.app.as_str(), &function.name, answer)
+}
+
+/// Waits for the end of an asynchronous call and prints the function's answer.
+async fn result(args: &CallArgs, id: &InvocationName, client: &Client) -> anyhow::Result<ExitCode> {
+    let until = Instant::now() + parse_time("--wait", &args.wait)?;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let status = client.invocation(id, left.min(WAIT_MAX).as_millis()).await?;
+        match status.state {
+            InvocationState::Done | InvocationState::Dead => break,
+            InvocationState::Waiting if left.is_zero() => {
+                let last = status.error.map(|error| format!("; the last try: {error}")).unwrap_or_default();
+                let text = format!("{id} has no answer yet, after {} tries{last}", status.attempts + status.unanswered);
+                return Err(hinted(text, "wait for longer with --wait; it is tried until `max-age` has passed"));
+            }
+            InvocationState::Waiting => {}
+        }
+    }
+    let answer = client.invocation_result(id).await?;
+    show(args, id.queue.app.app.as_str(), &id.queue.name, answer)
+}
+
+/// Prints a function's answer.
+fn show(args: &CallArgs, app: &str, function: &str, answer: CallResponse) -> anyhow::Result<ExitCode> {
     if args.include {
         let mut head = format!("HTTP {}\n", answer.status);
         for (name, value) in &answer.headers {
@@ -46,8 +87,8 @@ pub(super) async fn run(args: &CallArgs, client: &Client) -> anyhow::Result<Exit
     }
     if answer.status >= STATUS_ERROR {
         return Err(hinted(
-            format!("{}/{} answered {}", args.function.app, args.function.name, answer.status),
-            format!("see what it says with `littoral logs {}`", args.function.app),
+            format!("{app}/{function} answered {}", answer.status),
+            format!("see what it says with `littoral logs {app}`"),
         ));
     }
     Ok(ExitCode::SUCCESS)

@@ -1,20 +1,19 @@
 //! `littoral deploy`: build, upload, deploy, wait.
 
 use std::io::IsTerminal as _;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use littoral_mesh::tenant::TenantKey;
-use littoral_node::admin::types::{AppBundle, AppStatus, BundleSignature, Health};
+use littoral_node::admin::types::{AppStatus, Health};
 
 use crate::app::{App, parse_time};
 use crate::args::{DeployArgs, Format};
 use crate::client::Client;
 use crate::commands::{build_app, plan};
 use crate::composition;
-use crate::failure::{Usage, hinted};
+use crate::edits::Editor;
+use crate::failure::hinted;
 use crate::output;
 use crate::transfer::registry;
 
@@ -34,9 +33,9 @@ pub(super) async fn run(args: &DeployArgs, client: &Client) -> anyhow::Result<Ex
     }
     composition::check(&app)?;
     eprintln!("deploying {} {}", app.manifest.name, app.manifest.version);
-    let mut bundle = app.upload(client, &registry(args.plain_http)?).await?;
-    bundle.signature = sign(&bundle, args.key.as_deref(), &client.key_folder())?;
-    let mut status = client.deploy(&bundle).await?;
+    let bundle = app.upload(client, &registry(args.plain_http)?).await?;
+    let editor = Editor::new(client, &args.sign)?.only_if(args.if_generation);
+    let mut status = editor.deploy(&app.manifest.name, bundle).await?;
     if !args.no_wait {
         status = wait_healthy(client, status, timeout).await?;
     }
@@ -45,24 +44,6 @@ pub(super) async fn run(args: &DeployArgs, client: &Client) -> anyhow::Result<Ex
         eprintln!("see how it fares with `littoral get apps {} --watch`", status.name);
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Signs with the key in a folder that was named, or else with the one that is there by default. Without a key nothing is
-/// signed: what that means is the node's to say.
-///
-/// # Errors
-/// When the named folder has no key, or the key is not good.
-fn sign(bundle: &AppBundle, named: Option<&Path>, default: &Path) -> anyhow::Result<Option<BundleSignature>> {
-    let folder = named.unwrap_or(default);
-    if !TenantKey::exists(folder) {
-        return match named {
-            None => Ok(None),
-            Some(_) => Err(Usage::new(format!("there is no tenant's key in {}", folder.display()))
-                .hint("give the folder `admin` of the node where `littoral init` was run")
-                .into()),
-        };
-    }
-    Ok(Some(littoral_node::signing::sign(bundle, &TenantKey::load(folder)?)?))
 }
 
 /// Waits until an app is healthy, saying what is still missing.

@@ -35,14 +35,7 @@ pub(super) async fn run(args: &LogsArgs, client: &Client) -> anyhow::Result<Exit
 
 /// One line for people: the time of day (UTC), node and function, and the text.
 fn render(line: &LogLine) -> String {
-    let second = line.time_us.div_euclid(1_000_000);
-    let time = format!(
-        "{:02}:{:02}:{:02}.{:03}",
-        second.rem_euclid(86_400) / 3_600,
-        second.rem_euclid(3_600) / 60,
-        second.rem_euclid(60),
-        line.time_us.rem_euclid(1_000_000) / 1_000
-    );
+    let time = output::clock(line.time_us);
     let function = line.function.as_ref().map(|function| format!(" {function}")).unwrap_or_default();
     let mark = match line.stream {
         LogStream::Stdout => "|",

@@ -2,21 +2,29 @@
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
-use littoral_node::{Confinement, NodeSettings};
+use littoral_node::{Abilities, CONTAINERS, Confinement, HostProcess, NodeSettings};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::app::parse_time;
 use crate::args::NodeArgs;
 use crate::commands::compile::compiler;
+use crate::commands::container::program;
 use crate::commands::{init, told_to_end};
 use crate::context::{Places, SOCKET_NAME};
 use crate::failure::Usage;
 
+/// What was started before the node was confined.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    containers: Option<Arc<HostProcess>>,
+}
+
 /// Runs a node.
-pub(super) async fn run(args: &NodeArgs, places: &Places) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: &NodeArgs, places: &Places, prepared: Prepared) -> anyhow::Result<ExitCode> {
     let data = data_of(args, places);
     let name = match (&args.name, &args.join) {
         (Some(name), _) => Some(name.clone()),
@@ -36,8 +44,13 @@ pub(super) async fn run(args: &NodeArgs, places: &Places) -> anyhow::Result<Exit
         admin_listen: args.admin_listen,
         join_listen: args.join_listen,
         advertise: args.advertise.clone(),
+        clients: args.clients.clone(),
         offer: args.offer.clone(),
+        situation: args.situation.clone(),
         compiler: Some(compiler()),
+        containers: prepared.containers,
+        // Whoever holds its input sees to its data as well.
+        ends_containers: args.stop_on_stdin_close,
         usage_period: Some(parse_time("--usage-period", &args.usage_period)?),
     };
     let shutdown = CancellationToken::new();
@@ -72,7 +85,7 @@ fn data_of(args: &NodeArgs, places: &Places) -> std::path::PathBuf {
 ///
 /// # Errors
 /// When the directory cannot be made, or the kernel knows the confinement and refuses it.
-pub(crate) fn prepare(args: &NodeArgs) -> anyhow::Result<()> {
+pub(crate) fn prepare(args: &NodeArgs) -> anyhow::Result<Prepared> {
     let places = Places::of_user();
     let data = data_of(args, &places);
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data);
@@ -82,14 +95,31 @@ pub(crate) fn prepare(args: &NodeArgs) -> anyhow::Result<()> {
     if let Err(error) = places.record_socket(&data.join(SOCKET_NAME)) {
         tracing::debug!(%error, "cannot remember this node for other commands");
     }
-    match littoral_node::confine(&data, &args.offer).context("cannot confine the node to its data directory")? {
+    let containers = containers(&data);
+    // The folder, because a file that is replaced is another one.
+    let stated = args.situation.as_deref().and_then(std::path::Path::parent);
+    let stated = stated.map(|folder| if folder.as_os_str().is_empty() { std::path::Path::new(".") } else { folder });
+    match littoral_node::confine(&data, &args.offer, stated).context("cannot confine the node to its data directory")? {
         Confinement::Full => {}
         Confinement::Partial => tracing::info!("the kernel confines this node to its data directory in part only"),
         Confinement::None => {
             tracing::warn!("the kernel cannot confine this node to its data directory: it has no Landlock")
         }
     }
-    Ok(())
+    Ok(Prepared { containers })
+}
+
+/// The process that makes containers, where this machine can run any: a node that is confined could not start it.
+fn containers(data: &std::path::Path) -> Option<Arc<HostProcess>> {
+    let abilities = Abilities::find(std::env::var_os("PATH").as_deref());
+    let cannot = |reason: &dyn std::fmt::Display, what| tracing::info!(%reason, "this node runs no {what}");
+    abilities.images.as_ref().err().inspect(|reason| cannot(reason, "containers"));
+    abilities.programs.as_ref().err().inspect(|reason| cannot(reason, "processes"));
+    if !abilities.any() {
+        return None;
+    }
+    let started = HostProcess::start(&data.join(CONTAINERS), abilities, &program());
+    started.inspect_err(|reason| cannot(reason, "containers or processes")).ok().map(Arc::new)
 }
 
 fn start_logging(args: &NodeArgs) -> anyhow::Result<()> {

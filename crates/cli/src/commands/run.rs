@@ -28,6 +28,7 @@ pub(super) async fn run(args: &RunArgs, places: &Places) -> anyhow::Result<ExitC
             http: args.allow_http.clone(),
             sockets: args.allow_socket.clone(),
             directories: args.dir.clone(),
+            devices: args.device.clone(),
             ..Access::default()
         },
         arguments: std::iter::once(name_of(path)).chain(args.arguments.iter().cloned()).collect(),

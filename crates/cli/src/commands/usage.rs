@@ -27,7 +27,7 @@ pub(super) async fn run(args: &UsageArgs, client: &Client) -> anyhow::Result<Exi
 }
 
 /// A time ago, in microseconds since 1970.
-fn before(time: Duration) -> i64 {
+pub(super) fn before(time: Duration) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.saturating_sub(time).as_micros()).unwrap_or(i64::MAX)
 }

@@ -29,6 +29,8 @@ pub(super) enum Kind {
     Wipe,
     /// Every link of the target is cut until this share of the records is published.
     Cut(f64),
+    /// The node's process gets a tenth of the processor until this share of the records is published.
+    Slow(f64),
 }
 
 impl FromStr for Fault {
@@ -38,7 +40,7 @@ impl FromStr for Fault {
         let wrong = |what: &str| {
             anyhow::Error::from(
                 Usage::new(format!("--fault {text}: {what}"))
-                    .hint("for instance kill:edge-1@50%, pause:edge-1@50%+20s, wipe:edge-1@50% or cut:cloud@30%..70%"),
+                    .hint("for instance kill:edge-1@50%, pause:edge-1@50%+20s, wipe:edge-1@50%, cut:cloud@30%..70% or slow:edge-1@20%..80%"),
             )
         };
         let (kind, rest) = text.split_once(':').ok_or_else(|| wrong("it does not say what happens"))?;
@@ -51,15 +53,15 @@ impl FromStr for Fault {
                 let time: Time = time.parse().map_err(|error| wrong(&format!("{error}")))?;
                 (share(at), Kind::Pause(time.into()))
             }
-            "cut" => {
-                let (from, to) = when.split_once("..").ok_or_else(|| wrong("a cut says until when"))?;
+            "cut" | "slow" => {
+                let (from, to) = when.split_once("..").ok_or_else(|| wrong("it does not say until when"))?;
                 let to = share(to).ok_or_else(|| wrong("it ends at no share from 0% to 100%"))?;
-                (share(from), Kind::Cut(to))
+                (share(from), if kind == "cut" { Kind::Cut(to) } else { Kind::Slow(to) })
             }
-            _ => return Err(wrong("what happens is one of kill, pause, wipe, cut")),
+            _ => return Err(wrong("what happens is one of kill, pause, wipe, cut, slow")),
         };
         let at = at.ok_or_else(|| wrong("it begins at no share from 0% to 100%"))?;
-        if let Kind::Cut(to) = kind
+        if let Kind::Cut(to) | Kind::Slow(to) = kind
             && to <= at
         {
             return Err(wrong("it ends before it begins"));
@@ -88,6 +90,7 @@ mod tests {
         assert_eq!((fault.target.as_str(), fault.at), ("edge-1", 0.5));
         assert_eq!(fault.kind, Kind::Pause(Duration::from_secs(20)));
         assert_eq!("cut:cloud@30%..70%".parse::<Fault>().unwrap().kind, Kind::Cut(0.7));
+        assert_eq!("slow:edge-1@20%..80%".parse::<Fault>().unwrap().kind, Kind::Slow(0.8));
         assert_eq!("wipe:edge-1@12.5%".parse::<Fault>().unwrap().at, 0.125);
     }
 

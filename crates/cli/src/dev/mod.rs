@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use crate::app::App;
 use crate::args::{DevArgs, Format};
 use crate::commands::{build_app, told_to_end};
+use crate::edits::Editor;
 use crate::failure::Usage;
 use crate::transfer::registry;
 use cluster::Cluster;
@@ -127,11 +128,10 @@ async fn deploy_and_run(
         let cluster = cluster.lock().await;
         (cluster.witness(&[])?.client(), cluster.tenant_key()?)
     };
-    let mut bundle = app.upload(&client, &registry(false)?).await?;
-    bundle.signature = Some(littoral_node::signing::sign(&bundle, &key)?);
+    let bundle = app.upload(&client, &registry(false)?).await?;
     // Before anything is placed, so that it says why things go where they go.
     let plan = client.plan(&bundle).await?;
-    client.deploy(&bundle).await?;
+    Editor::with(&client, key).deploy(&app.manifest.name, bundle).await?;
     let deadline = Instant::now() + HEALTHY_TIMEOUT;
     loop {
         let apps = client.apps().await?;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use littoral_model::manifest::{Manifest, Sensor};
+use littoral_node::admin::events::{EventKind, EventsReport};
 use littoral_node::admin::types::{FlowStatus, FunctionStatus, PlanReport};
 use serde::Serialize;
 
@@ -49,6 +50,19 @@ pub(super) struct Strike {
     pub(super) stages_moved: usize,
     /// Whether the process was stopped for a while, so that it may have written late.
     pub(super) may_write_late: bool,
+    /// Of a slow node, what the fabric said and did about the objective; nothing of other faults.
+    pub(super) story: Option<EventsReport>,
+}
+
+impl Strike {
+    /// What did not happen although the node was slow.
+    fn missing(&self) -> impl Iterator<Item = EventKind> {
+        let wanted = self.story.as_ref().map(|story| {
+            let told = |kind: &EventKind| !story.events.iter().any(|event| event.kind == *kind);
+            [EventKind::Violated, EventKind::Action, EventKind::Restored].into_iter().filter(told).collect::<Vec<_>>()
+        });
+        wanted.into_iter().flatten()
+    }
 }
 
 /// One labelled series.
@@ -155,8 +169,12 @@ impl Report {
         }
         for strike in &self.measured.strikes {
             demand(strike.stages_held > 0, format!("{}: the node held no stage when it was struck", strike.fault));
-            let moved = strike.stages_moved == strike.stages_held;
+            // Of a slow node only what makes an objective fail is moved.
+            let moved = strike.story.is_some() || strike.stages_moved == strike.stages_held;
             demand(moved, format!("{}: a stage was not taken from the node", strike.fault));
+            for kind in strike.missing() {
+                demand(false, format!("{}: no event `{kind}`", strike.fault));
+            }
             let refused = self.measured.refused_writes.unwrap_or_default() > 0;
             demand(refused || !strike.may_write_late, format!("{}: no late write was refused", strike.fault));
         }
@@ -183,6 +201,10 @@ impl Report {
             );
             if let Some(refused) = self.measured.refused_writes.filter(|_| strike.may_write_late) {
                 _ = writeln!(text, "  late writes refused: {refused}");
+            }
+            if let Some(story) = &strike.story {
+                _ = writeln!(text, "\nEVENTS");
+                text.push_str(&indented(&story.table(false)));
             }
         }
         if self.failures.is_empty() {

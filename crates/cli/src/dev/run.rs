@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use futures::future::{join_all, try_join_all};
 use littoral_model::id::{NodeId, Tier};
 use littoral_model::manifest::Sensor;
+use littoral_node::admin::events::{EventKind, EventsReport};
 use littoral_node::admin::types::FlowStatus;
 use tokio::time::Instant;
 
@@ -272,6 +273,10 @@ impl Continuum {
         std::fs::write(self.out.join("after.json"), serde_json::to_vec_pretty(&after)?)?;
         let before: Vec<FlowStatus> = serde_json::from_slice(&std::fs::read(self.out.join("at-strike.json"))?)?;
         for fault in strikes {
+            let story = match fault.kind {
+                Kind::Slow(_) => Some(self.story(&struck).await?),
+                _ => None,
+            };
             let held = stages_of(&before, &fault.target);
             let still = stages_of(&after, &fault.target);
             measured.strikes.push(Strike {
@@ -279,10 +284,25 @@ impl Continuum {
                 stages_held: held.len(),
                 stages_moved: held.iter().filter(|stage| !still.contains(stage)).count(),
                 may_write_late: matches!(fault.kind, Kind::Pause(_)),
+                story,
             });
         }
         measured.refused_writes = Some(self.refused_writes().await?);
         Ok(())
+    }
+
+    /// What happened to the app's objectives; what is still under way may come to an end.
+    async fn story(&self, struck: &[NodeId]) -> anyhow::Result<EventsReport> {
+        let client = self.client(struck).await?;
+        let begun = Instant::now();
+        loop {
+            let report = client.events(&format!("?since_us=0&app={}", self.app.manifest.name)).await?;
+            let last = report.events.iter().rev().find(|event| event.kind != EventKind::Action);
+            if last.is_some_and(|event| event.kind == EventKind::Restored) || begun.elapsed() >= STALL {
+                return Ok(report);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// The sum over all nodes that run of the writes of replaced owners that they refused.

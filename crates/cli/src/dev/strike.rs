@@ -19,6 +19,9 @@ use super::replay::now_us;
 /// How long a killed node stays away.
 const AWAY: Duration = Duration::from_secs(10);
 
+/// How long a slow node stands still, and then runs, in turns: so briefly that it stays a member.
+const SLOW: (Duration, Duration) = (Duration::from_millis(1_800), Duration::from_millis(200));
+
 /// Where faults find what they need.
 pub(super) struct Stage<'a> {
     pub(super) cluster: &'a Mutex<Cluster>,
@@ -44,24 +47,29 @@ impl Stage<'_> {
         self.reached(fault.at).await?;
         match fault.kind {
             Kind::Cut(until) => self.cut(fault, until).await,
+            Kind::Slow(until) => self.slow(fault, until).await,
             _ => self.strike_node(fault).await,
         }
     }
 
     /// Waits until this share of the records is published.
     async fn reached(&mut self, share: f64) -> anyhow::Result<()> {
-        // Shares of a count of records need no more than a double's precision.
-        let wanted = (self.total as f64 * share) as u64;
+        let wanted = self.count_at(share);
         self.published.wait_for(|published| *published >= wanted).await.context("the replay ended early")?;
         Ok(())
+    }
+
+    /// How many records that share is.
+    fn count_at(&self, share: f64) -> u64 {
+        // Shares of a count of records need no more than a double's precision.
+        (self.total as f64 * share) as u64
     }
 
     async fn strike_node(&self, fault: &Fault) -> anyhow::Result<()> {
         let node = NodeId::new(&fault.target)?;
         {
             let mut cluster = self.cluster.lock().await;
-            let flows = cluster.witness(std::slice::from_ref(&node))?.client().flows().await?;
-            std::fs::write(self.out.join("at-strike.json"), serde_json::to_vec_pretty(&flows)?)?;
+            self.note_owners(&cluster, &node).await?;
             self.event("strike", fault)?;
             let process = cluster.process_mut(&node)?;
             match fault.kind {
@@ -83,9 +91,31 @@ impl Stage<'_> {
                 self.cluster.lock().await.process_mut(&node)?.restart().await?;
                 self.event("return", fault)?;
             }
-            Kind::Wipe | Kind::Cut(_) => {}
+            Kind::Wipe | Kind::Cut(_) | Kind::Slow(_) => {}
         }
         Ok(())
+    }
+
+    /// Writes down who owns which stage, as another node tells it.
+    async fn note_owners(&self, cluster: &Cluster, struck: &NodeId) -> anyhow::Result<()> {
+        let flows = cluster.witness(std::slice::from_ref(struck))?.client().flows().await?;
+        std::fs::write(self.out.join("at-strike.json"), serde_json::to_vec_pretty(&flows)?)?;
+        Ok(())
+    }
+
+    async fn slow(mut self, fault: &Fault, until: f64) -> anyhow::Result<()> {
+        let node = NodeId::new(&fault.target)?;
+        self.note_owners(&*self.cluster.lock().await, &node).await?;
+        self.event("slow", fault)?;
+        let wanted = self.count_at(until);
+        let (stands, runs) = SLOW;
+        while *self.published.borrow_and_update() < wanted {
+            self.cluster.lock().await.process(&node)?.signal(Signal::STOP)?;
+            tokio::time::sleep(stands).await;
+            self.cluster.lock().await.process(&node)?.signal(Signal::CONT)?;
+            tokio::time::sleep(runs).await;
+        }
+        self.event("well", fault)
     }
 
     async fn cut(mut self, fault: &Fault, until: f64) -> anyhow::Result<()> {

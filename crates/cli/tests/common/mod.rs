@@ -207,7 +207,12 @@ impl Node {
 
     /// What it answers at its HTTP port, head and body.
     pub fn get(&self, path: &str) -> String {
-        request(&self.address("http"), "GET", path, "")
+        self.get_within(PATIENCE, path)
+    }
+
+    /// The same for what takes its time.
+    pub fn get_within(&self, patience: Duration, path: &str) -> String {
+        request_within(patience, &self.address("http"), "GET", path, "")
     }
 
     /// What it answers to something sent to its HTTP port, head and body.
@@ -225,6 +230,11 @@ impl Node {
     pub fn stop_by(mut self, signal: Signal) -> (i32, String) {
         self.process.signal(signal);
         (self.ended(), self.said())
+    }
+
+    /// Sends it a signal, as to stop (SIGSTOP) and go on (SIGCONT) in the middle of what it does.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
     }
 
     /// Kills it at once.
@@ -251,8 +261,12 @@ pub fn errors(output: &Output) -> String {
 
 /// Sends one HTTP request; the whole answer.
 pub fn request(address: &str, method: &str, path: &str, body: &str) -> String {
+    request_within(PATIENCE, address, method, path, body)
+}
+
+fn request_within(patience: Duration, address: &str, method: &str, path: &str, body: &str) -> String {
     let mut stream = std::net::TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(patience)).unwrap();
     let length = body.len();
     let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
     stream.write_all((head + body).as_bytes()).unwrap();

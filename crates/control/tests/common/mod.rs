@@ -42,6 +42,8 @@ pub(crate) fn digest(name: &str, tier: Tier, site: &str) -> NodeDigest {
         functions: Vec::new(),
         links: Vec::new(),
         intent: 0,
+        situation: littoral_model::situation::Situation::default(),
+        condition: littoral_model::condition::Condition::default(),
     }
 }
 
@@ -67,12 +69,12 @@ pub(crate) fn placed(name: &str, owner: &str, others: &[&str]) -> PlacedWork {
 
 pub(crate) fn placement(mut works: Vec<PlacedWork>, instances: Vec<PlacedFunction>) -> Placement {
     works.sort_by(|a, b| a.work.cmp(&b.work));
-    Placement { app: app(), works, instances, predictions: Vec::new(), retired: Vec::new() }
+    Placement { app: app(), works, instances, serving: Vec::new(), predictions: Vec::new(), retired: Vec::new() }
 }
 
 pub(crate) fn intent(placement: Placement) -> Event {
     let apps = BTreeMap::from([(app(), Arc::new(placement))]);
-    Event::Intent(Arc::new(Intent { apps, ended: BTreeSet::new() }))
+    Event::Intent(Arc::new(Intent { apps, ..Intent::default() }))
 }
 
 pub(crate) fn assignment(name: &str, owner: &str, epoch: u64, in_sync: &[&str]) -> Assignment {
@@ -85,7 +87,7 @@ pub(crate) fn assignments(all: &[Assignment]) -> Event {
 }
 
 pub(crate) fn members(digests: &[NodeDigest]) -> Event {
-    Event::Members(Arc::new(digests.iter().map(|digest| (digest.node.clone(), digest.clone())).collect()))
+    Event::Members(Arc::new(digests.iter().map(|digest| (digest.node.clone(), Arc::new(digest.clone()))).collect()))
 }
 
 pub(crate) fn agent(name: &str, site: &str) -> Agent {
@@ -195,7 +197,7 @@ impl Sim {
             groups,
             agents: BTreeMap::new(),
             running: BTreeMap::new(),
-            intent: Arc::new(Intent { apps: BTreeMap::from([(app(), Arc::new(placement))]), ended: BTreeSet::new() }),
+            intent: Arc::new(Intent { apps: BTreeMap::from([(app(), Arc::new(placement))]), ..Intent::default() }),
         }
     }
 
@@ -213,11 +215,11 @@ impl Sim {
         let leader = (living.len() * 2 > voters.len()).then(|| living[0].clone());
         let local = self.digests.values().filter(|digest| digest.site == *site).map(|digest| digest.node.clone());
         let nodes: BTreeSet<NodeId> = local.chain(voters).filter(|node| self.alive.contains(node)).collect();
-        let live: BTreeMap<NodeId, NodeDigest> = self
+        let live: BTreeMap<NodeId, Arc<NodeDigest>> = self
             .digests
             .iter()
             .filter(|(node, _)| self.alive.contains(*node))
-            .map(|(node, digest)| (node.clone(), digest.clone()))
+            .map(|(node, digest)| (node.clone(), Arc::new(digest.clone())))
             .collect();
         let live = Arc::new(live);
         for node in nodes {

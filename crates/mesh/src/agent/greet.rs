@@ -5,50 +5,52 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use littoral_model::digest::NodeDigest;
 use littoral_model::id::NodeId;
 use littoral_model::wire::{VersionRange, WireError, decode, encode};
 use tokio::time::{Instant, timeout};
 
-use super::{Agent, HELLO_PAUSE, HELLO_TIMEOUT, PEERS_MAX, PING_PERIOD, Peer};
+use super::{Agent, HELLO_PAUSE, HELLO_TIMEOUT, LOOK_MAX, LOOK_PAUSE, PEERS_MAX, PING_PERIOD, Peer, SILENCE_MAX};
 use crate::call::{Call, Incoming, Method, Priority};
 use crate::carrier::{Carrier, Receiver, RouteId};
 use crate::frame::{Envelope, Hello, Pong, ReplyError, method_of};
+use crate::mesh::Handling;
 use crate::sync::lock;
 
 /// Pause before a node that speaks no common version is tried again: only an upgrade helps it.
 const VERSION_PAUSE: Duration = Duration::from_secs(10);
-/// The most members that are pinged though they are neither neighbours nor of the same site.
-const FAR_PINGS_MAX: usize = 32;
+/// How often one of the members is pinged at most that are neither neighbours nor of the same site; that which was heard
+/// longest ago. What watching them costs does not grow with the fabric. The end of a link is known by its lease, and one that
+/// leaves calls unanswered is watched as if it were near.
+const FAR_PERIOD: Duration = Duration::from_secs(2);
+/// How many times its turn a far member may be heard without a ping, before it is pinged all the same: for the round trip.
+const FAR_MEASURE_TURNS: u32 = 3;
+/// How often a neighbour of another site is pinged that is not heard otherwise; its site watches it closer.
+const NEIGHBOUR_PERIOD: Duration = Duration::from_secs(1);
+/// How old the last round trip to a near member may be, before it is measured although its own pings tell that it is there.
+const MEASURE_PERIOD: Duration = Duration::from_secs(5);
+
+/// Somebody who is to get a hello or a ping.
+struct Due {
+    node: NodeId,
+    route: RouteId,
+    hello: bool,
+}
+
+/// A member that is neither a neighbour nor of the same site.
+struct Far {
+    node: NodeId,
+    heard: Instant,
+    pinged: Instant,
+    /// Whether a ping is on its way.
+    busy: bool,
+}
 
 impl<C: Carrier> Agent<C> {
-    /// Says hello to whoever needs it and pings the others.
-    pub(super) fn talk(self: &Arc<Self>) {
-        let now = Instant::now();
-        let ours = lock(&self.ours).clone();
-        let mut far = 0;
-        let mut due = Vec::new();
-        for (node, peer) in &mut *lock(&self.peers) {
-            let Some(&route) = peer.routes.first() else { continue };
-            if peer.busy || now < peer.next {
-                continue;
-            }
-            let known = peer.member().filter(|digest| peer.told <= digest.sequence);
-            let hello = known.is_none() || peer.knows < ours.sequence;
-            if let (false, Some(digest)) = (hello, known) {
-                let near = digest.site == ours.site || self.carrier.is_neighbour(node);
-                far += usize::from(!near);
-                if !near && far > FAR_PINGS_MAX {
-                    // Not watched by pings: the link's lease alone tells of its end.
-                    peer.heard = now;
-                    peer.next = now + PING_PERIOD;
-                    continue;
-                }
-            }
-            peer.busy = true;
-            peer.next = now + if hello { peer.pause } else { PING_PERIOD };
-            due.push((node.clone(), route, hello));
-        }
-        for (node, route, hello) in due {
+    /// Says hello to whoever needs it and pings the others; when that is to be done again.
+    pub(super) fn talk(self: &Arc<Self>) -> Instant {
+        let (due, next) = self.due(Instant::now());
+        for Due { node, route, hello } in due {
             let agent = Arc::clone(self);
             tokio::spawn(async move {
                 if hello {
@@ -58,10 +60,64 @@ impl<C: Carrier> Agent<C> {
                 }
             });
         }
+        next
+    }
+
+    /// Who is to hear of this node now, and when somebody is next; they count as busy until they have answered.
+    fn due(&self, now: Instant) -> (Vec<Due>, Instant) {
+        let ours = lock(&self.ours).clone();
+        let mut due = Vec::new();
+        let mut next = now + LOOK_MAX;
+        let mut far = Vec::new();
+        let mut far_pinged: Option<Instant> = None;
+        let mut peers = lock(&self.peers);
+        for (node, peer) in &mut *peers {
+            let Some(&route) = peer.routes.first() else { continue };
+            let known = peer.member().filter(|digest| peer.told <= digest.sequence);
+            let hello = known.is_none() || peer.knows < ours.sequence;
+            let in_site = known.is_some_and(|digest| digest.site == ours.site);
+            if let Some(since) = peer.doubted.filter(|_| peer.member().is_some()) {
+                next = next.min(since + SILENCE_MAX + Duration::from_millis(1));
+            }
+            if !hello && peer.doubted.is_none() && !in_site && !self.carrier.is_neighbour(node) {
+                far_pinged = far_pinged.max(Some(peer.pinged));
+                far.push(Far { node: node.clone(), heard: peer.heard, pinged: peer.pinged, busy: peer.busy });
+                continue;
+            }
+            let is_close = in_site || peer.doubted.is_some();
+            let period = if is_close { PING_PERIOD } else { NEIGHBOUR_PERIOD };
+            let heard = now < peer.heard + period && now < peer.pinged + MEASURE_PERIOD;
+            if !peer.busy && now >= peer.next {
+                if heard && !hello {
+                    peer.next = peer.heard + period;
+                } else {
+                    peer.busy = true;
+                    peer.next = now + if hello { peer.pause } else { period };
+                    due.push(Due { node: node.clone(), route, hello });
+                }
+            }
+            // Pings of several neighbours go together. Of two nodes that last heard one another at the same moment, one is
+            // later, so that not both ping.
+            let patience = if self.me < *node { LOOK_PAUSE / 2 } else { LOOK_PAUSE };
+            next = next.min(if is_close || hello { peer.next } else { peer.next + patience });
+        }
+        let turn = far_pinged.map_or(now, |pinged| pinged + FAR_PERIOD);
+        if let Some((time, node)) = next_far(far) {
+            if now < time.max(turn) {
+                next = next.min(time.max(turn));
+            } else if let Some(peer) = peers.get_mut(&node)
+                && let Some(&route) = peer.routes.first()
+            {
+                peer.busy = true;
+                next = next.min(now + FAR_PERIOD);
+                due.push(Due { node, route, hello: false });
+            }
+        }
+        (due, next)
     }
 
     fn hello(&self) -> Hello {
-        Hello { digest: lock(&self.ours).clone(), wanted: self.topics.wanted() }
+        Hello { digest: NodeDigest::clone(&lock(&self.ours)), wanted: self.topics.wanted() }
     }
 
     async fn say_hello(self: &Arc<Self>, node: &NodeId, route: RouteId) {
@@ -69,7 +125,10 @@ impl<C: Carrier> Agent<C> {
         let sequence = hello.digest.sequence;
         let sent = Instant::now();
         let reply = match encode(&hello) {
-            Ok(payload) => self.ask(route, Method::Hello, payload).await,
+            Ok(payload) => {
+                count(&payload);
+                self.ask(route, Method::Hello, payload).await
+            }
             Err(error) => Some(Err(ReplyError::Failed(error.to_string()))),
         };
         let now = Instant::now();
@@ -96,8 +155,7 @@ impl<C: Carrier> Agent<C> {
                 }
                 None => {
                     peer.pause = (peer.pause * 2).min(HELLO_PAUSE.1);
-                    // Another way may lead there.
-                    put_last(&mut peer.routes);
+                    peer.miss(sent);
                 }
             }
         }
@@ -123,7 +181,7 @@ impl<C: Carrier> Agent<C> {
                 return Some(ours);
             }
             peer.refused = None;
-            peer.heard = now;
+            peer.hear(now);
             peer.silent = false;
             let current = peer.digest.as_ref().is_none_or(|old| {
                 if hello.digest.incarnation == old.incarnation {
@@ -145,6 +203,9 @@ impl<C: Carrier> Agent<C> {
 
     async fn ping(self: &Arc<Self>, node: &NodeId, route: RouteId) {
         let sent = Instant::now();
+        if let Some(peer) = lock(&self.peers).get_mut(node) {
+            peer.pinged = sent;
+        }
         let reply = self.ask(route, Method::Ping, Bytes::new()).await;
         let now = Instant::now();
         let mut peers = lock(&self.peers);
@@ -152,16 +213,22 @@ impl<C: Carrier> Agent<C> {
         peer.busy = false;
         match reply {
             Some(Ok(bytes)) => {
-                peer.heard = now;
+                peer.hear(now);
                 peer.link.round_trip(now - sent);
                 if let Ok(pong) = decode::<Pong>(&bytes)
                     && pong.incarnation == peer.incarnation
                 {
                     peer.told = peer.told.max(pong.sequence);
+                    if peer.digest.as_ref().is_none_or(|digest| digest.sequence < peer.told) {
+                        self.wake.notify_one();
+                    }
                 }
             }
-            Some(Err(_)) => peer.heard = now,
-            None => put_last(&mut peer.routes),
+            Some(Err(_)) => peer.hear(now),
+            None => {
+                peer.miss(sent);
+                self.wake.notify_one();
+            }
         }
     }
 
@@ -182,8 +249,14 @@ impl<C: Carrier> Receiver for Agent<C> {
 
     async fn receive(self: Arc<Self>, envelope: Envelope, payload: Bytes) -> Result<Bytes, ReplyError> {
         let method = method_of(&envelope)?;
+        if let Some(said) = lock(&self.refused).get_mut(&envelope.from) {
+            if !std::mem::replace(said, true) {
+                tracing::warn!(node = %envelope.from, "a node that was revoked still asks; nothing is answered");
+            }
+            return Err(ReplyError::Refused(format!("{} was revoked", envelope.from)));
+        }
         if let Some(peer) = lock(&self.peers).get_mut(&envelope.from) {
-            peer.heard = Instant::now();
+            peer.hear(Instant::now());
         }
         let failed = |error: WireError| ReplyError::Failed(error.to_string());
         match method {
@@ -200,7 +273,7 @@ impl<C: Carrier> Receiver for Agent<C> {
                     return Err(ReplyError::Version(ours));
                 }
                 self.wake.notify_one();
-                encode(&self.hello()).map_err(failed)
+                encode(&self.hello()).inspect(count).map_err(failed)
             }
             Method::Deliver => {
                 let topics = Arc::clone(&self.topics);
@@ -222,13 +295,33 @@ impl<C: Carrier> Receiver for Agent<C> {
             }
         }
     }
+
+    fn run(&self, method: u8, handling: Handling) -> Option<Handling> {
+        match Method::from_wire(method) {
+            Some(method) => self.inbox.service().run(method, handling),
+            None => Some(handling),
+        }
+    }
 }
 
-/// Puts the way that failed behind the others.
-fn put_last(routes: &mut [RouteId]) {
-    if !routes.is_empty() {
-        routes.rotate_left(1);
+/// Which of the far members is to be pinged next, and when: so that each is heard of within as many turns as there are far
+/// members. Those that ping this node or say hello to it need none of their own.
+fn next_far(mut far: Vec<Far>) -> Option<(Instant, NodeId)> {
+    let turns = u32::try_from(far.len()).unwrap_or(u32::MAX);
+    let measured = FAR_PERIOD.saturating_mul(turns).saturating_mul(FAR_MEASURE_TURNS);
+    for member in &mut far {
+        member.heard = member.heard.min(member.pinged + measured);
     }
+    far.sort_unstable_by_key(|member| member.heard);
+    // There is one ping a turn: that of the second must begin a turn before its time, that of the third two, and so on.
+    let times = (1..=turns).rev().zip(&far).map(|(turns, member)| member.heard + FAR_PERIOD.saturating_mul(turns));
+    let time = times.min()?;
+    far.into_iter().find(|member| !member.busy).map(|member| (time, member.node))
+}
+
+/// Counts what this node tells others of itself.
+fn count(hello: &Bytes) {
+    metrics::counter!("littoral_mesh_digest_bytes_total").increment(hello.len() as u64);
 }
 
 /// Notes that a node speaks no version of ours, and says once who must be upgraded.
@@ -242,6 +335,44 @@ fn refuse(node: &NodeId, peer: &mut Peer, theirs: VersionRange, now: Instant) {
         );
     }
     peer.refused = Some(theirs);
-    peer.heard = now;
+    peer.hear(now);
     peer.next = now + VERSION_PAUSE;
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+
+    /// The far members `a`, `b`, ... of which each was heard so many seconds ago, and all pinged just now.
+    fn far(now: Instant, ago_s: &[u64]) -> Vec<Far> {
+        let names = ('a'..).map(|name| NodeId::new(name.to_string()).unwrap());
+        let heard = ago_s.iter().map(|ago_s| now - Duration::from_secs(*ago_s));
+        names.zip(heard).map(|(node, heard)| Far { node, heard, pinged: now, busy: false }).collect()
+    }
+
+    #[test]
+    fn each_far_member_is_heard_of_within_as_many_turns_as_there_are() {
+        let now = Instant::now() + Duration::from_secs(3_600);
+        let next = |far: Vec<Far>| next_far(far).map(|(time, node)| (time, node.to_string())).unwrap();
+        assert!(next_far(Vec::new()).is_none());
+        // Nobody else pings: one a turn, the one that was heard longest ago.
+        assert_eq!(next(far(now, &[4, 8, 2, 6])), (now, "b".to_owned()));
+        // One has just been heard by itself: the turn is saved.
+        assert_eq!(next(far(now, &[4, 0, 2, 6])), (now + FAR_PERIOD, "d".to_owned()));
+        // All at once: the last is heard of in time only if the first is pinged after one turn.
+        assert_eq!(next(far(now, &[0, 0, 0])).0, now + FAR_PERIOD);
+    }
+
+    #[test]
+    fn a_far_member_that_is_heard_is_measured_all_the_same_and_one_that_is_asked_not_asked_again() {
+        let now = Instant::now() + Duration::from_secs(3_600);
+        let mut members = far(now, &[0, 0]);
+        members[1].pinged = now - FAR_PERIOD * 2 * (FAR_MEASURE_TURNS + 1);
+        let (time, node) = next_far(members).unwrap();
+        assert_eq!((time, node.as_str()), (now, "b"));
+        let mut members = far(now, &[6, 4]);
+        members[0].busy = true;
+        assert_eq!(next_far(members).unwrap().1.as_str(), "b");
+    }
 }

@@ -60,7 +60,7 @@ impl<C: Carrier> Mesh for Handle<C> {
         }
         {
             let mut ours = lock(&self.0.ours);
-            *ours = NodeDigest {
+            *ours = Arc::new(NodeDigest {
                 node: ours.node.clone(),
                 tier: ours.tier,
                 site: ours.site.clone(),
@@ -68,7 +68,7 @@ impl<C: Carrier> Mesh for Handle<C> {
                 protocol: ours.protocol,
                 sequence: ours.sequence + 1,
                 ..digest
-            };
+            });
         }
         self.0.wake.notify_one();
         Ok(())
@@ -98,6 +98,12 @@ impl<C: Carrier> Mesh for Handle<C> {
         Ok(Subscription { messages, _guard: guard })
     }
 
+    fn refuse(&self, node: &NodeId) {
+        if *node != self.0.me && lock(&self.0.refused).insert(node.clone(), false).is_none() {
+            self.0.wake.notify_one();
+        }
+    }
+
     fn links(&self) -> Vec<LinkReport> {
         let now = Instant::now();
         let peers = lock(&self.0.peers);
@@ -122,6 +128,7 @@ impl<C: Carrier> Agent<C> {
     fn bump(&self) -> u64 {
         let sequence = {
             let mut ours = lock(&self.ours);
+            let ours = Arc::make_mut(&mut ours);
             ours.sequence += 1;
             ours.sequence
         };

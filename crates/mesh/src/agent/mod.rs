@@ -16,7 +16,7 @@ use littoral_model::digest::NodeDigest;
 use littoral_model::id::{InvocationId, NodeId};
 use littoral_model::wire::VersionRange;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::handle::Handle;
@@ -28,14 +28,18 @@ use crate::mesh::{Members, Service};
 use crate::sync::{Lock, lock};
 use crate::topics::Topics;
 
-/// A member that has not been heard for so long is down. With a ping each [`PING_PERIOD`] a hung node is noticed within
-/// three seconds, and one that is merely slow for two is not.
+/// A member that leaves calls unanswered for so long, and is not heard otherwise, is down. With two pings a second
+/// its site notices a hung node within about three seconds, and one that is merely slow for two it does not;
+/// neighbours notice it a second later, others when they next call it.
 pub const SILENCE_MAX: Duration = Duration::from_millis(2500);
-/// How often members are pinged.
-pub const PING_PERIOD: Duration = Duration::from_millis(500);
+/// How often members of the same site are pinged that are not heard otherwise.
+const PING_PERIOD: Duration = Duration::from_millis(500);
 
-/// How often the agent looks at everything, besides when it is told that something changed.
-const TICK: Duration = Duration::from_millis(100);
+/// How soon the agent looks at everything again at the earliest, besides when it is told that something changed: what falls
+/// due meanwhile is done together.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// How late it looks again although nothing falls due.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 /// Pauses between hellos to a node that does not answer.
 const HELLO_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// How long a hello or ping waits for its answer.
@@ -56,10 +60,13 @@ struct Peer {
     /// The sequence of our hello that it has.
     knows: u64,
     heard: Instant,
+    /// Since when it leaves calls unanswered, if it was not heard since.
+    doubted: Option<Instant>,
     silent: bool,
     refused: Option<VersionRange>,
     busy: bool,
     next: Instant,
+    pinged: Instant,
     pause: Duration,
     link: Link,
 }
@@ -74,10 +81,12 @@ impl Peer {
             told: 0,
             knows: 0,
             heard: now,
+            doubted: None,
             silent: false,
             refused: None,
             busy: false,
             next: now,
+            pinged: now,
             pause: HELLO_PAUSE.0,
             link: Link::default(),
         }
@@ -87,6 +96,26 @@ impl Peer {
         let digest = self.digest.as_ref()?;
         let present = !self.routes.is_empty() && digest.incarnation == self.incarnation;
         (present && !self.silent && self.refused.is_none()).then_some(digest)
+    }
+
+    /// Notes a sign of life.
+    fn hear(&mut self, now: Instant) {
+        self.heard = now;
+        self.doubted = None;
+    }
+
+    /// Notes that a call that was sent then was not answered.
+    fn doubt(&mut self, sent: Instant) {
+        // What was heard after it was sent says no more than that it was there then.
+        self.doubted.get_or_insert(self.heard.max(sent));
+    }
+
+    /// Notes that what was sent then by the first way was not answered: another may lead there.
+    fn miss(&mut self, sent: Instant) {
+        self.doubt(sent);
+        if !self.routes.is_empty() {
+            self.routes.rotate_left(1);
+        }
     }
 }
 
@@ -98,8 +127,10 @@ pub(crate) struct Agent<C> {
     carrier: C,
     inbox: Arc<Inbox>,
     topics: Arc<Topics>,
-    ours: Lock<NodeDigest>,
+    ours: Lock<Arc<NodeDigest>>,
     peers: Lock<HashMap<NodeId, Peer>>,
+    /// The nodes that are shut out, and whether it was said that one still tries.
+    refused: Lock<HashMap<NodeId, bool>>,
     members: watch::Sender<Arc<Members>>,
     /// Bumped when routes change, so that calls on a lost route move on.
     routes: watch::Sender<u64>,
@@ -123,8 +154,9 @@ impl<C: Carrier> Agent<C> {
             carrier,
             inbox: Arc::new(Inbox::new(service)),
             topics: Arc::new(Topics::new(me.clone(), cancel.child_token())),
-            ours: Lock::new(NodeDigest { sequence: 1, ..digest }),
+            ours: Lock::new(Arc::new(NodeDigest { sequence: 1, ..digest })),
             peers: Lock::default(),
+            refused: Lock::default(),
             members: watch::Sender::new(members),
             routes: watch::Sender::new(0),
             wake: Notify::new(),
@@ -136,16 +168,17 @@ impl<C: Carrier> Agent<C> {
 
     /// Keeps membership until the mesh is closed.
     pub(crate) async fn run(self: Arc<Self>) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = Instant::now();
         loop {
             tokio::select! {
-                _ = tick.tick() => {}
+                () = sleep_until(look) => {}
                 () = self.wake.notified() => {}
                 () = self.cancel.cancelled() => return,
             }
             self.reconcile();
-            self.talk();
+            let next = self.talk();
+            let now = Instant::now();
+            look = next.clamp(now + LOOK_PAUSE, now + LOOK_MAX);
         }
     }
 
@@ -153,8 +186,9 @@ impl<C: Carrier> Agent<C> {
     fn reconcile(&self) {
         let now = Instant::now();
         let mut present: HashMap<NodeId, Vec<Presence>> = HashMap::new();
+        let refused = lock(&self.refused).clone();
         for presence in self.carrier.presences() {
-            if presence.node != self.me {
+            if presence.node != self.me && !refused.contains_key(&presence.node) {
                 present.entry(presence.node.clone()).or_default().push(presence);
             }
         }
@@ -176,13 +210,14 @@ impl<C: Carrier> Agent<C> {
                 peer.knows = 0;
                 routes_changed = true;
             }
-            if peer.member().is_some() && now.duration_since(peer.heard) > SILENCE_MAX {
+            let doubted = peer.doubted.is_some_and(|since| now.duration_since(since) > SILENCE_MAX);
+            if doubted && peer.member().is_some() {
                 tracing::warn!(%node, "silent for {SILENCE_MAX:?} though its link is up: it counts as down");
                 peer.silent = true;
                 peer.next = now;
             }
         }
-        let mut members = BTreeMap::from([(self.me.clone(), Arc::new(lock(&self.ours).clone()))]);
+        let mut members = BTreeMap::from([(self.me.clone(), lock(&self.ours).clone())]);
         members.extend(peers.iter().filter_map(|(node, peer)| Some((node.clone(), Arc::clone(peer.member()?)))));
         // Nodes that left long ago are forgotten, so that names that come and go do not pile up.
         peers.retain(|_, peer| !peer.routes.is_empty() || now.duration_since(peer.heard) < Duration::from_secs(600));
@@ -223,7 +258,7 @@ fn arrive(peer: &mut Peer, presences: &[Presence], now: Instant) -> bool {
             peer.refused = None;
         }
         peer.incarnation = incarnation;
-        peer.heard = now;
+        peer.hear(now);
         peer.silent = false;
         peer.pause = HELLO_PAUSE.0;
         peer.next = now;

@@ -69,7 +69,14 @@ impl<C: Carrier> Agent<C> {
                     let envelope = self.envelope(&call, left);
                     let request = self.carrier.request(route, &envelope, call.payload.clone(), call.priority, left);
                     let reply = tokio::select! {
-                        reply = timeout(left, request) => reply.map_err(|_| late())?,
+                        reply = timeout(left, request) => reply.map_err(|_| {
+                            // It may be slow, or hang: a ping finds out.
+                            if let Some(peer) = lock(&self.peers).get_mut(to) {
+                                peer.doubt(begun);
+                            }
+                            self.wake.notify_one();
+                            late()
+                        })?,
                         () = self.route_lost(to, route, &mut changes, &mut members) => None,
                     };
                     if let Some(reply) = reply {
@@ -117,7 +124,7 @@ impl<C: Carrier> Agent<C> {
     fn note(&self, node: &NodeId, took: Duration, bytes: usize) {
         if let Some(peer) = lock(&self.peers).get_mut(node) {
             let now = Instant::now();
-            peer.heard = now;
+            peer.hear(now);
             peer.link.transfer(now, bytes, took);
         }
     }

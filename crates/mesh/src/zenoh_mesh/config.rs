@@ -25,6 +25,8 @@ const OPEN_TIMEOUT_MS: u64 = 3000;
 pub(super) struct Settings {
     pub(super) fabric: String,
     pub(super) identity: Identity,
+    /// The root that it trusts, without the nodes that were shut out.
+    pub(super) trusted_pem: String,
     pub(super) device: bool,
 }
 
@@ -58,7 +60,7 @@ pub(super) fn line_config(
         ("transport/link/protocols", json!(["tls"])),
         ("transport/link/tx/lease", json!(LEASE_MS)),
         ("transport/link/rx/max_message_size", json!(PAYLOAD_BYTES_MAX + FRAME_BYTES)),
-        ("transport/link/tls", tls(&settings.identity)),
+        ("transport/link/tls", tls(&settings.identity, &settings.trusted_pem)),
         ("access_control", access(&settings.fabric)),
     ];
     let mut config = Config::default();
@@ -69,11 +71,11 @@ pub(super) fn line_config(
     Ok(config)
 }
 
-fn tls(identity: &Identity) -> Value {
+fn tls(identity: &Identity, trusted_pem: &str) -> Value {
     let text = |pem: &str| STANDARD.encode(pem);
     json!({
         "enable_mtls": true,
-        "root_ca_certificate_base64": text(&identity.root_pem),
+        "root_ca_certificate_base64": text(trusted_pem),
         "listen_private_key_base64": text(&identity.key_pem),
         "listen_certificate_base64": text(&identity.certificate_pem),
         "connect_private_key_base64": text(&identity.key_pem),

@@ -1,6 +1,7 @@
 //! The sessions of a node, whom they see, and how a request travels.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use littoral_model::id::NodeId;
 use littoral_model::wire::{VersionRange, WireError};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use zenoh::bytes::ZBytes;
@@ -19,7 +20,7 @@ use zenoh::sample::{Sample, SampleKind};
 use zenoh::{Config, Session, Wait as _};
 
 use super::keys::NodeKeys;
-use super::wire::{Outlets, answer, take_bytes, urgency};
+use super::wire::{Outlets, Unanswered, answer, take_bytes, urgency};
 use crate::call::Priority;
 use crate::carrier::{Presence, Receiver, RouteId};
 use crate::frame::{Envelope, ReplyError};
@@ -31,8 +32,9 @@ use crate::sync::{Lock, lock};
 const TIMEOUT_MARGIN: Duration = Duration::from_secs(1);
 /// Pauses between attempts to open a client's session.
 const OPEN_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
-/// How often the list of direct links is read.
-const NEIGHBOURS_PERIOD: Duration = Duration::from_millis(500);
+/// When the list of direct links is read again after a link came or went, which Zenoh may tell before the list shows it, and
+/// how often it is read at least.
+const NEIGHBOURS_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// How long a node without any link waits before it finds out why, and before it does so again.
 const EXPLAIN_PERIOD: Duration = Duration::from_secs(2);
 /// The most ways that are kept; each node has one or two.
@@ -50,6 +52,8 @@ struct Route {
     call: String,
     /// The session at its end.
     zid: String,
+    /// How many bytes of requests are under way.
+    unanswered: Arc<AtomicUsize>,
 }
 
 /// One session and what it has declared.
@@ -77,6 +81,10 @@ impl State {
 pub(super) struct Lines {
     keys: NodeKeys,
     state: Lock<State>,
+    /// Notified when a link came or went.
+    linked: Arc<Notify>,
+    /// Whether there is any link.
+    is_linked: watch::Sender<bool>,
     receiver: OnceLock<Weak<dyn Receiver>>,
     outlets: Outlets,
     runtime: Handle,
@@ -88,6 +96,8 @@ impl Lines {
         Self {
             keys,
             state: Lock::default(),
+            linked: Arc::default(),
+            is_linked: watch::Sender::new(false),
             receiver: OnceLock::new(),
             outlets: Outlets::new(Handle::current()),
             runtime: Handle::current(),
@@ -160,6 +170,8 @@ impl Lines {
             })
             .background()
             .await?;
+        let linked = Arc::clone(&self.linked);
+        session.info().transport_events_listener().callback(move |_| linked.notify_one()).background().await?;
         let lines = Arc::downgrade(self);
         session
             .declare_queryable(self.keys.call(line))
@@ -193,7 +205,10 @@ impl Lines {
                 (SampleKind::Put, None) if state.routes.len() < ROUTES_MAX => {
                     state.next += 1;
                     let id = state.next;
-                    state.routes.insert(id, Route { line, alive: key.to_owned(), node, incarnation, call, zid });
+                    state.routes.insert(
+                        id,
+                        Route { line, alive: key.to_owned(), node, incarnation, call, zid, unanswered: Arc::default() },
+                    );
                 }
                 _ => return,
             }
@@ -221,9 +236,11 @@ impl Lines {
 
     /// Keeps the list of direct links.
     pub(super) async fn watch_neighbours(self: Arc<Self>) {
+        let mut pause = NEIGHBOURS_PAUSE.0;
         loop {
             tokio::select! {
-                () = sleep(NEIGHBOURS_PERIOD) => {}
+                () = sleep(pause) => pause = NEIGHBOURS_PAUSE.1,
+                () = self.linked.notified() => pause = NEIGHBOURS_PAUSE.0,
                 () = self.cancel.cancelled() => return,
             }
             let sessions: Vec<_> =
@@ -238,6 +255,7 @@ impl Lines {
                     changed = true;
                 }
             }
+            self.is_linked.send_replace(lock(&self.state).neighbours.values().any(|zids| !zids.is_empty()));
             if let (true, Some(receiver)) = (changed, self.receiver()) {
                 receiver.presence_changed();
             }
@@ -247,13 +265,20 @@ impl Lines {
     /// Says in the log why there is no link, for as long as there is none at all.
     pub(super) async fn explain(self: Arc<Self>, identity: Identity, endpoints: Vec<String>) {
         let mut said: HashMap<&String, LinkError> = HashMap::new();
+        let mut is_linked = self.is_linked.subscribe();
         loop {
+            if *is_linked.borrow_and_update() {
+                said.clear();
+                tokio::select! {
+                    _ = is_linked.changed() => {}
+                    () = self.cancel.cancelled() => return,
+                }
+            }
             tokio::select! {
                 () = sleep(EXPLAIN_PERIOD) => {}
                 () = self.cancel.cancelled() => return,
             }
-            if lock(&self.state).neighbours.values().any(|zids| !zids.is_empty()) {
-                said.clear();
+            if *is_linked.borrow() {
                 continue;
             }
             for endpoint in &endpoints {
@@ -272,20 +297,28 @@ impl Lines {
         let envelope = query.attachment().map(ZBytes::to_bytes);
         let envelope = Envelope::decode(envelope.as_deref().unwrap_or_default());
         let payload = query.payload().map(take_bytes).unwrap_or_default();
-        let lines = Arc::clone(self);
-        self.runtime.spawn(async move {
+        let (lines, handler) = (Arc::clone(self), Arc::clone(&receiver));
+        let method = envelope.as_ref().ok().map(|envelope| envelope.method);
+        let handling = Box::pin(async move {
             let (priority, outcome) = match envelope {
-                Ok(envelope) => (envelope.priority, receiver.receive(envelope, payload).await),
+                Ok(envelope) => (envelope.priority, handler.receive(envelope, payload).await),
                 Err(WireError::Version { .. }) => (Priority::Control, Err(ReplyError::Version(VersionRange::OURS))),
                 Err(error) => (Priority::Control, Err(ReplyError::Refused(error.to_string()))),
             };
             lines.reply(query, priority, outcome).await;
         });
+        let left = match method {
+            Some(method) => receiver.run(method, handling),
+            None => Some(handling as _),
+        };
+        if let Some(handling) = left {
+            self.runtime.spawn(handling);
+        }
     }
 
     async fn reply(&self, query: Query, priority: Priority, outcome: Result<Bytes, ReplyError>) {
         let bytes = outcome.as_ref().map_or(0, Bytes::len);
-        let sent = self.outlets.hand_over(priority, bytes, move || match outcome {
+        let sent = self.outlets.hand_over(priority, bytes, bytes, move || match outcome {
             Ok(reply) => query.reply(query.key_expr().clone(), ZBytes::from(reply)).wait(),
             Err(error) => query.reply_err(ZBytes::from(error.encode())).wait(),
         });
@@ -303,10 +336,10 @@ impl Lines {
         priority: Priority,
         timeout: Duration,
     ) -> Option<Result<Bytes, ReplyError>> {
-        let (session, key) = {
+        let (session, key, unanswered) = {
             let state = lock(&self.state);
             let route = state.routes.get(&route)?;
-            (state.lines.get(&route.line)?.session.clone(), route.call.clone())
+            (state.lines.get(&route.line)?.session.clone(), route.call.clone(), Arc::clone(&route.unanswered))
         };
         let attachment = match envelope.encode() {
             Ok(attachment) => attachment,
@@ -315,7 +348,8 @@ impl Lines {
         let (done, reply) = oneshot::channel();
         let done = Lock::new(Some(done));
         let bytes = payload.len();
-        let sent = self.outlets.hand_over(priority, bytes, move || {
+        let (_unanswered, under_way) = Unanswered::count(unanswered, bytes);
+        let sent = self.outlets.hand_over(priority, bytes, under_way, move || {
             session
                 .get(key)
                 .payload(ZBytes::from(payload))

@@ -14,6 +14,7 @@ mod keys;
 mod lines;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -34,6 +35,7 @@ use crate::carrier::{Carrier, Presence, Receiver, RouteId};
 use crate::frame::{Envelope, ReplyError};
 use crate::identity::Identity;
 use crate::mesh::{Mesh, MeshError, Service};
+use crate::revocation::excluding;
 
 /// How often a port of the kernel's choice is tried anew when somebody else took it in between.
 const PORT_ATTEMPTS: usize = 8;
@@ -48,6 +50,8 @@ pub struct MeshOptions {
     pub listen: Vec<SocketAddr>,
     /// Where it makes links to, `host:port`: a device to its gateways, others to nodes of their own and other sites.
     pub connect: Vec<String>,
+    /// The nodes that are shut out: no link is made with them.
+    pub revoked: BTreeSet<NodeId>,
     /// What it says of itself. Its tier decides how it takes part; its incarnation must rise with each start.
     pub digest: NodeDigest,
     /// What answers calls.
@@ -68,7 +72,7 @@ impl ZenohMesh {
     /// When the settings contradict one another or it cannot listen.
     pub async fn open(options: MeshOptions) -> Result<Self, MeshError> {
         let wrong = |reason: String| MeshError::Open { reason };
-        let MeshOptions { identity, tenant, mut listen, connect, digest, service } = options;
+        let MeshOptions { identity, tenant, mut listen, connect, revoked, digest, service } = options;
         if digest.node != identity.node {
             return Err(wrong(format!("the identity is for node {}, not {}", identity.node, digest.node)));
         }
@@ -80,7 +84,8 @@ impl ZenohMesh {
         let keys = NodeKeys::new(&fabric, &tenant, &digest);
         let cancel = CancellationToken::new();
         let lines = Arc::new(Lines::new(keys, cancel.clone()));
-        let settings = Settings { fabric, identity, device };
+        let trusted_pem = excluding(&identity.root_pem, &revoked).map_err(|error| wrong(error.to_string()))?;
+        let settings = Settings { fabric, identity, trusted_pem, device };
         let agent =
             Agent::new(digest, ZenohCarrier { lines: Arc::clone(&lines), cancel }, service, Box::new(invocation));
         let receiver: Arc<dyn Receiver> = Arc::<Agent<ZenohCarrier>>::clone(&agent);
@@ -98,7 +103,9 @@ impl ZenohMesh {
             tokio::spawn(Arc::clone(&lines).explain(settings.identity, connect));
         }
         tokio::spawn(Arc::clone(&agent).run());
-        Ok(Self { mesh: Arc::new(Handle(agent)), listening: listen })
+        let mesh = Arc::new(Handle(agent));
+        revoked.iter().for_each(|node| mesh.refuse(node));
+        Ok(Self { mesh, listening: listen })
     }
 
     /// The mesh.

@@ -17,8 +17,13 @@ use crate::frame::ReplyError;
 /// Payloads up to this are handed to Zenoh by the calling task; larger ones may block until the link takes them, which is
 /// left to a blocking thread.
 const INLINE_BYTES_MAX: usize = 16 << 10;
+/// How many bytes may be under way to a node without an answer before more of them may block: Zenoh queues twice as much for
+/// each priority of a link before it does.
+const UNANSWERED_BYTES_MAX: usize = 64 << 10;
 /// How many threads may wait for links at once, per priority.
 const BLOCKED_MAX: usize = 32;
+/// What a message takes beside its payload, about.
+const ENVELOPE_BYTES: usize = 256;
 /// A payload below this is copied out of Zenoh's receive buffer instead of keeping the whole buffer alive.
 const BORROW_BYTES_MIN: usize = 16 << 10;
 
@@ -40,12 +45,14 @@ impl Outlets {
         Self { blocked: [blocked(), blocked(), blocked()], runtime }
     }
 
-    /// Hands a message to Zenoh, which may block until the link has room: on a thread made for that if the message is large or
-    /// others are waiting already. `None` when stopping.
+    /// Hands a message to Zenoh, which may block until the link has room: on a thread made for that if the message is large,
+    /// others are waiting already, or `unanswered` bytes, this message's included, are too many for the link to have taken
+    /// them for certain. `None` when stopping.
     pub(super) async fn hand_over<T: Send + 'static>(
         &self,
         priority: Priority,
         bytes: usize,
+        unanswered: usize,
         send: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let [control, data, bulk] = &self.blocked;
@@ -54,7 +61,10 @@ impl Outlets {
             Priority::Data => data,
             Priority::Bulk => bulk,
         };
-        if bytes <= INLINE_BYTES_MAX && blocked.waiting.load(Ordering::Relaxed) == 0 {
+        if bytes <= INLINE_BYTES_MAX
+            && unanswered <= UNANSWERED_BYTES_MAX
+            && blocked.waiting.load(Ordering::Relaxed) == 0
+        {
             return Some(send());
         }
         let _place = blocked.places.acquire().await.ok()?;
@@ -64,6 +74,27 @@ impl Outlets {
             send()
         });
         sent.await.ok()
+    }
+}
+
+/// Bytes under way to a node: counted from when they are handed over until they are answered.
+pub(super) struct Unanswered {
+    counter: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Unanswered {
+    /// Counts a message; answers with how many bytes are under way now.
+    pub(super) fn count(counter: Arc<AtomicUsize>, payload_bytes: usize) -> (Self, usize) {
+        let bytes = payload_bytes.saturating_add(ENVELOPE_BYTES);
+        let before = counter.fetch_add(bytes, Ordering::Relaxed);
+        (Self { counter, bytes }, before.saturating_add(bytes))
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.counter.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

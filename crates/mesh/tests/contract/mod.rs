@@ -48,6 +48,8 @@ pub fn digest(name: &str, tier: Tier, incarnation: u64) -> NodeDigest {
         functions: Vec::new(),
         links: Vec::new(),
         intent: 0,
+        situation: littoral_model::situation::Situation::default(),
+        condition: littoral_model::condition::Condition::default(),
     }
 }
 

@@ -46,8 +46,10 @@ pub struct Finding {
 pub struct Findings(Vec<Finding>);
 
 impl Findings {
-    pub(super) fn new(mut findings: Vec<Finding>) -> Self {
-        findings.sort_by(|a, b| a.span.start.cmp(&b.span.start).then_with(|| a.code.cmp(&b.code)));
+    /// What was found in one text or in several, sorted.
+    #[must_use]
+    pub fn new(mut findings: Vec<Finding>) -> Self {
+        findings.sort_by(|a, b| (&a.file, a.span.start, &a.code).cmp(&(&b.file, b.span.start, &b.code)));
         findings.dedup();
         Self(findings)
     }
@@ -98,7 +100,8 @@ impl fmt::Display for Findings {
 impl std::error::Error for Findings {}
 
 impl Finding {
-    fn render(&self, text: &str, out: &mut String) {
+    /// Writes it for people, with its line of the text.
+    pub fn render(&self, text: &str, out: &mut String) {
         let line = text.lines().nth(self.line.saturating_sub(1)).unwrap_or_default();
         let number = self.line.to_string();
         let margin = " ".repeat(number.len());
@@ -123,19 +126,22 @@ impl Finding {
 }
 
 /// Collects findings for one text.
-pub(super) struct Report<'a> {
+#[derive(Debug)]
+pub struct Report<'a> {
     file: &'a str,
     text: &'a str,
     findings: Vec<Finding>,
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(file: &'a str, text: &'a str) -> Self {
+    /// Nothing found yet in a text; `file` is its name in findings.
+    #[must_use]
+    pub fn new(file: &'a str, text: &'a str) -> Self {
         Self { file, text, findings: Vec::new() }
     }
 
     /// Adds a finding; what was expected and what was meant can be added to what is returned.
-    pub(super) fn add(&mut self, code: &str, span: Range<usize>, message: impl Into<String>) -> Adding<'_> {
+    pub fn add(&mut self, code: &str, span: Range<usize>, message: impl Into<String>) -> Adding<'_> {
         if self.findings.len() >= FINDINGS_MAX {
             return Adding(None);
         }
@@ -156,21 +162,26 @@ impl<'a> Report<'a> {
         Adding(self.findings.last_mut())
     }
 
-    pub(super) fn into_findings(self) -> Vec<Finding> {
+    /// What was found.
+    #[must_use]
+    pub fn into_findings(self) -> Vec<Finding> {
         self.findings
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether nothing was found.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.findings.is_empty()
     }
 }
 
 /// A finding that is being made.
-pub(super) struct Adding<'a>(Option<&'a mut Finding>);
+#[derive(Debug)]
+pub struct Adding<'a>(Option<&'a mut Finding>);
 
 impl Adding<'_> {
     /// Says what was expected.
-    pub(super) fn expected(mut self, expected: impl Into<String>) -> Self {
+    pub fn expected(mut self, expected: impl Into<String>) -> Self {
         if let Some(finding) = &mut self.0 {
             finding.expected = Some(shortened(expected.into()));
         }
@@ -178,7 +189,7 @@ impl Adding<'_> {
     }
 
     /// Says what to do.
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+    pub fn help(mut self, help: impl Into<String>) -> Self {
         if let Some(finding) = &mut self.0 {
             finding.suggestion = Some(shortened(help.into()));
         }
@@ -186,7 +197,7 @@ impl Adding<'_> {
     }
 
     /// Says that it should be one of the known names.
-    pub(super) fn one_of<'n>(self, known: impl IntoIterator<Item = &'n str>) -> Self {
+    pub fn one_of<'n>(self, known: impl IntoIterator<Item = &'n str>) -> Self {
         if self.0.is_none() {
             return self;
         }
@@ -201,7 +212,7 @@ impl Adding<'_> {
     }
 
     /// Says which of the known names is nearest, if one is near at all.
-    pub(super) fn nearest<'n>(self, given: &str, known: impl IntoIterator<Item = &'n str>) -> Self {
+    pub fn nearest<'n>(self, given: &str, known: impl IntoIterator<Item = &'n str>) -> Self {
         if self.0.is_none() {
             return self;
         }

@@ -4,6 +4,9 @@
 //! Works on the text's own tables, so that everything that can be read is checked, whatever else is wrong.
 
 mod grants;
+mod image;
+mod later;
+mod scale;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -15,9 +18,10 @@ use toml::de::{DeTable, DeValue};
 use super::cycles::{self, Cycle, Edge};
 use super::finding::Report;
 use super::limits::{REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
+use super::sql;
 use crate::id::check_name;
 use crate::oci::OciReference;
-use crate::unit::{Size, Time};
+use crate::unit::{Distance, Size, Time};
 
 /// What a value that names a secret begins with.
 const SECRET_PREFIX: &str = "secret:";
@@ -31,12 +35,21 @@ type Value<'i> = Spanned<DeValue<'i>>;
 /// Checks a manifest.
 pub(super) fn check(root: &DeTable<'_>, report: &mut Report<'_>) {
     let names = |key| entries_of_any_kind(root, key).map(|(name, _)| name).collect();
-    let mut meaning = Meaning { root, functions: names("functions"), streams: names("streams"), report };
+    let texts = entries(root, "sql").filter_map(|(_, sql)| text(sql, "text"));
+    let in_sql: Vec<String> = texts.flat_map(|(text, _)| sql::streams(text)).collect();
+    let mut streams: BTreeSet<&str> = names("streams");
+    streams.extend(in_sql.iter().map(String::as_str));
+    let mut meaning = Meaning { root, functions: names("functions"), streams, report };
     meaning.check_functions();
     meaning.check_streams();
     meaning.check_flows();
     meaning.check_cycles();
     meaning.check_routes();
+    meaning.check_triggers();
+    if let Some(partition) = table(root, "partition") {
+        meaning.not_zero(partition, "stop-after");
+    }
+    meaning.check_objectives();
     if let Some(dev) = table(root, "dev") {
         meaning.check_nodes_and_links(dev);
         meaning.check_sensors(dev);
@@ -52,7 +65,8 @@ struct Meaning<'t, 'i, 'r, 'a> {
 
 impl<'t> Meaning<'t, '_, '_, '_> {
     fn check_functions(&mut self) {
-        for (name, function) in entries(self.root, "functions") {
+        for (name, value) in entries_of_any_kind(self.root, "functions") {
+            let Some(function) = value.get_ref().as_table() else { continue };
             match text(function, "component") {
                 Some((component, span)) if OciReference::is_meant(component) => {
                     self.reference(component, span);
@@ -60,6 +74,7 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                 }
                 _ => self.path_inside(function, "component"),
             }
+            self.image(name, function, value.span());
             if let Some((memory, span)) = text(function, "memory")
                 && let Ok(size) = memory.parse::<Size>()
                 && !MEMORY_BYTES.contains(&size.as_bytes())
@@ -74,6 +89,8 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             self.placement(&format!("function {name}"), function);
             self.grants(function);
             self.imports(name, function);
+            self.later(name, function);
+            self.scale(name, function);
             for (key, value) in table(function, "config").into_iter().flatten() {
                 let secret = value.get_ref().as_str().and_then(|text| text.strip_prefix(SECRET_PREFIX));
                 if let Some(error) = secret.and_then(|secret| check_name(secret).err()) {
@@ -140,6 +157,7 @@ impl<'t> Meaning<'t, '_, '_, '_> {
     fn check_streams(&mut self) {
         for (name, stream) in entries(self.root, "streams") {
             self.not_zero(stream, "retention");
+            self.not_zero(stream, "rate");
             if let Some(limits) = table(stream, "retention") {
                 self.not_zero(limits, "age");
                 self.not_zero(limits, "size");
@@ -151,12 +169,22 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                 }
             }
             self.placement(&format!("stream {name}"), stream);
+            let spread = table(stream, "placement").and_then(|placement| placement.get("spread"));
+            let spread = spread.filter(|spread| spread.get_ref().as_array().is_some_and(|domains| !domains.is_empty()));
+            if let (Some(("local", _)), Some(spread)) = (text(stream, "ack"), spread) {
+                let message = format!("stream {name} has one copy with `ack = \"local\"`, and nothing to spread");
+                self.report.add("contradiction", spread.span(), message).help("drop `spread`, or `ack`");
+            }
         }
     }
 
     /// The stream to be near to, and whether one can be near to it.
     fn placement(&mut self, what: &str, of: &'t DeTable<'_>) {
         let Some(ours) = table(of, "placement") else { return };
+        if let Some(within) = table(ours, "within") {
+            self.not_zero(within, "radius");
+        }
+        self.affinities(what, ours);
         let Some((near, span)) = text(ours, "near") else { return };
         self.stream(near, span.clone());
         let stream = table(self.root, "streams").and_then(|streams| table(streams, near));
@@ -165,6 +193,49 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         {
             let message = format!("{what} cannot be near stream {near}: {why}");
             self.report.add("contradiction", span, message).help("drop one of both constraints");
+        }
+    }
+
+    /// What it must be together with and apart from: something else of the app, and not both.
+    fn affinities(&mut self, what: &str, placement: &'t DeTable<'_>) {
+        let mut together: BTreeSet<&str> = BTreeSet::new();
+        for key in ["affinity", "anti-affinity"] {
+            for affinity in list(placement, key).iter().filter_map(|affinity| affinity.get_ref().as_table()) {
+                let Some((with, span)) = text(affinity, "with") else { continue };
+                self.function_or_stream(with, span.clone());
+                let is_of_sites = text(affinity, "scope").is_some_and(|(scope, _)| scope == "site");
+                if what.split_once(' ').is_some_and(|(_, name)| name == with) {
+                    let message = format!("{what} cannot be with or apart from itself");
+                    self.report
+                        .add("contradiction", span, message)
+                        .help("`spread` keeps its copies and instances apart");
+                } else if key == "affinity" {
+                    together.insert(with);
+                } else if together.contains(with) && (is_of_sites || self.shares_node(placement, with)) {
+                    let message = format!("{what} cannot be both with {with} and apart from it");
+                    self.report.add("contradiction", span, message).help("drop one of both constraints");
+                }
+            }
+        }
+    }
+
+    /// Whether a placement asks to be on one node with something.
+    fn shares_node(&self, placement: &DeTable<'_>, with: &str) -> bool {
+        let affinities = list(placement, "affinity").iter().filter_map(|affinity| affinity.get_ref().as_table());
+        affinities
+            .filter(|affinity| text(affinity, "with").is_some_and(|(name, _)| name == with))
+            .any(|affinity| text(affinity, "scope").is_none_or(|(scope, _)| scope == "node"))
+    }
+
+    /// Weights that all are nothing would weigh nothing.
+    fn check_objectives(&mut self) {
+        let Some(objectives) = table(self.root, "objectives") else { return };
+        let is_zero = |value: &Value<'_>| value.get_ref().as_integer().is_some_and(|n| n.as_str() == "0");
+        if objectives.values().all(is_zero)
+            && let Some(value) = self.root.get("objectives")
+        {
+            let message = "the objectives weigh nothing";
+            self.report.add("out-of-range", value.span(), message).expected("a weight of 1 or more, as `latency = 1`");
         }
     }
 
@@ -180,7 +251,7 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             }
             self.stages_differ(name, flow);
             if let Some((sink, span)) = text(flow, "sink") {
-                self.sink(sink, span);
+                self.function_or_stream(sink, span);
             }
             for (port, stream) in table(flow, "outputs").into_iter().flatten() {
                 if OWN_PORTS.contains(&port.get_ref().as_ref()) {
@@ -215,16 +286,17 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         flows.flat_map(|(name, flow)| functions_of(flow).map(move |(function, _)| (function, name))).collect()
     }
 
-    fn sink(&mut self, sink: &str, span: Range<usize>) {
-        match (self.streams.contains(sink), self.functions.contains(sink)) {
+    /// There must be a function or a stream of that name, and not both.
+    fn function_or_stream(&mut self, name: &str, span: Range<usize>) {
+        match (self.streams.contains(name), self.functions.contains(name)) {
             (true, true) => {
-                let message = format!("`{sink}` is a stream and a function of this app");
+                let message = format!("`{name}` is a stream and a function of this app");
                 self.report.add("ambiguous", span, message).help("rename one of both");
             }
             (false, false) => {
                 let known = self.streams.iter().chain(&self.functions).copied();
-                let message = format!("there is no stream and no function `{sink}`");
-                self.report.add("unknown-name", span, message).one_of(known.clone()).nearest(sink, known);
+                let message = format!("there is no stream and no function `{name}`");
+                self.report.add("unknown-name", span, message).one_of(known.clone()).nearest(name, known);
             }
             _ => {}
         }
@@ -271,10 +343,28 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             if let Some((stream, span)) = text(route, "stream") {
                 self.stream(stream, span);
             }
+            if let Some((header, span)) = text(route, "sticky") {
+                self.header(header, span);
+            }
+            for key in ["sticky", "hedge"] {
+                if let (true, Some(value)) = (route.contains_key("stream"), route.get(key)) {
+                    let message = format!("a stream has no instances to choose from: `{key}` is for functions");
+                    self.report.add("contradiction", value.span(), message).help(format!("drop `{key}`"));
+                }
+            }
             if route.contains_key("function") == route.contains_key("stream") {
                 let message = "a route leads to exactly one function or stream";
                 self.report.add("route-target", value.span(), message).expected("`function` or `stream`");
             }
+        }
+    }
+
+    /// The characters of a field name (RFC 9110, section 5.1).
+    fn header(&mut self, name: &str, span: Range<usize>) {
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if name.is_empty() || !name.bytes().all(is_token) {
+            let message = format!("`{name}` is no name of a header");
+            self.report.add("invalid-header", span, message).expected("a name like \"x-session\"");
         }
     }
 
@@ -379,7 +469,8 @@ impl<'t> Meaning<'t, '_, '_, '_> {
     fn not_zero(&mut self, table: &DeTable<'_>, key: &str) {
         let Some((value, span)) = text(table, key) else { return };
         let is_zero = value.parse::<Time>().is_ok_and(|time| time.as_micros() == 0)
-            || value.parse::<Size>().is_ok_and(|size| size.as_bytes() == 0);
+            || value.parse::<Size>().is_ok_and(|size| size.as_bytes() == 0)
+            || value.parse::<Distance>().is_ok_and(|distance| distance.as_metres() == 0);
         if is_zero {
             self.report.add("out-of-range", span, format!("`{key}` cannot be {value}")).expected("more than nothing");
         }

@@ -5,25 +5,30 @@
 
 mod cycles;
 mod finding;
+mod later;
 pub mod limits;
 mod meaning;
 mod recover;
+pub mod scale;
 mod shape;
+mod sql;
 mod types;
 
 use schemars::{Schema, schema_for};
 use serde_json::{Map, Value};
 use toml::de::DeTable;
 
-pub use finding::{FINDINGS_MAX, Finding, Findings};
+pub use finding::{Adding, FINDINGS_MAX, Finding, Findings, Report};
+pub use later::{KeyScope, Later, Trigger};
 pub use limits::Limits;
+pub use scale::Scale;
 pub use types::{
-    Ack, Dev, DevLink, DevNode, Flow, Function, Grants, Manifest, OneOrMany, Placement, Retention, Route, RouteTarget,
-    Sensor, Sink, Stream,
+    Ack, Affinity, Dev, DevLink, DevNode, Flow, Function, Grants, Manifest, Objectives, OneOrMany, Partition,
+    PartitionPolicy, Placement, Priority, Query, Retention, Route, RouteTarget, Scope, Sensor, Sink, Sql, StopAfter,
+    Stream, Within,
 };
 
 use crate::id::FunctionName;
-use finding::Report;
 
 /// The largest manifest, in bytes: no person writes more, and what is deployed must fit an admin request.
 pub const MANIFEST_BYTES_MAX: usize = 1 << 20;

@@ -9,7 +9,8 @@ use toml::de::{DeInteger, DeTable, DeValue};
 use super::finding::Report;
 use crate::grant::{Peer, PeerError};
 use crate::id::{self, InvalidName};
-use crate::unit::{Bandwidth, Ratio, Size, Time, UnitError, UnitProblem};
+use crate::situation::{Position, PositionError};
+use crate::unit::{Bandwidth, Distance, Ratio, Size, Time, UnitError, UnitProblem};
 
 /// Compares tables and values with the parts of one schema.
 pub(super) struct Shape<'s, 'r, 'a> {
@@ -106,6 +107,10 @@ impl<'s> Shape<'s, '_, '_> {
             Some(Problem::Peer(error)) => {
                 let message = format!("{what} cannot be `{text}`: {}", error.problem);
                 self.report.add("invalid-peer", span, message).expected(expected);
+            }
+            Some(Problem::Position(error)) => {
+                let message = format!("{what} cannot be `{text}`: {}", error.problem);
+                self.report.add("invalid-position", span, message).expected(expected);
             }
             Some(Problem::Unit(UnitProblem::UnknownUnit { unit, .. })) => {
                 let nearest = problems.iter().filter_map(|problem| match problem {
@@ -266,6 +271,7 @@ enum Problem {
     Name(InvalidName),
     Unit(UnitProblem),
     Peer(PeerError),
+    Position(PositionError),
 }
 
 /// Checks a text against a format of ours.
@@ -277,6 +283,8 @@ fn check_format(format: &str, text: &str) -> Result<(), Problem> {
         "size" => unit(text.parse::<Size>().map(drop)),
         "bandwidth" => unit(text.parse::<Bandwidth>().map(drop)),
         "peer" => text.parse::<Peer>().map(drop).map_err(Problem::Peer),
+        "distance" => unit(text.parse::<Distance>().map(drop)),
+        "position" => text.parse::<Position>().map(drop).map_err(Problem::Position),
         "ratio" => unit(text.parse::<Ratio>().map(drop)),
         _ => Ok(()),
     }

@@ -94,7 +94,7 @@ fn limits_have_ranges() {
 
 #[test]
 fn shapes_are_checked() {
-    one("[functions.x]", "1 missing-key: `x` lacks the key `component`");
+    one("[functions.x]", "1 missing-key: function x lacks the key `component`");
     one("[functions.X]\ncomponent = \"x\"", "1 invalid-name: `X` is not a name");
     one("[streams.s]\npartitions = 0", "2 out-of-range: `partitions` cannot be 0");
     one("[streams.s]\npartitions = 0x999", "2 out-of-range: `partitions` cannot be 0x999");
@@ -236,6 +236,13 @@ fn routes_are_checked() {
     }
     one("[[routes]]\npath = \"/x\"", "1 route-target: a route leads to exactly one");
     one("[[routes]]\npath = \"/x\"\nstream = \"alerts\"\nfunction = \"hello\"", "1 route-target");
+    one(&format!("{}hedge = true", route("/x")), "4 contradiction: a stream has no instances");
+    let sticky =
+        |header: &str| format!("[[routes]]\npath = \"/x\"\nfunction = \"hello\"\nsticky = \"{header}\"\nhedge = true");
+    assert_eq!(findings(&sticky("X-Session")), Vec::<String>::new());
+    for header in ["", "x session", "x:y"] {
+        one(&sticky(header), "4 invalid-header");
+    }
 }
 
 #[test]
@@ -341,4 +348,112 @@ fn an_import_is_another_function_of_the_app() {
     one(&with("\"clear\""), "3 unknown-name: there is no function `clear`");
     one(&with("\"web\""), "3 contradiction: function web cannot import `a:b/c@1.0.0` from itself");
     one(&with("1"), "3 wrong-type: ");
+}
+
+#[test]
+fn constraints_say_what_is_wrong_with_them() {
+    let placed = |placement: &str| format!("[functions.f]\ncomponent = \"f.wasm\"\nplacement = {{ {placement} }}\n");
+    let fine = "region = \"eu\", accelerators = [\"gpu\"], within = { position = \"1,2\", radius = \"5km\" }, \
+        battery-above = \"30%\", mains-only = true, stationary = true, spread = [\"power\", \"uplink\"], \
+        affinity = [{ with = \"alerts\", scope = \"site\" }], anti-affinity = [{ with = \"alerts\" }]";
+    assert_eq!(findings(&placed(fine)), [""; 0]);
+    for (placement, expected) in [
+        ("battery-over = \"30%\"", "3 unknown-key: `placement` has no key `battery-over`"),
+        ("battery-above = \"130%\"", "3 invalid-unit: `battery-above` cannot be `130%`"),
+        ("battery-above = 30", "3 wrong-type: `battery-above` is a whole number"),
+        (
+            "within = { position = \"here\", radius = \"5km\" }",
+            "3 invalid-position: `position` cannot be `here`: it has no comma",
+        ),
+        ("within = { position = \"1,2\", radius = \"0m\" }", "3 out-of-range: `radius` cannot be 0m"),
+        ("within = { position = \"1,2\", radius = \"5miles\" }", "3 invalid-unit: `radius` cannot be `5miles`"),
+        ("within = { position = \"1,2\" }", "3 missing-key: `within` lacks the key `radius`"),
+        ("spread = [\"powr\"]", "3 unknown-value: an item of `spread` cannot be `powr`"),
+        ("affinity = [{ with = \"alert\" }]", "3 unknown-name: there is no stream and no function `alert`"),
+        ("affinity = [{ with = \"f\" }]", "3 contradiction: function f cannot be with or apart from itself"),
+        (
+            "affinity = [{ with = \"clean\" }], anti-affinity = [{ with = \"clean\", scope = \"site\" }]",
+            "3 contradiction: function f cannot be both with clean and apart from it",
+        ),
+    ] {
+        one(&placed(placement), expected);
+    }
+    one(
+        "[streams.s]\nack = \"local\"\nplacement = { spread = [\"power\"] }\n",
+        "3 contradiction: stream s has one copy with `ack = \"local\"`",
+    );
+    one("[objectives]\nlatency = 0\n", "1 out-of-range: the objectives weigh nothing");
+    one("[objectives]\nlatency = 1\ncarbn = 1\n", "3 unknown-key: `objectives` has no key `carbn`");
+    one("[objectives]\ncarbon = 1001\n", "2 out-of-range: `carbon` cannot be 1001");
+}
+
+#[test]
+fn what_is_said_of_instances_has_an_effect_and_can_be() {
+    let image = |scale: &str| format!("[functions.web]\nimage = \"image\"\nscale = {{ {scale} }}\n");
+    let component = |scale: &str| format!("[functions.page]\ncomponent = \"p.wasm\"\nscale = {{ {scale} }}\n");
+    assert_eq!(findings(&image("min = 0, max = 4, target = 10, idle = \"30s\"")), [""; 0]);
+    assert_eq!(findings(&image("min = 2")), [""; 0]);
+    assert_eq!(findings(&component("min = 0, idle = \"30s\"")), [""; 0]);
+    one(&image("min = 3, max = 2"), "3 contradiction: there cannot be at least 3 instances and at most 2");
+    one(&image("min = 9"), "3 contradiction: there cannot be at least 9 instances and at most 8");
+    one(&image("max = 0"), "3 out-of-range: `max` cannot be 0");
+    one(&image("max = 65"), "3 out-of-range: `max` cannot be 65");
+    one(&image("target = 0"), "3 out-of-range: `target` cannot be 0");
+    one(&image("idle = \"0s\""), "3 out-of-range: `idle` cannot be 0s");
+    one(&image("min = 1, idle = \"1s\""), "3 contradiction: `idle` has no effect where an instance always stays");
+    one(&component("min = 2"), "3 out-of-range: a component is loaded once on a node, or not");
+    one(&component("max = 2"), "3 contradiction: `max` does not concern a component");
+    one(&component("target = 2"), "3 contradiction: `target` does not concern a component");
+    one(&component("idle = \"1s\""), "3 contradiction: `idle` has no effect where an instance always stays");
+    one(
+        &format!("{}{}", with_flow("sink = \"alerts\"\n").replace("clean", "page"), component("min = 0")),
+        "7 contradiction: function page is a stage of flow",
+    );
+}
+
+#[test]
+fn triggers_have_a_source_and_a_queue() {
+    let with =
+        |trigger: &str| format!("[functions.later]\ncomponent = \"l.wasm\"\nasync = {{}}\n[[triggers]]\n{trigger}");
+    assert_eq!(findings(&with("function = \"later\"\nschedule = \"*/5 * * * *\"\nzone = \"+02:00\"\n")), [""; 0]);
+    assert_eq!(findings(&with("function = \"later\"\nstream = \"readings\"\n")), [""; 0]);
+    one(&with("function = \"hello\"\nstream = \"readings\"\n"), "5 missing-key: function hello has no queue");
+    one(&with("function = \"later\"\n"), "4 trigger-source: a trigger has exactly one of a schedule and a stream");
+    one(&with("function = \"later\"\nstream = \"other\"\n"), "6 unknown-name: there is no stream `other`");
+    one(&with("function = \"later\"\nschedule = \"60 * * * *\"\n"), "6 invalid-schedule: ");
+    one(&with("function = \"later\"\nschedule = \"* * * * *\"\nzone = \"Berlin\"\n"), "7 invalid-zone: `Berlin`");
+    one(&with("function = \"later\"\nstream = \"readings\"\nzone = \"UTC\"\n"), "7 contradiction: ");
+    one("[functions.late]\ncomponent = \"l.wasm\"\nasync = { max-age = \"0s\" }\n", "3 out-of-range: ");
+    one("[functions.late]\ncomponent = \"l.wasm\"\nasync = { attempts = 0 }\n", "3 out-of-range: ");
+    let stage = with_flow("sink = \"alerts\"\n").replace("clean", "late");
+    one(
+        &format!("{stage}[functions.late]\ncomponent = \"l.wasm\"\nasync = {{}}\n"),
+        "7 contradiction: function late is a stage",
+    );
+}
+
+#[test]
+fn a_function_has_a_component_an_image_or_a_process() {
+    let process = "[functions.f]\nprocess = \"server\"\n";
+    let manifest = parse("littoral.toml", &format!("{BASE}{process}arguments = [\"-v\"]\nhealth = \"/ready\"\n"));
+    let manifest = manifest.unwrap_or_else(|findings| panic!("{findings}"));
+    let function = manifest.functions.get(&"f".parse().unwrap()).unwrap();
+    assert_eq!((function.process.as_deref(), function.arguments.as_slice()), (Some("server"), &["-v".to_owned()][..]));
+    one(&format!("{process}priority = \"urgent\""), "3 unknown-value: `priority` cannot be `urgent`");
+    one("[functions.f]\nmemory = \"8MiB\"", "1 missing-key: function f lacks the key `component`");
+    one(&format!("{process}image = \"i\""), "2 contradiction: function f has an image and a process");
+    one(&format!("{process}component = \"c.wasm\""), "2 contradiction: function f has a component and a process");
+    one(&process.replace("server", "../server"), "2 invalid-path: `../server` is no path inside the app's folder");
+    one(&format!("{process}health = \"ready\""), "3 invalid-path: `ready` is no path of a request");
+    one(
+        &format!("{process}limits = {{ cpu = \"1s\" }}"),
+        "3 contradiction: `cpu` does not concern a container or process",
+    );
+    one("[functions.f]\nimage = \"i\"\narguments = [\"-v\"]", "3 contradiction: `arguments` are of a process");
+    one(
+        "[functions.f]\ncomponent = \"c.wasm\"\nhealth = \"/\"",
+        "3 contradiction: `health` is of images and processes",
+    );
+    let stage = process.to_owned() + &with_flow("").replace("[\"clean\"]", "[\"f\"]");
+    one(&stage, "5 contradiction: function f is no component and cannot be a stage of flow f");
 }

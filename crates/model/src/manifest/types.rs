@@ -5,11 +5,16 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::later::{Later, Trigger};
 use super::limits::Limits;
+use super::scale::Scale;
 use crate::grant::Peer;
-use crate::id::{AppName, BucketName, FlowName, FunctionName, NodeId, SiteId, StreamName, Tier};
+use crate::id::{
+    AcceleratorName, AppName, BucketName, FlowName, FunctionName, NodeId, RegionId, SiteId, SqlName, StreamName, Tier,
+};
 use crate::oci::OciReference;
-use crate::unit::{Bandwidth, Ratio, Size, Time};
+use crate::situation::{FailureDomain, Position};
+use crate::unit::{Bandwidth, Distance, Ratio, Size, Time};
 
 /// An app: functions, streams and flows, and where they may be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,32 +36,130 @@ pub struct Manifest {
     /// The app's flows, by name: from a stream through functions to a stream.
     #[serde(default)]
     pub flows: BTreeMap<FlowName, Flow>,
+    /// Streams and flows in SQL, by the name of the file; those of files `*.sql` beside the manifest are added when it is
+    /// deployed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sql: BTreeMap<SqlName, Sql>,
+    /// The stages of flows in SQL, which nodes run without a component: `littoral-sql` fills it from the statements.
+    #[serde(skip)]
+    pub queries: BTreeMap<FunctionName, Query>,
     /// What is reachable over HTTP, on any node.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// What calls functions by itself: schedules and streams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub triggers: Vec<Trigger>,
+    /// What the app does while parts of the fabric are cut off from one another: `keep` going everywhere, be served by
+    /// one node at a time as a `singleton`, or stop after a while out of contact.
+    #[serde(default, skip_serializing_if = "Partition::is_default")]
+    pub partition: Partition,
+    /// What to weigh where several nodes would do; the time alone if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objectives: Option<Objectives>,
     /// The continuum that `littoral dev` makes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dev: Option<Dev>,
 }
 
-/// A unit of code: a WebAssembly component.
+/// Statements in SQL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Sql {
+    /// `CREATE STREAM` and `CREATE FLOW`, each ended by a semicolon.
+    pub text: String,
+}
+
+/// The stage of a flow in SQL, as far as placement goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// Where it may run.
+    pub placement: Placement,
+    /// Stands for the digest of an artefact: another one when the query does something else.
+    pub fingerprint: String,
+}
+
+/// What an app does in a cut: a word, or a table with the time after which it stops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Partition {
+    /// One of two ways.
+    Named(PartitionPolicy),
+    /// To stop after a while.
+    StopAfter(StopAfter),
+}
+
+/// What an app does in a cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PartitionPolicy {
+    /// It goes on wherever it is.
+    Keep,
+    /// One node of the site serves its functions, as long as it has a majority of the site.
+    Singleton,
+}
+
+/// To stop in a cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StopAfter {
+    /// After so long without most of the nodes that the app is placed on, its functions and stages stop on a node; they
+    /// go on when most are reached again.
+    pub stop_after: Time,
+}
+
+impl Default for Partition {
+    fn default() -> Self {
+        Self::Named(PartitionPolicy::Keep)
+    }
+}
+
+impl Partition {
+    /// Whether the app simply goes on.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A unit of code: a WebAssembly component, a container's image, or a program that runs as a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Function {
     /// The component's file, from the app's folder; or one in a registry, `oci://HOST/REPOSITORY@sha256:DIGEST`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub component: String,
+    /// In place of a component: a container's image, an OCI layout's folder or an archive of one, from the app's folder. It serves HTTP
+    /// on the port that the variable `PORT` says, and runs on nodes that have a container runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// In place of a component: an executable file from the app's folder, a binary of Linux or a script that begins with `#!`. It serves HTTP
+    /// on the port that the variable `PORT` says, and runs as a confined process on nodes whose kernel can confine it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
+    /// What the program of a process is given when it is started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arguments: Vec<String>,
+    /// The path that an image or a process answers with a status below 500 once it is ready; `/` if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
     /// The command that builds it, run in the app's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build: Option<String>,
-    /// The memory that one instance may take; 1MiB to 4GiB.
+    /// The memory that one instance may take; 1MiB to 4GiB. The files in memory of a container or process are part of it.
     #[serde(default = "default_memory")]
     pub memory: Size,
     /// How long one call may take.
     #[serde(default = "default_timeout")]
     pub timeout: Time,
+    /// Which functions go first where a node has not enough for all.
+    #[serde(default, skip_serializing_if = "Priority::is_default")]
+    pub priority: Priority,
     /// What else an instance may use: CPU time, requests at once, bodies, lines of its log, tables.
     #[serde(default, skip_serializing_if = "Limits::is_default")]
     pub limits: Limits,
+    /// How many instances of it a node has.
+    #[serde(default, skip_serializing_if = "Scale::is_default")]
+    pub scale: Scale,
     /// The objective for the time of a call, at the 95th percentile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo: Option<Time>,
@@ -74,6 +177,40 @@ pub struct Function {
     /// app export it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub imports: BTreeMap<String, FunctionName>,
+    /// How it is called asynchronously (`Prefer: respond-async`); not at all if left out.
+    #[serde(default, rename = "async", skip_serializing_if = "Option::is_none")]
+    pub later: Option<Later>,
+}
+
+/// Which functions go first where a node is saturated; in ascending order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// It gives way to all others, and gets what they leave.
+    Low,
+    /// It gives way to those of high priority.
+    #[default]
+    Normal,
+    /// It gives way to none.
+    High,
+}
+
+impl Priority {
+    /// Whether it is that of a function of which nothing is said.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl std::fmt::Display for Priority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        })
+    }
 }
 
 /// What a function may reach outside itself. What is left out is denied.
@@ -86,9 +223,12 @@ pub struct Grants {
     /// What it may connect its sockets to, over TCP and UDP.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sockets: Vec<Peer>,
-    /// The folders of its node that it sees, by the path under which it sees them: files of sensors, serial devices.
+    /// The folders of its node that it sees, by the path under which it sees them: files of sensors.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub directories: BTreeMap<String, Directory>,
+    /// The devices of its node that it may open, as serial lines, by their paths.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
     /// The functions of the app that it may call.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub call: Vec<FunctionName>,
@@ -170,10 +310,117 @@ pub struct Placement {
     pub tier: OneOrMany<Tier>,
     /// The site, or one of several.
     pub site: OneOrMany<SiteId>,
+    /// The region, or one of several, that it and its data must not leave.
+    pub region: OneOrMany<RegionId>,
     /// Labels that the node must have.
     pub labels: BTreeMap<String, String>,
+    /// Accelerators that the node must have.
+    pub accelerators: Vec<AcceleratorName>,
+    /// A position, and how far from it the node may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub within: Option<Within>,
+    /// Not on a battery that is as empty as this; a node on the mains will do at any level.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub battery_above: Option<Ratio>,
+    /// Only while the node is on the mains.
+    pub mains_only: bool,
+    /// Only while the node does not move.
+    pub stationary: bool,
     /// As near as possible to this stream's partitions.
     pub near: Option<StreamName>,
+    /// On this tier, if a node of it will do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefer: Option<Tier>,
+    /// What it must be together with.
+    pub affinity: Vec<Affinity>,
+    /// What it must be apart from.
+    pub anti_affinity: Vec<Affinity>,
+    /// What its copies or instances must not share, so that they do not fail together.
+    pub spread: Vec<FailureDomain>,
+}
+
+/// A circle on the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Within {
+    /// Its centre: latitude and longitude in degrees.
+    pub position: Position,
+    /// Its radius.
+    pub radius: Distance,
+}
+
+/// Together with, or apart from, another function or stream of the app.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Affinity {
+    /// The other function or stream.
+    #[schemars(with = "StreamName")]
+    pub with: String,
+    /// Whether it is about nodes or about sites.
+    #[serde(default)]
+    pub scope: Scope,
+}
+
+/// How close is together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// On one node.
+    #[default]
+    Node,
+    /// In one site.
+    Site,
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Node => "node",
+            Self::Site => "site",
+        })
+    }
+}
+
+/// What to weigh where several nodes would do: whole numbers, of which only the proportions matter. What is left out
+/// weighs nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Objectives {
+    /// The time that a record or a request takes.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000))]
+    pub latency: u32,
+    /// What the cores and their power cost.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000))]
+    pub cost: u32,
+    /// The power that is drawn.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000))]
+    pub energy: u32,
+    /// The carbon dioxide that is emitted.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000))]
+    pub carbon: u32,
+    /// That data stays in its site, and in its region.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000))]
+    pub locality: u32,
+}
+
+impl Default for Objectives {
+    /// The time alone: what an app gets that states no objectives.
+    fn default() -> Self {
+        Self { latency: 1, cost: 0, energy: 0, carbon: 0, locality: 0 }
+    }
+}
+
+impl Objectives {
+    /// Whether nothing but time is weighed.
+    #[must_use]
+    pub fn is_time_alone(self) -> bool {
+        [self.cost, self.energy, self.carbon, self.locality] == [0; 4]
+    }
 }
 
 /// One, or a list.
@@ -214,6 +461,9 @@ pub struct Stream {
     /// When a record counts as stored: on its owner's disk (`local`), or on two disks of the site (`site`). Left out:
     /// `site` where the site has two nodes or more that may hold it.
     pub ack: Option<Ack>,
+    /// How much is published to each partition, at most. Flows are only placed over links that have so much left, and it
+    /// is not promised twice. Left out: nothing is known of it.
+    pub rate: Option<Bandwidth>,
     /// Where it may lie.
     pub placement: Placement,
 }
@@ -358,6 +608,14 @@ pub struct Route {
     /// The stream whose last records are answered, and to which what is posted is published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<StreamName>,
+    /// The header that keeps requests on one instance of the function: those with the same value go to the same one. A
+    /// client may do so by itself with the header `Littoral-Key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<String>,
+    /// Whether another instance of the function is asked as well when the first takes longer than it nearly always does;
+    /// the first answer counts. Only requests with an idempotent method are asked twice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hedge: bool,
 }
 
 /// Where a route leads.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use littoral_model::edit::{Edit, EditId};
+use littoral_model::id::NodeId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -15,9 +17,68 @@ pub struct AppBundle {
     pub manifest: String,
     /// For each function: the SHA-256 of its component, 64 lower-case hexadecimal digits.
     pub artifacts: BTreeMap<String, String>,
+    /// Which edit of the app it is: the next after what holds. Not needed for planning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<Edit>,
     /// The tenant's signature of all that; a bundle without one is not deployed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<BundleSignature>,
+}
+
+/// Ends an app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AppEnd {
+    /// Which edit of the app it is.
+    pub edit: Edit,
+    /// The tenant's signature of that.
+    pub signature: Option<BundleSignature>,
+}
+
+/// Shuts a node out of the fabric, for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Revocation {
+    /// The form in which it is written; 1.
+    pub format: u32,
+    /// Which node.
+    pub node: NodeId,
+    /// Who shuts it out, for people.
+    pub author: String,
+    /// When, microseconds since 1970.
+    pub time_us: u64,
+    /// An administrator's signature of that.
+    pub signature: BundleSignature,
+}
+
+/// What was wanted of an app, and by whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AppEdit {
+    /// Its id.
+    pub id: EditId,
+    /// Its place among the others, and its author.
+    pub edit: Edit,
+    /// What it deployed; none if it ended the app.
+    pub bundle: Option<AppBundle>,
+}
+
+/// What holds of an app, and what lost to it without its author knowing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AppHistory {
+    /// What holds; none of an app that was never deployed.
+    pub holds: Option<AppEdit>,
+    /// What lost to it, until somebody who was shown it edits the app.
+    pub lost: Vec<AppEdit>,
+}
+
+impl AppHistory {
+    /// The edit to sign next, by somebody who was shown this.
+    #[must_use]
+    pub fn next(&self, ends: bool, now_us: u64, author: String) -> Edit {
+        let shown: Vec<EditId> = self.lost.iter().map(|lost| lost.id).collect();
+        match &self.holds {
+            Some(holds) => holds.edit.next(holds.id, &shown, ends, now_us, author),
+            None => Edit { ends, ..Edit::first(now_us, author) },
+        }
+    }
 }
 
 /// A signature of a bundle, and whose it is.

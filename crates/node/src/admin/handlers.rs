@@ -16,10 +16,12 @@ use super::openapi;
 use super::operations::{Answers, TailStart};
 use super::router::Api;
 use super::types::{
-    AppBundle, AppStatus, Base64Bytes, CallRequest, CallResponse, FlowStatus, FunctionStatus, NodeStatus, PlanReport,
-    PublishRecord, Published, StoredArtifact, StreamStatus, TokenGrant, TokenRequest,
+    AppBundle, AppEnd, AppHistory, AppStatus, Base64Bytes, CallRequest, CallResponse, FlowStatus, FunctionStatus,
+    NodeStatus, PlanReport, PublishRecord, Published, Revocation, StoredArtifact, StreamStatus, TokenGrant,
+    TokenRequest,
 };
 
+use super::events::EventsReport;
 use super::usage::{ChainReports, UsageReport};
 
 /// The most records in one publication: each costs more memory than its bytes.
@@ -31,7 +33,7 @@ const LOG_LINES_MAX: usize = 10_000;
 /// The longest name of a producer, in bytes (see [`ProducerSequence`]).
 const PRODUCER_BYTES_MAX: usize = 128;
 
-type Answer<T> = Result<Json<T>, AdminError>;
+pub(super) type Answer<T> = Result<Json<T>, AdminError>;
 
 pub(super) async fn live() -> &'static str {
     "live\n"
@@ -100,9 +102,25 @@ pub(super) async fn deploy(State(api): State<Api>, JsonBody(bundle): JsonBody<Ap
     api.operations.deploy(bundle).await.map(Json)
 }
 
-pub(super) async fn delete(State(api): State<Api>, PathOf(app): PathOf<AppName>) -> Result<StatusCode, AdminError> {
-    api.operations.delete(app).await?;
+pub(super) async fn delete(
+    State(api): State<Api>,
+    PathOf(app): PathOf<AppName>,
+    JsonBody(end): JsonBody<AppEnd>,
+) -> Result<StatusCode, AdminError> {
+    api.operations.delete(app, end).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn revoke(
+    State(api): State<Api>,
+    JsonBody(revocation): JsonBody<Revocation>,
+) -> Result<StatusCode, AdminError> {
+    api.operations.revoke(revocation).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn history(State(api): State<Api>, PathOf(app): PathOf<AppName>) -> Answer<AppHistory> {
+    api.operations.history(app).await.map(Json)
 }
 
 pub(super) async fn call(
@@ -110,21 +128,30 @@ pub(super) async fn call(
     PathOf((app, function)): PathOf<(AppName, FunctionName)>,
     JsonBody(call): JsonBody<CallRequest>,
 ) -> Answer<CallResponse> {
+    let response = api.operations.call(app, function, request_of(call)?).await?;
+    Ok(Json(response_of(response)))
+}
+
+/// A call as an HTTP request.
+pub(super) fn request_of(call: CallRequest) -> Result<http::Request<Bytes>, AdminError> {
     let mut request = http::Request::builder().method(call.method.as_str()).uri(&call.path);
     for (name, value) in &call.headers {
         request = request.header(name, value);
     }
-    let request = request
+    request
         .body(call.body_base64.0)
-        .map_err(|error| AdminError::invalid(format!("the call is not a valid HTTP request: {error}")))?;
-    let response = api.operations.call(app, function, request).await?;
+        .map_err(|error| AdminError::invalid(format!("the call is not a valid HTTP request: {error}")))
+}
+
+/// A function's answer as JSON has it.
+pub(super) fn response_of(response: http::Response<Bytes>) -> CallResponse {
     let (parts, body) = response.into_parts();
     let headers = parts
         .headers
         .iter()
         .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
         .collect();
-    Ok(Json(CallResponse { status: parts.status.as_u16(), headers, body_base64: Base64Bytes(body) }))
+    CallResponse { status: parts.status.as_u16(), headers, body_base64: Base64Bytes(body) }
 }
 
 /// Who publishes, for dropping repeats; all three or none.
@@ -249,6 +276,18 @@ pub(super) struct UsageQuery {
 
 pub(super) async fn usage(State(api): State<Api>, QueryOf(query): QueryOf<UsageQuery>) -> Answer<UsageReport> {
     api.operations.usage(query.since_us.unwrap_or_default(), query.app, query.node).await.map(Json)
+}
+
+/// Which events.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventsQuery {
+    since_us: Option<i64>,
+    app: Option<AppName>,
+}
+
+pub(super) async fn events(State(api): State<Api>, QueryOf(query): QueryOf<EventsQuery>) -> Answer<EventsReport> {
+    api.operations.events(query.since_us.unwrap_or_default(), query.app).await.map(Json)
 }
 
 /// Whose records.

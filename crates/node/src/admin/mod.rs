@@ -6,11 +6,13 @@
 //! in at `docs/reference/admin-api.openapi.json` and tested against the routes and types.
 
 pub mod error;
+pub mod events;
 pub mod exchange;
 mod extract;
 mod handlers;
 pub mod openapi;
 pub mod operations;
+pub mod queue;
 pub mod remote;
 pub mod router;
 pub mod serve;

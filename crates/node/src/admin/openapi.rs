@@ -7,10 +7,13 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::error::Problem;
+use super::events::EventsReport;
+use super::queue::{InvocationStatus, InvocationsReport, LaterRequest};
 use super::router::{Content, ROUTES, Route};
 use super::types::{
-    AppBundle, AppStatus, CallRequest, CallResponse, FlowStatus, FunctionStatus, LogLine, NodeStatus, PlanReport,
-    PublishRecord, Published, Readiness, StoredArtifact, StreamStatus, TailRow, TokenGrant, TokenRequest,
+    AppBundle, AppEnd, AppHistory, AppStatus, CallRequest, CallResponse, FlowStatus, FunctionStatus, LogLine,
+    NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, StoredArtifact, StreamStatus, TailRow,
+    TokenGrant, TokenRequest,
 };
 use super::usage::{ChainReports, UsageReport};
 
@@ -105,12 +108,18 @@ fn schemas() -> Map<String, Value> {
     }
     register!(
         AppBundle,
+        AppEnd,
+        AppHistory,
         AppStatus,
         CallRequest,
         CallResponse,
         ChainReports,
+        EventsReport,
         FlowStatus,
         FunctionStatus,
+        InvocationStatus,
+        InvocationsReport,
+        LaterRequest,
         LogLine,
         NodeStatus,
         PlanReport,
@@ -118,6 +127,7 @@ fn schemas() -> Map<String, Value> {
         PublishRecord,
         Published,
         Readiness,
+        Revocation,
         StoredArtifact,
         StreamStatus,
         TailRow,

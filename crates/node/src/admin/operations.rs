@@ -10,12 +10,15 @@ use bytes::Bytes;
 use futures::Stream;
 use littoral_model::entry::ProducerSequence;
 use littoral_model::id::{AppName, FunctionName, NodeId, StreamName};
+use littoral_model::invocation::{InvocationName, Record};
 
 use super::types::{
-    AdminError, AppBundle, AppStatus, FlowStatus, FunctionStatus, LogLine, NodeStatus, PlanReport, PublishRecord,
-    Published, Readiness, StreamStatus, TailRow, TokenGrant, TokenRequest,
+    AdminError, AppBundle, AppEnd, AppHistory, AppStatus, FlowStatus, FunctionStatus, LogLine, NodeStatus, PlanReport,
+    PublishRecord, Published, Readiness, Revocation, StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
 
+use super::events::EventsReport;
+use super::queue::{InvocationStatus, InvocationsReport};
 use super::usage::{ChainReports, UsageReport};
 
 /// A stream of answers that may go on for as long as the asker listens; ends after the first error. Dropping it ends
@@ -95,14 +98,27 @@ pub trait Operations: Send + Sync + 'static {
     /// Makes the bundle the wanted state of its app. Answers once that is durable, not once the app is healthy.
     ///
     /// # Errors
-    /// When the manifest is invalid, an artefact is missing, or no placement meets its hard constraints.
+    /// When the manifest is invalid, an artefact is missing, no placement meets its hard constraints, or the bundle's edit
+    /// does not follow what holds.
     async fn deploy(&self, bundle: AppBundle) -> Result<AppStatus, AdminError>;
 
     /// Ends an app and forgets its streams.
     ///
     /// # Errors
-    /// When there is no such app.
-    async fn delete(&self, app: AppName) -> Result<(), AdminError>;
+    /// When there is no such app, or the end does not follow what holds.
+    async fn delete(&self, app: AppName, end: AppEnd) -> Result<(), AdminError>;
+
+    /// Shuts a node out of the fabric for good; durable here, and told to all that can be reached, before it answers.
+    ///
+    /// # Errors
+    /// When no administrator has signed it.
+    async fn revoke(&self, revocation: Revocation) -> Result<(), AdminError>;
+
+    /// What holds of an app, and what lost; also of one that was ended, or never was.
+    ///
+    /// # Errors
+    /// When the node is stopping.
+    async fn history(&self, app: AppName) -> Result<AppHistory, AdminError>;
 
     /// Calls a function, wherever it runs. An error of the function itself is its response, not an error here.
     ///
@@ -114,6 +130,47 @@ pub trait Operations: Send + Sync + 'static {
         function: FunctionName,
         request: http::Request<Bytes>,
     ) -> Result<http::Response<Bytes>, AdminError>;
+
+    /// Accepts a call that is made later; answers once that is durable. The same key is the same call.
+    ///
+    /// # Errors
+    /// When there is no such function, it has no queue, its queue is full or cannot be reached, or the key was used for
+    /// another call.
+    async fn call_later(
+        &self,
+        app: AppName,
+        function: FunctionName,
+        key: Option<String>,
+        request: http::Request<Bytes>,
+    ) -> Result<InvocationStatus, AdminError>;
+
+    /// The asynchronous invocations that are known, of one app or one of its functions or all.
+    ///
+    /// # Errors
+    /// None today; a queue that does not answer is named.
+    async fn invocations(
+        &self,
+        app: Option<AppName>,
+        function: Option<FunctionName>,
+    ) -> Result<InvocationsReport, AdminError>;
+
+    /// An asynchronous invocation; waits for its end up to so many milliseconds.
+    ///
+    /// # Errors
+    /// When it is not known (any more), or its queue cannot be reached.
+    async fn invocation(&self, name: InvocationName, wait_ms: u32) -> Result<Record, AdminError>;
+
+    /// Runs a dead letter once more.
+    ///
+    /// # Errors
+    /// When it is none, or its queue cannot be reached.
+    async fn retry_invocation(&self, name: InvocationName) -> Result<(), AdminError>;
+
+    /// Forgets an asynchronous invocation.
+    ///
+    /// # Errors
+    /// When it is not known, or its queue cannot be reached.
+    async fn forget_invocation(&self, name: InvocationName) -> Result<(), AdminError>;
 
     /// Appends records to a stream; answers once they are durable as the stream's `ack` asks.
     ///
@@ -146,6 +203,12 @@ pub trait Operations: Send + Sync + 'static {
     /// # Errors
     /// When there is no such app.
     async fn logs(&self, app: Option<AppName>, follow: bool, last: usize) -> Result<Answers<LogLine>, AdminError>;
+
+    /// What happened since a time (microseconds since 1970), of one app or all, on all live nodes.
+    ///
+    /// # Errors
+    /// None today; a node that does not answer is named.
+    async fn events(&self, since_us: i64, app: Option<AppName>) -> Result<EventsReport, AdminError>;
 
     /// What functions have used since a time (microseconds since 1970), of one app or all, on one live node or all.
     ///

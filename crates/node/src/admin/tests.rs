@@ -13,18 +13,22 @@ use littoral_mesh::admin::{AdminCredential, is_admin};
 use littoral_mesh::identity::Root;
 use littoral_model::entry::ProducerSequence;
 use littoral_model::id::{AppName, FunctionName, NodeId, StreamName};
+use littoral_model::invocation::{Answer as Kept, InvocationName, Record, State};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
+use super::events::EventsReport;
 use super::openapi;
 use super::operations::{Answers, Operations, TailStart};
+use super::queue::{InvocationStatus, InvocationsReport};
 use super::remote;
 use super::router::{ARTIFACT_BYTES_MAX, REQUEST_BYTES_MAX, ROUTES, router};
 use super::serve::{AdminSocket, ServeError, serve_tls, serve_unix};
 use super::types::{
-    AdminError, AppBundle, AppStatus, FlowStatus, FunctionStatus, Health, LogLine, NodeState, NodeStatus, PlanReport,
-    PublishRecord, Published, Readiness, StreamStatus, TailRow, TokenGrant, TokenRequest,
+    AdminError, AppBundle, AppEnd, AppHistory, AppStatus, ConditionStatus, FlowStatus, FunctionStatus, Health, LogLine,
+    NodeState, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, StreamStatus, TailRow,
+    TokenGrant, TokenRequest,
 };
 use super::usage::{ChainReports, UsageReport};
 
@@ -45,6 +49,25 @@ impl Fake {
     }
 }
 
+fn invocation_name() -> InvocationName {
+    "default.shop.resize.hall-7.0.01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap()
+}
+
+fn invocation_record() -> Record {
+    let answer = Kept { status: 201, headers: Vec::new(), body: Some(Bytes::from_static(b"small")) };
+    Record {
+        id: invocation_name().id,
+        key: Some("k".to_owned()),
+        fingerprint: 1,
+        accepted_us: 1,
+        request: None,
+        state: State::Done { at_us: 2, answer },
+        attempts: 0,
+        unanswered: 1,
+        error: None,
+    }
+}
+
 fn app_status(name: &str) -> AppStatus {
     AppStatus {
         name: name.to_owned(),
@@ -57,6 +80,9 @@ fn app_status(name: &str) -> AppStatus {
         flows: Vec::new(),
         streams: Vec::new(),
         routes: Vec::new(),
+        generation: 1,
+        author: "ann".to_owned(),
+        notes: Vec::new(),
     }
 }
 
@@ -68,12 +94,15 @@ impl Operations for Fake {
             tier: "edge".to_owned(),
             site: "hall-7".to_owned(),
             labels: [("gpu".to_owned(), "no".to_owned())].into(),
+            situation: Vec::new(),
             version: "0.1.0".to_owned(),
             state: NodeState::Alive,
             works: 3,
             functions: Vec::new(),
             http: None,
+            revoked: false,
             links: Vec::new(),
+            condition: ConditionStatus::default(),
         })
     }
     async fn nodes(&self) -> Result<Vec<NodeStatus>, AdminError> {
@@ -104,8 +133,15 @@ impl Operations for Fake {
     async fn deploy(&self, bundle: AppBundle) -> Result<AppStatus, AdminError> {
         Ok(app_status(&bundle.manifest))
     }
-    async fn delete(&self, app: AppName) -> Result<(), AdminError> {
+    async fn delete(&self, app: AppName, _: AppEnd) -> Result<(), AdminError> {
         Err(AdminError::not_found(format!("there is no app `{app}`")).hint("see `littoral get apps`"))
+    }
+    async fn revoke(&self, revocation: Revocation) -> Result<(), AdminError> {
+        self.note(format!("revoke {}", revocation.node));
+        Ok(())
+    }
+    async fn history(&self, _: AppName) -> Result<AppHistory, AdminError> {
+        Ok(AppHistory::default())
     }
     async fn call(
         &self,
@@ -116,6 +152,36 @@ impl Operations for Fake {
         let (parts, body) = request.into_parts();
         self.note(format!("{} {} {:?} {app}/{function}", parts.method, parts.uri, parts.headers.get("x-a")));
         Ok(http::Response::builder().status(503).header("x-b", "2").body(body).unwrap())
+    }
+    async fn call_later(
+        &self,
+        app: AppName,
+        function: FunctionName,
+        key: Option<String>,
+        request: http::Request<Bytes>,
+    ) -> Result<InvocationStatus, AdminError> {
+        self.note(format!("later {} {} {key:?} {app}/{function}", request.method(), request.uri()));
+        Ok(InvocationStatus::of(&invocation_name(), &invocation_record()))
+    }
+    async fn invocations(
+        &self,
+        app: Option<AppName>,
+        function: Option<FunctionName>,
+    ) -> Result<InvocationsReport, AdminError> {
+        self.note(format!("invocations {app:?} {function:?}"));
+        Ok(InvocationsReport::default())
+    }
+    async fn invocation(&self, name: InvocationName, wait_ms: u32) -> Result<Record, AdminError> {
+        self.note(format!("invocation {name} {wait_ms}"));
+        Ok(invocation_record())
+    }
+    async fn retry_invocation(&self, name: InvocationName) -> Result<(), AdminError> {
+        self.note(format!("retry {name}"));
+        Ok(())
+    }
+    async fn forget_invocation(&self, name: InvocationName) -> Result<(), AdminError> {
+        self.note(format!("forget {name}"));
+        Ok(())
     }
     async fn publish(
         &self,
@@ -144,6 +210,10 @@ impl Operations for Fake {
         self.note(format!("{app:?} {follow} {last}"));
         // Never ends: what follows goes on until the asker leaves.
         Ok(futures::stream::pending().boxed())
+    }
+    async fn events(&self, since_us: i64, app: Option<AppName>) -> Result<EventsReport, AdminError> {
+        self.note(format!("events {since_us} {app:?}"));
+        Ok(EventsReport::default())
     }
     async fn usage(
         &self,
@@ -250,7 +320,9 @@ async fn reads_are_json_and_errors_are_problems() {
             "hint": "ask another",
         })
     );
-    let (status, problem) = served.ask("DELETE", "/v1/apps/my-app", "", "").await;
+    let edit = littoral_model::edit::Edit::first(1, "ann".to_owned());
+    let end = serde_json::to_string(&AppEnd { edit, signature: None }).unwrap();
+    let (status, problem) = served.ask("DELETE", "/v1/apps/my-app", "application/json", end).await;
     assert_eq!((status, &problem["detail"]), (404, &json!("there is no app `my-app`")));
     assert_eq!(served.ask("DELETE", "/v1/apps/My_App", "", "").await.0, 400);
     assert_eq!(served.get("/v2/x").await.0, 404);

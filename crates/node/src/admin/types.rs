@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 pub use super::error::{AdminError, AdminErrorKind, FindingReport};
 pub use super::exchange::{
-    AppBundle, Base64Bytes, BundleSignature, CallRequest, CallResponse, LogLine, LogStream, PublishRecord, Published,
-    Readiness, StoredArtifact, TOKEN_TTL_SECONDS_DEFAULT, TailRow, TokenGrant, TokenRequest,
+    AppBundle, AppEdit, AppEnd, AppHistory, Base64Bytes, BundleSignature, CallRequest, CallResponse, LogLine,
+    LogStream, PublishRecord, Published, Readiness, Revocation, StoredArtifact, TOKEN_TTL_SECONDS_DEFAULT, TailRow,
+    TokenGrant, TokenRequest,
 };
 
 /// A node, as the asked node knows it.
@@ -27,6 +28,9 @@ pub struct NodeStatus {
     pub site: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// What it says of its situation, a text for each thing.
+    #[serde(default)]
+    pub situation: Vec<String>,
     /// The version of its program.
     pub version: String,
     /// Whether it is there.
@@ -39,6 +43,42 @@ pub struct NodeStatus {
     pub http: Option<String>,
     /// What it has measured of its links.
     pub links: Vec<LinkStatus>,
+    /// Whether it was shut out of the fabric.
+    #[serde(default)]
+    pub revoked: bool,
+    /// How it is.
+    #[serde(default)]
+    pub condition: ConditionStatus,
+}
+
+/// How a node is, as it was told last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ConditionStatus {
+    /// The share of its CPU time that was busy, in percent.
+    pub busy_percent: f64,
+    /// How many threads were ready to run and had no core.
+    pub run_queue: u16,
+    /// Memory that is free for new work, in bytes.
+    pub memory_free_bytes: u64,
+    /// How many times as long its work takes as it would alone on the machine.
+    pub slowdown: f64,
+    /// How the functions fare that it serves.
+    pub served: Vec<ServedStatus>,
+}
+
+/// How a function fares on a node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ServedStatus {
+    /// `tenant/app/function`.
+    pub function: String,
+    /// Half of its calls took no longer than this, in milliseconds.
+    pub p50_ms: f64,
+    /// 95 of 100 took no longer than this.
+    pub p95_ms: f64,
+    /// How many calls that rests on.
+    pub samples: u32,
+    /// How many calls it had at once.
+    pub queue: u32,
 }
 
 /// Whether a node is there.
@@ -103,6 +143,15 @@ pub struct AppStatus {
     pub streams: Vec<String>,
     /// Its HTTP routes, as in the manifest.
     pub routes: Vec<String>,
+    /// How often it was edited up to what holds now.
+    #[serde(default)]
+    pub generation: u64,
+    /// Who made the edit that holds.
+    #[serde(default)]
+    pub author: String,
+    /// What people should know though it is no fault: edits that lost; one sentence each.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// Quantiles of a time, in milliseconds.
@@ -139,6 +188,34 @@ pub struct FunctionStatus {
     pub slo_met: Option<bool>,
     /// What the last failure said.
     pub last_error: Option<String>,
+    /// Its instances node by node, where they come and go; where a component simply stays loaded, nothing.
+    #[serde(default)]
+    pub instances: Vec<InstancesStatus>,
+    /// Its priority where a node is saturated: `low`, `normal` or `high`.
+    #[serde(default)]
+    pub priority: String,
+    /// The nodes that hold it still for others of higher priority, each with the reason.
+    #[serde(default)]
+    pub held: Vec<String>,
+}
+
+/// The instances of a function on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InstancesStatus {
+    /// The node.
+    pub node: String,
+    /// How many take requests.
+    pub ready: u32,
+    /// How many are being started.
+    pub starting: u32,
+    /// How many there are to be.
+    pub wanted: u32,
+    /// Why so many.
+    pub reason: String,
+    /// How many requests found none, and waited until one was started.
+    pub cold: u64,
+    /// Why the version that is deployed does not answer, but the one before it; nothing if it does.
+    pub refused: Option<String>,
 }
 
 /// A flow.

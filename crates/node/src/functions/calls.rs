@@ -2,22 +2,22 @@
 //! does. The deadline, the trace and the id travel with the mesh's call, the depth in its payload.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use littoral_mesh::{Call, Incoming, Method, Priority};
+use littoral_mesh::{Call, CallError as MeshError, Incoming, Method, Priority};
 use littoral_model::id::{AppId, FunctionName, NodeId};
 use littoral_model::wire;
+use littoral_plan::route::Choice;
 use littoral_runtime::fabric::{CallError, Invocation, Outgoing, PAYLOAD_BYTES_MAX, Payload};
 use littoral_runtime::http::{Body, HttpFunction, full};
 use serde::{Deserialize, Serialize};
 
 use super::Functions;
-use crate::nearest::serving;
+use crate::routing::{Here, Wish};
 
 /// How much of what a function says about its failure is handed on.
 const FAILURE_BYTES_MAX: usize = 1_000;
@@ -51,7 +51,7 @@ impl Functions {
         call: Outgoing,
         deadline: Instant,
     ) -> Result<Payload, CallError> {
-        if let Some(local) = self.here(app, &call.function) {
+        if let Some(local) = self.here(app, &call.function).filter(|local| local.has_room()) {
             let invocation = Invocation {
                 deadline: Some(deadline),
                 depth: call.depth,
@@ -60,16 +60,31 @@ impl Functions {
             };
             return outcome(self.run_here(local, call.request, invocation).await?);
         }
-        let known =
-            self.intent.now().apps.get(app).is_some_and(|app| app.manifest.functions.contains_key(&call.function));
-        if !known {
+        let known = self.intent.now().apps.get(app).and_then(|app| app.manifest.functions.get(&call.function)).cloned();
+        let Some(known) = known else {
             return Err(CallError::NotFound(format!("the app {} has no function {}", app.app, call.function)));
-        }
-        self.call_elsewhere(app, call, deadline).await
+        };
+        // If there is one, it has no room.
+        let here = self.here(app, &call.function).map(|local| Here {
+            queue: local.in_flight(),
+            has_room: false,
+            execution_us: None,
+        });
+        let way = self.routing.way(
+            &Wish { app, function: &call.function, key: None, input_bytes: call.request.body.len() as u64, here },
+            Some(&known),
+        );
+        self.call_others(app, call, way.choices, deadline).await
     }
 
     /// Asks the nodes that serve a function, in turn, until one takes the call.
-    async fn call_elsewhere(&self, app: &AppId, call: Outgoing, deadline: Instant) -> Result<Payload, CallError> {
+    async fn call_others(
+        &self,
+        app: &AppId,
+        call: Outgoing,
+        choices: Vec<Choice>,
+        deadline: Instant,
+    ) -> Result<Payload, CallError> {
         let mesh = &self.loader.mesh;
         let Outgoing { function, request, depth, traceparent, .. } = call;
         let trace = traceparent.to_str().ok().map(str::to_owned);
@@ -82,32 +97,43 @@ impl Functions {
             function,
         };
         let mut last = format!("no live node serves {}/{}", app.app, remote.function);
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        for node in serving(mesh, &self.intent, turn, app, &remote.function) {
+        for Choice { node, .. } in choices.into_iter().filter(|choice| choice.node != *mesh.node()) {
+            if !self.routing.is_member(&node) {
+                last = format!("{node} cannot be reached");
+                continue;
+            }
+            let _under_way = self.routing.begin(&node);
             remote.attempt += 1;
             let payload = wire::encode(&remote).map_err(|error| CallError::Failed(error.to_string()))?;
             let left = deadline.saturating_duration_since(Instant::now());
             let call = Call::new(Method::Call, payload, Priority::Data, left, mesh.invocation());
-            match mesh.call(&node, Call { trace: trace.clone(), ..call }).await {
+            let begun = Instant::now();
+            let reply = mesh.call(&node, Call { trace: trace.clone(), ..call }).await;
+            self.routing.note(&node, &reply);
+            match reply {
                 Ok(reply) => {
                     let answered: Option<Answered> =
                         wire::decode(&reply).map_err(|error| CallError::Failed(format!("{node}: {error}")))?;
                     match answered {
-                        Some(answered) => return outcome(answered),
-                        None => last = format!("{node} does not serve it yet"),
+                        Some(answered) => {
+                            self.note_forwarded((app, &remote.function), &node, remote.body.len(), begun.elapsed());
+                            return outcome(answered);
+                        }
+                        None => last = format!("{node} does not serve it now"),
                     }
                 }
                 Err(error) => last = refusal(&node, error)?,
             }
         }
-        Err(CallError::Unavailable(last))
+        Err(CallError::Unavailable(self.gate.closed(app).unwrap_or(last)))
     }
 
-    /// Answers another node's [`Method::Call`]; with nothing if this node does not serve the function.
+    /// Answers another node's [`Method::Call`]; with nothing if this node does not serve the function, or has
+    /// no room.
     pub(crate) async fn answer_call(&self, call: &Incoming) -> Result<Bytes, String> {
         let RemoteCall { app, function, content_type, body, depth, attempt } =
             wire::decode(&call.payload).map_err(|error| error.to_string())?;
-        let Some(function) = self.here(&app, &function) else {
+        let Some(function) = self.here(&app, &function).filter(|local| local.has_room()) else {
             return wire::encode(&None::<Answered>).map_err(|error| error.to_string());
         };
         let invocation = Invocation {
@@ -137,7 +163,7 @@ impl Functions {
         let request = request.body(payload.body);
         let request =
             request.map_err(|error| CallError::Failed(format!("the payload has no valid media type: {error}")))?;
-        let called = self.shards.spawn(self.shards.pick(), move || async move {
+        let called = self.shards.spawn(self.shards.pick_near(), move || async move {
             let (parts, body) = function.call(request.map(|body| -> Body { full(body) })).await.into_parts();
             (parts, Limited::new(body, PAYLOAD_BYTES_MAX).collect().await.map_err(|error| error.to_string()))
         });
@@ -150,8 +176,7 @@ impl Functions {
 }
 
 /// Whether a node's error leaves the next one to be asked: only what certainly had no effect does.
-fn refusal(node: &NodeId, error: littoral_mesh::CallError) -> Result<String, CallError> {
-    use littoral_mesh::CallError as MeshError;
+fn refusal(node: &NodeId, error: MeshError) -> Result<String, CallError> {
     match error {
         MeshError::Refused { .. } | MeshError::Version { .. } => Ok(format!("{node}: {error}")),
         MeshError::DeadlineExceeded { .. } | MeshError::Unreachable { .. } | MeshError::Closed => {

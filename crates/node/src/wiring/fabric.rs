@@ -49,15 +49,7 @@ impl Fabric for NodeFabric {
         let functions = self.functions()?;
         let (app, within, called) = (from.app.clone(), call.within, call.function.clone());
         let deadline = Instant::now() + within;
-        let is_here = functions.here(&app, &called).is_some();
-        let calling = async move { functions.call_between(&app, call, deadline).await };
-        let calling = async {
-            if is_here {
-                return calling.await;
-            }
-            let calling = AbortOnDropHandle::new(self.control.spawn(calling));
-            calling.await.unwrap_or_else(|_| Err(CallError::Unavailable("this node is stopping".to_owned())))
-        };
+        let calling = functions.call_between(&app, call, deadline);
         let called = tokio::time::timeout_at(deadline.into(), calling).await.map_err(|_| called);
         called.unwrap_or_else(|function| {
             Err(CallError::TimedOut(format!("{function} did not answer within {within:?}; it may have run")))

@@ -33,4 +33,8 @@ impl Peers for MeshPeers {
             .map_err(|error| PeerError(error.to_string()))?;
         stored.map_err(PeerError)
     }
+
+    fn is_down(&self, node: &NodeId) -> bool {
+        !self.0.members().borrow().contains_key(node)
+    }
 }

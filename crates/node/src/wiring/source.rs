@@ -31,6 +31,11 @@ impl Source for MeshSource {
         if owner == *self.mesh.node() {
             return Ok(self.works.fetch(request).await);
         }
+        if !self.mesh.members().borrow().contains_key(&owner) {
+            // A call would wait for it to return, while the work may have another owner by now.
+            self.directory.forget(&request.work);
+            return Err(SourceError(format!("{owner}, which owns {}, is not reachable", request.work)));
+        }
         let deadline = Duration::from_millis(u64::from(request.wait_ms)) + LINK_ALLOWANCE;
         let reply = ask(&self.mesh, &owner, Method::Fetch, Priority::Data, deadline, &request).await;
         match reply {

@@ -2,12 +2,17 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use littoral_model::digest::LinkReport;
 use littoral_model::id::{AppId, AppName, Epoch, NodeId, TenantId};
+use littoral_model::manifest::{Affinity, Objectives, Scope};
+use littoral_model::situation::{FailureDomain, Power, Situation};
 use littoral_model::work::Assignment;
-use littoral_plan::{Ack, AppSpec, Constraints, Fabric, FlowSpec, FunctionSpec, Interface, NodeView, Sink, StreamSpec};
+use littoral_plan::{
+    Ack, AppSpec, Constraints, Fabric, FlowSpec, FunctionSpec, Interface, NodeView, QueueSpec, Sink, StreamSpec,
+    Traffic,
+};
 
 /// What a scenario describes.
 pub(crate) struct Scenario {
@@ -21,17 +26,32 @@ pub(crate) fn parse(text: &str) -> Scenario {
     let mut nodes = Vec::new();
     let mut reports = Vec::new();
     let mut existing = Vec::new();
+    let mut promised = Vec::new();
     let app = AppId { tenant: TenantId::default_tenant(), app: AppName::new("demo").unwrap() };
-    let mut spec = AppSpec { app, functions: BTreeMap::new(), streams: BTreeMap::new(), flows: BTreeMap::new() };
+    let mut spec = AppSpec {
+        app,
+        functions: BTreeMap::new(),
+        streams: BTreeMap::new(),
+        flows: BTreeMap::new(),
+        queues: BTreeMap::new(),
+        objectives: Objectives::default(),
+    };
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let settings = Settings(&words);
         match words[0] {
+            // `promised FROM TO mbit=N`: to another app.
+            "promised" => promised.push(Traffic {
+                from: words[1].parse().unwrap(),
+                to: words[2].parse().unwrap(),
+                bps: settings.number("mbit").unwrap() * 1_000_000,
+            }),
             "node" => nodes.push(NodeView {
                 node: words[1].parse().unwrap(),
                 tier: words[2].parse().unwrap(),
                 site: words[3].parse().unwrap(),
                 labels: settings.labels(),
+                situation: settings.situation(),
                 cores: settings.number("cores").unwrap_or(2) as u32,
                 memory_bytes: settings.number("memory-mib").unwrap_or(1024) << 20,
                 memory_promised_bytes: 0,
@@ -59,7 +79,8 @@ pub(crate) fn parse(text: &str) -> Scenario {
             "stream" => {
                 let ack = settings.get("ack").map(|ack| if ack == "site" { Ack::Site } else { Ack::Local });
                 let partitions = settings.number("partitions").map(|n| n as u32);
-                let stream = StreamSpec { partitions, placement: settings.placement(), ack };
+                let rate_bps = settings.number("rate-mbit").map(|mbit| mbit * 1_000_000);
+                let stream = StreamSpec { partitions, placement: settings.placement(), ack, rate_bps };
                 spec.streams.insert(words[1].parse().unwrap(), stream);
             }
             "flow" => {
@@ -73,11 +94,26 @@ pub(crate) fn parse(text: &str) -> Scenario {
                 };
                 spec.flows.insert(words[1].parse().unwrap(), flow);
             }
+            "objectives" => {
+                let weight = |key| settings.number(key).unwrap_or(0) as u32;
+                spec.objectives = Objectives {
+                    latency: weight("latency"),
+                    cost: weight("cost"),
+                    energy: weight("energy"),
+                    carbon: weight("carbon"),
+                    locality: weight("locality"),
+                };
+            }
+            "queue" => {
+                let streams = settings.get("streams").into_iter().flat_map(|list| list.split(','));
+                let streams = streams.map(|name| name.parse().unwrap()).collect();
+                spec.queues.insert(words[1].parse().unwrap(), QueueSpec { ack: None, streams });
+            }
             "held" => existing.push(held(&words)),
             other => panic!("a scenario has no {other}"),
         }
     }
-    Scenario { spec, fabric: Fabric::new(nodes, reports), existing }
+    Scenario { spec, fabric: Fabric { promised, ..Fabric::new(nodes, reports) }, existing }
 }
 
 /// `held WORK by OWNER copies=A,B in-sync=A,B`
@@ -124,6 +160,36 @@ impl<'a> Settings<'a> {
             sites: self.get("site").into_iter().map(|site| site.parse().unwrap()).collect(),
             labels: self.labels(),
             near: self.get("near").map(|stream| stream.parse().unwrap()),
+            regions: self.get("region").into_iter().map(|region| region.parse().unwrap()).collect(),
+            affinity: self.related("with"),
+            anti_affinity: self.related("apart"),
+            spread: self.get("spread").into_iter().map(domain).collect(),
+            prefer: self.get("prefer").map(|tier| tier.parse().unwrap()),
+            ..Constraints::any()
         }
     }
+
+    /// `with=NAME:node`
+    fn related(&self, key: &str) -> BTreeSet<Affinity> {
+        let scope = |text| if text == "site" { Scope::Site } else { Scope::Node };
+        self.pairs(key).map(|(with, text)| Affinity { with: with.to_owned(), scope: scope(text) }).collect()
+    }
+
+    fn situation(&self) -> Situation {
+        Situation {
+            region: self.get("region").map(|region| region.parse().unwrap()),
+            power: Power {
+                carbon_g_per_kwh: self.number("carbon").map(|grams| grams as u32),
+                core_milliwatts: self.number("core-mw").map(|milliwatts| milliwatts as u32),
+                ..Power::default()
+            },
+            core_hour_price_micros: self.number("price"),
+            domains: self.pairs("domain").map(|(kind, name)| (domain(kind), name.parse().unwrap())).collect(),
+            ..Situation::default()
+        }
+    }
+}
+
+fn domain(text: &str) -> FailureDomain {
+    if text == "power" { FailureDomain::Power } else { FailureDomain::Uplink }
 }

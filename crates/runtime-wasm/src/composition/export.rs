@@ -16,7 +16,7 @@ use super::values;
 use crate::access::Access;
 use crate::artifact::Artifact;
 use crate::engine::{Concurrency, Wasm};
-use crate::fabric::Surroundings;
+use crate::fabric::{Invocation, Surroundings};
 use crate::fault::Fault;
 use crate::host::{Host, Setup, within};
 use crate::limits::Limits;
@@ -84,7 +84,7 @@ impl CallObserver for Unobserved {
 pub struct CallContext {
     /// Until when the caller waits.
     pub deadline: Instant,
-    /// How many composed calls it is nested in, this one among them.
+    /// How many calls between functions it is nested in, this one among them, by name or by interface.
     pub depth: u32,
 }
 
@@ -246,7 +246,7 @@ impl Exporter {
         let setup = Setup { limits, meter: &meter, command: None, environment, access, surroundings, logs };
         let store = meter.charge(|| Host::store(&wasm.flavor(*concurrency).engine, setup));
         let mut store = store.map_err(|error| Fault::Setup { reason: format!("{error:#}") })?;
-        store.data_mut().nest(context.depth);
+        store.data_mut().present.begin(Invocation { depth: context.depth, ..Invocation::default() });
         let _ticking = wasm.tick();
         let deadline = Host::begin(&mut store);
         let mut values = vec![Val::Bool(false); results];

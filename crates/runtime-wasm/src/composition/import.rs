@@ -13,6 +13,7 @@ use super::export::{CallContext, Exporter};
 use super::types::{Interfaces, Signature};
 use super::values;
 use crate::artifact::LoadError;
+use crate::fabric::Present;
 use crate::host::Host;
 
 /// What ends so shortly before its caller's time is up ended because of that: calls over the mesh give up a little sooner.
@@ -77,8 +78,9 @@ pub(crate) fn link(linker: &mut Linker<Host>, interfaces: &Interfaces, linking: 
                 signature: signature.clone(),
                 exporters: Arc::clone(&linking.exporters),
             });
-            let called = instance.func_new_async(function, move |store, _, arguments, results| {
-                let context = CallContext { deadline: store.data().deadline(), depth: store.data().depth() + 1 };
+            let called = instance.func_new_async(function, move |mut store, _, arguments, results| {
+                let depth = Present::of(&mut store).depth + 1;
+                let context = CallContext { deadline: store.data().deadline(), depth };
                 let import = Arc::clone(&import);
                 Box::new(async move {
                     let returned = import.call(arguments, context).await?;

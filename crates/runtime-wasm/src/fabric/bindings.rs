@@ -6,6 +6,8 @@ pub mod typed {
     wasmtime::component::bindgen!({
         path: "../../wit/fabric",
         world: "typed",
+        imports: { "littoral:fabric/devices": async | trappable },
+        with: { "littoral:fabric/devices.device": crate::fabric::devices::Opened },
         exports: { default: async },
     });
 }

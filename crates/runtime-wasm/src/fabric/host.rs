@@ -10,7 +10,7 @@ use wasmtime::StoreContextMut;
 use wasmtime::component::{HasSelf, Linker};
 
 use super::bindings::proposals::wasi;
-use super::bindings::typed::littoral::fabric::{call, context, publish, types};
+use super::bindings::typed::littoral::fabric::{call, context, devices, publish, types};
 use super::grants::Wanted;
 use super::{
     CALL_DEPTH_MAX, CONTENT_TYPE_BYTES_MAX, CallError, Invocation, MESSAGE_KEY_BYTES_MAX, MESSAGE_VALUE_BYTES_MAX,
@@ -37,6 +37,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         },
     )?;
     types::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?;
+    devices::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?;
     wasi::config::store::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?;
     wasi::logging::logging::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?;
     wasi::keyvalue::store::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?;

@@ -46,6 +46,12 @@ impl Invocation {
         told.unwrap_or_else(|| Self { traceparent: request.headers().get(TRACEPARENT).cloned(), ..Self::default() })
     }
 
+    /// When a request's call ends that may take so long.
+    pub(crate) fn due<B>(request: &Request<B>, limit: Duration) -> Instant {
+        let told = request.extensions().get::<Self>();
+        Instant::now() + told.map_or(limit, |told| told.timeout(limit))
+    }
+
     /// How long the function may take that may otherwise take so long.
     pub(crate) fn timeout(&self, limit: Duration) -> Duration {
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -92,7 +98,7 @@ impl Present {
     }
 
     /// The invocation in which a guest calls its host.
-    pub(super) fn of<'s>(store: &'s mut StoreContextMut<'_, Host>) -> &'s mut Invocation {
+    pub(crate) fn of<'s>(store: &'s mut StoreContextMut<'_, Host>) -> &'s mut Invocation {
         let place = if store.data().present.tasks.is_empty() { None } else { Self::place(store) };
         let present = &mut store.data_mut().present;
         match place.and_then(|place| present.tasks.get_mut(place)) {

@@ -5,6 +5,7 @@
 //! in which [`Invocation`] it happens. What the manifest does not grant never reaches the fabric (`grants`).
 
 pub(crate) mod bindings;
+pub(crate) mod devices;
 pub(crate) mod keyvalue;
 
 mod grants;
@@ -17,8 +18,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
+pub use littoral_model::composition::CALL_DEPTH_MAX;
 use littoral_model::id::{AppId, BucketName, FunctionName, NodeId, SiteId, StreamName, Tier};
 
+pub use devices::Device;
 pub(crate) use host::add_to_linker;
 pub use invocation::Invocation;
 pub(crate) use invocation::Present;
@@ -27,8 +30,6 @@ pub(crate) use invocation::Present;
 pub const PAYLOAD_BYTES_MAX: usize = 4 << 20;
 /// The longest media type.
 pub(crate) const CONTENT_TYPE_BYTES_MAX: usize = 256;
-/// How many functions may call one another in a chain: deeper than anybody designs, and a cycle ends at once.
-pub const CALL_DEPTH_MAX: u32 = 16;
 /// The most records in one publication.
 pub(crate) const MESSAGES_MAX: usize = 1_000;
 /// The most bytes of keys and values in one publication.

@@ -22,12 +22,13 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-use super::{Body, BodyError, HandlerSettings};
+use super::{Body, BodyError, HandlerSettings, Held};
 use crate::engine::{Concurrency, Wasm};
 use crate::fabric::Invocation;
 use crate::fault::Fault;
 use crate::host::{Host, within};
 use crate::meter::Meter;
+use crate::turns;
 
 /// How much of a response is collected before its head is sent, whatever others hold.
 const COLLECTED_BYTES_MAX: usize = 64 << 10;
@@ -57,6 +58,7 @@ impl Fresh {
 
     pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Fault> {
         let meter = Meter::new(Some(&self.settings.usage));
+        turns::first(meter.function(), Invocation::due(&request, self.settings.limits.timeout)).await;
         meter.begin_poll();
         let failed = Failed::default();
         let (guest, answer) = self.start(request, &meter, &failed)?;
@@ -67,6 +69,7 @@ impl Fresh {
     fn start(&self, mut request: Request<Body>, meter: &Meter, failed: &Failed) -> Result<(Running, Answer), Fault> {
         let engine = &self.wasm.flavor(self.concurrency).engine;
         let invocation = Invocation::of(&mut request);
+        let held = request.extensions_mut().remove::<Held>();
         let mut setup = self.settings.setup(meter);
         setup.limits.timeout = invocation.timeout(setup.limits.timeout);
         let store = Host::store(engine, setup);
@@ -85,7 +88,7 @@ impl Fresh {
         let (incoming, outparam) = resources.map_err(|error| Fault::Input { reason: error.to_string() })?;
         let (ticking, pre, meter, failed) = (self.wasm.tick(), self.pre.clone(), meter.clone(), failed.clone());
         let run = async move {
-            let _ticking = ticking;
+            let _kept = (ticking, held);
             meter.over(run(store, &pre, incoming, outparam, failed)).await
         };
         Ok((Box::pin(run), answer))

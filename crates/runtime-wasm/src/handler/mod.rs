@@ -8,6 +8,7 @@ mod fresh;
 mod reused;
 mod typed;
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,6 +120,11 @@ impl Default for HandlerSettings {
         }
     }
 }
+
+/// An extension of a request: what is let go of only when its guest has ended, which may go on when its response is
+/// complete. For components of WASI 0.2; an instance of 0.3 goes on for other requests anyway.
+#[derive(Clone)]
+pub struct Held(pub Arc<dyn Any + Send + Sync>);
 
 /// Answers requests with a component.
 pub struct Handler {

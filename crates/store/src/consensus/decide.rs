@@ -9,8 +9,8 @@ use littoral_model::id::{Epoch, NodeId};
 use littoral_model::work::{Assignment, KeeperAnswer, KeeperCommand, WorkId};
 use serde::{Deserialize, Serialize};
 
-/// How many removed works are remembered with their epoch, so that new work of the same name goes on above it. Those
-/// removed longest ago are forgotten first; by then nobody has an append of theirs under way.
+/// How many removed works are remembered with their epoch, so that new work of the same name goes on above it and nothing
+/// of before is taken for its own. Those removed longest ago are forgotten first; by then nobody has an append of theirs under way.
 const REMOVED_MAX: usize = 4_096;
 /// How many nodes' proposals are told apart from their repeats. A site has far fewer nodes that live.
 const SESSIONS_MAX: usize = 256;
@@ -106,6 +106,11 @@ impl Keeping {
         Outcome::Decided(answer)
     }
 
+    /// The works that were removed, also those made anew since, with the epochs that they ended at.
+    pub(crate) fn removed(&self) -> impl Iterator<Item = (&WorkId, &Epoch)> {
+        self.removed.iter().map(|(work, (epoch, _))| (work, epoch))
+    }
+
     fn remember_removed(&mut self, work: WorkId, epoch: Epoch) {
         self.removed.insert(work, (epoch, self.applied));
         if self.removed.len() > REMOVED_MAX {
@@ -161,7 +166,7 @@ fn create(keeping: &mut Keeping, work: WorkId, owner: NodeId, mut replicas: Vec<
         return KeeperAnswer::Applied(Some(present.clone()));
     }
     replicas.insert(0, owner.clone());
-    let epoch = keeping.removed.remove(&work).map_or(Epoch(0), |(epoch, _)| epoch).next();
+    let epoch = keeping.removed.get(&work).map_or(Epoch(0), |(epoch, _)| *epoch).next();
     let replicas = distinct(replicas);
     let assignment = Assignment { work: work.clone(), in_sync: vec![owner.clone()], owner, epoch, replicas };
     keeping.assignments.insert(work, assignment.clone());

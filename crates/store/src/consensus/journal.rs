@@ -5,6 +5,7 @@
 //! the same as what is there.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -98,9 +99,13 @@ impl Journal {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a new incarnation, above those known here and above `known`.
+    /// Starts a new incarnation, above those known here and above `known`. The first of a disk is drawn by lot: a node
+    /// that has lost its disk would otherwise count as it had before, and be given the answers to what it had asked then.
     pub(crate) async fn new_incarnation(&self, known: u64) -> Result<u64, StoreError> {
-        let incarnation = self.content().incarnation.max(known) + 1;
+        let incarnation = match self.content().incarnation.max(known) {
+            0 => RandomState::new().hash_one(&self.work) >> 32,
+            before => before,
+        } + 1;
         self.write(vec![Record::Incarnation(incarnation)]).await?.durable().await?;
         Ok(incarnation)
     }

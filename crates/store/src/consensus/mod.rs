@@ -24,14 +24,15 @@ use openraft::error::RaftError;
 use openraft::{Config, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
+use crate::blocking::blocking;
 use crate::log::Log;
 use journal::Journal;
 use network::Network;
 use propose::Proposer;
-use storage::{LogStore, Machine};
+use storage::{LogStore, Machine, Shown};
 use types::{Raft, Reply, Request, Voter};
 
-pub use storage::Assignments;
+pub use storage::{Assignments, Removed};
 pub use types::Status;
 
 /// The names of groups' records in the node's log begin so; the site's name follows.
@@ -39,8 +40,9 @@ pub const WORK_PREFIX: &str = "~raft/";
 
 /// How often a leader says that it lives.
 const HEARTBEAT: Duration = Duration::from_millis(250);
-/// How long a voter hears nothing before it wants to lead, at least and at most.
-const ELECTION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
+/// How long a voter hears nothing before it wants to lead, at least and at most, unless it is told otherwise. A leader is
+/// heard for as long as the latter before that begins: a new one is elected about as soon as the mesh finds a node silent.
+pub const ELECTION: (Duration, Duration) = (Duration::from_millis(700), Duration::from_millis(1_400));
 /// How long a piece of a snapshot may take.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A snapshot is taken after this many entries, and as many are kept behind it for those that lag.
@@ -75,6 +77,9 @@ pub struct GroupOptions {
     pub initialize: bool,
     /// Whether this node may lead.
     pub elect: bool,
+    /// How long it hears nothing before it wants to lead, at least and at most; [`ELECTION`] everywhere but in the
+    /// simulator, which draws it from its seed.
+    pub election: (Duration, Duration),
 }
 
 /// What a group cannot do now.
@@ -138,6 +143,7 @@ pub struct SiteGroup {
     network: Network,
     proposer: Proposer,
     assignments: watch::Receiver<Arc<Assignments>>,
+    removed: watch::Receiver<Arc<Removed>>,
 }
 
 impl std::fmt::Debug for SiteGroup {
@@ -158,15 +164,16 @@ impl SiteGroup {
     ) -> Result<Arc<Self>, GroupError> {
         let site = options.site.clone();
         let broken = |reason: String| GroupError::Storage { site: site.clone(), reason };
-        let opened = tokio::task::spawn_blocking({
+        let opened = blocking({
             let site = site.clone();
             move || Journal::open(log, &site)
         });
-        let journal =
-            opened.await.map_err(|error| broken(error.to_string()))?.map_err(|error| broken(error.to_string()))?;
+        let journal = opened.await.map_err(|error| broken(error.to_string()))?;
         let incarnation = journal.new_incarnation(0).await.map_err(|error| broken(error.to_string()))?;
         let (seen, assignments) = watch::channel(Arc::new(Assignments::new()));
-        let machine = Machine::open(Arc::clone(&journal), seen).map_err(|error| broken(error.to_string()))?;
+        let (gone, removed) = watch::channel(Arc::new(Removed::new()));
+        let shown = Shown { assignments: seen, removed: gone };
+        let machine = Machine::open(Arc::clone(&journal), shown).map_err(|error| broken(error.to_string()))?;
         let network = Network { site: site.clone(), transport };
         let config = config(&options).validate().map_err(|error| broken(error.to_string()))?;
         let me = Voter::from(&options.node);
@@ -175,7 +182,7 @@ impl SiteGroup {
             .await
             .map_err(|error| broken(error.to_string()))?;
         let proposer = Proposer::start(raft.clone(), journal, options.node.clone(), incarnation);
-        let group = Arc::new(Self { options, raft, network, proposer, assignments });
+        let group = Arc::new(Self { options, raft, network, proposer, assignments, removed });
         group.begin().await.map_err(|error| broken(error.to_string()))?;
         Ok(group)
     }
@@ -213,6 +220,13 @@ impl SiteGroup {
     #[must_use]
     pub fn assignments(&self) -> watch::Receiver<Arc<Assignments>> {
         self.assignments.clone()
+    }
+
+    /// The works that were removed, as this node knows them; of thousands, the latest. At least as new as what
+    /// [`SiteGroup::assignments`] showed before.
+    #[must_use]
+    pub fn removed(&self) -> Arc<Removed> {
+        Arc::clone(&self.removed.borrow())
     }
 
     /// Who leads, as far as this node knows.
@@ -293,8 +307,8 @@ fn config(options: &GroupOptions) -> Config {
     Config {
         cluster_name: options.site.to_string(),
         heartbeat_interval: millis(HEARTBEAT),
-        election_timeout_min: millis(ELECTION.0),
-        election_timeout_max: millis(ELECTION.1),
+        election_timeout_min: millis(options.election.0),
+        election_timeout_max: millis(options.election.1),
         install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
         max_in_snapshot_log_to_keep: SNAPSHOT_EVERY,

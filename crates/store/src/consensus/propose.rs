@@ -193,6 +193,22 @@ impl SiteGroup {
     /// [`GroupError::Undecided`] when nothing was decided in time, with the voters that do not answer.
     /// [`GroupError::Stopped`] when the group was stopped.
     pub async fn propose(&self, command: KeeperCommand) -> Result<KeeperAnswer, GroupError> {
+        self.try_until_decided(command, None).await
+    }
+
+    /// Has this node, which leads, decide on a command of its own. Not sent to another leader: what was concluded while
+    /// this node led, perhaps just after it was paused and replaced, is not what the other one would do. Tried for six
+    /// seconds at most, and no longer than the term lasts.
+    ///
+    /// # Errors
+    /// As [`SiteGroup::propose`]; [`GroupError::NotLeader`] when this node does not lead any more.
+    pub async fn decide(&self, command: KeeperCommand) -> Result<KeeperAnswer, GroupError> {
+        let term = self.status().term;
+        self.try_until_decided(command, Some(term)).await
+    }
+
+    /// Tries everywhere, or here alone, as the leader of a term.
+    async fn try_until_decided(&self, command: KeeperCommand, term: Option<u64>) -> Result<KeeperAnswer, GroupError> {
         let deadline = Instant::now() + DEADLINE;
         let mut number = self.proposer.number();
         let mut hint = None;
@@ -207,7 +223,12 @@ impl SiteGroup {
                 given_up,
                 command: command.clone(),
             };
-            match self.try_propose(proposal, hint.take()).await {
+            let reply = match term {
+                Some(term) if term != self.status().term => Reply::NotLeader(self.leader()),
+                Some(_) => self.proposer.as_leader(proposal).await,
+                None => self.try_propose(proposal, hint.take()).await,
+            };
+            match reply {
                 Reply::Proposed(Outcome::Decided(answer)) => {
                     number.decided = true;
                     return Ok(answer);
@@ -215,6 +236,9 @@ impl SiteGroup {
                 Reply::Proposed(Outcome::Stale(known)) => {
                     self.proposer.overtake(known).await.map_err(|reason| self.storage_error(reason))?;
                     number = self.proposer.number();
+                }
+                Reply::NotLeader(leader) if term.is_some() => {
+                    return Err(GroupError::NotLeader { site: self.options.site.clone(), leader });
                 }
                 Reply::NotLeader(leader) => hint = leader,
                 _ => {}

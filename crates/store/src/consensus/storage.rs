@@ -10,6 +10,7 @@ use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use littoral_model::id::Epoch;
 use littoral_model::wire;
 use littoral_model::work::{Assignment, WorkId};
 use openraft::storage::{LogFlushed, RaftLogStorage, RaftStateMachine};
@@ -24,6 +25,9 @@ use super::types::{LogId, RaftEntry, SnapshotMeta, StorageError, StoredMembershi
 
 /// All assignments of a site.
 pub type Assignments = BTreeMap<WorkId, Assignment>;
+
+/// Works of a site that were removed, also those made anew since, with the epochs that they ended at.
+pub type Removed = BTreeMap<WorkId, Epoch>;
 
 /// The engine's log.
 #[derive(Clone)]
@@ -94,16 +98,22 @@ pub(crate) struct Machine {
     last: Option<LogId>,
     membership: StoredMembership,
     keeping: Keeping,
-    seen: watch::Sender<Arc<Assignments>>,
+    shown: Shown,
+}
+
+/// What of the state others look at.
+pub(crate) struct Shown {
+    pub(crate) assignments: watch::Sender<Arc<Assignments>>,
+    pub(crate) removed: watch::Sender<Arc<Removed>>,
 }
 
 #[allow(clippy::result_large_err, reason = "the engine chose its error")]
 impl Machine {
     /// The state as of the last snapshot.
-    pub(crate) fn open(journal: Arc<Journal>, seen: watch::Sender<Arc<Assignments>>) -> Result<Self, StorageError> {
+    pub(crate) fn open(journal: Arc<Journal>, shown: Shown) -> Result<Self, StorageError> {
         let saved = journal.content().snapshot.clone();
         let (last, membership) = (None, StoredMembership::default());
-        let mut machine = Self { journal, last, membership, keeping: Keeping::default(), seen };
+        let mut machine = Self { journal, last, membership, keeping: Keeping::default(), shown };
         if let Some(saved) = saved {
             machine.load(&saved)?;
         }
@@ -119,8 +129,23 @@ impl Machine {
         Ok(())
     }
 
+    /// Tells those who look what has changed; most of what is decided only renews a lease. Who sees that a work is gone
+    /// finds it among the removed.
     fn show(&self) {
-        self.seen.send_replace(Arc::new(self.keeping.assignments.clone()));
+        self.shown.removed.send_if_modified(|shown| {
+            let is_new = !shown.iter().eq(self.keeping.removed());
+            if is_new {
+                *shown = Arc::new(self.keeping.removed().map(|(work, epoch)| (work.clone(), *epoch)).collect());
+            }
+            is_new
+        });
+        self.shown.assignments.send_if_modified(|shown| {
+            let is_new = **shown != self.keeping.assignments;
+            if is_new {
+                *shown = Arc::new(self.keeping.assignments.clone());
+            }
+            is_new
+        });
     }
 }
 

@@ -59,6 +59,30 @@ struct Owner {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// Writes a log that has no thread of its own (see [`Log::open_stepped`]). Dropping it is what a crash is: what waits is
+/// never written.
+pub struct Stepper {
+    writer: Writer,
+}
+
+impl std::fmt::Debug for Stepper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stepper").finish_non_exhaustive()
+    }
+}
+
+impl Stepper {
+    /// Waits until there is something to write, or the log is closed.
+    pub async fn wanted(&self) {
+        self.writer.shared.step.notified().await;
+    }
+
+    /// Writes what waits, syncs once, and tells who waited. False once the log is closed or has failed.
+    pub fn step(&mut self) -> bool {
+        self.writer.step()
+    }
+}
+
 impl std::fmt::Debug for Log {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Log").field("dir", &self.owner.shared.disk.path("")).finish_non_exhaustive()
@@ -69,6 +93,7 @@ impl Owner {
     fn close(&self) {
         self.shared.lock().closing = true;
         self.shared.work.notify_all();
+        self.shared.step.notify_one();
         self.shared.space.notify_waiters();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
@@ -99,17 +124,32 @@ impl Log {
     ///
     /// # Errors
     /// As for [`Log::open`].
-    pub fn open_on(disk: Arc<dyn Disk>, mut options: LogOptions) -> Result<Self, StoreError> {
-        options.segment_bytes = options.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX).next_multiple_of(8);
-        let Recovered { state, standings, current } = recover(disk.as_ref(), &options)?;
-        let shared = Arc::new(Shared::new(state, disk, options));
-        let mut writer = Writer::new(shared.clone(), standings, current);
-        writer.refill();
+    pub fn open_on(disk: Arc<dyn Disk>, options: LogOptions) -> Result<Self, StoreError> {
+        let (shared, writer) = Self::recover(disk, options)?;
         let builder = std::thread::Builder::new().name("littoral-log".to_owned());
         let thread = builder
             .spawn(move || writer.run())
             .map_err(|error| StoreError::io("start a thread for", &shared.disk.path(""), &error))?;
         Ok(Self { owner: Arc::new(Owner { shared, thread: Mutex::new(Some(thread)) }) })
+    }
+
+    /// Like [`Log::open_on`], without a thread: nothing is written but by [`Stepper::step`]. For the simulator, where
+    /// the disk takes virtual time.
+    ///
+    /// # Errors
+    /// As for [`Log::open`].
+    pub fn open_stepped(disk: Arc<dyn Disk>, options: LogOptions) -> Result<(Self, Stepper), StoreError> {
+        let (shared, writer) = Self::recover(disk, options)?;
+        Ok((Self { owner: Arc::new(Owner { shared, thread: Mutex::new(None) }) }, Stepper { writer }))
+    }
+
+    fn recover(disk: Arc<dyn Disk>, mut options: LogOptions) -> Result<(Arc<Shared>, Writer), StoreError> {
+        options.segment_bytes = options.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX).next_multiple_of(8);
+        let Recovered { state, standings, current } = recover(disk.as_ref(), &options)?;
+        let shared = Arc::new(Shared::new(state, disk, options));
+        let mut writer = Writer::new(shared.clone(), standings, current);
+        writer.refill();
+        Ok((shared, writer))
     }
 
     /// Appends entries to the log of a work, which is made where it is new. Never waits for the disk: the entries get
@@ -410,6 +450,7 @@ impl Log {
     fn wake(&self, state: std::sync::MutexGuard<'_, State>) {
         let waits = state.thread_waits;
         drop(state);
+        self.owner.shared.step.notify_one();
         if waits {
             self.owner.shared.work.notify_one();
         }

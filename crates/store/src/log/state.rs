@@ -29,13 +29,22 @@ pub(crate) struct Shared {
     pub(crate) options: LogOptions,
     /// Wakes the thread.
     pub(crate) work: Condvar,
+    /// Wakes who steps the log, where no thread does ([`super::Stepper`]).
+    pub(crate) step: Notify,
     /// Wakes who waits for the backlog to shrink.
     pub(crate) space: Notify,
 }
 
 impl Shared {
     pub(crate) fn new(state: State, disk: Arc<dyn Disk>, options: LogOptions) -> Self {
-        Self { state: Mutex::new(state), disk, options, work: Condvar::new(), space: Notify::new() }
+        Self {
+            state: Mutex::new(state),
+            disk,
+            options,
+            work: Condvar::new(),
+            step: Notify::new(),
+            space: Notify::new(),
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

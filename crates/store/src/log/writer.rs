@@ -51,16 +51,40 @@ impl Writer {
         let thread = rustix::thread::gettid();
         // Not allowed for everybody; then the thread is one among others.
         let _ = rustix::process::setpriority_process(Some(thread), NICE);
-        while let Some(mut batch) = self.take() {
-            if let Err(error) = self.write(&mut batch) {
-                self.fail(batch, &error);
+        while let Some(batch) = self.take() {
+            if !self.round(batch) {
                 return;
             }
-            self.reclaim();
-            if self.shared.lock().full {
-                self.refill();
+        }
+        self.mark_end();
+    }
+
+    /// Writes what waits, without waiting for it. False once the log is closed or has failed.
+    pub(crate) fn step(&mut self) -> bool {
+        match self.next_batch() {
+            Some(batch) => self.round(batch),
+            None => {
+                self.mark_end();
+                false
             }
         }
+    }
+
+    /// Writes a batch and tidies up. False when the log has failed.
+    fn round(&mut self, mut batch: VecDeque<Operation>) -> bool {
+        if let Err(error) = self.write(&mut batch) {
+            self.fail(batch, &error);
+            return false;
+        }
+        self.reclaim();
+        if self.shared.lock().full {
+            self.refill();
+        }
+        true
+    }
+
+    /// Says that the log was closed and not cut off.
+    fn mark_end(&self) {
         let mut encoder = Encoder::new(self.current.number, self.current.end, self.current.end);
         encoder.push(&Record::bare(Kind::Mark, 0, 0, 0));
         if encoder.end() <= self.current.bytes {
@@ -125,6 +149,14 @@ impl Writer {
             state.thread_waits = false;
         }
         self.lazy_since = None;
+        drop(state);
+        self.next_batch()
+    }
+
+    /// What is to be written next. None when the log is closed and everything is written.
+    fn next_batch(&mut self) -> Option<VecDeque<Operation>> {
+        let shared = self.shared.clone();
+        let mut state = shared.lock();
         if state.closing && state.queue.is_empty() {
             return None;
         }

@@ -12,7 +12,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::Retention;
 use super::keys::Changes;
 use super::promote::{Collect, collect};
-use super::work::{Shared, Work, blocking};
+use super::work::{Shared, Work};
+use crate::blocking::blocking;
 use crate::derived::Applied;
 use crate::error::StoreError;
 

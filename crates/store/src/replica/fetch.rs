@@ -8,7 +8,7 @@ use littoral_model::wire::{self, FetchReply, FetchRequest};
 use tokio::time::Instant;
 
 use super::owner::Ownership;
-use super::work::blocking;
+use crate::blocking::blocking;
 use crate::error::StoreError;
 
 /// The longest that a reader is kept waiting for a first row.

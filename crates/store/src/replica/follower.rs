@@ -10,11 +10,13 @@ use tokio::time::Instant;
 
 use super::PeerError;
 use super::owner::{Lost, Ownership, Progress};
-use super::work::blocking;
+use crate::blocking::blocking;
 use crate::error::StoreError;
 
 /// A replica that does not take waiting entries for so long is no longer waited for.
 const SILENT: Duration = Duration::from_millis(1_500);
+/// The same for one that is known to be down; long enough for a link to be made again.
+const DOWN: Duration = Duration::from_millis(200);
 /// How many bytes are sent at once; half as many after a request that failed, so that a slow link can do it too.
 const BATCH_BYTES: (usize, usize) = (64 << 10, 4 << 20);
 /// How long a request may take.
@@ -133,7 +135,7 @@ impl Shipping {
         tokio::pin!(call);
         loop {
             self.note_waiting();
-            let silent_at = self.waits_since.map(|since| since + SILENT);
+            let silent_at = self.waits_since.map(|since| since + self.patience());
             let already = own.inner().followers.get(&to).is_some_and(|follower| follower.silent);
             tokio::select! {
                 reply = &mut call => {
@@ -169,12 +171,18 @@ impl Shipping {
         Ok(())
     }
 
-    /// Sends the derived state in place of entries that are no longer held.
+    /// Sends the derived state in place of entries that are no longer held. Those that are held still follow, also where
+    /// the state covers them: readers may not have them yet. To apply them once more changes nothing, as a commit says
+    /// what values are and not how they change.
     async fn install(&mut self) -> Result<(), PeerError> {
         let own = &self.own;
         let (derived, name) = (own.shared.derived.clone(), own.name.clone());
         let loaded = blocking(move || derived.load_at(&name)).await;
-        let (last, state) = loaded.map_err(|error| PeerError(error.to_string()))?;
+        let (covered, state) = loaded.map_err(|error| PeerError(error.to_string()))?;
+        // Asked for after the state was read: nothing above what it covers is forgotten.
+        let first = own.shared.log.head(&own.name).map_or(1, |head| head.first);
+        let before = epoch_before(own, first).filter(|_| first <= covered.0);
+        let last = before.map_or(covered, |epoch| (first - 1, epoch));
         let request = InstallRequest { work: own.id.clone(), epoch: own.epoch, last, state };
         own.shared.peers.install(&self.to, request).await?;
         self.next = last.0 + 1;
@@ -182,15 +190,22 @@ impl Shipping {
     }
 
     fn note_waiting(&mut self) {
-        if *self.own.durable.borrow() > self.own.matched(&self.to) {
+        // Read before the other lock is taken: whoever holds that one tells how far the disk is.
+        let durable = *self.own.durable.borrow();
+        if durable > self.own.matched(&self.to) {
             self.waits_since.get_or_insert_with(Instant::now);
         }
     }
 
     fn check_silence(&self) {
-        if self.waits_since.is_some_and(|since| since.elapsed() >= SILENT) {
+        if self.waits_since.is_some_and(|since| since.elapsed() >= self.patience()) {
             self.own.is_silent(&self.to);
         }
+    }
+
+    /// How long entries wait for it before it counts as silent.
+    fn patience(&self) -> Duration {
+        if self.own.shared.peers.is_down(&self.to) { DOWN } else { SILENT }
     }
 }
 
@@ -202,7 +217,7 @@ fn epoch_before(own: &Ownership, next: u64) -> Option<littoral_model::id::Epoch>
     own.shared.log.epoch_at(&own.name, next - 1)
 }
 
-async fn sleep_until(when: Option<Instant>) {
+pub(super) async fn sleep_until(when: Option<Instant>) {
     match when {
         Some(when) => tokio::time::sleep_until(when).await,
         None => std::future::pending().await,

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use littoral_model::id::NodeId;
 use littoral_model::work::{Assignment, KeeperAnswer};
+use tokio::time::Instant;
 
+use super::follower::sleep_until;
 use super::owner::{Inner, Lost, Ownership};
 
 /// How long to wait after a keeper that did not decide or refused, at first and at most.
@@ -20,7 +22,11 @@ impl Ownership {
         while !self.is_lost() {
             let wanted = self.wanted();
             let Some((replicas, in_sync)) = wanted else {
-                self.reconsider.notified().await;
+                let ends = self.probation_ends();
+                tokio::select! {
+                    () = self.reconsider.notified() => {}
+                    () = sleep_until(ends) => {}
+                }
                 continue;
             };
             let members = in_sync.iter().cloned().collect();
@@ -92,11 +98,19 @@ impl Ownership {
         true
     }
 
-    /// Asks the keeper to give the work to a node that has a whole copy, until it decides.
-    pub(super) async fn hand_over(&self, holder: NodeId) {
+    /// Asks the keeper to give the work to a node that has a whole copy, until it decides. The one that had more than
+    /// this node need not have all that counts: if the keeper refuses it, one that is in sync has.
+    pub(super) async fn hand_over(&self, mut holder: NodeId) {
         let mut pause = PAUSE.0;
         while !self.shared.stopped.load(Ordering::Acquire) {
             match self.shared.keeper.hand_over(&self.id, self.epoch, holder.clone()).await {
+                Ok(KeeperAnswer::Refused(Some(known)))
+                    if known.epoch == self.epoch && known.in_sync.iter().any(|node| *node != self.shared.node) =>
+                {
+                    let others = known.in_sync.into_iter().find(|node| *node != self.shared.node);
+                    tracing::info!(work = %self.name, %holder, ?others, "the keeper refuses; another has all that counts");
+                    holder = others.unwrap_or(holder);
+                }
                 Ok(answer) => {
                     tracing::info!(work = %self.name, %holder, ?answer, "handed over");
                     return;
@@ -141,10 +155,20 @@ impl Ownership {
     pub(super) fn is_silent(&self, node: &NodeId) {
         let mut inner = self.inner();
         let Some(follower) = inner.followers.get_mut(node) else { return };
-        if !std::mem::replace(&mut follower.silent, true) {
-            tracing::warn!(work = %self.name, %node, "a replica is silent");
+        if !follower.silent {
+            follower.falls_silent(Instant::now());
+            let probation = follower.probation();
+            tracing::warn!(work = %self.name, %node, ?probation, "a replica is silent");
             self.reconsider.notify_one();
         }
+    }
+
+    /// When the next replica that is on probation is to be reconsidered.
+    fn probation_ends(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let inner = self.inner();
+        let waiting = inner.followers.values().filter(|follower| !follower.silent && !follower.is_trusted(now));
+        waiting.filter_map(|follower| Some(follower.fell_silent? + follower.probation())).min()
     }
 
     pub(super) fn matched(&self, node: &NodeId) -> u64 {
@@ -152,11 +176,13 @@ impl Ownership {
     }
 }
 
-/// Who should be in sync: the owner, the replicas that are and answer, and those that have all that is committed.
+/// Who should be in sync: the owner, the replicas that are and answer, and those that have all that is committed and have
+/// answered long enough.
 fn desired(inner: &Inner, owner: &NodeId) -> BTreeSet<NodeId> {
+    let now = Instant::now();
     let belongs = |node: &&NodeId| {
         let Some(follower) = inner.followers.get(*node) else { return *node == owner };
-        !follower.silent && (inner.in_sync.contains(*node) || follower.matched >= inner.committed)
+        follower.is_trusted(now) && (inner.in_sync.contains(*node) || follower.matched >= inner.committed)
     };
     let known = inner.replicas.iter().filter(belongs).cloned();
     known.chain([owner.clone()]).collect()

@@ -26,7 +26,7 @@ mod receive;
 mod recent;
 mod work;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -65,6 +65,11 @@ pub trait Peers: Send + Sync + 'static {
     /// # Errors
     /// When there was no answer, or it could not be installed.
     async fn install(&self, to: &NodeId, request: InstallRequest) -> Result<(), PeerError>;
+
+    /// Whether a node is known to be down by now, so that it is not waited for as one that is merely slow.
+    fn is_down(&self, _node: &NodeId) -> bool {
+        false
+    }
 }
 
 /// A replica that did not answer, and why.
@@ -210,15 +215,28 @@ impl Works {
         self.work(&assignment.work).assigned(assignment);
     }
 
-    /// Forgets a work that the keeper has removed, with all that is held of it.
+    /// Forgets a work that the keeper has removed, with all that is held of it but the epoch that it ended at, or the
+    /// latest heard of where that is not known: nobody who owned it until then may write again.
     ///
     /// # Errors
     /// When the disk fails.
-    pub async fn removed(&self, work: &WorkId) -> Result<(), StoreError> {
+    pub async fn removed(&self, work: &WorkId, ended: Option<Epoch>) -> Result<(), StoreError> {
         let known = self.work(work);
-        known.remove().await?;
+        known.remove(ended).await?;
         self.lock().remove(work);
         Ok(())
+    }
+
+    /// Which of the works that the keeper has removed, with the epochs that they ended at, still have records of before
+    /// here: of those that were removed while this node did not run or hear of it, whether they were made anew or not.
+    #[must_use]
+    pub fn left_over(&self, removed: &BTreeMap<WorkId, Epoch>) -> Vec<WorkId> {
+        let holds = |(work, ended): &(&WorkId, &Epoch)| {
+            let head = self.shared.log.head(&work.to_string());
+            // A log that begins anew has no epoch yet.
+            head.is_some_and(|head| head.last_epoch > Epoch(0) && head.last_epoch <= **ended)
+        };
+        removed.iter().filter(holds).map(|(work, _)| work.clone()).collect()
     }
 
     /// Says how a work is to be acknowledged, kept and read. Until then it acknowledges as [`Ack::Site`] and forgets

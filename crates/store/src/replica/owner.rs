@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use littoral_model::entry::{Commit, Position, ProducerSequence};
 use littoral_model::id::{Epoch, NodeId};
@@ -10,6 +11,7 @@ use littoral_model::wire;
 use littoral_model::work::{Assignment, WorkId};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::owned::Committing;
 use super::publish::Producers;
@@ -75,6 +77,11 @@ struct Tasks {
     followers: BTreeMap<NodeId, AbortHandle>,
 }
 
+/// A replica that falls silent again so soon after it was trusted again is on probation, for longer each time.
+const RELAPSE: Duration = Duration::from_secs(60);
+/// How long that is at first and at most. It is sent entries all the time, but not waited for.
+const PROBATION: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(300));
+
 /// What is known of a replica.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Follower {
@@ -82,6 +89,33 @@ pub(super) struct Follower {
     pub(super) matched: u64,
     /// It has not answered for a while, although entries wait for it.
     pub(super) silent: bool,
+    /// When it last fell silent, and how often in a row, each soon after the one before.
+    pub(super) fell_silent: Option<Instant>,
+    pub(super) relapses: u32,
+}
+
+impl Follower {
+    /// It falls silent. Once is an accident; one that does so again and again would have everybody wait each time.
+    pub(super) fn falls_silent(&mut self, now: Instant) {
+        let soon =
+            self.fell_silent.is_some_and(|last| now.saturating_duration_since(last) < self.probation() + RELAPSE);
+        self.relapses = if soon { self.relapses.saturating_add(1) } else { 0 };
+        self.fell_silent = Some(now);
+        self.silent = true;
+    }
+
+    /// For how long after its last silence it is not waited for.
+    pub(super) fn probation(&self) -> Duration {
+        match self.relapses {
+            0 => Duration::ZERO,
+            relapses => (PROBATION.0 * 2_u32.saturating_pow(relapses - 1)).min(PROBATION.1),
+        }
+    }
+
+    /// Whether it is waited for once it has everything.
+    pub(super) fn is_trusted(&self, now: Instant) -> bool {
+        !self.silent && self.fell_silent.is_none_or(|last| now.saturating_duration_since(last) >= self.probation())
+    }
 }
 
 pub(super) struct Inner {

@@ -7,7 +7,8 @@ use littoral_model::id::Epoch;
 use littoral_model::wire::{InstallRequest, ReplicateReply, ReplicateRequest};
 
 use super::WriteError;
-use super::work::{Work, blocking};
+use super::work::Work;
+use crate::blocking::blocking;
 use crate::error::StoreError;
 use crate::log::Head;
 

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use super::epochs::Epochs;
 use super::owner::{Lost, Ownership};
 use super::{Keeper, Peers, Standing, WorkConfig};
+use crate::blocking::blocking;
 use crate::derived::Derived;
 use crate::error::StoreError;
 use crate::log::Log;
@@ -182,13 +183,24 @@ impl Work {
         self.applied.store(index, Ordering::Release);
     }
 
-    pub(super) async fn remove(&self) -> Result<(), StoreError> {
+    /// Refuses lower epochs from now on; for who waits at the gate.
+    fn raise_fence(&self, epoch: Epoch) {
+        let mut state = self.state();
+        state.fence = epoch.max(state.fence);
+    }
+
+    /// Drops all that is held of the work, which was removed at `ended`; where that is not known, at the latest epoch heard
+    /// of.
+    pub(super) async fn remove(&self, ended: Option<Epoch>) -> Result<(), StoreError> {
         self.stop();
         let _gate = self.gate.lock().await;
         let _applying = self.shared.applying.lock().await;
-        self.state().assignment = None;
-        self.shared.log.drop_work(&self.name)?.durable().await?;
-        self.shared.epochs.forget(&self.name).await?;
+        let heard = self.state().assignment.take().map_or(Epoch(0), |assignment| assignment.epoch);
+        // Both are written before either is waited for: who remembers that it was removed has nothing of it left.
+        let dropped = self.shared.log.drop_work(&self.name)?;
+        self.shared.epochs.remove(&self.name, ended.unwrap_or(heard)).await?;
+        dropped.durable().await?;
+        self.raise_fence(self.shared.epochs.known(&self.name));
         let (derived, name) = (self.shared.derived.clone(), self.name.clone());
         blocking(move || derived.drop_work(&name)).await
     }
@@ -215,12 +227,4 @@ impl Work {
             applied: self.applied(),
         }
     }
-}
-
-/// Runs what waits for the disk away from the threads that must not wait.
-pub(super) async fn blocking<T: Send + 'static>(
-    body: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    // The only way for it to fail is that the runtime shuts down.
-    tokio::task::spawn_blocking(body).await.unwrap_or(Err(StoreError::Closed))
 }

@@ -13,7 +13,7 @@ use littoral_model::wire::{
     FetchReply, FetchRequest, InstallRequest, PublishReply, PublishRequest, ReplicateReply, ReplicateRequest,
 };
 use littoral_model::work::{Assignment, KeeperAnswer, KeeperCommand, WorkId};
-use littoral_store::consensus::{GroupOptions, RaftTransport, SiteGroup, TransportError};
+use littoral_store::consensus::{ELECTION, GroupOptions, RaftTransport, SiteGroup, TransportError};
 use littoral_store::replica::{Keeper, KeeperError, PeerError, Peers, Works};
 use littoral_store::{Derived, Log, LogOptions, StoreError};
 use tempfile::TempDir;
@@ -151,8 +151,8 @@ pub struct Cluster {
 impl Cluster {
     pub async fn new(names: &[&str]) -> Self {
         let keeper = TempDir::new().unwrap();
-        let options =
-            GroupOptions { site: SiteId::new("hall").unwrap(), node: id("keeper"), initialize: true, elect: true };
+        let site = SiteId::new("hall").unwrap();
+        let options = GroupOptions { site, node: id("keeper"), initialize: true, elect: true, election: ELECTION };
         let log = Log::open(keeper.path(), LogOptions::small()).unwrap();
         let group = SiteGroup::start(options, log, Arc::new(Nobody)).await.unwrap();
         let (net, nodes, dirs) = Default::default();

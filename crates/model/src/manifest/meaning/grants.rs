@@ -20,6 +20,17 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                 self.absolute(path, span);
             }
         }
+        for device in list(grants, "devices") {
+            if let Some(path) = device.get_ref().as_str() {
+                self.absolute(path, device.span());
+            }
+        }
+        for peer in list(grants, "sockets") {
+            let Some(text) = peer.get_ref().as_str().filter(|text| text.starts_with("*.")) else { continue };
+            let message = format!("`{text}` cannot be granted to sockets, which know addresses and no names");
+            let help = "name each host, or grant it to HTTP requests: `http = [...]`";
+            self.report.add("invalid-peer", peer.span(), message).help(help);
+        }
         for called in list(grants, "call") {
             let Some(name) = called.get_ref().as_str() else { continue };
             self.function(name, called.span());

@@ -1,0 +1,190 @@
+//! `littoral flow`.
+
+use std::process::ExitCode;
+
+use littoral_model::manifest::{Flow, Sink};
+use littoral_node::admin::types::{FlowStatus, PlacementRow, PlanReport, PredictionRow};
+use littoral_sql::Column;
+use serde::Serialize;
+
+use crate::app::App;
+use crate::args::ExplainArgs;
+use crate::client::Client;
+use crate::commands::plan;
+use crate::composition;
+use crate::failure::Usage;
+use crate::output::{self, Tabular};
+
+/// Shows what an app's flows come to. Status 1 if the app would be refused.
+pub(super) async fn explain(args: &ExplainArgs, client: &Client) -> anyhow::Result<ExitCode> {
+    let app = App::load(&args.app, args.output)?;
+    composition::check(&app)?;
+    if let Some(wanted) = &args.flow
+        && !app.manifest.flows.keys().any(|name| name.as_str() == wanted)
+    {
+        let names: Vec<&str> = app.manifest.flows.keys().map(|name| name.as_str()).collect();
+        return Err(Usage::new(format!("the app has no flow {wanted}"))
+            .hint(format!("it has {}", names.join(", ")))
+            .into());
+    }
+    let bundle = app.bundle_of_what_is_there()?;
+    let report = client.plan(&bundle).await?;
+    if !report.accepted {
+        return plan::show(client, &bundle, args.output).await;
+    }
+    let running: Vec<FlowStatus> = client.flows().await?;
+    let flows =
+        app.manifest.flows.iter().filter(|(name, _)| args.flow.as_ref().is_none_or(|flow| flow == name.as_str()));
+    let explained = flows.map(|(name, flow)| {
+        let status = running.iter().find(|status| status.app == report.app && status.name == name.as_str());
+        Explanation::new(&app, name.as_str(), flow, &report, status)
+    });
+    let explained: Vec<Explanation> = explained.collect();
+    output::print(&output::render(&explained, args.output)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A flow, from its graph to what was measured.
+#[derive(Debug, Serialize)]
+struct Explanation {
+    flow: String,
+    /// The stream that it reads, with the columns that are known of it.
+    source: StreamNode,
+    /// Its functions and queries, in order.
+    functions: Vec<FunctionNode>,
+    /// Where it ends, and by port where else its rows go.
+    outputs: Vec<Output>,
+    /// Its stages after fusion, and where they would run.
+    stages: Vec<PlacementRow>,
+    /// How long a record is predicted to take.
+    prediction: Option<PredictionRow>,
+    /// What is measured, if the app runs.
+    measured: Option<FlowStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct StreamNode {
+    name: String,
+    columns: Vec<Column>,
+}
+
+#[derive(Debug, Serialize)]
+struct FunctionNode {
+    name: String,
+    /// What a query does; empty for a component.
+    operators: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Output {
+    port: String,
+    to: StreamNode,
+}
+
+impl Explanation {
+    fn new(app: &App, name: &str, flow: &Flow, report: &PlanReport, status: Option<&FlowStatus>) -> Self {
+        let node = |stream: &str| StreamNode {
+            name: stream.to_owned(),
+            columns: app
+                .program
+                .columns
+                .iter()
+                .find(|(known, _)| known.as_str() == stream)
+                .map(|(_, columns)| columns.clone())
+                .unwrap_or_default(),
+        };
+        let functions = flow.stages.iter().map(|function| FunctionNode {
+            name: function.to_string(),
+            operators: app.program.stage(function).map(|plan| plan.operators()).unwrap_or_default(),
+        });
+        let sink = flow.sink.as_ref().map(|sink| match sink {
+            Sink::Stream(stream) => stream.as_str(),
+            Sink::Function(function) => function.as_str(),
+        });
+        let main = sink.map(|sink| ("main", sink));
+        let side = flow.outputs.iter().map(|(port, stream)| (port.as_str(), stream.as_str()));
+        let dead = flow.dead_letter.iter().map(|stream| ("dead-letter", stream.as_str()));
+        let outputs = main.into_iter().chain(side).chain(dead);
+        let is_stage = |row: &&PlacementRow| {
+            row.kind == "stage" && row.name.split_once(": ").is_some_and(|(flow, _)| flow == name)
+        };
+        Self {
+            flow: name.to_owned(),
+            source: node(flow.source.as_str()),
+            functions: functions.collect(),
+            outputs: outputs.map(|(port, stream)| Output { port: port.to_owned(), to: node(stream) }).collect(),
+            stages: report.placements.iter().filter(is_stage).cloned().collect(),
+            prediction: report.predictions.iter().find(|prediction| prediction.flow == name).cloned(),
+            measured: status.cloned(),
+        }
+    }
+
+    fn write(&self, out: &mut Vec<String>) {
+        out.push(format!("flow {}", self.flow));
+        out.push(format!("  from {}", self.source.told()));
+        for function in &self.functions {
+            out.push(format!("   └ {}", function.name));
+            out.extend(function.operators.iter().map(|operator| format!("       {operator}")));
+        }
+        out.extend(self.outputs.iter().map(|output| format!("  {} to {}", output.port, output.to.told())));
+        for stage in &self.stages {
+            let functions = stage.name.split_once(": ").map_or("", |(_, functions)| functions);
+            let partition = stage.partition.map_or_else(String::new, |partition| format!(", partition {partition}"));
+            let because = stage.reasons.first().map_or_else(String::new, |reason| format!(" ({reason})"));
+            out.push(format!("  stage {functions}{partition}: on {}{because}", stage.nodes.join(", ")));
+        }
+        if let Some(prediction) = &self.prediction {
+            let objective = prediction.slo_p95_ms.map_or_else(String::new, |slo| format!(" of {slo} ms"));
+            out.push(format!(
+                "  predicted p95 {:.1} ms{objective}: {}",
+                prediction.predicted_p95_ms,
+                prediction.parts.join(", ")
+            ));
+        }
+        let Some(measured) = &self.measured else {
+            out.push("  measured: it does not run yet".to_owned());
+            return;
+        };
+        for stage in &measured.stages {
+            out.push(format!(
+                "  measured {}/{} on {}: {} rows in, {} out, {} rejected, p95 of a batch {:.1} ms",
+                stage.name,
+                stage.partition,
+                stage.owner.as_deref().unwrap_or("-"),
+                stage.rows_in,
+                stage.rows_out,
+                stage.rows_rejected,
+                stage.latency.p95_ms
+            ));
+        }
+        for sink in &measured.sinks {
+            out.push(format!(
+                "  measured at {}: {} rows, p95 of their age {:.1} ms",
+                sink.name, sink.rows, sink.latency.p95_ms
+            ));
+        }
+    }
+}
+
+impl StreamNode {
+    fn told(&self) -> String {
+        if self.columns.is_empty() {
+            return self.name.clone();
+        }
+        let columns: Vec<String> = self.columns.iter().map(|column| format!("{} {}", column.name, column.ty)).collect();
+        format!("{} ({})", self.name, columns.join(", "))
+    }
+}
+
+impl Tabular for Vec<Explanation> {
+    fn table(&self, _: bool) -> String {
+        let mut lines = Vec::new();
+        for (place, explanation) in self.iter().enumerate() {
+            if place > 0 {
+                lines.push(String::new());
+            }
+            explanation.write(&mut lines);
+        }
+        lines.join("\n") + "\n"
+    }
+}

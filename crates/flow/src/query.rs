@@ -1,0 +1,63 @@
+//! The stage of a flow in SQL, beside the guests of a chain: it runs in the node itself, without a component.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
+use async_trait::async_trait;
+use bytes::Bytes;
+use littoral_model::entry::PORT_MAIN;
+use littoral_runtime::stage::{Rejection, StageError, StageOutput};
+use littoral_sql::{PORT_LATE, Plan, Stage};
+
+use crate::chain::Operator;
+
+/// A query that runs.
+#[derive(Debug)]
+pub struct Query(Stage);
+
+impl Query {
+    /// A query without state.
+    #[must_use]
+    pub fn new(plan: Arc<Plan>) -> Self {
+        Self(Stage::new(plan))
+    }
+}
+
+#[async_trait(?Send)]
+impl Operator for Query {
+    async fn open(&mut self, schema: &Schema) -> Result<(), StageError> {
+        self.0.open(schema).map_err(rejected)
+    }
+
+    async fn process(&mut self, rows: &RecordBatch, _: i64) -> Result<StageOutput, StageError> {
+        let output = self.0.process(rows).map_err(rejected)?;
+        let main = output.rows.map(|rows| (PORT_MAIN.to_owned(), rows));
+        let late = output.late.map(|rows| (PORT_LATE.to_owned(), rows));
+        let rejected = output.rejected.into_iter().map(|(row, reason)| Rejection { row, reason });
+        Ok(StageOutput {
+            outputs: main.into_iter().chain(late).collect(),
+            rejected: rejected.collect(),
+            dirty: output.dirty,
+            timer_us: None,
+        })
+    }
+
+    async fn on_timer(&mut self, _: i64) -> Result<StageOutput, StageError> {
+        // It asks for none: time is what its rows say.
+        Ok(StageOutput::default())
+    }
+
+    async fn snapshot(&mut self, groups: &[u32]) -> Result<Vec<(u32, Bytes)>, StageError> {
+        Ok(self.0.snapshot(groups).into_iter().map(|(group, bytes)| (group, Bytes::from(bytes))).collect())
+    }
+
+    async fn restore(&mut self, groups: Vec<(u32, Bytes)>) -> Result<(), StageError> {
+        let groups: Vec<(u32, &[u8])> = groups.iter().map(|(group, bytes)| (*group, bytes.as_ref())).collect();
+        self.0.restore(&groups).map_err(rejected)
+    }
+}
+
+fn rejected(error: littoral_sql::StageError) -> StageError {
+    StageError::Rejected { reason: error.to_string() }
+}

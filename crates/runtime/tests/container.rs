@@ -1,0 +1,420 @@
+//! Real containers, of an image that is made here of Debian's static busybox. This program is also the host and the shims of its
+//! containers, so that it has a `main` of its own. Without root, a runtime or busybox it says that it is skipped.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "support/layout.rs"]
+mod layout;
+
+use std::fs;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use http_body_util::BodyExt as _;
+use littoral_runtime::container::{
+    Abilities, ContainerProgram, ContainerSpec, Containers, HostProcess, OciRuntime, run_host, run_shim,
+};
+use littoral_runtime::http::{HttpFunction, HttpSettings, full};
+use littoral_runtime::{Limits, LogSink, LogStream, Usage};
+use tempfile::TempDir;
+
+use layout::{BUSYBOX, make_layout};
+
+type Test = fn(Arc<Bench>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["container", "host", folder] => run_host(Path::new(folder), &program()).unwrap(),
+        ["container", "shim", folder] => drop(run_shim(Path::new(folder))),
+        // The other half of the test of adoption: starts a container and is killed.
+        ["start-and-wait", folder] => start_and_wait(Path::new(folder)),
+        _ => return tests(&words),
+    }
+    ExitCode::SUCCESS
+}
+
+fn tests(words: &[&str]) -> ExitCode {
+    let tests: [(&str, Test); 8] = [
+        ("a_container_serves_and_is_confined", |bench| Box::pin(a_container_serves_and_is_confined(bench))),
+        ("limits_hold", |bench| Box::pin(limits_hold(bench))),
+        ("it_is_held_still_and_goes_on", |bench| Box::pin(it_is_held_still_and_goes_on(bench))),
+        ("what_it_writes_and_how_it_ends_is_known", |bench| Box::pin(what_it_writes_and_how_it_ends_is_known(bench))),
+        ("a_container_that_is_not_healthy_leaves_nothing", |bench| Box::pin(not_healthy_leaves_nothing(bench))),
+        ("another_process_takes_it_up", |bench| Box::pin(another_process_takes_it_up(bench))),
+        ("another_one_is_made_while_the_last_one_ends", |bench| Box::pin(another_one_while_the_last_one_ends(bench))),
+        ("requests_are_answered_over_kept_connections", |bench| Box::pin(requests_over_kept_connections(bench))),
+    ];
+    if words.contains(&"--list") {
+        tests.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    let wanted: Vec<&&str> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let unable = OciRuntime::find(std::env::var_os("PATH").as_deref()).err().map(|unable| unable.to_string());
+    let unable = unable
+        .or_else(|| (!Path::new(BUSYBOX).exists()).then(|| format!("there is no {BUSYBOX}: install busybox-static")));
+    if let Some(reason) = unable {
+        println!("test result: skipped, no containers here: {reason}");
+        return ExitCode::SUCCESS;
+    }
+    let mut failed = 0;
+    for (name, test) in
+        tests.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|word| name.contains(**word)))
+    {
+        println!("test {name} ...");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let bench = Arc::new(runtime.block_on(async { Bench::new() }));
+        let passed = runtime.block_on(async { tokio::spawn(test(Arc::clone(&bench))).await });
+        // Whatever a test that failed has left.
+        runtime.block_on(bench.containers.stop_all());
+        println!("test {name} ... {}", if passed.is_ok() { "ok" } else { "FAILED" });
+        failed += usize::from(passed.is_err());
+    }
+    println!("test result: {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn program() -> ContainerProgram {
+    ContainerProgram { program: std::env::current_exe().unwrap(), arguments: vec!["container".into()] }
+}
+
+fn containers(folder: &Path) -> Containers {
+    let abilities = Abilities::find(std::env::var_os("PATH").as_deref());
+    Containers::open(Arc::new(HostProcess::start(&folder.join("containers"), abilities, &program()).unwrap())).unwrap()
+}
+
+/// A folder that nobody else may enter, with an image and the containers of a test.
+struct Bench {
+    folder: TempDir,
+    containers: Containers,
+    lines: Arc<Lines>,
+    usage: Arc<Usage>,
+}
+
+#[derive(Default)]
+struct Lines(Mutex<Vec<String>>);
+
+impl LogSink for Lines {
+    fn line(&self, _stream: LogStream, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        make_layout(&folder.path().join("layout"), &["/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/www"]);
+        let containers = containers(folder.path());
+        Self { folder, containers, lines: Arc::default(), usage: Arc::default() }
+    }
+
+    async fn spec(&self) -> ContainerSpec {
+        let image = self.containers.unpack(self.folder.path().join("layout")).await.unwrap();
+        ContainerSpec { stop_within: Duration::from_millis(50), ..ContainerSpec::new("t/a/f", image) }
+    }
+
+    async fn start(&self, spec: ContainerSpec) -> HttpFunction {
+        let container =
+            self.containers.start(spec, Arc::clone(&self.lines) as _, 100, Arc::clone(&self.usage)).await.unwrap();
+        HttpFunction::of_container(container, HttpSettings { name: "t/a/f".to_owned(), ..HttpSettings::default() })
+    }
+
+    /// Stops what runs; nothing must be left of it.
+    async fn stop(&self, function: &HttpFunction) {
+        let container = function.container().unwrap();
+        let (id, pids) = (container.id().to_owned(), [container.pid(), container.shim_pid()]);
+        self.containers.stop(container).await;
+        self.nothing_is_left(&id, &pids);
+    }
+
+    fn nothing_is_left(&self, id: &str, pids: &[i32]) {
+        until("its processes have ended", || pids.iter().all(|pid| !layout::runs(*pid)));
+        assert_eq!(cgroups(id), Vec::<PathBuf>::new());
+        for folder in ["run", "runtime"] {
+            let left: Vec<_> = fs::read_dir(self.folder.path().join("containers").join(folder)).unwrap().collect();
+            assert!(left.is_empty(), "{folder} has {left:?}");
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.folder.path().to_str().unwrap()), "a mount is left: {mounts}");
+    }
+}
+
+fn cgroups(id: &str) -> Vec<PathBuf> {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
+    hierarchies
+        .chain([PathBuf::from("/sys/fs/cgroup")])
+        .map(|path| path.join(id))
+        .filter(|path| path.exists())
+        .collect()
+}
+
+/// Waits for something that happens in other processes.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < end, "not yet: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+async fn ask(function: &HttpFunction, path: &str) -> (u16, String) {
+    let response = function.call(http::Request::get(path).body(full("")).unwrap()).await;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.map(|body| body.to_bytes().to_vec()).unwrap_or_default();
+    (status, String::from_utf8(body).unwrap())
+}
+
+async fn page(function: &HttpFunction, what: &str) -> String {
+    let (status, body) = ask(function, &format!("/cgi-bin/do?{what}")).await;
+    assert_eq!(status, 200, "{body}");
+    body
+}
+
+async fn a_container_serves_and_is_confined(bench: Arc<Bench>) {
+    let environment = vec![("REPLACED".to_owned(), "function".to_owned())];
+    let function = bench.start(ContainerSpec { environment, ..bench.spec().await }).await;
+    assert_eq!(ask(&function, "/index.html").await, (200, "page".to_owned()));
+    assert_eq!(page(&function, "").await, "hello from function\n");
+    let status = page(&function, "status").await;
+    let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    for capabilities in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(line(capabilities), "0000000000000000", "{capabilities}");
+    }
+    assert_eq!((line("NoNewPrivs:").as_str(), line("Seccomp:").as_str()), ("1", "2"));
+    assert_eq!((line("Uid:").as_str(), line("Gid:").as_str()), ("33\t33\t33\t33", "34\t34\t34\t34"));
+    assert_eq!(page(&function, "write").await, "/x refused\n/www/x refused\n/tmp/x written\n");
+    let network = page(&function, "network").await;
+    let interfaces: Vec<&str> = network.lines().skip(2).map(|line| line.split(':').next().unwrap().trim()).collect();
+    assert_eq!(interfaces, ["lo"], "{network}");
+    let variables = page(&function, "variables").await;
+    for variable in ["PORT=8080", "FROM_IMAGE=1", "REPLACED=function"] {
+        assert!(variables.lines().any(|line| line == variable), "{variable} is not in {variables}");
+    }
+    let tried = page(&function, "mount").await;
+    assert!(!tried.contains("mounted") && !tried.contains("unshared"), "{tried}");
+    let processes = page(&function, "processes").await;
+    assert!(processes.lines().count() < 8 && processes.contains("httpd"), "it sees others: {processes}");
+    // Without it is somebody who is nobody here, where there are user namespaces.
+    let container = function.container().unwrap();
+    let outside = fs::read_to_string(format!("/proc/{}/status", container.pid())).unwrap();
+    if bench.containers.abilities().images.as_ref().unwrap().has_user_namespaces {
+        assert!(outside.contains("Uid:\t1879048225"), "{outside}");
+        let shim = fs::read_to_string(format!("/proc/{}/status", container.shim_pid())).unwrap();
+        assert!(shim.contains("Uid:\t1879048192") && shim.contains("Threads:\t1\n"), "{shim}");
+    }
+    bench.stop(&function).await;
+}
+
+async fn limits_hold(bench: Arc<Bench>) {
+    let spec = ContainerSpec { memory_bytes: 32 << 20, pids: 20, cpu_millis: Some(500), ..bench.spec().await };
+    let function = bench.start(spec).await;
+    let id = function.container().unwrap().id().to_owned();
+    let (_, memory) = ask(&function, "/cgi-bin/do?memory").await;
+    assert!(!memory.contains("300000000"), "it had ten times its memory: {memory}");
+    let (_, forked) = ask(&function, "/cgi-bin/do?fork").await;
+    assert!(!forked.contains("begun 100"), "it had five times its processes: {forked}");
+    // What was ended for it was not the server, which answers once it can have a process for that.
+    let end = Instant::now() + Duration::from_secs(60);
+    while ask(&function, "/index.html").await.0 != 200 {
+        assert!(Instant::now() < end, "the server has ended");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let quota: Vec<String> = cgroups(&id)
+        .iter()
+        .filter_map(|folder| {
+            fs::read_to_string(folder.join("cpu.cfs_quota_us"))
+                .or_else(|_| fs::read_to_string(folder.join("cpu.max")))
+                .ok()
+        })
+        .collect();
+    assert!(quota.iter().any(|quota| quota.starts_with("50000")), "{quota:?}");
+    let used = function.container().unwrap().used().unwrap();
+    assert!(used.cpu > Duration::ZERO && used.memory_bytes > 0, "{used:?}");
+    until("what it uses is counted", || bench.usage.now().cpu_ns > 0 && bench.usage.now().memory_byte_us > 0);
+    bench.stop(&function).await;
+}
+
+async fn it_is_held_still_and_goes_on(bench: Arc<Bench>) {
+    let function = Arc::new(bench.start(bench.spec().await).await);
+    let container = Arc::clone(function.container().unwrap());
+    container.pause(true).await.unwrap();
+    let asked = tokio::spawn({
+        let function = Arc::clone(&function);
+        async move { ask(&function, "/index.html").await }
+    });
+    // The kernel accepts for it; it does not answer while it is held.
+    tokio::task::yield_now().await;
+    let held = tokio::task::spawn_blocking({
+        let pid = container.pid();
+        move || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap()
+    });
+    let held = held.await.unwrap();
+    assert!(!asked.is_finished(), "it answered while it was held: {held}");
+    container.pause(false).await.unwrap();
+    assert_eq!(asked.await.unwrap(), (200, "page".to_owned()), "nothing of it is lost");
+    // It is stopped as well while it is held.
+    container.pause(true).await.unwrap();
+    bench.stop(&function).await;
+}
+
+async fn what_it_writes_and_how_it_ends_is_known(bench: Arc<Bench>) {
+    let layout = bench.folder.path().join("talks");
+    make_layout(
+        &layout,
+        &[
+            "/bin/sh",
+            "-c",
+            "echo one; echo two >&2; busybox httpd -p 8080 -h /www; while [ ! -e /tmp/end ]; do sleep 0.05; done; echo last; exit 7",
+        ],
+    );
+    let image = bench.containers.unpack(layout).await.unwrap();
+    let function = bench.start(ContainerSpec { contents: image.into(), ..bench.spec().await }).await;
+    let container = Arc::clone(function.container().unwrap());
+    page(&function, "end").await;
+    let how = container.until_ended().await;
+    assert_eq!(how, "it exited with status 7");
+    let lines = bench.lines.0.lock().unwrap().clone();
+    for line in ["one", "two", "last"] {
+        assert!(lines.iter().any(|had| had == line), "{line} is not in {lines:?}");
+    }
+    let (status, message) = ask(&function, "/index.html").await;
+    assert_eq!(status, 500);
+    assert!(message.contains("it exited with status 7"), "{message}");
+    // Whoever asks for it again gets another one, which is cleared away here.
+    bench.stop(&function).await;
+}
+
+async fn not_healthy_leaves_nothing(bench: Arc<Bench>) {
+    let start = |spec| bench.containers.start(spec, Arc::clone(&bench.lines) as _, 100, Arc::clone(&bench.usage));
+    let layout = |name: &str, command: &[&str]| {
+        let path = bench.folder.path().join(name);
+        make_layout(&path, command);
+        bench.containers.unpack(path)
+    };
+    let within = Duration::from_millis(200);
+    let deaf = layout("deaf", &["/bin/sleep", "1000"]).await.unwrap();
+    let refused = start(ContainerSpec { contents: deaf.into(), ready_within: within, ..bench.spec().await })
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("it does not listen on its port"), "{refused}");
+    let ends = layout("ends", &["/bin/sh", "-c", "exit 3"]).await.unwrap();
+    let refused = start(ContainerSpec { contents: ends.into(), ..bench.spec().await }).await.unwrap_err().to_string();
+    assert!(refused.contains("it exited with status 3 before it was ready"), "{refused}");
+    let missing = layout("missing", &["/bin/no-such-program"]).await.unwrap();
+    let refused =
+        start(ContainerSpec { contents: missing.into(), ..bench.spec().await }).await.unwrap_err().to_string();
+    assert!(refused.contains("no-such-program"), "{refused}");
+    let nothing = layout("nothing", &[]).await.unwrap();
+    let refused =
+        start(ContainerSpec { contents: nothing.into(), ..bench.spec().await }).await.unwrap_err().to_string();
+    assert!(refused.contains("build it with ENTRYPOINT or CMD"), "{refused}");
+    // 404 is an answer.
+    let answers = start(ContainerSpec { health_path: "/none".to_owned(), ..bench.spec().await }).await.unwrap();
+    let function = HttpFunction::of_container(answers, HttpSettings::default());
+    bench.stop(&function).await;
+}
+
+async fn another_process_takes_it_up(bench: Arc<Bench>) {
+    let folder = &bench.folder.path().join("other");
+    let mut other = Command::new(std::env::current_exe().unwrap());
+    let mut other = other.args(["start-and-wait", folder.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(other.stdout.take().unwrap()), &mut said).unwrap();
+    let pids: Vec<i32> = said.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    // As `kill -9`.
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let again = containers(folder);
+    let start = |spec| again.start(spec, Arc::clone(&bench.lines) as _, 100, Arc::clone(&bench.usage));
+    let image = again.unpack(bench.folder.path().join("layout")).await.unwrap();
+    let spec = ContainerSpec { stop_within: Duration::from_millis(50), ..ContainerSpec::new("t/a/f", image) };
+    let container = start(spec.clone()).await.unwrap();
+    assert!(container.is_adopted());
+    assert_eq!([container.pid(), container.shim_pid()], [pids[0], pids[1]]);
+    let function = HttpFunction::of_container(Arc::clone(&container), HttpSettings::default());
+    assert_eq!(ask(&function, "/index.html").await, (200, "page".to_owned()));
+    // What nobody asks for is removed, and only that.
+    let removed = again.remove_unknown().await;
+    assert_eq!(removed.len(), 1, "{removed:?}");
+    bench_is_left_with(folder, &[container.id()]);
+    until("its processes have ended", || pids[2..].iter().all(|pid| !layout::runs(*pid)));
+    assert_eq!(cgroups(&removed[0]), Vec::<PathBuf>::new());
+    // One that differs in anything is another one.
+    let function_other = start(ContainerSpec { memory_bytes: 64 << 20, ..spec }).await.unwrap();
+    assert!(!function_other.is_adopted());
+    again.stop(&function_other).await;
+    again.stop(&container).await;
+    bench_is_left_with(folder, &[]);
+    bench.nothing_is_left(container.id(), &pids);
+}
+
+async fn another_one_while_the_last_one_ends(bench: Arc<Bench>) {
+    let spec = bench.spec().await;
+    let first = bench.start(spec.clone()).await;
+    let first = Arc::clone(first.container().unwrap());
+    let pids = [first.pid(), first.shim_pid()];
+    let mut stopped = Box::pin(bench.containers.stop(&first));
+    assert!(futures::poll!(&mut stopped).is_pending(), "it is told to end");
+    let (next, ()) = futures::join!(bench.start(spec), stopped);
+    assert_ne!(next.container().unwrap().pid(), pids[0]);
+    until("the first one has ended", || pids.iter().all(|pid| !layout::runs(*pid)));
+    assert_eq!(ask(&next, "/index.html").await, (200, "page".to_owned()));
+    bench.stop(&next).await;
+}
+
+fn bench_is_left_with(folder: &Path, ids: &[&str]) {
+    let names: Vec<String> = fs::read_dir(folder.join("containers/run"))
+        .unwrap()
+        .map(|it| it.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(names, ids);
+    assert_eq!(fs::read_dir(folder.join("containers/runtime")).unwrap().count(), ids.len());
+}
+
+/// Starts two containers, says which processes they are, and waits to be killed.
+fn start_and_wait(folder: &Path) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let containers = containers(folder);
+        let image = containers.unpack(folder.parent().unwrap().join("layout")).await.unwrap();
+        let spec = ContainerSpec::new("t/a/f", image);
+        let start = |spec| containers.start(spec, Arc::<Lines>::default() as _, 100, Arc::default());
+        let wanted = start(spec.clone()).await.unwrap();
+        let unwanted = start(ContainerSpec { name: "t/a/g".to_owned(), ..spec }).await.unwrap();
+        println!("{} {} {} {}", wanted.pid(), wanted.shim_pid(), unwanted.pid(), unwanted.shim_pid());
+        std::future::pending::<()>().await;
+    });
+}
+
+async fn requests_over_kept_connections(bench: Arc<Bench>) {
+    let function = Arc::new(bench.start(bench.spec().await).await);
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let function = Arc::clone(&function);
+            tokio::spawn(async move {
+                for _ in 0..25 {
+                    assert_eq!(ask(&function, "http://app.example/index.html").await, (200, "page".to_owned()));
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(function.stats().latency.count, 200);
+    // One that takes too long is given up, and those after it are answered.
+    let limits = Limits { timeout: Duration::from_millis(100), ..Limits::default() };
+    let hasty = HttpFunction::of_container(
+        Arc::clone(function.container().unwrap()),
+        HttpSettings { limits, ..HttpSettings::default() },
+    );
+    let (status, message) = ask(&hasty, "/cgi-bin/do?hang").await;
+    assert_eq!(status, 504, "{message}");
+    assert_eq!(ask(&function, "/index.html").await.0, 200);
+    bench.stop(&function).await;
+}

@@ -1,0 +1,135 @@
+//! A test program that is also the host and the shims of the containers that it tests, so that it has a `main` of its own; and what
+//! each of its tests has.
+
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use http_body_util::BodyExt as _;
+use littoral_runtime::container::{Abilities, ContainerProgram, ContainerSpec, Containers, HostProcess};
+use littoral_runtime::http::{HttpFunction, HttpSettings, full};
+use littoral_runtime::{LogSink, LogStream, Usage};
+use tempfile::TempDir;
+
+/// A test by its name.
+pub(crate) type Test = (&'static str, fn(Arc<Bench>) -> Pin<Box<dyn Future<Output = ()> + Send>>);
+
+/// What a test has: a folder that nobody else may enter, as a node's, and its containers.
+pub(crate) struct Bench {
+    pub(crate) folder: TempDir,
+    pub(crate) containers: Containers,
+    pub(crate) lines: Arc<Lines>,
+    pub(crate) usage: Arc<Usage>,
+}
+
+#[derive(Default)]
+pub(crate) struct Lines(pub(crate) Mutex<Vec<String>>);
+
+impl LogSink for Lines {
+    fn line(&self, _stream: LogStream, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+}
+
+/// Runs the tests that the words of the command line ask for, as libtest does. `path` is where a container runtime is looked for;
+/// `unable` is why this machine runs none of them.
+pub(crate) fn run(words: &[&str], tests: &[Test], path: Option<&std::ffi::OsStr>, unable: Option<String>) -> ExitCode {
+    if words.contains(&"--list") {
+        tests.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(reason) = unable {
+        println!("test result: skipped, this machine cannot: {reason}");
+        return ExitCode::SUCCESS;
+    }
+    let wanted: Vec<&&str> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(**word));
+    let mut failed = 0;
+    for (name, test) in tests.iter().filter(|(name, _)| is_wanted(name)) {
+        println!("test {name} ...");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let bench = Arc::new(runtime.block_on(async { Bench::new(path) }));
+        let passed = runtime.block_on(async { tokio::spawn(test(Arc::clone(&bench))).await });
+        // Whatever a test that failed has left.
+        runtime.block_on(bench.containers.stop_all());
+        println!("test {name} ... {}", if passed.is_ok() { "ok" } else { "FAILED" });
+        failed += usize::from(passed.is_err());
+    }
+    println!("test result: {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// This program, as the host and the shims.
+pub(crate) fn program() -> ContainerProgram {
+    ContainerProgram { program: std::env::current_exe().unwrap(), arguments: vec!["container".into()] }
+}
+
+/// The containers of a folder, on a machine with the runtime that is found in `path`, or with none.
+pub(crate) fn containers(folder: &Path, path: Option<&std::ffi::OsStr>) -> Containers {
+    let host = HostProcess::start(&folder.join("containers"), Abilities::find(path), &program()).unwrap();
+    Containers::open(Arc::new(host)).unwrap()
+}
+
+impl Bench {
+    fn new(path: Option<&std::ffi::OsStr>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let containers = containers(folder.path(), path);
+        Self { folder, containers, lines: Arc::default(), usage: Arc::default() }
+    }
+
+    pub(crate) async fn start(&self, spec: ContainerSpec) -> HttpFunction {
+        let container =
+            self.containers.start(spec, Arc::clone(&self.lines) as _, 100, Arc::clone(&self.usage)).await.unwrap();
+        HttpFunction::of_container(container, HttpSettings { name: "t/a/f".to_owned(), ..HttpSettings::default() })
+    }
+
+    /// Stops what runs; nothing must be left of it.
+    pub(crate) async fn stop(&self, function: &HttpFunction) {
+        let container = function.container().unwrap();
+        let (id, pids) = (container.id().to_owned(), [container.pid(), container.shim_pid()]);
+        self.containers.stop(container).await;
+        self.nothing_is_left(&id, &pids);
+    }
+
+    pub(crate) fn nothing_is_left(&self, id: &str, pids: &[i32]) {
+        until("its processes have ended", || pids.iter().all(|pid| !crate::layout::runs(*pid)));
+        assert_eq!(cgroups(id), Vec::<PathBuf>::new());
+        for folder in ["run", "runtime"] {
+            let folder = self.folder.path().join("containers").join(folder);
+            let left: Vec<_> = fs::read_dir(&folder).into_iter().flatten().collect();
+            assert!(left.is_empty(), "{} has {left:?}", folder.display());
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.folder.path().to_str().unwrap()), "a mount is left: {mounts}");
+    }
+}
+
+/// The control groups of that name.
+pub(crate) fn cgroups(id: &str) -> Vec<PathBuf> {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
+    let all = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]).map(|path| path.join(id));
+    all.filter(|path| path.exists()).collect()
+}
+
+/// Waits for something that happens in other processes.
+pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < end, "not yet: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The status and the body of what a function answers.
+pub(crate) async fn ask(function: &HttpFunction, path: &str) -> (u16, String) {
+    let response = function.call(http::Request::get(path).body(full("")).unwrap()).await;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.map(|body| body.to_bytes().to_vec()).unwrap_or_default();
+    (status, String::from_utf8(body).unwrap())
+}

@@ -1,0 +1,142 @@
+//! Aggregates: what they take, and what they have taken in so far.
+
+use std::cmp::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use crate::expr::Expr;
+use crate::types::Type;
+use crate::value::{Cell, compare};
+
+/// Which aggregate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AggregateKind {
+    Count,
+    Sum,
+    Min,
+    Max,
+    Avg,
+}
+
+impl AggregateKind {
+    pub(crate) const NAMES: [(&'static str, Self); 5] =
+        [("count", Self::Count), ("sum", Self::Sum), ("min", Self::Min), ("max", Self::Max), ("avg", Self::Avg)];
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// An aggregate of a query.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Aggregate {
+    pub(crate) kind: AggregateKind,
+    /// What it takes of each row; none for `count(*)`.
+    pub(crate) argument: Option<Expr>,
+    /// The argument's type.
+    pub(crate) ty: Type,
+    /// Which rows it takes.
+    pub(crate) filter: Option<Expr>,
+}
+
+/// Whether there is such an aggregate of a type.
+pub(crate) fn takes(kind: AggregateKind, ty: Type) -> bool {
+    match kind {
+        AggregateKind::Count | AggregateKind::Min | AggregateKind::Max => true,
+        AggregateKind::Sum | AggregateKind::Avg => ty.is_number(),
+    }
+}
+
+impl Aggregate {
+    pub(crate) fn new(kind: AggregateKind, argument: Option<Expr>, ty: Type, filter: Option<Expr>) -> Self {
+        Self { kind, argument, ty, filter }
+    }
+
+    pub(crate) fn result(&self) -> Type {
+        match self.kind {
+            AggregateKind::Count => Type::Bigint,
+            AggregateKind::Avg => Type::Double,
+            AggregateKind::Sum | AggregateKind::Min | AggregateKind::Max => self.ty,
+        }
+    }
+
+    /// Nothing taken in yet.
+    pub(crate) fn begin(&self) -> Accumulator {
+        match (self.kind, self.ty) {
+            (AggregateKind::Count, _) => Accumulator::Count(0),
+            (AggregateKind::Sum, Type::Bigint) => Accumulator::Sum(None),
+            (AggregateKind::Sum, _) => Accumulator::SumDouble(None),
+            (AggregateKind::Avg, _) => Accumulator::Avg { sum: 0.0, count: 0 },
+            (AggregateKind::Min, _) => Accumulator::Min(None),
+            (AggregateKind::Max, _) => Accumulator::Max(None),
+        }
+    }
+}
+
+/// What an aggregate has taken in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Accumulator {
+    Count(i64),
+    Sum(Option<i64>),
+    SumDouble(Option<f64>),
+    Avg { sum: f64, count: u64 },
+    Min(Option<Cell<'static>>),
+    Max(Option<Cell<'static>>),
+}
+
+impl Accumulator {
+    /// Whether it can take a value in; nothing has changed yet.
+    ///
+    /// # Errors
+    /// When a sum would leave the whole numbers.
+    pub(crate) fn check(&self, value: &Cell<'_>) -> Result<(), String> {
+        match (self, value) {
+            (Self::Sum(Some(sum)), Cell::Bigint(value)) if sum.checked_add(*value).is_none() => {
+                Err("bigint out of range in sum".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a value in.
+    pub(crate) fn take(&mut self, value: &Cell<'_>) {
+        match (self, value) {
+            (Self::Count(count), _) => *count += 1,
+            (Self::Sum(sum), Cell::Bigint(value)) => *sum = Some(sum.unwrap_or(0).wrapping_add(*value)),
+            (Self::SumDouble(sum), Cell::Double(value)) => *sum = Some(sum.unwrap_or(0.0) + value),
+            (Self::Avg { sum, count }, value) => {
+                *count += 1;
+                *sum += match value {
+                    Cell::Bigint(value) => *value as f64,
+                    Cell::Double(value) => *value,
+                    _ => 0.0,
+                };
+            }
+            (Self::Min(best), value) => keep(best, value, Ordering::Less),
+            (Self::Max(best), value) => keep(best, value, Ordering::Greater),
+            _ => {}
+        }
+    }
+
+    /// What it amounts to; of nothing null, but a count of 0.
+    pub(crate) fn result(&self) -> Option<Cell<'static>> {
+        match self {
+            Self::Count(count) => Some(Cell::Bigint(*count)),
+            Self::Sum(sum) => sum.map(Cell::Bigint),
+            Self::SumDouble(sum) => sum.map(Cell::Double),
+            Self::Avg { count: 0, .. } => None,
+            Self::Avg { sum, count } => Some(Cell::Double(sum / *count as f64)),
+            Self::Min(best) | Self::Max(best) => best.clone(),
+        }
+    }
+}
+
+fn keep(best: &mut Option<Cell<'static>>, value: &Cell<'_>, wanted: Ordering) {
+    if best.as_ref().is_none_or(|best| compare(value, best) == wanted) {
+        *best = Some(value.clone().into_owned());
+    }
+}

@@ -1,0 +1,102 @@
+//! Expressions whose names and types have been checked.
+
+use crate::function::Function;
+use crate::types::Type;
+
+/// A constant.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Literal {
+    Null,
+    Bigint(i64),
+    Double(f64),
+    Boolean(bool),
+    Text(String),
+    /// Microseconds since 1970.
+    Timestamp(i64),
+    /// Microseconds.
+    Interval(i64),
+}
+
+/// How two values are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Comparison {
+    Equal,
+    NotEqual,
+    Less,
+    LessEqual,
+    Greater,
+    GreaterEqual,
+    /// As `NotEqual`, but null is a value like any other.
+    Distinct,
+    NotDistinct,
+}
+
+/// What is asked of a value; the answer is never null.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Test {
+    Null,
+    NotNull,
+    True,
+    NotTrue,
+    False,
+    NotFalse,
+}
+
+/// Operations on two values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Remainder,
+}
+
+impl Operation {
+    pub(crate) fn symbol(self) -> &'static str {
+        match self {
+            Self::Add => "+",
+            Self::Subtract => "-",
+            Self::Multiply => "*",
+            Self::Divide => "/",
+            Self::Remainder => "%",
+        }
+    }
+}
+
+/// An expression over the columns of a row. Operands have the types that the checker gave them.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Expr {
+    /// The column at that place.
+    Column(usize),
+    Literal(Literal, Type),
+    Not(Box<Expr>),
+    And(Box<Expr>, Box<Expr>),
+    Or(Box<Expr>, Box<Expr>),
+    Compare(Comparison, Box<Expr>, Box<Expr>),
+    Test(Test, Box<Expr>),
+    /// Of two numbers of one type, or of moments and lengths of time, which are all whole microseconds. The type is the
+    /// result's.
+    Arithmetic(Operation, Box<Expr>, Box<Expr>, Type),
+    Negate(Box<Expr>),
+    Case {
+        branches: Vec<(Expr, Expr)>,
+        otherwise: Box<Expr>,
+    },
+    Coalesce(Vec<Expr>),
+    NullIf(Box<Expr>, Box<Expr>),
+    Like {
+        text: Box<Expr>,
+        pattern: Box<Expr>,
+        negated: bool,
+        any_case: bool,
+    },
+    Cast(Box<Expr>, Type),
+    Call(&'static Function, Vec<Expr>),
+}
+
+impl Expr {
+    pub(crate) fn null(ty: Type) -> Self {
+        Self::Literal(Literal::Null, ty)
+    }
+}

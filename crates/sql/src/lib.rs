@@ -1,0 +1,30 @@
+//! Flows in SQL: `CREATE STREAM` and `CREATE FLOW … AS SELECT …`, checked and run over Arrow batches.
+//!
+//! [`expand`] reads the statements of an app (`[sql]` in its manifest), checks names and types (`statement`, `query`, `check`), and
+//! adds their streams and flows to the manifest. What each flow's stage does is a [`Plan`]; a [`Stage`] runs it, with its
+//! expressions evaluated over whole columns (`eval`), and groups in windows row by row (`group`). Semantics are PostgreSQL's
+//! where the standard leaves room; `docs/reference/sql.md` says where they differ.
+//!
+//! Nothing here reads a clock, waits or does I/O: the same rows in the same order come to the same results.
+
+mod aggregate;
+mod cast;
+mod check;
+mod decode;
+mod eval;
+mod expr;
+mod function;
+mod group;
+mod plan;
+mod program;
+mod query;
+mod source;
+mod stage;
+mod statement;
+mod types;
+mod value;
+
+pub use plan::Plan;
+pub use program::{FlowPlan, Mistakes, Program, expand};
+pub use stage::{Output, PORT_LATE, Stage, StageError};
+pub use types::{Column, Type, record_columns};

@@ -1,0 +1,114 @@
+//! What the stage of a flow does with its rows.
+
+use crate::aggregate::Aggregate;
+use crate::expr::Expr;
+use crate::types::{Column, Type};
+
+/// The stage of a flow, as its query came to.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The columns of the rows that it reads.
+    pub(crate) input: Vec<Column>,
+    /// Which of them count.
+    pub(crate) filter: Option<Expr>,
+    /// What becomes of them.
+    pub(crate) shape: Shape,
+    /// The columns of the rows that it puts out.
+    pub(crate) output: Vec<Column>,
+    /// Whether there is a stream for rows that come too late.
+    pub(crate) has_late_port: bool,
+    /// Equal for plans that can go on with one another's state.
+    pub(crate) state_layout: u64,
+    /// Equal for plans that do the same.
+    pub(crate) fingerprint: u64,
+}
+
+impl Plan {
+    /// The columns of the rows that it puts out.
+    #[must_use]
+    pub fn output(&self) -> &[Column] {
+        &self.output
+    }
+
+    /// Equal for plans that do the same, in every version of Littoral that reads the query alike.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// What it does, an operator a line, in the order in which rows come through.
+    #[must_use]
+    pub fn operators(&self) -> Vec<String> {
+        let mut operators = vec![format!("decode {}", columns(&self.input))];
+        operators.extend(self.filter.as_ref().map(|_| "filter".to_owned()));
+        match &self.shape {
+            Shape::Project(_) => {}
+            Shape::Group(grouping) => {
+                let Window { size_us, slide_us } = grouping.window;
+                let window = if size_us == slide_us {
+                    format!("tumble {}", seconds(size_us))
+                } else {
+                    format!("hop {} every {}", seconds(size_us), seconds(slide_us))
+                };
+                let aggregates: Vec<&str> = grouping.aggregates.iter().map(|aggregate| aggregate.kind.name()).collect();
+                operators.push(format!(
+                    "{window}, {} keys, watermark {} behind, {}",
+                    grouping.keys.len(),
+                    seconds(grouping.delay_us),
+                    if aggregates.is_empty() { "no aggregates".to_owned() } else { aggregates.join(", ") }
+                ));
+                operators.extend(grouping.having.as_ref().map(|_| "filter groups".to_owned()));
+            }
+        }
+        operators.push(format!("project {}", columns(&self.output)));
+        operators
+    }
+}
+
+/// What becomes of the rows that count.
+#[derive(Clone, Debug)]
+pub(crate) enum Shape {
+    /// Each becomes one.
+    Project(Vec<Expr>),
+    /// They are grouped by keys and windows.
+    Group(Box<Grouping>),
+}
+
+/// Groups of rows.
+#[derive(Clone, Debug)]
+pub(crate) struct Grouping {
+    /// The column whose moments say which window a row is of.
+    pub(crate) time: usize,
+    pub(crate) window: Window,
+    /// How much the moments may be out of order.
+    pub(crate) delay_us: i64,
+    /// How much later a row still changes the result of its window.
+    pub(crate) lateness_us: i64,
+    pub(crate) keys: Vec<(Expr, Type)>,
+    pub(crate) aggregates: Vec<Aggregate>,
+    /// Which groups count; over a group's row.
+    pub(crate) having: Option<Expr>,
+    /// What a group becomes; over its row.
+    pub(crate) project: Vec<Expr>,
+}
+
+/// Windows of a length, one after every `slide_us`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) size_us: i64,
+    pub(crate) slide_us: i64,
+}
+
+/// A hash that is the same on every machine and in every version (FNV-1a).
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn columns(columns: &[Column]) -> String {
+    let columns: Vec<String> = columns.iter().map(|column| format!("{} {}", column.name, column.ty)).collect();
+    columns.join(", ")
+}
+
+fn seconds(us: i64) -> String {
+    format!("{} s", us as f64 / 1e6)
+}

@@ -1,0 +1,309 @@
+//! All statements of an app, and what they add to its manifest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use littoral_model::id::{FlowName, FunctionName, RegionId, StreamName};
+use littoral_model::manifest::{
+    FINDINGS_MAX, Finding, Findings, Flow, Manifest, OneOrMany, Placement, Query, Retention, Sink, Stream,
+};
+
+use crate::plan::Plan;
+use crate::query::{self, Table};
+use crate::source::Source;
+use crate::stage::PORT_LATE;
+use crate::statement::{CreateFlow, CreateStream, Name, Statement, parse};
+use crate::types::{Column, record_columns};
+
+/// The flows of an app that are written in SQL.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    /// By name.
+    pub flows: BTreeMap<FlowName, FlowPlan>,
+    /// The columns of the streams that statements declare or flows write.
+    pub columns: BTreeMap<StreamName, Vec<Column>>,
+}
+
+/// A flow.
+#[derive(Clone, Debug)]
+pub struct FlowPlan {
+    /// The name of its stage.
+    pub stage: FunctionName,
+    /// What the stage does.
+    pub plan: Arc<Plan>,
+}
+
+impl Program {
+    /// What the stage of that name does, if it is one of these.
+    #[must_use]
+    pub fn stage(&self, name: &FunctionName) -> Option<&Arc<Plan>> {
+        self.flows.values().find(|flow| flow.stage == *name).map(|flow| &flow.plan)
+    }
+}
+
+/// What is wrong with statements, in their texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistakes {
+    /// Everything that is wrong.
+    pub findings: Findings,
+    texts: BTreeMap<String, String>,
+}
+
+impl Mistakes {
+    /// All of them for people, each with its line.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        for finding in self.findings.iter() {
+            finding.render(self.texts.get(&finding.file).map_or("", String::as_str), &mut out);
+            out.push('\n');
+        }
+        out
+    }
+}
+
+impl std::fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.findings.fmt(f)
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+/// Adds the streams and flows of the manifest's statements to it, and answers what their stages do. Without statements
+/// nothing changes.
+///
+/// # Errors
+/// Everything that is wrong with the statements; the manifest is then as it was.
+pub fn expand(manifest: &mut Manifest) -> Result<Program, Mistakes> {
+    let named: Vec<(String, &str)> =
+        manifest.sql.iter().map(|(name, sql)| (format!("{name}.sql"), sql.text.as_str())).collect();
+    let mut sources: Vec<Source<'_>> = named.iter().map(|(file, text)| Source::new(file, text)).collect();
+    let mut expanded = Expansion { manifest: manifest.clone(), program: Program::default(), tables: BTreeMap::new() };
+    expanded.declare_known();
+    let mut flows = Vec::new();
+    for (place, source) in sources.iter_mut().enumerate() {
+        for statement in parse(source) {
+            match statement {
+                Statement::Stream(stream) => expanded.stream(source, stream),
+                Statement::Flow(flow) => flows.push((place, *flow)),
+            }
+        }
+    }
+    expanded.all_flows(&mut sources, flows);
+    if sources.iter().all(Source::is_fine) {
+        let Expansion { manifest: full, program, .. } = expanded;
+        drop(sources);
+        *manifest = full;
+        return Ok(program);
+    }
+    let found: Vec<Finding> = sources.into_iter().flat_map(|source| source.into_report().into_findings()).collect();
+    let findings = Findings::new(found.into_iter().take(FINDINGS_MAX).collect());
+    let texts = named.into_iter().map(|(file, text)| (file, text.to_owned())).collect();
+    Err(Mistakes { findings, texts })
+}
+
+/// A manifest that is being added to.
+struct Expansion {
+    manifest: Manifest,
+    program: Program,
+    tables: BTreeMap<String, Table>,
+}
+
+impl Expansion {
+    /// The streams that the manifest declares: of their records nothing is known but what all have.
+    fn declare_known(&mut self) {
+        for (name, stream) in &self.manifest.streams {
+            let table = Table { columns: record_columns(), watermark: None, is_single: is_single(stream) };
+            self.tables.insert(name.to_string(), table);
+        }
+    }
+
+    fn stream(&mut self, source: &mut Source<'_>, create: CreateStream) {
+        let CreateStream { name, columns, watermark, settings } = create;
+        let Some(id) = stream_name(source, &name) else { return };
+        if self.program.columns.contains_key(&id) {
+            let message = format!("there are two streams `{id}`");
+            source.add("duplicate", name.at, message).help("drop one of them");
+            return;
+        }
+        let columns = columns.unwrap_or_else(record_columns);
+        if let Some(watermark) = &watermark {
+            let moments = columns.iter().filter(|column| column.ty == crate::types::Type::Timestamp);
+            let moments = moments.map(|column| column.name.as_str());
+            if !moments.clone().any(|moment| moment == watermark.column) {
+                let message = format!("there is no column `{}` of type timestamp for the watermark", watermark.column);
+                source
+                    .add("unknown-name", name.at, message)
+                    .one_of(moments.clone())
+                    .nearest(&watermark.column, moments);
+                return;
+            }
+        }
+        if let Some(declared) = self.manifest.streams.get(&id) {
+            if let Some(at) = settings.at {
+                let message = format!("the manifest says already how `{id}` is kept");
+                source.add("contradiction", at, message).help(format!("say it in [streams.{id}], or drop that"));
+                return;
+            }
+            let is_single = is_single(declared);
+            self.tables.insert(id.to_string(), Table { columns: columns.clone(), watermark, is_single });
+        } else {
+            let placement = Placement {
+                tier: settings.tier.map_or_else(OneOrMany::default, OneOrMany::One),
+                region: regions(&settings.regions),
+                ..Placement::default()
+            };
+            let retention = match (settings.age, settings.size) {
+                (None, None) => Retention::default(),
+                (age, size) => Retention { age, size },
+            };
+            let stream = Stream { partitions: settings.partitions, retention, placement, ..Stream::default() };
+            self.tables
+                .insert(id.to_string(), Table { columns: columns.clone(), watermark, is_single: is_single(&stream) });
+            self.manifest.streams.insert(id.clone(), stream);
+        }
+        self.program.columns.insert(id, columns);
+    }
+
+    /// Each flow after those that write what it reads.
+    fn all_flows(&mut self, sources: &mut [Source<'_>], mut left: Vec<(usize, CreateFlow)>) {
+        let mut names = BTreeSet::new();
+        left.retain(|(place, flow)| {
+            let is_new = names.insert(flow.name.text.clone());
+            if let (false, Some(source)) = (is_new, sources.get_mut(*place)) {
+                let message = format!("there are two flows `{}`", flow.name.text);
+                source.add("duplicate", flow.name.at.clone(), message).help("rename one of them");
+            }
+            is_new
+        });
+        while !left.is_empty() {
+            let pending: BTreeSet<String> = left.iter().map(|(_, flow)| flow.name.text.clone()).collect();
+            let is_ready =
+                |flow: &CreateFlow| query::source_of(&flow.query).is_none_or(|from| !pending.contains(&from));
+            let Some(next) = left.iter().position(|(_, flow)| is_ready(flow)) else {
+                for (place, flow) in left {
+                    let Some(source) = sources.get_mut(place) else { continue };
+                    let message = format!("flow {} reads what comes of its own result", flow.name.text);
+                    source.add("cycle", flow.name.at, message).help("write to a stream that leads nowhere back");
+                }
+                return;
+            };
+            let (place, flow) = left.swap_remove(next);
+            if let Some(source) = sources.get_mut(place) {
+                self.flow(source, flow);
+            }
+        }
+    }
+
+    fn flow(&mut self, source: &mut Source<'_>, flow: CreateFlow) {
+        let compiled = query::check(source, &self.tables, &flow);
+        let Some(ids) = self.ids(source, &flow) else { return };
+        let is_declared = self.manifest.streams.contains_key(&ids.result);
+        if let Some(declared) = self.program.columns.get(&ids.result)
+            && let Some(compiled) = &compiled
+            && !agree(declared, compiled.plan.output())
+        {
+            let expected = declared.iter().map(|column| format!("{} {}", column.name, column.ty));
+            let expected: Vec<String> = expected.collect();
+            let message = format!("the result has other columns than the stream `{}` declares", ids.result);
+            source.add("wrong-type", flow.at.clone(), message).expected(expected.join(", "));
+            return;
+        }
+        let Some(compiled) = compiled else {
+            // What reads its result is checked as far as that goes: not at all.
+            return;
+        };
+        let Ok(from) = StreamName::new(&compiled.source) else { return };
+        let region = regions(&flow.regions);
+        let implied =
+            || Stream { placement: Placement { region: region.clone(), ..Placement::default() }, ..Stream::default() };
+        if !is_declared {
+            self.manifest.streams.insert(ids.result.clone(), implied());
+        }
+        let is_single = self.manifest.streams.get(&ids.result).is_some_and(is_single);
+        for side in ids.dead_letter.iter().chain(&ids.late) {
+            self.manifest.streams.entry(side.clone()).or_insert_with(implied);
+        }
+        let columns = compiled.plan.output().to_vec();
+        let watermark = self.tables.get(&flow.name.text).and_then(|table| table.watermark.clone());
+        self.tables.insert(flow.name.text.clone(), Table { columns: columns.clone(), watermark, is_single });
+        self.program.columns.insert(ids.result.clone(), columns);
+        let placement = Placement { region, prefer: flow.prefer, ..Placement::default() };
+        let query = Query { placement, fingerprint: format!("sql:{:016x}", compiled.plan.fingerprint()) };
+        self.manifest.queries.insert(ids.stage.clone(), query);
+        self.manifest.flows.insert(
+            ids.flow.clone(),
+            Flow {
+                source: from,
+                stages: vec![ids.stage.clone()],
+                sink: Some(Sink::Stream(ids.result)),
+                outputs: ids.late.map(|late| (PORT_LATE.to_owned(), late)).into_iter().collect(),
+                dead_letter: ids.dead_letter,
+                slo: flow.within,
+            },
+        );
+        self.program.flows.insert(ids.flow, FlowPlan { stage: ids.stage, plan: Arc::new(compiled.plan) });
+    }
+
+    /// The names that a flow takes, if they are free.
+    fn ids(&self, source: &mut Source<'_>, flow: &CreateFlow) -> Option<Ids> {
+        let name = &flow.name;
+        let is_taken = self.manifest.flows.keys().any(|known| known.as_str() == name.text)
+            || self.manifest.functions.keys().any(|known| known.as_str() == name.text);
+        if is_taken {
+            let message = format!("the manifest has a flow or a function `{}` already", name.text);
+            source.add("duplicate", name.at.clone(), message).help("rename one of both");
+            return None;
+        }
+        let side = |source: &mut Source<'_>, side: &Option<Name>| match side {
+            None => Some(None),
+            Some(side) => stream_name(source, side).map(Some),
+        };
+        let dead_letter = side(source, &flow.dead_letter)?;
+        let late = side(source, &flow.late)?;
+        let ids = FlowName::new(&name.text)
+            .and_then(|flow| Ok((flow, FunctionName::new(&name.text)?, StreamName::new(&name.text)?)));
+        match ids {
+            Ok((flow, stage, result)) => Some(Ids { flow, stage, result, dead_letter, late }),
+            Err(error) => {
+                source.add("invalid-name", name.at.clone(), error.to_string());
+                None
+            }
+        }
+    }
+}
+
+struct Ids {
+    flow: FlowName,
+    stage: FunctionName,
+    result: StreamName,
+    dead_letter: Option<StreamName>,
+    late: Option<StreamName>,
+}
+
+fn stream_name(source: &mut Source<'_>, name: &Name) -> Option<StreamName> {
+    match StreamName::new(&name.text) {
+        Ok(id) => Some(id),
+        Err(error) => {
+            source.add("invalid-name", name.at.clone(), error.to_string());
+            None
+        }
+    }
+}
+
+fn regions(names: &[String]) -> OneOrMany<RegionId> {
+    OneOrMany::Many(names.iter().filter_map(|name| RegionId::new(name).ok()).collect())
+}
+
+/// Whether all records of a stream are in one partition. One that says nothing may have a partition a device.
+fn is_single(stream: &Stream) -> bool {
+    let is_on_devices = stream.placement.tier.iter().any(|tier| *tier == littoral_model::id::Tier::Device);
+    stream.partitions.map_or(!is_on_devices, |partitions| partitions == 1)
+}
+
+/// Whether a result has the columns that its stream declares.
+fn agree(declared: &[Column], result: &[Column]) -> bool {
+    let same = |(one, other): (&Column, &Column)| one.name == other.name && one.ty == other.ty;
+    declared.len() == result.len() && declared.iter().zip(result).all(same)
+}

@@ -1,0 +1,404 @@
+//! Checks a query against the streams that there are, and makes the plan of its stage.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, SelectItem, SetExpr, Spanned, TableFactor};
+
+use crate::check::{Checker, Groups, Scope, Typed};
+use crate::expr::{Expr, Literal};
+use crate::plan::{Grouping, Plan, Shape, Window, hash};
+use crate::source::Source;
+use crate::statement::{CreateFlow, Watermark, column_name, fabric_name};
+use crate::types::{Column, Type};
+
+/// How many windows a row may be in at once.
+const WINDOWS_PER_ROW_MAX: i64 = 1_000;
+/// The most columns of a result.
+const COLUMNS_MAX: usize = 256;
+
+/// A stream, as queries see it.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    pub(crate) columns: Vec<Column>,
+    pub(crate) watermark: Option<Watermark>,
+    /// Whether all its records are in one partition.
+    pub(crate) is_single: bool,
+}
+
+/// What a query came to.
+pub(crate) struct Compiled {
+    /// The stream that it reads.
+    pub(crate) source: String,
+    pub(crate) plan: Plan,
+}
+
+/// The stream that a query reads, if it says so in a way that can be read.
+pub(crate) fn source_of(query: &ast::Query) -> Option<String> {
+    let SetExpr::Select(select) = &*query.body else { return None };
+    from(select.from.first()?).map(|(table, _)| fabric_name(table))
+}
+
+/// Checks the query of a flow.
+pub(crate) fn check(source: &mut Source<'_>, tables: &BTreeMap<String, Table>, flow: &CreateFlow) -> Option<Compiled> {
+    let select = plain_select(source, &flow.query)?;
+    let Some(first) = select.from.first() else {
+        source
+            .add("unsupported", flow.at.clone(), "the query reads no stream")
+            .expected("FROM and the name of a stream");
+        return None;
+    };
+    let Some((ident, function)) = from(first) else {
+        let at = source.range(first.span());
+        source.add("unsupported", at, "a flow cannot read this").expected("a stream, or TUMBLE or HOP of one");
+        return None;
+    };
+    let name = fabric_name(ident);
+    let Some(table) = tables.get(&name) else {
+        let at = source.range(ident.span);
+        let known = tables.keys().map(String::as_str);
+        source
+            .add("unknown-name", at, format!("there is no stream `{name}`"))
+            .one_of(known.clone())
+            .nearest(&name, known);
+        return None;
+    };
+    let alias = match &first.relation {
+        TableFactor::Table { alias: Some(alias), .. } => fabric_name(&alias.name),
+        _ => name.clone(),
+    };
+    let scope = Scope { columns: &table.columns, table: &alias };
+    let filter = match &select.selection {
+        None => Some(None),
+        Some(condition) => Checker::new(source, &scope, "WHERE").of_type(condition, Type::Boolean).map(Some),
+    };
+    let (shape, output) = match function {
+        None => project(source, &scope, select)?,
+        Some(function) => group(source, &scope, table, flow, select, function)?,
+    };
+    let has_late_port = flow.late.is_some();
+    if let (Some(late), Shape::Project(_)) = (&flow.late, &shape) {
+        let message = "without a window nothing comes too late";
+        source.add("contradiction", late.at.clone(), message).help("drop LATE INTO");
+        return None;
+    }
+    let (filter, input) = (filter?, table.columns.clone());
+    let state_layout = layout(&shape);
+    let described = format!("{input:?} {filter:?} {shape:?} {output:?} {has_late_port}");
+    let fingerprint = hash(described.as_bytes());
+    Some(Compiled {
+        source: name,
+        plan: Plan { input, filter, shape, output, has_late_port, state_layout, fingerprint },
+    })
+}
+
+/// What the state of groups depends on.
+fn layout(shape: &Shape) -> u64 {
+    let Shape::Group(grouping) = shape else { return 0 };
+    let Grouping { time, window, keys, aggregates, .. } = &**grouping;
+    hash(format!("{time} {window:?} {keys:?} {aggregates:?}").as_bytes())
+}
+
+/// The name of what is read, and the arguments if it is a function.
+fn from(table: &ast::TableWithJoins) -> Option<(&ast::Ident, Option<WindowCall<'_>>)> {
+    let TableFactor::Table { name, args, .. } = &table.relation else { return None };
+    let [ast::ObjectNamePart::Identifier(ident)] = name.0.as_slice() else { return None };
+    let Some(args) = args else { return Some((ident, None)) };
+    let args = args.args.iter().map(|arg| match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
+        _ => None,
+    });
+    let args: Vec<&ast::Expr> = args.collect::<Option<_>>()?;
+    let Some(ast::Expr::Identifier(stream)) = args.first() else { return None };
+    Some((stream, Some(WindowCall { name: ident, args })))
+}
+
+/// `TUMBLE(stream, ts, INTERVAL '1 minute')`.
+struct WindowCall<'q> {
+    name: &'q ast::Ident,
+    args: Vec<&'q ast::Expr>,
+}
+
+/// The SELECT of a query that has nothing that a flow cannot have.
+fn plain_select<'q>(source: &mut Source<'_>, query: &'q ast::Query) -> Option<&'q ast::Select> {
+    let mut refused: Vec<(&str, &str, std::ops::Range<usize>)> = Vec::new();
+    let whole = source.range(query.span());
+    let ends = "the rows of a stream do not end, so that there is no last one";
+    if let Some(with) = &query.with {
+        refused.push(("WITH", "make a flow of it, and read that", source.range(with.span())));
+    }
+    if let Some(order) = &query.order_by {
+        refused.push(("ORDER BY", ends, source.range(order.span())));
+    }
+    if query.limit_clause.is_some() || query.fetch.is_some() {
+        refused.push(("LIMIT", ends, whole.clone()));
+    }
+    let SetExpr::Select(select) = &*query.body else {
+        source.add("unsupported", whole, "a flow has one SELECT").help("make two flows");
+        return None;
+    };
+    if select.distinct.is_some() {
+        refused.push(("DISTINCT", "group by all columns, in a window", source.range(select.span())));
+    }
+    if let Some(join) = select.from.first().and_then(|table| table.joins.first()) {
+        refused.push(("JOIN", "a flow reads one stream", source.range(join.span())));
+    }
+    if let Some(second) = select.from.get(1) {
+        refused.push(("a second stream", "a flow reads one stream", source.range(second.span())));
+    }
+    if let Some(qualify) = &select.qualify {
+        refused.push(("QUALIFY", "say it in HAVING", source.range(qualify.span())));
+    }
+    let is_fine = refused.is_empty();
+    for (what, help, at) in refused {
+        source.add("unsupported", at, format!("a flow cannot have {what}")).help(help);
+    }
+    is_fine.then_some(select)
+}
+
+/// Each row becomes one.
+fn project(source: &mut Source<'_>, scope: &Scope<'_>, select: &ast::Select) -> Option<(Shape, Vec<Column>)> {
+    let group_by = group_by(select);
+    if let Some(key) = group_by.first() {
+        let at = source.range(key.span());
+        let help = format!("group the rows of windows: FROM TUMBLE({}, ts, INTERVAL '1 minute')", scope.table);
+        source.add("unbounded", at, "a group of a stream that has no windows never ends").help(help);
+        return None;
+    }
+    if let Some(having) = &select.having {
+        let at = source.range(having.span());
+        source.add("unsupported", at, "without GROUP BY there are no groups").help("say it in WHERE");
+        return None;
+    }
+    let mut columns = Vec::new();
+    for item in &select.projection {
+        match item {
+            SelectItem::Wildcard(_) => columns.extend(scope.columns.iter().enumerate().map(|(place, column)| {
+                let typed = Typed { expr: Expr::Column(place), ty: Some(column.ty), at: 0..0 };
+                Some((column.name.clone(), typed))
+            })),
+            item => {
+                let (expr, alias) = item_of(source, item)?;
+                let checked = Checker::new(source, scope, "a SELECT without GROUP BY").check(expr);
+                columns.push(checked.and_then(|typed| Some((name_of(source, expr, alias, &typed)?, typed))));
+            }
+        }
+    }
+    let (exprs, mut output) = outputs(source, columns)?;
+    for (expr, column) in exprs.iter().zip(&mut output) {
+        if let Expr::Column(place) = expr {
+            column.nullable = scope.columns.get(*place).is_none_or(|column| column.nullable);
+        }
+    }
+    Some((Shape::Project(exprs), output))
+}
+
+/// Rows are grouped by windows and keys.
+fn group(
+    source: &mut Source<'_>,
+    scope: &Scope<'_>,
+    table: &Table,
+    flow: &CreateFlow,
+    select: &ast::Select,
+    function: WindowCall<'_>,
+) -> Option<(Shape, Vec<Column>)> {
+    let (time, window) = window(source, scope, &function)?;
+    if !table.is_single {
+        let at = source.range(function.name.span);
+        let message = format!("the rows of a group may be in any partition of {}", scope.table);
+        let help = "declare the stream with PARTITIONS 1, or gather it first: CREATE FLOW gathered AS SELECT * FROM it, and read that";
+        source.add("partitioned", at, message).help(help);
+        return None;
+    }
+    let is_window = |expr: &ast::Expr| match expr {
+        ast::Expr::Identifier(ident) => matches!(column_name(ident).as_str(), "window_start" | "window_end"),
+        _ => false,
+    };
+    let by = group_by(select);
+    if !by.iter().any(|expr| is_window(expr)) {
+        let at = source.range(function.name.span);
+        let help = "add GROUP BY window_start, window_end";
+        source.add("unbounded", at, "rows in windows are grouped by their window").help(help);
+        return None;
+    }
+    let mut groups = Groups { keys: Vec::new(), aggregates: Vec::new() };
+    let mut is_fine = true;
+    for key in by.into_iter().filter(|expr| !is_window(expr)) {
+        match Checker::new(source, scope, "GROUP BY").check(key) {
+            Some(Typed { expr: Expr::Literal(..), at, .. }) => {
+                let help = "write out what is selected there; a constant is the same for all rows";
+                source.add("unsupported", at, "GROUP BY takes expressions, not places in SELECT").help(help);
+                is_fine = false;
+            }
+            Some(typed) => groups.keys.push((key, typed)),
+            None => is_fine = false,
+        }
+    }
+    let mut columns = Vec::new();
+    for item in &select.projection {
+        let (expr, alias) = item_of(source, item)?;
+        let mut checker = Checker::new(source, scope, "SELECT");
+        checker.groups = Some(&mut groups);
+        let checked = checker.check(expr);
+        columns.push(checked.and_then(|typed| Some((name_of(source, expr, alias, &typed)?, typed))));
+    }
+    let having = select.having.as_ref().map(|having| {
+        let mut checker = Checker::new(source, scope, "HAVING");
+        checker.groups = Some(&mut groups);
+        checker.of_type(having, Type::Boolean)
+    });
+    let (project, output) = outputs(source, columns)?;
+    let having = match having {
+        Some(None) => return None,
+        having => having.flatten(),
+    };
+    if !is_fine {
+        return None;
+    }
+    let delay_us = match &table.watermark {
+        Some(watermark) if scope.columns.get(time).is_some_and(|column| column.name == watermark.column) => {
+            watermark.delay_us
+        }
+        _ => 0,
+    };
+    let keys = groups.keys.into_iter().map(|(_, typed)| (typed.expr, typed.ty.unwrap_or(Type::Text))).collect();
+    let grouping = Grouping {
+        time,
+        window,
+        delay_us,
+        lateness_us: flow.lateness_us,
+        keys,
+        aggregates: groups.aggregates,
+        having,
+        project,
+    };
+    Some((Shape::Group(Box::new(grouping)), output))
+}
+
+fn group_by(select: &ast::Select) -> Vec<&ast::Expr> {
+    match &select.group_by {
+        ast::GroupByExpr::Expressions(expressions, _) => expressions.iter().collect(),
+        ast::GroupByExpr::All(_) => Vec::new(),
+    }
+}
+
+/// The column of moments, and the windows.
+fn window(source: &mut Source<'_>, scope: &Scope<'_>, call: &WindowCall<'_>) -> Option<(usize, Window)> {
+    let at = source.range(call.name.span);
+    let name = call.name.value.to_lowercase();
+    let usage = match name.as_str() {
+        "tumble" => "TUMBLE(stream, ts, INTERVAL '1 minute')",
+        "hop" => {
+            "HOP(stream, ts, INTERVAL '10 seconds', INTERVAL '1 minute'): the way from one to the next, and the length"
+        }
+        _ => {
+            let known = ["tumble", "hop"];
+            source
+                .add("unknown-name", at, format!("there is no table function `{name}`"))
+                .one_of(known)
+                .nearest(&name, known);
+            return None;
+        }
+    };
+    let (time, lengths) = match (call.args.as_slice(), name.as_str()) {
+        ([_, time, size], "tumble") => (*time, vec![*size]),
+        ([_, time, slide, size], "hop") => (*time, vec![*size, *slide]),
+        _ => {
+            source.add("wrong-type", at, format!("`{name}` has other arguments")).expected(usage);
+            return None;
+        }
+    };
+    let mut checker = Checker::new(source, scope, "a window");
+    let moment = checker.check(time);
+    let lengths: Vec<Option<Expr>> =
+        lengths.into_iter().map(|length| checker.of_type(length, Type::Interval)).collect();
+    let moment = moment?;
+    let (Expr::Column(place), Some(Type::Timestamp)) = (&moment.expr, moment.ty) else {
+        source
+            .add("wrong-type", moment.at, "windows are over a column of moments")
+            .expected("a column of type timestamp");
+        return None;
+    };
+    let mut micros = Vec::new();
+    for length in lengths {
+        match length? {
+            Expr::Literal(Literal::Interval(us), _) if us > 0 => micros.push(us),
+            _ => {
+                source
+                    .add("invalid-interval", at, "a window has a fixed length, which is more than nothing")
+                    .expected(usage);
+                return None;
+            }
+        }
+    }
+    let size_us = *micros.first()?;
+    let slide_us = micros.get(1).copied().unwrap_or(size_us);
+    if size_us / slide_us > WINDOWS_PER_ROW_MAX || slide_us > size_us {
+        let message = "the way from one window to the next is too long or too short for their length";
+        let expected = format!("at most the length, and at least a {WINDOWS_PER_ROW_MAX}th of it");
+        source.add("out-of-range", at, message).expected(expected);
+        return None;
+    }
+    Some((*place, Window { size_us, slide_us }))
+}
+
+fn item_of<'q>(source: &mut Source<'_>, item: &'q SelectItem) -> Option<(&'q ast::Expr, Option<&'q ast::Ident>)> {
+    match item {
+        SelectItem::UnnamedExpr(expr) => Some((expr, None)),
+        SelectItem::ExprWithAlias { expr, alias } => Some((expr, Some(alias))),
+        other => {
+            let at = source.range(other.span());
+            source.add("unsupported", at, "a flow cannot have this here").expected("an expression");
+            None
+        }
+    }
+}
+
+/// What a column of the result is called.
+fn name_of(source: &mut Source<'_>, expr: &ast::Expr, alias: Option<&ast::Ident>, typed: &Typed) -> Option<String> {
+    let name = match (alias, expr) {
+        (Some(alias), _) => Some(column_name(alias)),
+        (None, ast::Expr::Identifier(ident)) => Some(column_name(ident)),
+        (None, ast::Expr::CompoundIdentifier(parts)) => parts.last().map(column_name),
+        (None, ast::Expr::Function(function)) => function.name.0.last().and_then(|part| match part {
+            ast::ObjectNamePart::Identifier(ident) => Some(column_name(ident)),
+            ast::ObjectNamePart::Function(_) => None,
+        }),
+        _ => None,
+    };
+    if name.is_none() {
+        let help = "give it one: `expression AS name`";
+        source.add("unnamed", typed.at.clone(), "this column of the result has no name").help(help);
+    }
+    name
+}
+
+/// The columns of the result, if all are fine.
+fn outputs(source: &mut Source<'_>, columns: Vec<Option<(String, Typed)>>) -> Option<(Vec<Expr>, Vec<Column>)> {
+    let mut names = BTreeSet::new();
+    let (mut exprs, mut output, mut is_fine) = (Vec::new(), Vec::new(), true);
+    for column in columns {
+        let Some((name, typed)) = column else {
+            is_fine = false;
+            continue;
+        };
+        if !names.insert(name.clone()) {
+            let message = format!("the result has two columns `{name}`");
+            source.add("duplicate", typed.at.clone(), message).help("give one of both another name with AS");
+            is_fine = false;
+        }
+        if typed.ty == Some(Type::Interval) {
+            let help = "give its seconds: `EXTRACT(EPOCH FROM interval)`";
+            source.add("wrong-type", typed.at.clone(), "a column of a stream cannot be an interval").help(help);
+            is_fine = false;
+        }
+        output.push(Column::new(&name, typed.ty.unwrap_or(Type::Text)));
+        exprs.push(typed.expr);
+    }
+    if exprs.len() > COLUMNS_MAX {
+        source
+            .add("too-large", 0..0, format!("the result has {} columns", exprs.len()))
+            .expected(format!("at most {COLUMNS_MAX}"));
+        return None;
+    }
+    is_fine.then_some((exprs, output))
+}

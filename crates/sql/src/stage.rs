@@ -1,0 +1,299 @@
+//! Runs the plan of a stage over batches of rows, and keeps its state.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow_buffer::BooleanBuffer;
+use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
+
+use crate::decode::{Decoded, Decoder};
+use crate::eval::Evaluator;
+use crate::expr::Expr;
+use crate::group::{Arrival, Closed, Groups};
+use crate::plan::{Grouping, Plan, Shape};
+use crate::types::Column;
+use crate::value::{Cell, cell, column};
+
+/// The port of a stage's rows that came after their windows were closed.
+pub const PORT_LATE: &str = "late";
+
+/// What a batch came to.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// The rows of the result, if there are any.
+    pub rows: Option<RecordBatch>,
+    /// Rows of the input that came too late.
+    pub late: Option<RecordBatch>,
+    /// Rows that failed: their place in the batch, and why.
+    pub rejected: Vec<(u32, String)>,
+    /// The key groups whose state changed.
+    pub dirty: Vec<u32>,
+}
+
+/// Why a stage cannot go on at all.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StageError {
+    /// The rows are not those that the query was written for.
+    #[error("{0}; declare the stream as it is, or change the flow before it")]
+    Input(String),
+    /// The state is not one that this query can go on with.
+    #[error("{0}")]
+    State(String),
+    /// Arrow cannot hold the result.
+    #[error("{0}")]
+    Arrow(String),
+}
+
+impl From<ArrowError> for StageError {
+    fn from(error: ArrowError) -> Self {
+        Self::Arrow(error.to_string())
+    }
+}
+
+/// A stage that runs.
+#[derive(Debug)]
+pub struct Stage {
+    plan: Arc<Plan>,
+    decoder: Option<Decoder>,
+    groups: Groups,
+    result: SchemaRef,
+}
+
+impl Stage {
+    /// A stage without state.
+    #[must_use]
+    pub fn new(plan: Arc<Plan>) -> Self {
+        let result = schema(&plan.output);
+        Self { plan, decoder: None, groups: Groups::default(), result }
+    }
+
+    /// Tells it the columns of its input.
+    ///
+    /// # Errors
+    /// When they are not those that the stream declares.
+    pub fn open(&mut self, input: &Schema) -> Result<(), StageError> {
+        self.decoder = Some(Decoder::new(&self.plan.input, input).map_err(StageError::Input)?);
+        Ok(())
+    }
+
+    /// Processes rows of the columns that [`open`](Self::open) was told.
+    ///
+    /// # Errors
+    /// When Arrow cannot hold the result, as texts of more than 2 GiB.
+    pub fn process(&mut self, rows: &RecordBatch) -> Result<Output, StageError> {
+        let Some(decoder) = &self.decoder else { return Err(StageError::Input("it was not opened".to_owned())) };
+        let plan = Arc::clone(&self.plan);
+        let Decoded { columns, faults } = decoder.decode(&plan.input, rows);
+        let mut rejected: BTreeMap<usize, String> = faults.into_iter().collect();
+        let times = match &plan.shape {
+            Shape::Group(grouping) => columns.get(grouping.time).cloned(),
+            Shape::Project(_) => None,
+        };
+        let kept = Kept::new(&plan, columns, rows.num_rows(), &mut rejected)?;
+        let mut output = Output::default();
+        match &plan.shape {
+            Shape::Project(exprs) => {
+                let (columns, good) = project(exprs, &kept, &mut rejected)?;
+                output.rows = batch(&self.result, columns, kept.count(), good)?;
+            }
+            Shape::Group(grouping) => {
+                let arrivals = arrivals(&kept, times.as_ref(), rows.num_rows());
+                let taken = self.groups.take(grouping, (&kept.columns, kept.count()), arrivals)?;
+                rejected.extend(taken.rejected.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
+                output.rows = results(grouping, &self.result, &taken.closed, &mut rejected)?;
+                if plan.has_late_port {
+                    output.late = late(&plan.input, &kept, &taken.late)?;
+                } else {
+                    let reason = "it came after its window was closed";
+                    rejected.extend(taken.late.iter().map(|row| (kept.origin(*row as usize), reason.to_owned())));
+                }
+                output.dirty = taken.dirty;
+            }
+        }
+        output.rejected =
+            rejected.into_iter().map(|(row, reason)| (u32::try_from(row).unwrap_or(u32::MAX), reason)).collect();
+        Ok(output)
+    }
+
+    /// The whole state of key groups; nothing for a group without state.
+    #[must_use]
+    pub fn snapshot(&self, groups: &[u32]) -> Vec<(u32, Vec<u8>)> {
+        groups.iter().map(|group| (*group, self.groups.snapshot(*group, self.plan.state_layout))).collect()
+    }
+
+    /// Gives the state of key groups back.
+    ///
+    /// # Errors
+    /// When it is the state of another query.
+    pub fn restore(&mut self, groups: &[(u32, &[u8])]) -> Result<(), StageError> {
+        for (group, bytes) in groups {
+            self.groups.restore(*group, bytes, self.plan.state_layout).map_err(StageError::State)?;
+        }
+        Ok(())
+    }
+}
+
+/// The rows that count, and where each was in its batch.
+struct Kept {
+    columns: Vec<ArrayRef>,
+    /// None if all rows count.
+    origins: Option<Vec<usize>>,
+    count: usize,
+}
+
+impl Kept {
+    /// Leaves out the rows that could not be read and those that the filter does not pass.
+    fn new(
+        plan: &Plan,
+        columns: Vec<ArrayRef>,
+        count: usize,
+        rejected: &mut BTreeMap<usize, String>,
+    ) -> Result<Self, ArrowError> {
+        let holds = match &plan.filter {
+            None => None,
+            Some(filter) => {
+                let mut evaluator = Evaluator::new(&columns, count);
+                let holds = evaluator.holds(filter)?;
+                for (row, reason) in evaluator.faults {
+                    rejected.entry(row).or_insert(reason);
+                }
+                Some(holds)
+            }
+        };
+        if holds.is_none() && rejected.is_empty() {
+            return Ok(Self { columns, origins: None, count });
+        }
+        let keeps = |row| holds.as_ref().is_none_or(|holds| holds.value(row)) && !rejected.contains_key(&row);
+        let mask = BooleanArray::new(BooleanBuffer::collect_bool(count, keeps), None);
+        let origins: Vec<usize> = mask.values().set_indices().collect();
+        let columns = columns.iter().map(|column| arrow_select::filter::filter(column, &mask));
+        Ok(Self { columns: columns.collect::<Result<_, _>>()?, count: origins.len(), origins: Some(origins) })
+    }
+
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn origin(&self, row: usize) -> usize {
+        self.origins.as_ref().and_then(|origins| origins.get(row).copied()).unwrap_or(row)
+    }
+}
+
+/// All rows, with their moments, and which of them count.
+fn arrivals(kept: &Kept, times: Option<&ArrayRef>, rows: usize) -> impl Iterator<Item = Arrival> {
+    let mut places = (0..kept.count()).map(|place| (kept.origin(place), place)).peekable();
+    (0..rows).map(move |row| {
+        let kept = places.next_if(|(origin, _)| *origin == row).map(|(_, place)| place);
+        let time_us = times.and_then(|times| match cell(times, row) {
+            Some(Cell::Timestamp(us)) => Some(us),
+            _ => None,
+        });
+        Arrival { row, time_us, kept }
+    })
+}
+
+/// The columns of the result; none of the rows that failed. Answers which rows are good, if not all are.
+fn project(
+    exprs: &[Expr],
+    kept: &Kept,
+    rejected: &mut BTreeMap<usize, String>,
+) -> Result<(Vec<ArrayRef>, Option<BooleanArray>), ArrowError> {
+    let mut evaluator = Evaluator::new(&kept.columns, kept.count());
+    let columns = exprs.iter().map(|expr| evaluator.column(expr)).collect::<Result<Vec<_>, _>>()?;
+    if evaluator.faults.is_empty() {
+        return Ok((columns, None));
+    }
+    let faults = evaluator.faults;
+    let good = BooleanBuffer::collect_bool(kept.count(), |row| !faults.contains_key(&row));
+    rejected.extend(faults.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
+    Ok((columns, Some(BooleanArray::new(good, None))))
+}
+
+/// What the groups came to whose windows closed. A group on which an expression fails is told of at the row that closed
+/// its window.
+fn results(
+    grouping: &Grouping,
+    result: &SchemaRef,
+    closed: &[Closed],
+    rejected: &mut BTreeMap<usize, String>,
+) -> Result<Option<RecordBatch>, ArrowError> {
+    if closed.is_empty() {
+        return Ok(None);
+    }
+    let columns = group_columns(grouping, closed);
+    let mut evaluator = Evaluator::new(&columns, closed.len());
+    let holds = match &grouping.having {
+        Some(having) => Some(evaluator.holds(having)?),
+        None => None,
+    };
+    let mask = |faults: &BTreeMap<usize, String>| {
+        let keeps = |row| holds.as_ref().is_none_or(|holds| holds.value(row)) && !faults.contains_key(&row);
+        BooleanArray::new(BooleanBuffer::collect_bool(closed.len(), keeps), None)
+    };
+    // What HAVING does not pass is not computed either.
+    let passed = mask(&evaluator.faults);
+    let passing: Vec<usize> = passed.values().set_indices().collect();
+    let columns = columns.iter().map(|column| arrow_select::filter::filter(column, &passed));
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    let mut projecting = Evaluator::new(&columns, passing.len());
+    let projected = grouping.project.iter().map(|expr| projecting.column(expr)).collect::<Result<Vec<_>, _>>()?;
+    let failed = projecting.faults.into_iter().filter_map(|(row, reason)| Some((*passing.get(row)?, row, reason)));
+    let failed: Vec<(usize, usize, String)> = failed.collect();
+    let good = BooleanBuffer::collect_bool(passing.len(), |row| !failed.iter().any(|(_, failed, _)| *failed == row));
+    let good = (!failed.is_empty()).then(|| BooleanArray::new(good, None));
+    let failed = evaluator.faults.into_iter().chain(failed.into_iter().map(|(group, _, reason)| (group, reason)));
+    for (group, reason) in failed {
+        let Some(group) = closed.get(group) else { continue };
+        rejected.entry(group.row).or_insert(format!("a group of the window that this row closed: {reason}"));
+    }
+    batch(result, projected, passing.len(), good)
+}
+
+/// The rows of groups: keys, the window's begin and end, aggregates.
+fn group_columns(grouping: &Grouping, closed: &[Closed]) -> Vec<ArrayRef> {
+    use crate::types::Type;
+    let keys = grouping
+        .keys
+        .iter()
+        .enumerate()
+        .map(|(place, (_, ty))| column(*ty, closed.iter().map(|group| group.keys.get(place).cloned().flatten())));
+    let start = column(Type::Timestamp, closed.iter().map(|group| Some(Cell::Timestamp(group.start_us))));
+    let end = column(Type::Timestamp, closed.iter().map(|group| Some(Cell::Timestamp(group.end_us))));
+    let aggregates = grouping.aggregates.iter().enumerate().map(|(place, aggregate)| {
+        column(aggregate.result(), closed.iter().map(|group| group.results.get(place).cloned().flatten()))
+    });
+    keys.chain([start, end]).chain(aggregates).collect()
+}
+
+fn late(input: &[Column], kept: &Kept, rows: &[u32]) -> Result<Option<RecordBatch>, ArrowError> {
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let places = UInt32Array::from(rows.to_vec());
+    let columns = kept.columns.iter().map(|column| arrow_select::take::take(column, &places, None));
+    batch(&schema(input), columns.collect::<Result<_, _>>()?, rows.len(), None)
+}
+
+fn batch(
+    schema: &SchemaRef,
+    columns: Vec<ArrayRef>,
+    count: usize,
+    good: Option<BooleanArray>,
+) -> Result<Option<RecordBatch>, ArrowError> {
+    let options = RecordBatchOptions::new().with_row_count(Some(count));
+    // A row that is left out may have a null where the column has none: it is taken out first.
+    let (columns, options) = match &good {
+        None => (columns, options),
+        Some(good) => {
+            let columns = columns.iter().map(|column| arrow_select::filter::filter(column, good));
+            (columns.collect::<Result<Vec<_>, _>>()?, RecordBatchOptions::new().with_row_count(Some(good.true_count())))
+        }
+    };
+    let rows = RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?;
+    Ok((rows.num_rows() > 0).then_some(rows))
+}
+
+fn schema(columns: &[Column]) -> SchemaRef {
+    Arc::new(Schema::new(columns.iter().map(Column::field).collect::<Vec<Field>>()))
+}

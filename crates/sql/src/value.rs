@@ -1,0 +1,227 @@
+//! Values of a batch's rows: a column, or one value for all rows.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use arrow_array::builder::{BooleanBuilder, StringBuilder};
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{DurationMicrosecondType, Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, Datum, DurationMicrosecondArray, Float64Array, Int64Array, StringArray,
+    TimestampMicrosecondArray, UInt32Array, new_null_array,
+};
+use arrow_buffer::{NullBuffer, ScalarBuffer};
+use arrow_schema::{ArrowError, DataType, TimeUnit};
+use serde::{Deserialize, Serialize};
+
+use crate::expr::Literal;
+use crate::types::{Type, UTC};
+
+/// The values of an expression.
+#[derive(Clone, Debug)]
+pub(crate) struct Value {
+    pub(crate) array: ArrayRef,
+    /// Whether the array has one value, which is every row's.
+    pub(crate) is_scalar: bool,
+}
+
+impl Datum for Value {
+    fn get(&self) -> (&dyn Array, bool) {
+        (self.array.as_ref(), self.is_scalar)
+    }
+}
+
+impl Value {
+    pub(crate) fn column(array: ArrayRef) -> Self {
+        Self { array, is_scalar: false }
+    }
+
+    pub(crate) fn literal(literal: &Literal, ty: Type) -> Self {
+        let array: ArrayRef = match literal {
+            Literal::Null => new_null_array(&ty.arrow(), 1),
+            Literal::Bigint(value) => Arc::new(Int64Array::from(vec![*value])),
+            Literal::Double(value) => Arc::new(Float64Array::from(vec![*value])),
+            Literal::Boolean(value) => Arc::new(BooleanArray::from(vec![*value])),
+            Literal::Text(value) => Arc::new(StringArray::from(vec![value.as_str()])),
+            Literal::Timestamp(value) => micros(Type::Timestamp, vec![*value].into(), None),
+            Literal::Interval(value) => micros(Type::Interval, vec![*value].into(), None),
+        };
+        Self { array, is_scalar: true }
+    }
+
+    /// Where the value of a row is.
+    pub(crate) fn at(&self, row: usize) -> usize {
+        if self.is_scalar { 0 } else { row }
+    }
+
+    pub(crate) fn is_null(&self, row: usize) -> bool {
+        self.array.is_null(self.at(row))
+    }
+
+    /// A column of so many rows.
+    pub(crate) fn expand(&self, rows: usize) -> Result<ArrayRef, ArrowError> {
+        if !self.is_scalar {
+            return Ok(Arc::clone(&self.array));
+        }
+        if self.array.is_null(0) {
+            return Ok(new_null_array(self.array.data_type(), rows));
+        }
+        arrow_select::take::take(self.array.as_ref(), &UInt32Array::from(vec![0; rows]), None)
+    }
+
+    pub(crate) fn booleans(&self) -> &BooleanArray {
+        self.array.as_boolean()
+    }
+
+    pub(crate) fn doubles(&self) -> &[f64] {
+        self.array.as_primitive::<Float64Type>().values()
+    }
+
+    pub(crate) fn integers(&self) -> &[i64] {
+        integers(&self.array)
+    }
+
+    /// One row's value.
+    pub(crate) fn cell(&self, row: usize) -> Option<Cell<'_>> {
+        cell(&self.array, self.at(row))
+    }
+}
+
+/// The whole numbers behind a column of them, of moments or of lengths of time.
+pub(crate) fn integers(array: &ArrayRef) -> &[i64] {
+    match array.data_type() {
+        DataType::Timestamp(TimeUnit::Microsecond, _) => array.as_primitive::<TimestampMicrosecondType>().values(),
+        DataType::Duration(TimeUnit::Microsecond) => array.as_primitive::<DurationMicrosecondType>().values(),
+        _ => array.as_primitive::<Int64Type>().values(),
+    }
+}
+
+/// A column of whole numbers, of moments or of lengths of time.
+pub(crate) fn micros(ty: Type, values: ScalarBuffer<i64>, nulls: Option<NullBuffer>) -> ArrayRef {
+    match ty {
+        Type::Timestamp => Arc::new(TimestampMicrosecondArray::new(values, nulls).with_timezone(UTC)),
+        Type::Interval => Arc::new(DurationMicrosecondArray::new(values, nulls)),
+        _ => Arc::new(Int64Array::new(values, nulls)),
+    }
+}
+
+/// The rows of which both operands are known.
+pub(crate) fn known(left: &Value, right: &Value, rows: usize) -> Option<NullBuffer> {
+    let of = |value: &Value| match value.is_scalar {
+        true => value.array.is_null(0).then(|| NullBuffer::new_null(rows)),
+        false => value.array.logical_nulls(),
+    };
+    NullBuffer::union(of(left).as_ref(), of(right).as_ref())
+}
+
+/// One value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Cell<'a> {
+    Bigint(i64),
+    Double(f64),
+    Boolean(bool),
+    Text(Cow<'a, str>),
+    /// Microseconds since 1970.
+    Timestamp(i64),
+    /// Microseconds.
+    Interval(i64),
+}
+
+impl Cell<'_> {
+    pub(crate) fn into_owned(self) -> Cell<'static> {
+        match self {
+            Self::Text(text) => Cell::Text(Cow::Owned(text.into_owned())),
+            Self::Bigint(value) => Cell::Bigint(value),
+            Self::Double(value) => Cell::Double(value),
+            Self::Boolean(value) => Cell::Boolean(value),
+            Self::Timestamp(value) => Cell::Timestamp(value),
+            Self::Interval(value) => Cell::Interval(value),
+        }
+    }
+}
+
+/// The value at a place of a column.
+pub(crate) fn cell(array: &ArrayRef, place: usize) -> Option<Cell<'_>> {
+    if place >= array.len() || array.is_null(place) {
+        return None;
+    }
+    match array.data_type() {
+        DataType::Float64 => Some(Cell::Double(array.as_primitive::<Float64Type>().value(place))),
+        DataType::Boolean => Some(Cell::Boolean(array.as_boolean().value(place))),
+        DataType::Utf8 => Some(Cell::Text(Cow::Borrowed(array.as_string::<i32>().value(place)))),
+        DataType::Timestamp(..) => integers(array).get(place).copied().map(Cell::Timestamp),
+        DataType::Duration(_) => integers(array).get(place).copied().map(Cell::Interval),
+        _ => integers(array).get(place).copied().map(Cell::Bigint),
+    }
+}
+
+/// A column of cells, which are all of that type.
+pub(crate) fn column<'c>(ty: Type, cells: impl ExactSizeIterator<Item = Option<Cell<'c>>>) -> ArrayRef {
+    match ty {
+        Type::Text => {
+            let mut builder = StringBuilder::with_capacity(cells.len(), cells.len() * 8);
+            for cell in cells {
+                match cell {
+                    Some(Cell::Text(text)) => builder.append_value(text),
+                    _ => builder.append_null(),
+                }
+            }
+            Arc::new(builder.finish())
+        }
+        Type::Boolean => {
+            let mut builder = BooleanBuilder::with_capacity(cells.len());
+            cells.for_each(|cell| match cell {
+                Some(Cell::Boolean(value)) => builder.append_value(value),
+                _ => builder.append_null(),
+            });
+            Arc::new(builder.finish())
+        }
+        Type::Double => {
+            let doubles = cells.map(|cell| match cell {
+                Some(Cell::Double(value)) => Some(value),
+                _ => None,
+            });
+            Arc::new(Float64Array::from_iter(doubles))
+        }
+        Type::Bigint | Type::Timestamp | Type::Interval => {
+            let whole: Int64Array = cells
+                .map(|cell| match cell {
+                    Some(Cell::Bigint(value) | Cell::Timestamp(value) | Cell::Interval(value)) => Some(value),
+                    _ => None,
+                })
+                .collect();
+            let (_, values, nulls) = whole.into_parts();
+            micros(ty, values, nulls)
+        }
+    }
+}
+
+/// The order of two values of one type.
+pub(crate) fn compare(left: &Cell<'_>, right: &Cell<'_>) -> Ordering {
+    match (left, right) {
+        (Cell::Double(left), Cell::Double(right)) => match (left.is_nan(), right.is_nan()) {
+            (false, false) => left.partial_cmp(right).unwrap_or(Ordering::Equal),
+            (one, other) => one.cmp(&other),
+        },
+        (Cell::Boolean(left), Cell::Boolean(right)) => left.cmp(right),
+        (Cell::Text(left), Cell::Text(right)) => left.cmp(right),
+        (Cell::Bigint(left), Cell::Bigint(right))
+        | (Cell::Timestamp(left), Cell::Timestamp(right))
+        | (Cell::Interval(left), Cell::Interval(right)) => left.cmp(right),
+        _ => Ordering::Equal,
+    }
+}
+
+impl From<Cell<'static>> for Literal {
+    fn from(cell: Cell<'static>) -> Self {
+        match cell {
+            Cell::Bigint(value) => Self::Bigint(value),
+            Cell::Double(value) => Self::Double(value),
+            Cell::Boolean(value) => Self::Boolean(value),
+            Cell::Text(text) => Self::Text(text.into_owned()),
+            Cell::Timestamp(value) => Self::Timestamp(value),
+            Cell::Interval(value) => Self::Interval(value),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Runs statements over records as the nodes do, without nodes.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::expect_used
+)]
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use littoral_model::manifest::{Manifest, Sql};
+use littoral_sql::{Mistakes, Output, Program, Stage, expand};
+
+/// An app without anything but statements.
+pub fn app(text: &str) -> Manifest {
+    let mut manifest = littoral_model::manifest::parse("littoral.toml", "name = \"app\"\nversion = \"1\"\n").unwrap();
+    manifest.sql.insert("flows".parse().unwrap(), Sql { text: text.to_owned() });
+    manifest
+}
+
+pub fn program(text: &str) -> Result<Program, Mistakes> {
+    expand(&mut app(text))
+}
+
+/// Statements that are fine.
+pub fn fine(text: &str) -> Program {
+    program(text).unwrap_or_else(|mistakes| panic!("{}", mistakes.render()))
+}
+
+/// What is wrong with statements, for people.
+pub fn mistakes(text: &str) -> String {
+    match program(text) {
+        Ok(_) => panic!("nothing was found wrong in\n{text}"),
+        Err(mistakes) => mistakes.render(),
+    }
+}
+
+/// The stage of the flow of that name.
+pub fn stage(program: &Program, flow: &str) -> Stage {
+    Stage::new(Arc::clone(&program.flows[&flow.parse().unwrap()].plan))
+}
+
+/// Records as they are published from outside, one a second from 1970 on.
+pub fn records(values: &[&str]) -> RecordBatch {
+    let times = (0..values.len() as i64).map(|second| second * 1_000_000);
+    let columns: Vec<(&str, ArrayRef, bool)> = vec![
+        ("key", Arc::new(StringArray::from_iter(values.iter().map(|_| Some("k")))), true),
+        ("time", Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("+00:00")), false),
+        ("value", Arc::new(StringArray::from_iter_values(values)), false),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+}
+
+/// The rows as JSON, one a line.
+pub fn lines(rows: Option<&RecordBatch>) -> Vec<String> {
+    let Some(rows) = rows else { return Vec::new() };
+    let mut writer = arrow_json::WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, arrow_json::writer::LineDelimited>(Vec::new());
+    writer.write(rows).unwrap();
+    writer.finish().unwrap();
+    String::from_utf8(writer.into_inner()).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Opens a stage and processes one batch.
+pub fn process(stage: &mut Stage, rows: &RecordBatch) -> Output {
+    stage.open(rows.schema_ref()).unwrap();
+    stage.process(rows).unwrap()
+}

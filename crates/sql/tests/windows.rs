@@ -1,0 +1,209 @@
+//! Windows on event time: what they come to, what is late, and that neither batches nor restarts change a result.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods, clippy::expect_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{fine, lines, process, records, stage};
+use littoral_sql::{Program, Stage};
+use proptest::prelude::*;
+
+const STREAM: &str =
+    "CREATE STREAM s (m text, ts timestamp, v bigint, WATERMARK FOR ts AS ts - INTERVAL '2 seconds');\n";
+
+fn flow(clauses: &str, query: &str) -> Program {
+    fine(&format!("{STREAM}CREATE FLOW f {clauses} AS {query}"))
+}
+
+/// A record of machine `m` at a second, with a value.
+fn record(m: &str, second: i64, v: i64) -> String {
+    format!(r#"{{"m":"{m}","ts":"1970-01-01T00:{:02}:{:02}Z","v":{v}}}"#, second / 60, second % 60)
+}
+
+fn run(stage: &mut Stage, rows: &[String]) -> (Vec<String>, Vec<String>) {
+    let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+    let output = process(stage, &records(&rows));
+    let rejected = output.rejected.iter().map(|(row, reason)| format!("{row}: {reason}"));
+    (lines(output.rows.as_ref()), rejected.chain(lines(output.late.as_ref())).collect())
+}
+
+const SUMS: &str = "SELECT m, window_start AS w, sum(v) AS s, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '10 seconds') \
+                    GROUP BY m, window_start, window_end";
+
+#[test]
+fn a_window_is_closed_when_the_watermark_reaches_its_end() {
+    let mut stage = stage(&flow("", SUMS), "f");
+    let rows = [record("a", 1, 1), record("b", 9, 2), record("a", 10, 4), record("a", 8, 8), record("a", 11, 16)];
+    assert_eq!(run(&mut stage, &rows), (vec![], vec![]));
+    let (mut closed, rejected) = run(&mut stage, &[record("b", 12, 32), record("a", 3, 64)]);
+    closed.sort();
+    assert_eq!(
+        closed,
+        [r#"{"m":"a","w":"1970-01-01T00:00:00Z","s":9,"n":2}"#, r#"{"m":"b","w":"1970-01-01T00:00:00Z","s":2,"n":1}"#]
+    );
+    assert_eq!(rejected, ["1: it came after its window was closed"]);
+}
+
+#[test]
+fn what_comes_late_changes_a_result_as_long_as_that_is_allowed() {
+    let mut stage = stage(&flow("LATE INTO too_late ALLOW LATENESS '5 seconds'", SUMS), "f");
+    let (closed, _) = run(&mut stage, &[record("a", 1, 1), record("a", 12, 0), record("a", 2, 2)]);
+    assert_eq!(
+        closed,
+        [r#"{"m":"a","w":"1970-01-01T00:00:00Z","s":1,"n":1}"#, r#"{"m":"a","w":"1970-01-01T00:00:00Z","s":3,"n":2}"#]
+    );
+    let (closed, late) = run(&mut stage, &[record("a", 17, 0), record("a", 3, 4)]);
+    assert!(closed.is_empty(), "{closed:?}");
+    assert_eq!(late, [r#"{"m":"a","ts":"1970-01-01T00:00:03Z","v":4}"#]);
+}
+
+#[test]
+fn hopping_windows_overlap() {
+    let query = "SELECT window_end AS e, avg(v) AS mean, min(v) AS least, max(m) AS last FROM HOP(s, ts, INTERVAL '5 s', INTERVAL '10 s') \
+                 GROUP BY window_start, window_end HAVING count(*) > 1";
+    let (closed, _) = run(
+        &mut stage(&flow("", query), "f"),
+        &[record("a", 1, 1), record("b", 6, 2), record("c", 11, 6), record("d", 60, 0)],
+    );
+    assert_eq!(
+        closed,
+        [
+            r#"{"e":"1970-01-01T00:00:10Z","mean":1.5,"least":1,"last":"b"}"#,
+            r#"{"e":"1970-01-01T00:00:15Z","mean":4.0,"least":2,"last":"c"}"#
+        ]
+    );
+}
+
+#[test]
+fn aggregates_pass_over_nulls_and_what_their_filter_refuses() {
+    let query = "SELECT count(v) AS n, sum(v) FILTER (WHERE v > 1) AS big, sum(v) AS none FROM TUMBLE(s, ts, INTERVAL '10 s') \
+                 WHERE m = 'a' GROUP BY window_start, window_end";
+    let nothing = r#"{"m":"a","ts":"1970-01-01T00:00:02Z"}"#.to_owned();
+    let (closed, _) = run(&mut stage(&flow("", query), "f"), &[record("a", 1, 1), nothing, record("a", 30, 9)]);
+    assert_eq!(closed, [r#"{"n":1,"big":null,"none":1}"#]);
+}
+
+#[test]
+fn a_sum_that_overflows_rejects_the_row_and_keeps_the_rest() {
+    let mut stage = stage(&flow("", SUMS), "f");
+    let (_, rejected) = run(&mut stage, &[record("a", 1, i64::MAX), record("a", 1, 1), record("a", 1, -1)]);
+    assert_eq!(rejected, ["1: bigint out of range in sum"]);
+    let (closed, _) = run(&mut stage, &[record("a", 60, 0)]);
+    assert_eq!(closed, [format!(r#"{{"m":"a","w":"1970-01-01T00:00:00Z","s":{},"n":2}}"#, i64::MAX - 1)]);
+}
+
+#[test]
+fn a_group_that_fails_is_told_of_at_the_row_that_closed_it() {
+    let query = "SELECT m, 10 / sum(v) AS q FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY m, window_start";
+    let rows = [record("a", 1, 0), record("b", 1, 5), record("c", 60, 1)];
+    let (closed, rejected) = run(&mut stage(&flow("", query), "f"), &rows);
+    assert_eq!(closed, [r#"{"m":"b","q":2}"#]);
+    assert_eq!(rejected, ["2: a group of the window that this row closed: division by zero"]);
+}
+
+#[test]
+fn the_state_of_another_query_is_refused() {
+    let mut before = stage(&flow("", SUMS), "f");
+    run(&mut before, &[record("a", 1, 1)]);
+    let state = snapshot(&before);
+    let state: Vec<(u32, &[u8])> = state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
+    // Another projection goes on with the same groups.
+    let same = SUMS.replace("count(*) AS n", "count(*) * 2 AS twice");
+    stage(&flow("", &same), "f").restore(&state).unwrap();
+    let other = SUMS.replace("sum(v)", "sum(v + 1)");
+    let error = stage(&flow("", &other), "f").restore(&state).unwrap_err();
+    assert!(error.to_string().contains("give the flow another name"), "{error}");
+}
+
+#[test]
+fn state_of_the_first_version_is_gone_on_with() {
+    let mut before = stage(&flow("", SUMS), "f");
+    run(&mut before, &[record("a", 1, 1), record("b", 2, 5)]);
+    let written: Vec<String> =
+        snapshot(&before).iter().map(|(group, bytes)| format!("{group}:{}", hex(bytes))).collect();
+    // Another text here means that running flows refuse the state that they have: write a new version of the format instead.
+    insta::assert_snapshot!(written.join("\n"));
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn snapshot(stage: &Stage) -> Vec<(u32, Vec<u8>)> {
+    let all: Vec<u32> = (0..=128).collect();
+    stage.snapshot(&all).into_iter().filter(|(_, bytes)| !bytes.is_empty()).collect()
+}
+
+/// What the rows come to, in batches, after each of which the stage may be made anew from its changed state.
+fn in_batches(program: &Program, rows: &[String], sizes: &[usize], restart: bool) -> (Vec<String>, usize) {
+    let mut running = stage(program, "f");
+    let mut state: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+    let (mut out, mut refused, mut from) = (Vec::new(), 0, 0);
+    let mut sizes = sizes.iter().copied().cycle();
+    while from < rows.len() {
+        let to = (from + sizes.next().unwrap()).min(rows.len());
+        let batch: Vec<&str> = rows[from..to].iter().map(String::as_str).collect();
+        let output = process(&mut running, &records(&batch));
+        out.extend(lines(output.rows.as_ref()));
+        refused += output.rejected.len();
+        state.extend(running.snapshot(&output.dirty));
+        if restart {
+            running = stage(program, "f");
+            let state: Vec<(u32, &[u8])> = state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
+            running.restore(&state).unwrap();
+        }
+        from = to;
+    }
+    (out, refused)
+}
+
+/// The same by the book: every group of every window that the last watermark passed, from the rows that were not late.
+fn by_the_book(rows: &[(u8, i64, i64)], size: i64, slide: i64) -> BTreeMap<(i64, u8), (i64, i64)> {
+    let mut groups: BTreeMap<(i64, u8), (i64, i64)> = BTreeMap::new();
+    let mut watermark = i64::MIN;
+    for (m, second, v) in rows {
+        for start in (-size..=*second).filter(|start| start % slide == 0 && *second < start + size) {
+            if start + size > watermark {
+                let group = groups.entry((start, *m)).or_default();
+                *group = (group.0 + v, group.1 + 1);
+            }
+        }
+        watermark = watermark.max(second - 2);
+    }
+    groups.retain(|(start, _), _| start + size <= watermark);
+    groups
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn neither_batches_nor_restarts_change_a_result(
+        rows in proptest::collection::vec((0u8..4, 0i64..120, -9i64..9), 1..80),
+        sizes in proptest::collection::vec(1usize..20, 1..5),
+        hops in any::<bool>(),
+    ) {
+        let (call, size, slide) = match hops {
+            true => ("HOP(s, ts, INTERVAL '4 s', INTERVAL '10 s')", 10, 4),
+            false => ("TUMBLE(s, ts, INTERVAL '10 s')", 10, 10),
+        };
+        let query = SUMS.replace("TUMBLE(s, ts, INTERVAL '10 seconds')", call);
+        let program = flow("", &query);
+        let texts: Vec<String> = rows.iter().map(|(m, second, v)| record(&m.to_string(), *second, *v)).collect();
+        let whole = in_batches(&program, &texts, &[texts.len()], false);
+        prop_assert_eq!(&whole, &in_batches(&program, &texts, &sizes, true));
+        let mut book: Vec<String> = by_the_book(&rows, size, slide)
+            .into_iter()
+            .map(|((start, m), (s, n))| {
+                // Windows that begin before 1970 do so in its last minute.
+                let (minute, second) = (start.rem_euclid(3_600) / 60, start.rem_euclid(60));
+                let hour = if start < 0 { "1969-12-31T23" } else { "1970-01-01T00" };
+                format!(r#"{{"m":"{m}","w":"{hour}:{minute:02}:{second:02}Z","s":{s},"n":{n}}}"#)
+            })
+            .collect();
+        let mut ours = whole.0;
+        book.sort();
+        ours.sort();
+        prop_assert_eq!(ours, book);
+    }
+}

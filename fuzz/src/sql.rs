@@ -1,0 +1,62 @@
+//! Statements of any text are refused with findings that lie in it, or make flows, whose stages take any records.
+//!
+//! Up to a NUL the input is statements, after it records, one a line.
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use littoral_model::manifest::{FINDINGS_MAX, Manifest, Sql, parse};
+use littoral_sql::{Stage, expand};
+
+/// Reads statements, and runs what they make.
+pub fn run(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (text, records) = text.split_once('\0').unwrap_or((text, "{}\n{\"a\":1,\"t\":\"x\"}\nno JSON"));
+    let Ok(mut manifest) = parse("littoral.toml", "name = \"app\"\nversion = \"1\"\n") else { return };
+    let Ok(name) = "flows".parse() else { return };
+    manifest.sql.insert(name, Sql { text: text.to_owned() });
+    let before: Manifest = manifest.clone();
+    match expand(&mut manifest) {
+        Ok(program) => {
+            let rows = batch(records);
+            for flow in program.flows.values() {
+                process(Stage::new(Arc::clone(&flow.plan)), &rows);
+            }
+        }
+        Err(mistakes) => {
+            assert!(manifest == before, "a manifest with mistakes was changed");
+            assert!(!mistakes.findings.is_empty() && mistakes.findings.len() <= FINDINGS_MAX);
+            for finding in mistakes.findings.iter() {
+                let span = &finding.span;
+                assert!(span.start <= span.end && span.end <= text.len(), "{finding:?} in {} bytes", text.len());
+                assert!(text.is_char_boundary(span.start) && text.is_char_boundary(span.end), "{finding:?}");
+                assert!(!finding.message.is_empty());
+            }
+            assert!(!mistakes.render().is_empty());
+        }
+    }
+}
+
+/// Records as they are published from outside.
+fn batch(records: &str) -> RecordBatch {
+    let values: Vec<&str> = records.lines().take(64).collect();
+    let times = (0..values.len() as i64).map(|second| second * 1_000_000);
+    let columns: Vec<(&str, ArrayRef, bool)> = vec![
+        ("key", Arc::new(StringArray::from_iter(values.iter().map(|value| value.get(..1)))), true),
+        ("time", Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("+00:00")), false),
+        ("value", Arc::new(StringArray::from_iter_values(values)), false),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A stage takes what it opens, and its state can be given to another one.
+fn process(mut stage: Stage, rows: &RecordBatch) {
+    if stage.open(rows.schema_ref()).is_err() {
+        return;
+    }
+    let Ok(output) = stage.process(rows) else { return };
+    assert!(output.rejected.iter().all(|(row, _)| (*row as usize) < rows.num_rows()));
+    let state = stage.snapshot(&output.dirty);
+    let state: Vec<(u32, &[u8])> = state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
+    stage.restore(&state).unwrap_or_else(|error| panic!("{error}"));
+}
