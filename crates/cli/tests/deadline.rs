@@ -45,9 +45,13 @@ fn what_cannot_be_answered_in_time_is_refused_at_once_and_the_rest_is_answered()
     let address = node.address("http");
     let spin = |timeout: &str| get(&address, "/spin", timeout);
 
-    // Nothing is known yet of what it takes; then it is.
-    let (status, answer) = spin("littoral-timeout: 50s\r\n");
-    assert!(status == 500 && answer.contains("more cpu time than 300ms"), "{answer}");
+    // Nothing is known yet of what it takes; then it is. What runs counts as if it had ended: so many have to, that those of a burst
+    // do not count for much.
+    let cores = std::thread::available_parallelism().unwrap().get();
+    for _ in 0..=2 * cores {
+        let (status, answer) = spin("littoral-timeout: 50s\r\n");
+        assert!(status == 500 && answer.contains("more cpu time than 300ms"), "{answer}");
+    }
     let (status, answer) = spin("littoral-timeout: 100ms\r\n");
     assert!(status == 503 && answer.contains("give it more time"), "{answer}");
     let (status, answer) = get(&address, "/hello", "littoral-timeout: soon\r\n");
@@ -55,7 +59,6 @@ fn what_cannot_be_answered_in_time_is_refused_at_once_and_the_rest_is_answered()
 
     // Each takes a third of a core until its deadline: three to a core are admitted. On a machine that is so busy that they come
     // one after the other, none need be refused; then it is tried again.
-    let cores = std::thread::available_parallelism().unwrap().get();
     let burst = || -> Vec<String> {
         let answers: Vec<(u16, String)> = std::thread::scope(|scope| {
             let calls: Vec<_> = (0..cores * 13).map(|_| scope.spawn(|| spin("littoral-timeout: 900ms\r\n"))).collect();

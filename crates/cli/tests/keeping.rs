@@ -34,23 +34,12 @@ slo = "600ms"
 path = "/strokes"
 stream = "strokes"
 "#;
-/// The overloaded node has the processor for a fifth of the time: long enough to be a member, too short to be quick.
-const STOPPED: Duration = Duration::from_millis(1_900);
+/// The overloaded node has the processor for a fifth of the time: too short to be quick, and long enough to be a member, also on a
+/// busy machine: a link is given up after two seconds without a sign.
+const STOPPED: Duration = Duration::from_millis(1_200);
 const RUNS: Duration = Duration::from_millis(300);
 /// About how far apart records are.
 const RECORD_EVERY: Duration = Duration::from_millis(25);
-
-/// How long the whole story may take.
-const PATIENCE: Duration = Duration::from_secs(150);
-
-/// Ends the threads of a test, also when it fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 /// What happened to the app, as kind and text.
 fn events(world: &World, node: &Node) -> Vec<(String, String)> {
@@ -111,12 +100,16 @@ fn a_stage_on_an_overloaded_node_is_moved_and_the_objective_holds_again() {
         let _over = Over(&is_over);
         let (mut told, begun) = (Vec::new(), Instant::now());
         while !told.iter().any(|(kind, _)| kind == "restored") {
-            assert!(begun.elapsed() < PATIENCE, "it does not hold again: {told:?}");
+            assert!(begun.elapsed() < STORY_MAX, "it does not hold again: {told:?}");
             thread::sleep(RECORD_EVERY * 10);
             told = events(&world, &cloud);
         }
     });
-    let told = events(&world, &cloud);
+    let mut told = Vec::new();
+    eventually("all of it is told", || {
+        told = events(&world, &cloud);
+        ["violated", "action", "restored"].iter().all(|wanted| told.iter().any(|(kind, _)| kind == wanted))
+    });
     let of = |wanted: &str| told.iter().find(|(kind, _)| kind == wanted).map(|(_, text)| text.as_str());
     assert!(of("violated").unwrap().contains("took longer than"), "{told:?}");
     let action = of("action").unwrap();
@@ -126,5 +119,5 @@ fn a_stage_on_an_overloaded_node_is_moved_and_the_objective_holds_again() {
     );
     let restored = of("restored").unwrap();
     assert!(restored.contains("what was done helped, p95 ") && restored.contains(" -> "), "{told:?}");
-    assert_ne!(owner(&world, &cloud).unwrap().0, first, "{told:?}");
+    eventually("another one has it", || owner(&world, &cloud).is_some_and(|(now, _)| now != first));
 }

@@ -94,7 +94,7 @@ fn a_node_starts_from_its_own_disk_with_no_network() {
     let token = first.token(&world, "10min");
     let arguments = ["--name", "edge-1", "--tier", "edge", "--site", "hall", "--listen", ANY_PORT, "--http", ANY_PORT];
     let edge = world.start("edge-1", &[&arguments[..], &["--join", &token, "--label", "power=mains"]].concat());
-    eventually("they see each other", || edge.sees(&world).len() == 2);
+    eventually("they see each other", || edge.sees(&world).len() == 2 && first.sees(&world).len() == 2);
     let folder = world.path("notes");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("web.wasm"), support::sdk_example("hello")).unwrap();

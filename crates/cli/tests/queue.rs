@@ -198,6 +198,11 @@ fn no_acknowledged_call_is_lost_and_no_keyed_one_doubled_when_the_owner_is_kille
     let mut owner = Some(owner);
     for number in 0..CALLS {
         if number == CALLS / 2 {
+            // One that was silent for a moment would lack what was accepted since.
+            let queue = || edges[0].json(&world, &["queue", "ls", "shop", "-o", "json"])["queues"][0].clone();
+            eventually("both have a copy still", || {
+                queue()["in_sync"].as_array().is_some_and(|nodes| nodes.len() == 2)
+            });
             owner.take().unwrap().kill();
         }
         let (key, body) = (format!("key-{number}"), format!("call {number}"));

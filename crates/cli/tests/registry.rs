@@ -238,8 +238,11 @@ fn sha256_of_only_artifact(node: &Path) -> String {
 
 /// Calls the app's function through a node.
 fn called(world: &World, node: &Node) {
-    let answer = node.tell(world, &["call", "web/web", "--path", "/"]);
-    assert!(!answer.is_empty());
+    // The one before may have been healthy until just now.
+    eventually("it is called", || {
+        let called = node.ask(world, &["call", "web/web", "--path", "/"]);
+        called.status.success() && !called.stdout.is_empty()
+    });
 }
 
 /// What a second node of the fabric is started with.

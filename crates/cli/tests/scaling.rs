@@ -79,13 +79,16 @@ fn a_container_comes_with_requests_and_goes_without() {
     deploy(&world, &node, &image_app(&world, "1.0.0", "scale = { idle = \"1s\" }"));
     eventually("it is served", || is_answered(&node, "/page/x"));
     for _ in 0..2 {
-        eventually("nothing is left of it", || containers(&node).is_empty());
-        eventually("it says so", || instances(&world, &node)["ready"] == 0);
-        let said = instances(&world, &node);
-        assert_eq!(said["wanted"], 0, "{said}");
-        assert!(said["reason"].as_str().unwrap().contains("no request"), "{said}");
-        let wide = node.tell(&world, &["get", "functions", "-o", "wide"]);
-        assert!(wide.contains("cloud-1: 0 of 0 (no request"), "{wide}");
+        // One may be started ahead of a request that is expected; it goes again when none comes.
+        eventually("nothing is left of it, and it says so", || {
+            let said = instances(&world, &node);
+            let wide = node.tell(&world, &["get", "functions", "-o", "wide"]);
+            containers(&node).is_empty()
+                && said["ready"] == 0
+                && said["wanted"] == 0
+                && said["reason"].as_str().is_some_and(|reason| reason.contains("no request"))
+                && wide.contains("cloud-1: 0 of 0 (no request")
+        });
         // It is there for whoever calls: all of them wait for one instance.
         std::thread::scope(|scope| {
             let calls: Vec<_> = (0..8).map(|_| scope.spawn(|| node.get("/page/x"))).collect();

@@ -148,7 +148,12 @@ fn a_flow_in_sql_is_exact_through_kills_and_says_where_it_runs() {
         std::fs::write(&file, lines).unwrap();
         cloud.tell(&world, &["stream", "publish", "mill/readings", "--file", file.to_str().unwrap()]);
         if portion % 2 == 1 && portion + 1 < PORTIONS {
-            let (owner, _) = stage(&world, &cloud, "hot").unwrap();
+            let mut owner = None;
+            eventually("it has an owner", || {
+                owner = stage(&world, &cloud, "hot").map(|(owner, _)| owner);
+                owner.is_some()
+            });
+            let owner = owner.unwrap();
             assert!(owner.starts_with("edge-"), "{owner}");
             edges.remove(&owner).unwrap().kill();
             edges.insert(owner.clone(), world.start(&owner, &[]));

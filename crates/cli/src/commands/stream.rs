@@ -22,7 +22,7 @@ const BATCH_BYTES: usize = 2 << 20;
 /// How many records go into one publication.
 const BATCH_RECORDS: usize = 4_096;
 /// How often a publication is repeated while no owner can be reached. It carries a number, so repeats are dropped.
-const ATTEMPTS: u32 = 8;
+const ATTEMPTS: u32 = 16;
 /// How long to wait before the first repeat; doubled for each further one, up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(200);
 /// The longest wait before a repeat: an owner that is lost is replaced within a few seconds.

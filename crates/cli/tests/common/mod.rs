@@ -4,6 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, kill_process};
@@ -13,8 +14,11 @@ pub use rustix::process::Signal;
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often is looked whether something has happened.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long a whole story of an objective may take: violated, acted upon, restored.
+pub const STORY_MAX: Duration = Duration::from_secs(150);
+/// How soon is looked whether something has happened; then later and later, so that looking does not keep it from happening.
+const LOOK_FIRST: Duration = Duration::from_millis(20);
+const LOOK_LAST: Duration = Duration::from_millis(200);
 /// Where the kernel chooses a port.
 pub const ANY_PORT: &str = "127.0.0.1:0";
 
@@ -25,10 +29,20 @@ pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
 
 /// Waits until something holds that takes its time.
 pub fn eventually_within(patience: Duration, what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience;
+    let (deadline, mut pause) = (Instant::now() + patience, LOOK_FIRST);
     while !holds() {
         assert!(Instant::now() < deadline, "{what}: not within {} s", patience.as_secs());
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LOOK_LAST);
+    }
+}
+
+/// Ends the threads of a test, also when it fails.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
