@@ -62,7 +62,7 @@ seeds: setup ## run the whole fabric under SEEDS seeds (10,000) in virtual time,
 
 test: languages guests ## run every test
 	cargo test --locked --workspace
-	@$(MAKE) build
+	@# With the tests goes the command that they run, built with their dependencies' features.
 	@scripts/drill $(LITTORAL) short
 	@$(MAKE) conformance-guest
 	$(PYTHON) tests/conformance/run.py --component $(CONFORMANCE) --target littoral

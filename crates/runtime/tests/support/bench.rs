@@ -47,7 +47,8 @@ pub(crate) fn run(words: &[&str], tests: &[Test], path: Option<&std::ffi::OsStr>
         println!("test result: skipped, this machine cannot: {reason}");
         return ExitCode::SUCCESS;
     }
-    let wanted: Vec<&&str> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let wanted: Vec<&&str> =
+        words.iter().filter(|word| !word.starts_with('-') && word.parse::<u32>().is_err()).collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(**word));
     let mut failed = 0;
     for (name, test) in tests.iter().filter(|(name, _)| is_wanted(name)) {
