@@ -32,11 +32,11 @@ pub enum Confinement {
 }
 
 /// Confines the calling thread, and the threads and processes that it starts from now on, to `data` and what is
-/// `offered` to functions for writing, and to `readable` and the system's own folders for reading. Call it before any other thread is started.
+/// `offered` to functions for writing, and to what is `readable` and the system's own folders for reading. Call it before any other thread is started.
 ///
 /// # Errors
 /// When `data` or what is offered cannot be opened, or the kernel has Landlock and refuses.
-pub fn confine(data: &Path, offered: &[PathBuf], readable: Option<&Path>) -> anyhow::Result<Confinement> {
+pub fn confine(data: &Path, offered: &[PathBuf], readable: &[&Path]) -> anyhow::Result<Confinement> {
     let all = AccessFs::from_all(RULES);
     let read = AccessFs::from_read(RULES);
     let mut rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?.create()?;
@@ -47,7 +47,7 @@ pub fn confine(data: &Path, offered: &[PathBuf], readable: Option<&Path>) -> any
         let opened = PathFd::new(path).with_context(|| format!("cannot offer {}", path.display()))?;
         rules = rules.add_rule(PathBeneath::new(opened, rights))?;
     }
-    if let Some(path) = readable {
+    for path in readable {
         let opened = PathFd::new(path).with_context(|| format!("cannot read {}", path.display()))?;
         rules = rules.add_rule(PathBeneath::new(opened, read))?;
     }
@@ -90,7 +90,7 @@ mod tests {
         std::fs::write(other.path().join("b"), "secret").unwrap();
         let (own, foreign) = (mine.path().to_owned(), other.path().join("b"));
         let outcome = std::thread::spawn(move || {
-            let confinement = confine(&own, &[], None).unwrap();
+            let confinement = confine(&own, &[], &[]).unwrap();
             (
                 confinement,
                 std::fs::read_to_string(own.join("a")),

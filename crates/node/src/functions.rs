@@ -28,6 +28,7 @@ use crate::gate::Gate;
 use crate::guests::{Loader, settings_of};
 use crate::intent::IntentStore;
 use crate::routing::Routing;
+use crate::sync::lock;
 use admission::Deadlines;
 use learned::Learner;
 use rollout::Trouble;
@@ -43,7 +44,8 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 /// The longest wait.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// How long a version that is served no more is kept for those who have it in hand, and how often that is looked at.
+/// How long a version that is served no more is kept for those who have it in hand, and an instance for what it is answering, unless
+/// the function's time is longer; and how often that is looked at.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
@@ -196,7 +198,7 @@ impl Functions {
     }
 
     fn lock_served(&self) -> MutexGuard<'_, HashMap<Key, Served>> {
-        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.served)
     }
 
     /// Has a version answer, or none.
@@ -222,7 +224,7 @@ impl Functions {
     pub(crate) fn all(&self) -> Vec<(Key, Fares)> {
         let served = self.lock_served();
         let all = served.iter().map(|(key, served)| {
-            let trouble = served.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let trouble = lock(&served.trouble).clone();
             let standing = served.current.as_ref().and_then(|version| version.standing());
             let error = trouble.or_else(|| standing.as_ref().and_then(|standing| standing.error.clone()));
             let fares = Fares { stats: self.stats(key), error, standing, refused: served.refused.clone() };

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use crate::metering::Metering;
 use crate::operators::FunctionLog;
 use crate::registry::{Credentials, Registry};
 use crate::signing::Verifier;
+use crate::sync::lock;
 use crate::wiring::AppExporters;
 
 /// What a configuration value begins with that names a secret.
@@ -82,7 +83,7 @@ pub(crate) struct Fetching(std::sync::Mutex<HashMap<String, Weak<tokio::sync::Mu
 
 impl Fetching {
     fn of(&self, digest: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = lock(&self.0);
         locks.retain(|_, lock| lock.strong_count() > 0);
         let known = locks.get(digest).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {
@@ -155,9 +156,9 @@ impl Loader {
             .as_ref()
             .context("this node runs no containers or processes; it said why when it started")?;
         self.artifact(function, digest).await?;
-        let contents = self.contents(containers, function, digest).await.with_context(|| format!("function {name}"))?;
+        let contents = self.contents(containers, function, digest).await;
+        let (contents, _held) = contents.with_context(|| format!("function {name}"))?;
         let limits = Limits::of(function);
-        let _held = containers.hold(&contents);
         let spec = ContainerSpec {
             environment: self.config(&app.id, name, function).await?,
             memory_bytes: limits.memory_bytes,
@@ -172,13 +173,21 @@ impl Loader {
     }
 
     /// What a function's container is made of, where it can be made of it.
-    async fn contents(&self, containers: &Containers, function: &Function, digest: &str) -> anyhow::Result<Contents> {
+    async fn contents(
+        &self,
+        containers: &Containers,
+        function: &Function,
+        digest: &str,
+    ) -> anyhow::Result<(Contents, Arc<HeldContents>)> {
         let artifact = self.artifacts.file(digest)?;
-        let Some(program) = &function.process else { return Ok(containers.unpack(artifact).await?.into()) };
+        let Some(program) = &function.process else {
+            let (image, held) = containers.unpack(artifact).await?;
+            return Ok((image.into(), held));
+        };
         let name = Path::new(program).file_name().and_then(std::ffi::OsStr::to_str);
         let name = name.with_context(|| format!("`{program}` is no path of a file"))?.to_owned();
-        let file = containers.place(artifact, digest).await?;
-        Ok(Program { file, name, arguments: function.arguments.clone() }.into())
+        let (file, held) = containers.place(artifact, digest).await?;
+        Ok((Program { file, name, arguments: function.arguments.clone() }.into(), held))
     }
 
     /// A function whose artefact is the one that was signed.

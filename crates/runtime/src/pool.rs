@@ -4,7 +4,7 @@
 //! it counts what comes ([`Pool::traffic`]) and says when somebody waits ([`Pool::called`]), and is told of instances that are ready or
 //! are to go.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,8 @@ struct State<I> {
     cold: u64,
     was_called: bool,
     is_closed: bool,
+    /// Which pool takes the requests instead.
+    successor: Option<Arc<Pool<I>>>,
 }
 
 #[derive(Debug)]
@@ -148,6 +150,7 @@ impl<I> Pool<I> {
             cold: 0,
             was_called: false,
             is_closed: false,
+            successor: None,
         };
         Self { state: Mutex::new(state), called: Notify::new(), left: Notify::new(), target: target.max(1) }
     }
@@ -222,12 +225,24 @@ impl<I> Pool<I> {
         }
     }
 
-    /// The instances that take requests, by number.
+    /// Has another pool answer those that wait and those that come: it has the same instances.
+    pub fn pass_on(&self, successor: &Arc<Self>) {
+        let waiting = {
+            let mut state = self.state();
+            state.successor = Some(Arc::clone(successor));
+            std::mem::take(&mut state.waiting)
+        };
+        let mut state = successor.state();
+        state.waiting.extend(waiting);
+        successor.hand_out(&mut state);
+        drop(state);
+        successor.called.notify_one();
+    }
+
+    /// How many requests each instance has, by its number.
     #[must_use]
-    pub fn ready(&self) -> Vec<(u64, Arc<I>)> {
-        let state = self.state();
-        let ready = state.members.iter().filter(|member| !member.is_leaving);
-        ready.map(|member| (member.number, Arc::clone(&member.instance))).collect()
+    pub fn in_flight(&self) -> HashMap<u64, usize> {
+        self.state().members.iter().map(|member| (member.number, member.in_flight)).collect()
     }
 
     /// An instance for a request: the least busy one; where none has room, the first that has.
@@ -253,6 +268,10 @@ impl<I> Pool<I> {
     /// Takes in a request: room for it, or its place in the queue.
     fn ask(self: &Arc<Self>) -> (Result<Grant<I>, Granted<I>>, Arrived<I>) {
         let mut state = self.state();
+        if let Some(successor) = state.successor.clone() {
+            drop(state);
+            return successor.ask();
+        }
         let begins = state.arrive();
         let request = Arrived(Arc::clone(self));
         let found = if state.waiting.is_empty() { self.pick(&mut state) } else { None };
@@ -423,7 +442,6 @@ mod tests {
         let lease = pool.lease(soon()).await.unwrap();
         let mut removed = Box::pin(pool.remove(number));
         assert!(futures::poll!(&mut removed).is_pending());
-        assert_eq!(pool.ready().len(), 0);
         assert!(pool.lease(Instant::now()).await.is_err(), "it is given no more");
         drop(lease);
         removed.await;
@@ -431,7 +449,25 @@ mod tests {
         let lease = pool.lease(soon()).await.unwrap();
         pool.lose(other);
         drop(lease);
-        assert_eq!(pool.ready().len(), 0);
+        assert!(pool.in_flight().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_successor_answers_who_waits_and_who_comes() {
+        let (pool, successor) = (Arc::new(Pool::new(1)), Arc::new(Pool::new(1)));
+        let (mut first, mut second) = (Box::pin(pool.lease(soon())), Box::pin(pool.lease(soon())));
+        for waits in [&mut first, &mut second] {
+            assert!(futures::poll!(waits).is_pending());
+        }
+        let number = successor.add("a");
+        pool.pass_on(&successor);
+        let lease = first.await.unwrap();
+        assert_eq!((*lease.instance(), successor.in_flight()[&number]), ("a", 1));
+        assert!(futures::poll!(&mut second).is_pending());
+        drop(lease);
+        drop(second.await.unwrap());
+        pool.lease(Instant::now()).await.unwrap();
+        assert_eq!(successor.in_flight()[&number], 0);
     }
 
     #[tokio::test]

@@ -316,6 +316,17 @@ fn what_is_too_much_is_refused_before_it_is_written() {
 }
 
 #[test]
+fn links_lead_to_no_tree_deeper_than_paths_are() {
+    let deep = "d/".repeat(45);
+    let mut layer = Tar::default().folder(&deep).link("l1", &deep);
+    for number in 1..4 {
+        let below = format!("l{number}/{deep}");
+        layer = layer.folder(&below).link(&format!("l{}", number + 1), &below);
+    }
+    assert!(refusal(&[layer.end()]).contains("name too long"));
+}
+
+#[test]
 fn a_sparse_file_counts_with_its_whole_length() {
     let sparse = |real: u64| {
         let mut header = Header::new_gnu();

@@ -141,14 +141,14 @@ async fn contents(
     match &containers.abilities().images {
         Err(reason) => drop(results.failed.insert("container".to_owned(), reason.to_string())),
         Ok(_) => match containers.unpack(folder.join("image")).await {
-            Ok(image) => contents.push(("container", image.into())),
+            Ok((image, _)) => contents.push(("container", image.into())),
             Err(error) => drop(results.failed.insert("container".to_owned(), error.to_string())),
         },
     }
     match &containers.abilities().programs {
         Err(reason) => drop(results.failed.insert("process".to_owned(), reason.to_string())),
         Ok(()) => match containers.place(server.to_owned(), "server").await {
-            Ok(file) => {
+            Ok((file, _)) => {
                 contents.push(("process", Program { file, name: "server".to_owned(), arguments: Vec::new() }.into()));
             }
             Err(error) => drop(results.failed.insert("process".to_owned(), error.to_string())),

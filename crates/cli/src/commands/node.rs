@@ -99,7 +99,10 @@ pub(crate) fn prepare(args: &NodeArgs) -> anyhow::Result<Prepared> {
     // The folder, because a file that is replaced is another one.
     let stated = args.situation.as_deref().and_then(std::path::Path::parent);
     let stated = stated.map(|folder| if folder.as_os_str().is_empty() { std::path::Path::new(".") } else { folder });
-    match littoral_node::confine(&data, &args.offer, stated).context("cannot confine the node to its data directory")? {
+    let state = containers.as_ref().map(|host| host.state());
+    let readable: Vec<&std::path::Path> = stated.into_iter().chain(state.as_deref()).collect();
+    let confined = littoral_node::confine(&data, &args.offer, &readable);
+    match confined.context("cannot confine the node to its data directory")? {
         Confinement::Full => {}
         Confinement::Partial => tracing::info!("the kernel confines this node to its data directory in part only"),
         Confinement::None => {

@@ -1,6 +1,7 @@
 //! Carries out what `control::scaling` wants of a version of a function: starts instances, lets them finish and stops them, and
 //! starts others in place of those that end. Off the way of requests: these wait in the pool.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,15 +15,13 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep_until, timeout};
 
-use super::{RETRY_MAX, RETRY_MIN};
+use super::{DRAIN_MAX, RETRY_MAX, RETRY_MIN};
 use crate::condition::memory_available;
 use crate::guests::{Loader, Unpacked};
 use crate::intent::App;
 
 /// How many instances of a function are started at once.
 const STARTING_MAX: usize = 4;
-/// How long an instance may finish what it is answering before it is stopped.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// What makes instances.
 pub(super) enum Starter {
@@ -77,6 +76,15 @@ impl Starter {
             Self::Component(component) => component.settings.limits.memory_bytes,
             Self::Image(image) => image.spec.memory_bytes,
         }
+    }
+
+    /// How long an instance may finish what it is answering before it is stopped.
+    fn drain_max(&self) -> Duration {
+        let limits = match self {
+            Self::Component(component) => &component.settings.limits,
+            Self::Image(image) => &image.limits,
+        };
+        DRAIN_MAX.max(limits.timeout)
     }
 
     /// Whether its instances are held still for functions of higher priority.
@@ -160,6 +168,7 @@ impl Order {
 /// The instances of a version of a function. When this is dropped, containers go on for whoever takes them up.
 pub(super) struct Instances {
     starter: Arc<Starter>,
+    pool: Arc<Pool<Instance>>,
     orders: watch::Sender<Order>,
     standing: watch::Receiver<Standing>,
     task: AbortHandle,
@@ -182,7 +191,7 @@ impl Instances {
             scaling: Scaling::new(settings),
             since: Instant::now(),
             starter: Arc::clone(&starter),
-            pool,
+            pool: Arc::clone(&pool),
             told,
             running: BTreeMap::new(),
             starting: BTreeMap::new(),
@@ -195,7 +204,7 @@ impl Instances {
             promised: settings.min.max(1) as usize,
         };
         let task = tokio::spawn(driver.run(ordered)).abort_handle();
-        Self { starter, orders, standing, task }
+        Self { starter, pool, orders, standing, task }
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -230,6 +239,11 @@ impl Instances {
     pub(super) async fn leave(&self) {
         self.order(|order| order.leaves = true);
         self.until(|_| false).await;
+    }
+
+    /// Has those of another version, which are the same ones, answer whoever still asks for this one.
+    pub(super) fn pass_on(&self, successor: &Self) {
+        self.pool.pass_on(&successor.pool);
     }
 
     /// Whether the instances of both are the same ones.
@@ -316,10 +330,24 @@ impl Driver {
         let missing = (wanted.instances as usize).saturating_sub(self.running.len() + self.starting.len());
         let held_back = self.add(missing);
         let surplus = self.running.len().saturating_sub(wanted.instances as usize);
-        let surplus: Vec<u32> = self.running.keys().rev().take(surplus).copied().collect();
-        surplus.into_iter().for_each(|ordinal| self.remove(ordinal));
+        self.remove_idlest(surplus);
         self.tell(wanted, held_back, traffic.cold);
         wanted.again_ms.map(|again_ms| self.since + Duration::from_millis(again_ms))
+    }
+
+    /// Has so many go: those that answer least, and of these the last ones.
+    fn remove_idlest(&mut self, many: usize) {
+        if many == 0 {
+            return;
+        }
+        let in_flight = self.pool.in_flight();
+        let mut ordinals: Vec<(usize, Reverse<u32>)> = self
+            .running
+            .iter()
+            .map(|(ordinal, running)| (in_flight.get(&running.number).copied().unwrap_or(0), Reverse(*ordinal)))
+            .collect();
+        ordinals.sort_unstable();
+        ordinals.into_iter().take(many).for_each(|(_, Reverse(ordinal))| self.remove(ordinal));
     }
 
     /// Starts so many more, as far as that may be now; why not all of them.
@@ -425,9 +453,10 @@ impl Driver {
         let Running { number, kept, .. } = running;
         self.leaving.insert(ordinal, number);
         let (pool, starter) = (Arc::clone(&self.pool), Arc::clone(&self.starter));
+        let within = self.starter.drain_max();
         // One that was told to go goes, also if nobody follows this version any more.
         let gone = tokio::spawn(async move {
-            if timeout(DRAIN_MAX, pool.remove(number)).await.is_err() {
+            if timeout(within, pool.remove(number)).await.is_err() {
                 pool.lose(number);
             }
             starter.stop(kept).await;

@@ -1,7 +1,7 @@
 //! Replaces a version of a function by another one: the new one is started beside the old one, answers when it is ready, and is
 //! watched while it answers its first requests; where `control::rollout` says so, the old one comes back.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use littoral_control::rollout::{self, Verdict, Why};
@@ -9,6 +9,7 @@ use littoral_control::rollout::{self, Verdict, Why};
 use super::version::Version;
 use super::{Functions, Key, RETRY_MAX, RETRY_MIN};
 use crate::admin::events::EventKind;
+use crate::sync::lock;
 
 /// How often a new version's outcomes are looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
@@ -61,8 +62,13 @@ impl Functions {
         let mut served = self.lock_served();
         let served = served.get_mut(key).filter(|served| Arc::ptr_eq(&served.trouble, trouble))?;
         served.incoming = Some(Arc::clone(new));
-        let left = served.left.drain(..).filter(|version| !version.shares_instances(new));
-        left.for_each(|version| drop(tokio::spawn(version.retire())));
+        for left in served.left.drain(..) {
+            if left.shares_instances(new) {
+                left.pass_on(new);
+            } else {
+                tokio::spawn(left.retire());
+            }
+        }
         Some(served.current.clone())
     }
 
@@ -73,8 +79,11 @@ impl Functions {
             return false;
         };
         served.incoming = None;
-        served.current = Some(Arc::clone(new));
+        let before = served.current.replace(Arc::clone(new));
         self.serve(key, Some(new));
+        if let Some(before) = before.filter(|before| before.shares_instances(new)) {
+            before.pass_on(new);
+        }
         if let Some(old) = &old {
             old.rest(true);
         }
@@ -145,5 +154,5 @@ async fn watch(new: &Version, old: &Version) -> Option<Why> {
 }
 
 pub(super) fn set(trouble: &Trouble, reason: Option<String>) {
-    *trouble.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    *lock(trouble) = reason;
 }

@@ -72,10 +72,18 @@ impl Version {
         self.instances.as_ref().zip(other.instances.as_ref()).is_some_and(|(one, other)| one.are_like(other))
     }
 
+    /// Has a version with the same instances answer those who wait for this one.
+    pub(super) fn pass_on(&self, successor: &Self) {
+        if let (Some(instances), Some(successor)) = (&self.instances, &successor.instances) {
+            instances.pass_on(successor);
+        }
+    }
+
     /// Ends it. Who has it in hand is answered before.
     pub(super) async fn retire(self: Arc<Self>) {
         let Some(instances) = &self.instances else { return };
-        let until = Instant::now() + DRAIN_MAX;
+        let within = self.http.as_ref().map_or(DRAIN_MAX, |http| DRAIN_MAX.max(http.timeout()));
+        let until = Instant::now() + within;
         while self.http.as_ref().is_some_and(|http| Arc::strong_count(http) > 1) && Instant::now() < until {
             tokio::time::sleep(DRAIN_POLL).await;
         }

@@ -22,6 +22,8 @@ use super::Container;
 
 /// How many connections are kept that nobody uses.
 const IDLE_MAX: usize = 64;
+/// How long one is kept: servers close those that are idle, after 2 seconds (gunicorn) or 5 (Node), and a request may meet that.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(1);
 /// How often a call looks whether the container goes on whose time would be up if it was not held.
 const STILL_LOOK: Duration = Duration::from_millis(50);
 /// What concerns one connection only, and is not handed on.
@@ -36,7 +38,7 @@ pub(crate) struct Client {
 }
 
 #[derive(Debug, Default)]
-struct Idle(Mutex<Vec<SendRequest<Body>>>);
+struct Idle(Mutex<Vec<(Instant, SendRequest<Body>)>>);
 
 impl Client {
     pub(crate) fn new(container: Arc<Container>, limits: Limits) -> Self {
@@ -99,13 +101,19 @@ impl Client {
 impl Idle {
     fn take(&self) -> Option<SendRequest<Body>> {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::iter::from_fn(|| idle.pop()).find(|sender| !sender.is_closed())
+        let now = Instant::now();
+        let fresh =
+            |(since, sender): &(Instant, SendRequest<Body>)| now - *since < IDLE_TIME_MAX && !sender.is_closed();
+        std::iter::from_fn(|| idle.pop()).find(fresh).map(|(_, sender)| sender)
     }
 
     fn put(&self, sender: SendRequest<Body>) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() >= IDLE_MAX {
+            idle.retain(|(since, sender)| since.elapsed() < IDLE_TIME_MAX && !sender.is_closed());
+        }
         if idle.len() < IDLE_MAX && !sender.is_closed() {
-            idle.push(sender);
+            idle.push((Instant::now(), sender));
         }
     }
 }

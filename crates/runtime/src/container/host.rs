@@ -2,8 +2,9 @@
 //!
 //! A node confines itself to its data directory, and whatever it starts with it, so that it can mount nothing, make no control group and
 //! start no runtime. It has this process start before, which does five things for it and nothing else, with names and settings that it
-//! checks itself: a node that was broken into can make containers of what lies in its folder, as confined as any other. It answers one
-//! request per connection on the socket `host.sock` in the containers' folder, and ends when the node ends; shims do not.
+//! checks itself: a node that was broken into can make containers of what lies in its folder, as confined as any other. What this process
+//! and the shims go by (orders, records, the runtime's state) is in a folder where the node may read only. It answers one request per
+//! connection on the socket `host.sock` in the containers' folder, and ends when the node ends; shims do not.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -11,10 +12,11 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
+use ring::digest::{SHA256, digest};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::able::Abilities;
 use super::cgroup::Cgroup;
 use super::image::Image;
+use super::image::layout::hex;
 use super::process::write_whole;
 use super::shim::{Bundle, Launch, ORDER, Order, READY, RECORD, Record, VERSION, What};
 use super::spec::{ContainerSpec, Contents, is_id, program_user};
@@ -32,6 +35,19 @@ const SOCKET: &str = "host.sock";
 const REQUEST_BYTES_MAX: u64 = 4 << 20;
 /// How many requests are answered at once; others wait to be accepted.
 const ANSWERING_MAX: usize = 32;
+/// Where the records of a machine's containers are, a folder for each containers' folder; gone after a start of the machine, as they are.
+const STATES: &str = "/run/littoral";
+/// What is in such a folder: of each container what its shim needs, and what its runtime notes.
+const STATE_PARTS: [&str; 2] = ["run", "runtime"];
+/// How many digits of its name.
+const STATE_DIGITS: usize = 24;
+/// How long a shim may take until its container runs: far longer than any does.
+const SHIM_MAX: Duration = Duration::from_secs(60);
+/// How long the node waits for what it asks: longer than a shim may take, and the removal of what is left of it.
+const ANSWER_MAX: Duration = Duration::from_secs(90);
+/// How long a host may take to end when it is told to.
+const END_MAX: Duration = Duration::from_secs(2);
+const END_POLL: Duration = Duration::from_millis(2);
 /// How much a shim may say of why there is no container.
 const SAID_BYTES_MAX: u64 = 8 << 10;
 /// How long whoever asks may take to do so.
@@ -81,11 +97,16 @@ pub struct HostProcess {
     folder: PathBuf,
     abilities: Abilities,
     process: Child,
-    _alive: Option<ChildStdin>,
+    alive: Option<ChildStdin>,
 }
 
 impl Drop for HostProcess {
     fn drop(&mut self) {
+        drop(self.alive.take());
+        let until = Instant::now() + END_MAX;
+        while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(END_POLL);
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -97,12 +118,13 @@ impl HostProcess {
     /// # Errors
     /// When the folder cannot be made, or the process not started.
     pub fn start(folder: &Path, abilities: Abilities, program: &ContainerProgram) -> io::Result<Self> {
-        for part in ["", "run", "runtime", "images", "programs"] {
-            let path = folder.join(part);
-            fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&path)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(FOLDER_MODE))?;
+        for part in ["", "images", "programs"] {
+            make_folder(&folder.join(part))?;
         }
         let folder = folder.canonicalize()?;
+        for part in STATE_PARTS {
+            link(&folder.join(part), &state_folder(&folder).join(part))?;
+        }
         let mut command = Command::new(&program.program);
         command.args(&program.arguments).arg("host").arg(&folder).env_clear();
         if let Some(path) = std::env::var_os("PATH") {
@@ -115,7 +137,7 @@ impl HostProcess {
             BufReader::new(output.take(SAID_BYTES_MAX)).read_line(&mut said)?;
         }
         let alive = process.stdin.take();
-        let started = Self { folder, abilities, process, _alive: alive };
+        let started = Self { folder, abilities, process, alive };
         if said.trim() == READY { Ok(started) } else { Err(io::Error::other(said)) }
     }
 
@@ -123,6 +145,12 @@ impl HostProcess {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Where the host and the shims keep what they go by, which the node has to read.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        state_folder(&self.folder)
     }
 
     /// What it can make.
@@ -135,6 +163,7 @@ impl HostProcess {
     pub(super) fn ask(folder: &Path, request: &Request) -> Result<Option<Record>, String> {
         let asked = || -> io::Result<Reply> {
             let mut stream = connect(folder)?;
+            stream.set_read_timeout(Some(ANSWER_MAX))?;
             stream.write_all(&serde_json::to_vec(request)?)?;
             stream.shutdown(std::net::Shutdown::Write)?;
             let mut reply = Vec::new();
@@ -159,6 +188,35 @@ fn connect(folder: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd()))
 }
 
+/// Where the records of a folder's containers are. Whoever is not root can make none, and has no other place.
+fn state_folder(folder: &Path) -> PathBuf {
+    if !rustix::process::geteuid().is_root() {
+        return folder.join("state");
+    }
+    let hash = hex(digest(&SHA256, folder.as_os_str().as_encoded_bytes()).as_ref());
+    Path::new(STATES).join(hash.get(..STATE_DIGITS).unwrap_or(&hash))
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(FOLDER_MODE))
+}
+
+/// Makes a link, unless it is there.
+fn link(path: &Path, target: &Path) -> io::Result<()> {
+    if fs::read_link(path).is_ok_and(|there| there == target) {
+        return Ok(());
+    }
+    if fs::symlink_metadata(path).is_ok_and(|there| there.is_dir()) {
+        fs::remove_dir(path)?;
+    } else if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    std::os::unix::fs::symlink(target, path)
+}
+
 /// Makes and removes the containers of a folder until standard input ends. `program` is this program, for the shims.
 ///
 /// # Errors
@@ -167,8 +225,10 @@ pub fn run_host(folder: &Path, program: &ContainerProgram) -> io::Result<()> {
     // What whoever started the node left open, a lock for instance, is not for the shims, which outlive it.
     keep_to_itself().map_err(|error| io::Error::new(error.kind(), format!("cannot keep its descriptors: {error}")))?;
     let abilities = Abilities::find(std::env::var_os("PATH").as_deref());
-    let host = Arc::new(Host { folder: folder.canonicalize()?, abilities, program: program.clone() });
-    std::env::set_current_dir(folder)?;
+    let folder = folder.canonicalize()?;
+    std::env::set_current_dir(&folder)?;
+    let state = state_folder(&folder);
+    let host = Arc::new(Host { folder, state, abilities, program: program.clone() });
     // That of a node which has just ended may not have noticed yet.
     let mut waits = 0;
     while UnixStream::connect(SOCKET).is_ok() {
@@ -182,6 +242,10 @@ pub fn run_host(folder: &Path, program: &ContainerProgram) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
+    // Those of a node before, which removes what it leaves empty.
+    for part in STATE_PARTS {
+        make_folder(&host.state.join(part))?;
+    }
     // Only who is root may ask.
     rustix::process::umask(Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(SOCKET)?;
@@ -189,10 +253,13 @@ pub fn run_host(folder: &Path, program: &ContainerProgram) -> io::Result<()> {
     rustix::process::umask(Mode::from_raw_mode(0o022));
     // A signal to the node's group, from its terminal, is the node's to see to.
     rustix::process::setsid()?;
-    std::thread::spawn(move || host.listen(&listener));
+    let listening = Arc::clone(&host);
+    std::thread::spawn(move || listening.listen(&listener));
     let mut output = io::stdout();
     writeln!(output, "{READY}").and_then(|()| output.flush())?;
-    io::copy(&mut io::stdin(), &mut io::sink()).map(drop)
+    let ended = io::copy(&mut io::stdin(), &mut io::sink()).map(drop);
+    host.leave();
+    ended
 }
 
 /// Has all descriptors but the standard ones closed in the programs that it starts.
@@ -213,6 +280,7 @@ fn keep_to_itself() -> io::Result<()> {
 
 struct Host {
     folder: PathBuf,
+    state: PathBuf,
     abilities: Abilities,
     program: ContainerProgram,
 }
@@ -252,7 +320,7 @@ impl Host {
             Request::Make(spec) => return self.make(&spec).map(Reply::Made),
             Request::Remove(id) => {
                 checked(&id)?;
-                self.remove(&id);
+                self.remove(&id)?;
             }
             Request::Signal { id, kill } => {
                 checked(&id)?;
@@ -271,11 +339,24 @@ impl Host {
     }
 
     fn run_folder(&self, id: &str) -> PathBuf {
-        self.folder.join("run").join(id)
+        self.state.join("run").join(id)
     }
 
     fn runtime_root(&self) -> PathBuf {
-        self.folder.join("runtime")
+        self.state.join("runtime")
+    }
+
+    /// The node has ended. What it held still goes on, or its shim could not end it; the folders are removed where nothing is in them.
+    fn leave(&self) {
+        for entry in fs::read_dir(self.state.join("run")).into_iter().flatten().flatten() {
+            if let Some(id) = entry.file_name().to_str().filter(|id| is_id(id)) {
+                let _ = Cgroup::new(id).freeze(false);
+            }
+        }
+        for part in STATE_PARTS {
+            let _ = fs::remove_dir(self.state.join(part));
+        }
+        let _ = fs::remove_dir(&self.state);
     }
 
     fn signal(&self, id: &str, kill: bool) -> Result<(), String> {
@@ -342,7 +423,7 @@ impl Host {
         };
         let made = written().map_err(|error| format!("its files cannot be written: {error}"));
         let made = made.and_then(|()| self.shim(&folder));
-        made.inspect_err(|_| self.remove(&id))
+        made.inspect_err(|_| drop(self.remove(&id)))
     }
 
     fn shim(&self, folder: &Path) -> Result<Record, String> {
@@ -353,8 +434,17 @@ impl Host {
         let output = shim.stdout.take().ok_or("its shim says nothing")?;
         // It outlives this process; as long as that lasts, its end is seen to.
         std::thread::spawn(move || drop(shim.wait()));
-        let mut said = String::new();
-        BufReader::new(output.take(SAID_BYTES_MAX)).read_line(&mut said).map_err(|error| error.to_string())?;
+        // One answer.
+        let (telling, told) = mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            let mut said = String::new();
+            let read = BufReader::new(output.take(SAID_BYTES_MAX)).read_line(&mut said);
+            // Whoever waited may have given up.
+            let _ = telling.send(read.map(|_| said));
+        });
+        let said =
+            told.recv_timeout(SHIM_MAX).map_err(|_| format!("its shim has not started it within {SHIM_MAX:?}"))?;
+        let said = said.map_err(|error| error.to_string())?;
         match said.trim() {
             READY => {}
             "" => return Err("its shim ended without a word".to_owned()),
@@ -363,7 +453,7 @@ impl Host {
         read_record(folder).ok_or_else(|| "its shim left no record".to_owned())
     }
 
-    fn remove(&self, id: &str) {
+    fn remove(&self, id: &str) -> Result<(), String> {
         let (folder, state, cgroup) = (self.run_folder(id), self.runtime_root().join(id), Cgroup::new(id));
         let shim = read_record(&folder).map(|record| record.shim).filter(|shim| shim.is_alive());
         if let Some(group) = shim.and_then(|shim| Pid::from_raw(shim.pid)) {
@@ -371,7 +461,7 @@ impl Host {
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }
         if !folder.exists() && !state.exists() && cgroup.folders().is_empty() {
-            return;
+            return Ok(());
         }
         // What is held still cannot end.
         let _ = cgroup.freeze(false);
@@ -380,9 +470,19 @@ impl Host {
             let _ = runtime.ask(&self.runtime_root(), &["delete", "--force", id]);
         }
         cgroup.remove();
-        for folder in [state, folder] {
-            let _ = fs::remove_dir_all(&folder);
+        // Its record stays for as long as anything of it does: what is not known is never removed.
+        if let Some(left) = cgroup.folders().first() {
+            return Err(format!("its processes do not end: {} is still there", left.display()));
         }
+        for folder in [state, folder] {
+            match fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(format!("{} cannot be removed: {error}", folder.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 

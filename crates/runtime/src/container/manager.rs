@@ -23,7 +23,7 @@ use super::image::{Image, ImageError, Images};
 use super::link::{Followed, Link, Said};
 use super::program::Programs;
 use super::shim::{ENDED, Record, VERSION};
-use super::spec::{ContainerSpec, Contents, OWNERS};
+use super::spec::{ContainerSpec, OWNERS};
 
 /// How long one question for its health may take.
 const HEALTH_MAX: Duration = Duration::from_secs(5);
@@ -82,8 +82,10 @@ pub struct Containers {
     known: Mutex<HashMap<String, Weak<Container>>>,
     /// What containers are to be made of later.
     held: Mutex<Vec<Weak<HeldContents>>>,
-    /// Held while one is made or removed, so that neither finds the other's halves.
-    changing: tokio::sync::Mutex<()>,
+    /// By name, held while one is made or removed, so that neither finds the other's halves.
+    changing: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Read while something is unpacked or a container made of it, and written while what nobody needs is removed.
+    contents: tokio::sync::RwLock<()>,
 }
 
 /// An image or a program that is kept, also while no container runs from it, until this is dropped.
@@ -105,6 +107,8 @@ pub struct Container {
     still: Mutex<Still>,
     /// Whether it is being ended: it is not to be held still then.
     is_leaving: AtomicBool,
+    /// Whether it was ever ready.
+    was_ready: AtomicBool,
     following: tokio::task::AbortHandle,
 }
 
@@ -134,8 +138,8 @@ impl Containers {
         let images = Arc::new(images.map_err(|error| ContainerError::Image(error.to_string()))?);
         let folder = host.folder().join("programs");
         let programs = Arc::new(Programs::open(folder.clone()).map_err(disk(&folder))?);
-        let (known, held, changing) = (Mutex::default(), Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Self { host, images, programs, known, held, changing })
+        let (known, held, changing, contents) = Default::default();
+        Ok(Self { host, images, programs, known, held, changing, contents })
     }
 
     /// What can be started here.
@@ -144,23 +148,25 @@ impl Containers {
         self.host.abilities()
     }
 
-    /// Unpacks the image of a layout, unless that was done before.
+    /// Unpacks the image of a layout, unless that was done before. It stays at least for as long as what comes with it.
     ///
     /// # Errors
     /// When there is no image for this machine, or it is refused.
-    pub async fn unpack(&self, layout: PathBuf) -> Result<Image, ContainerError> {
+    pub async fn unpack(&self, layout: PathBuf) -> Result<(Image, Arc<HeldContents>), ContainerError> {
+        let _stays = self.contents.read().await;
         let images = Arc::clone(&self.images);
         let unpacked = tokio::task::spawn_blocking(move || {
             Layout::open(&layout).map_err(ImageError::from).and_then(|layout| images.unpack(&layout))
         });
         let unpacked = unpacked.await.map_err(|error| ContainerError::Image(error.to_string()))?;
-        unpacked.map_err(|error| ContainerError::Image(error.to_string()))
+        let image = unpacked.map_err(|error| ContainerError::Image(error.to_string()))?;
+        let held = self.hold(&image.root);
+        Ok((image, held))
     }
 
     /// Keeps an image or a program from being removed.
-    #[must_use]
-    pub fn hold(&self, contents: &Contents) -> Arc<HeldContents> {
-        let held = Arc::new(HeldContents(contents.path().to_owned()));
+    fn hold(&self, contents: &Path) -> Arc<HeldContents> {
+        let held = Arc::new(HeldContents(contents.to_owned()));
         let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|held| held.strong_count() > 0);
         all.push(Arc::downgrade(&held));
@@ -173,14 +179,18 @@ impl Containers {
         self.running(&spec.id(self.host.folder(), self.abilities().has_user_namespaces())).is_some()
     }
 
-    /// Has an executable file where a container can be made of it, unless that was done before; where.
+    /// Has an executable file where a container can be made of it, unless that was done before; where. It stays at least for as long
+    /// as what comes with it.
     ///
     /// # Errors
     /// When it is none that this machine runs, or the disk fails.
-    pub async fn place(&self, artifact: PathBuf, digest: &str) -> Result<PathBuf, ContainerError> {
+    pub async fn place(&self, artifact: PathBuf, digest: &str) -> Result<(PathBuf, Arc<HeldContents>), ContainerError> {
+        let _stays = self.contents.read().await;
         let (programs, digest) = (Arc::clone(&self.programs), digest.to_owned());
         let placed = tokio::task::spawn_blocking(move || programs.place(&artifact, &digest)).await;
-        placed.unwrap_or_else(|error| Err(error.to_string())).map_err(ContainerError::Program)
+        let file = placed.unwrap_or_else(|error| Err(error.to_string())).map_err(ContainerError::Program)?;
+        let held = self.hold(&file);
+        Ok((file, held))
     }
 
     /// A container of this specification: the one that runs, also one that another process has started, or else a new one. It is ready
@@ -198,7 +208,7 @@ impl Containers {
         let id = spec.id(self.host.folder(), self.abilities().has_user_namespaces());
         let weigh = Request::Weigh { id: id.clone(), shares: spec.cpu_shares };
         let container = loop {
-            let alone = self.changing.lock().await;
+            let alone = self.alone(&id).await;
             let known = self.known().get(&id).and_then(Weak::upgrade).filter(|known| known.ended().is_none());
             match known {
                 // Whoever told it to end leaves alone what is made in its place.
@@ -208,11 +218,15 @@ impl Containers {
                     continue;
                 }
                 Some(known) => {
+                    // Whoever began with it may still wait for it.
+                    drop(alone);
                     self.weigh(weigh).await;
+                    known.until_ready().await?;
                     return Ok(known);
                 }
                 None => {}
             }
+            let _stays = self.contents.read().await;
             let (record, adopted) = match self.running(&id) {
                 Some(record) => (record, true),
                 None => {
@@ -275,7 +289,7 @@ impl Containers {
                 }
             }
         }
-        let _alone = self.changing.lock().await;
+        let _alone = self.alone(&container.id).await;
         let known = self.known().get(&container.id).and_then(Weak::upgrade);
         if known.is_some_and(|known| !std::ptr::eq(Arc::as_ptr(&known), container)) {
             return;
@@ -295,7 +309,6 @@ impl Containers {
 
     /// Removes every container that this process does not know: what an earlier one has left and nobody asks for. Answers their names.
     pub async fn remove_unknown(&self) -> Vec<String> {
-        let _alone = self.changing.lock().await;
         let mut left: Vec<String> = Vec::new();
         for part in ["run", "runtime"] {
             let entries = fs::read_dir(self.host.folder().join(part)).into_iter().flatten().flatten();
@@ -303,9 +316,13 @@ impl Containers {
         }
         left.sort();
         left.dedup();
-        left.retain(|id| self.known().get(id).is_none_or(|known| known.strong_count() == 0));
         let mut removed = Vec::new();
         for id in left {
+            // What is being made is known afterwards.
+            let _alone = self.alone(&id).await;
+            if self.known().get(&id).is_some_and(|known| known.strong_count() > 0) {
+                continue;
+            }
             match self.remove(&id).await {
                 Ok(()) => removed.push(id),
                 Err(error) => tracing::warn!(%error, container = %id, "a container was not removed"),
@@ -314,13 +331,12 @@ impl Containers {
         removed
     }
 
-    /// Removes the images and programs that no container runs from, and that are not held.
+    /// Removes the images and programs that no container runs from, and that are not held; not while one is unpacked or started.
     ///
     /// # Errors
     /// When one cannot be removed.
     pub async fn sweep_contents(&self) -> Result<(), ContainerError> {
-        // What is being made meanwhile is known afterwards.
-        let _alone = self.changing.lock().await;
+        let Ok(_alone) = self.contents.try_write() else { return Ok(()) };
         let mut needed: Vec<PathBuf> = self
             .known()
             .values()
@@ -336,6 +352,21 @@ impl Containers {
             images.sweep(is_needed).map_err(|error| error.to_string())
         });
         swept.await.unwrap_or_else(|error| Err(error.to_string())).map_err(ContainerError::Remove)
+    }
+
+    /// Waits until nobody makes or removes the container of a name; nobody does then while this is held.
+    async fn alone(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut all = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|_, lock| lock.strong_count() > 0);
+            let held = all.get(id).and_then(Weak::upgrade);
+            held.unwrap_or_else(|| {
+                let lock = Arc::default();
+                all.insert(id.to_owned(), Arc::downgrade(&lock));
+                lock
+            })
+        };
+        lock.lock_owned().await
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Weak<Container>>> {
@@ -405,8 +436,8 @@ impl Container {
         });
         let folder = containers.to_owned();
         let (still, following) = (Mutex::default(), following.abort_handle());
-        let is_leaving = AtomicBool::new(false);
-        Ok(Self { id, folder, spec, record, link, cgroup, ended, adopted, still, is_leaving, following })
+        let (is_leaving, was_ready) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { id, folder, spec, record, link, cgroup, ended, adopted, still, is_leaving, was_ready, following })
     }
 
     /// Its name for the runtime, and that of its control group.
@@ -502,6 +533,9 @@ impl Container {
     }
 
     async fn until_ready(&self) -> Result<(), ContainerError> {
+        if self.was_ready.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let within = self.spec.ready_within;
         let until = Instant::now() + within;
         let mut wait = HEALTH_POLL_MIN;
@@ -509,7 +543,10 @@ impl Container {
             let reason = tokio::select! {
                 how = self.until_ended() => return Err(ContainerError::Start(format!("{how} before it was ready; see its log"))),
                 healthy = is_healthy(self, &self.spec.health_path, HEALTH_MAX.min(within)) => match healthy {
-                    Ok(()) => return Ok(()),
+                    Ok(()) => {
+                        self.was_ready.store(true, Ordering::Relaxed);
+                        return Ok(());
+                    }
                     Err(reason) => reason,
                 },
             };
@@ -538,6 +575,8 @@ async fn follow(link: &Link, outputs: [GuestOutput; 2], mut metered: Metered, no
             }
         }
     };
+    // What it used since the last look counts, too: its control group is there until it is removed.
+    metered.measure();
     outputs.iter().for_each(GuestOutput::flush);
     ended.unwrap_or_else(|error| match fs::read_to_string(note) {
         Ok(how) if !how.is_empty() => how,

@@ -39,7 +39,7 @@ const DESCRIPTION_BYTES_MAX: u64 = 1 << 20;
 /// An entry's content is followed by at most a block of zeroes.
 const BLOCK_BYTES: u64 = 512;
 /// Deeper trees are none that a program is run from.
-const DEPTH_MAX: usize = 128;
+pub(super) const DEPTH_MAX: usize = 128;
 /// The longest path that Linux takes.
 const PATH_BYTES_MAX: usize = 4_095;
 /// All paths of a layer together, which are held in memory while it is unpacked; a large layer's have a quarter of it.

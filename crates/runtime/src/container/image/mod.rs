@@ -20,7 +20,7 @@ use layer::{Bounds, LayerError};
 use layout::{Checked, Descriptor, ImageConfig, Layout, LayoutError};
 use root::{Owners, Root};
 
-/// What a folder's name begins with while it is being filled.
+/// What a folder's name begins with while it is being filled, before a number.
 const PART: &str = "part-";
 /// Passable, not readable: root within a container is somebody else here.
 const FOLDER_MODE: u32 = 0o711;
@@ -66,8 +66,8 @@ pub struct Images {
     folder: PathBuf,
     owners: Option<Owners>,
     bounds: Bounds,
-    /// One at a time: who waits finds it unpacked, and the disk is one.
-    unpacking: Mutex<()>,
+    /// How many were begun. One at a time: who waits finds it unpacked, and the disk is one.
+    unpacking: Mutex<u64>,
 }
 
 impl Images {
@@ -82,7 +82,7 @@ impl Images {
             for entry in fs::read_dir(&folder)? {
                 let entry = entry?;
                 if entry.file_name().to_string_lossy().starts_with(PART) {
-                    fs::remove_dir_all(entry.path())?;
+                    remove(&entry.path());
                 }
             }
             Ok(())
@@ -103,11 +103,13 @@ impl Images {
         };
         let root = self.folder.join(name);
         let image = Image { root: root.clone(), digest: layout.digest().to_owned(), config: layout.config().clone() };
-        let _alone = self.unpacking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = self.unpacking.lock().unwrap_or_else(PoisonError::into_inner);
         if root.is_dir() {
             return Ok(image);
         }
-        let part = Part(self.folder.join(format!("{PART}{}", layout.digest())));
+        *begun += 1;
+        // Another name each time: one that could not be removed is in nobody's way.
+        let part = Part(self.folder.join(format!("{PART}{}-{begun}", std::process::id())));
         fs::create_dir(&part.0).map_err(|error| disk(&part.0, error))?;
         let layers = Root::open(&part.0, self.owners).map_err(|error| disk(&part.0, error.into()))?;
         let mut bounds = self.bounds;
@@ -122,16 +124,26 @@ impl Images {
     /// Removes the images that no container needs.
     ///
     /// # Errors
-    /// When the folder cannot be read, or an image not removed.
+    /// When the folder cannot be read. What cannot be removed is left.
     pub fn sweep(&self, is_needed: impl Fn(&Path) -> bool) -> Result<(), ImageError> {
         let _alone = self.unpacking.lock().unwrap_or_else(PoisonError::into_inner);
         for entry in fs::read_dir(&self.folder).map_err(|error| disk(&self.folder, error))? {
             let path = entry.map_err(|error| disk(&self.folder, error))?.path();
             if !is_needed(&path) {
-                fs::remove_dir_all(&path).map_err(|error| disk(&path, error))?;
+                remove(&path);
             }
         }
         Ok(())
+    }
+}
+
+/// Removes a folder. What cannot be removed is in the way of nothing else.
+fn remove(path: &Path) {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, path = %path.display(), "what is left of an image cannot be removed");
+        }
+        _ => {}
     }
 }
 
@@ -141,7 +153,7 @@ struct Part(PathBuf);
 impl Drop for Part {
     fn drop(&mut self) {
         // If it was finished, it has another name by now.
-        let _ = fs::remove_dir_all(&self.0);
+        remove(&self.0);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,8 @@ use rustix::fs::{
     linkat, mkdirat, openat, openat2, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
+
+use super::layer::DEPTH_MAX;
 
 /// What a folder has that a layer implies and does not describe.
 const FOLDER_MODE: u32 = 0o755;
@@ -117,6 +119,10 @@ impl Root {
 
     /// Makes a folder, or takes the one that is there, and gives it its attributes.
     pub(crate) fn make_folder(&self, place: &Place<'_>, attributes: Attributes) -> Result<OwnedFd, Errno> {
+        // A path may lead through links to where it does not say; deeper than this, no tree could be removed again.
+        if place.depth()? >= self.depth()? + DEPTH_MAX && place.kind()?.is_none() {
+            return Err(Errno::NAMETOOLONG);
+        }
         match mkdirat(&place.folder, place.name, Mode::from_raw_mode(0o700)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error),
@@ -160,6 +166,10 @@ impl Root {
         futimens(file, &Timestamps { last_access: time, last_modification: time })
     }
 
+    fn depth(&self) -> Result<usize, Errno> {
+        depth(self.folder.as_fd())
+    }
+
     /// The user and the group of this machine; an error for those that no container has.
     fn owner(&self, attributes: Attributes) -> Result<Option<(Uid, Gid)>, Errno> {
         let Some(owners) = self.owners else { return Ok(None) };
@@ -195,10 +205,20 @@ impl Place<'_> {
         }
     }
 
+    fn depth(&self) -> Result<usize, Errno> {
+        depth(self.folder.as_fd())
+    }
+
     /// Removes what is there, if anything is.
     pub(crate) fn remove(&self) -> Result<(), Errno> {
         remove(&self.folder, self.name)
     }
+}
+
+/// How many folders an open one is below the machine's root.
+fn depth(folder: BorrowedFd<'_>) -> Result<usize, Errno> {
+    let path = rustix::fs::readlink(format!("/proc/self/fd/{}", folder.as_raw_fd()), Vec::new())?;
+    Ok(path.as_bytes().iter().filter(|byte| **byte == b'/').count())
 }
 
 fn remove(folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
