@@ -6,7 +6,7 @@
 //! together, and each node it is to run on is then asked for as much as the plan needs there.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gate;
 use crate::intent::{App, Apps, IntentStore};
+use crate::sync::lock;
 use crate::wiring::ask;
 
 /// How often a plan is made anew because a node refused: the best three are tried (serverless computing fabric, IV.D).
@@ -73,7 +74,7 @@ impl Bidder {
     /// Answers [`Method::Bid`].
     pub(crate) fn answer(&self, request: AuctionRequest) -> AuctionReply {
         let now_ms = gate::now_ms();
-        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut leases = lock(&self.leases);
         match request {
             AuctionRequest::Bid { app, memory_bytes } => {
                 let members = self.mesh.members().borrow().clone();

@@ -4,7 +4,7 @@
 //! the answer kept until it turns out wrong.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use littoral_mesh::{Mesh, Method, Priority};
@@ -12,6 +12,7 @@ use littoral_model::id::NodeId;
 use littoral_model::work::{Assignment, WorkId};
 
 use crate::groups::Groups;
+use crate::sync::lock;
 use crate::wiring::ask;
 
 /// How many owners elsewhere are remembered.
@@ -85,6 +86,6 @@ impl Directory {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<WorkId, Assignment>> {
-        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.remembered)
     }
 }

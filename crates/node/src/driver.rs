@@ -1,7 +1,7 @@
 //! Drives the agents: feeds each the events of its consensus group and carries out what it commands.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use littoral_control::partition::is_serving_work;
@@ -23,6 +23,7 @@ use crate::gate::{Gate, now_ms};
 use crate::intent::{Apps, IntentStore};
 use crate::logs::Logs;
 use crate::runner::Runner;
+use crate::sync::lock;
 
 /// How often an agent is told that time has passed, while something is due after a while.
 const TICK: Duration = Duration::from_millis(300);
@@ -44,12 +45,12 @@ pub(crate) struct Announced {
 impl Announced {
     /// How much work this node runs.
     pub(crate) fn works(&self) -> u32 {
-        self.works.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+        lock(&self.works).values().sum()
     }
 
     /// The functions that it serves.
     pub(crate) fn functions(&self) -> Vec<String> {
-        self.functions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.functions).clone()
     }
 }
 
@@ -304,9 +305,9 @@ impl Driver {
             Command::Announce { works, functions } => {
                 let announced = &shared.announced;
                 let site = self.group.site().clone();
-                announced.works.lock().unwrap_or_else(PoisonError::into_inner).insert(site, works);
+                lock(&announced.works).insert(site, works);
                 if *self.group.site() == shared.home {
-                    *announced.functions.lock().unwrap_or_else(PoisonError::into_inner) = functions;
+                    *lock(&announced.functions) = functions;
                 }
                 announced.changed.notify_one();
             }

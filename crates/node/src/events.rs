@@ -2,7 +2,7 @@
 //! about it, and what that achieved. Kept in the node's log, so that it is known after a restart.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,6 +14,7 @@ use littoral_store::log::Log;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::events::{EventKind, EventRow, EventsReport, Moved};
+use crate::sync::lock;
 use crate::wiring::ask;
 
 /// Where events are in the node's log.
@@ -89,7 +90,7 @@ impl Events {
         };
         tracing::info!(app = event.app, subject = event.subject, kind = %event.kind, "{}", event.text);
         {
-            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut held = lock(&self.held);
             if held.len() >= EVENTS_MAX {
                 held.pop_front();
             }
@@ -115,7 +116,7 @@ impl Events {
 
     /// Answers another node's [`Method::Events`].
     pub(crate) fn answer(&self, request: &EventsRequest) -> Vec<EventRow> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = lock(&self.held);
         let wanted = |event: &&EventRow| {
             event.time_us >= request.since_us && request.app.as_ref().is_none_or(|app| app.as_str() == event.app)
         };

@@ -1,7 +1,7 @@
 //! The consensus groups that this node takes part in: its own site's, and those of sites that borrow its vote.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use littoral_mesh::Members;
@@ -14,6 +14,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 
 use crate::data_dir::Facts;
+use crate::sync::lock;
 
 /// How many other sites may borrow this node's vote; a group costs a heartbeat four times a second.
 pub(crate) const BORROWED_MAX: usize = 64;
@@ -131,7 +132,7 @@ impl Groups {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SiteId, Arc<SiteGroup>>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.running)
     }
 }
 

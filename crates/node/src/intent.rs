@@ -8,7 +8,7 @@ mod record;
 mod revocation;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -31,6 +31,7 @@ use self::record::{Known, Said, Wanted};
 use crate::admin::types::{AppBundle, AppEnd, AppHistory};
 use crate::logs::Logs;
 use crate::signing::{BundleError, Verifier};
+use crate::sync::lock;
 
 /// Where intent is in the node's log.
 const WORK: &str = "~intent";
@@ -295,7 +296,7 @@ impl IntentStore {
             (None, None) => Err(BundleError::Unsigned { app: app.clone() }),
         };
         let Err(error) = checked else { return true };
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refused = lock(&self.refused);
         if refused.len() >= REFUSED_MAX {
             refused.clear();
         }
@@ -372,11 +373,11 @@ impl IntentStore {
     }
 
     fn lock_revoked(&self) -> std::sync::MutexGuard<'_, Revoked> {
-        self.revoked.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.revoked)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Edits> {
-        self.edits.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.edits)
     }
 }
 

@@ -8,6 +8,7 @@
 //! effect it waits, and it moves nothing to where it was since the objective was violated.
 
 mod cause;
+pub(crate) mod standing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,11 +27,13 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::cause::find;
+use self::standing::told;
 use crate::admin::events::{EventKind, EventRow, Moved};
 use crate::events::Events;
 use crate::intent::{App, IntentStore};
 use crate::report::{Reporter, assignments};
 use crate::runner::Runner;
+use crate::sync::micros;
 use crate::wiring::ask;
 
 /// How often what was committed is looked at.
@@ -63,7 +66,7 @@ struct Kept {
     acted: Option<u64>,
     /// Until when what was done, or attempted, has to show an effect.
     rests_until: Instant,
-    /// Which nodes had a work, or were to have it, since the objective was violated: none is tried twice.
+    /// Which nodes had a work since the objective was violated: none is tried twice. One whose keeper refused it is not among them.
     tried: BTreeSet<(String, String)>,
     /// Whether it was said that nothing more can be done.
     is_helpless: bool,
@@ -154,40 +157,17 @@ impl Keeping {
     }
 
     async fn tell(&self, app: &App, (_, flow): &Key, kept: &mut Kept, change: Option<Change>) {
-        let limit = Milliseconds(kept.watch.limit_us());
-        let (kind, text) = match change {
-            None => return,
-            Some(Change::Threatened { p95_us, expected_us }) => (
-                EventKind::Threatened,
-                format!(
-                    "p95 is {} and rising; it will be {} in ten seconds if it goes on, and {limit} is the objective",
-                    Milliseconds(p95_us),
-                    Milliseconds(expected_us)
-                ),
-            ),
-            Some(Change::Violated { late_permille, p95_us }) => (
-                EventKind::Violated,
-                format!(
-                    "{} % of the records took longer than {limit}, p95 is {}; {} % of the error budget is left",
-                    late_permille / 10,
-                    Milliseconds(p95_us),
-                    kept.watch.budget_left_permille() / 10
-                ),
-            ),
-            Some(Change::Restored { after_ms }) => {
-                let after_us = kept.watch.p95_us();
-                let by = match kept.acted {
-                    None => "by itself".to_owned(),
-                    // An older program did not say.
-                    Some(0) => format!("what was done helped, p95 is {}", Milliseconds(after_us)),
-                    Some(before_us) => {
-                        format!("what was done helped, p95 {} -> {}", Milliseconds(before_us), Milliseconds(after_us))
-                    }
-                };
-                *kept = Kept { watch: kept.watch.clone(), begun: kept.begun, ..Kept::new(kept.watch.limit_us(), None) };
-                (EventKind::Restored, format!("holds again after {} s: {by}", after_ms / 1_000))
-            }
-        };
+        let Some(change) = change else { return };
+        let after = Milliseconds(kept.watch.p95_us());
+        let (kind, text) = told(&kept.watch, change, "records", || match kept.acted {
+            None => "by itself".to_owned(),
+            // An older program did not say.
+            Some(0) => format!("what was done helped, p95 is {after}"),
+            Some(before_us) => format!("what was done helped, p95 {} -> {after}", Milliseconds(before_us)),
+        });
+        if kind == EventKind::Restored {
+            *kept = Kept { watch: kept.watch.clone(), begun: kept.begun, ..Kept::new(kept.watch.limit_us(), None) };
+        }
         self.events.note(&app.id.app, subject(flow), kind, text).await;
     }
 
@@ -319,10 +299,6 @@ fn has_objective(app: &App) -> bool {
 
 fn subject(flow: &FlowName) -> String {
     format!("flow {flow}")
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Whether a work is a partition of the stream in which a flow ends.

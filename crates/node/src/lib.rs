@@ -51,6 +51,7 @@ pub mod signing;
 mod spec;
 mod status;
 mod surveyor;
+mod sync;
 mod tail;
 mod telemetry;
 mod token_book;

@@ -1,7 +1,7 @@
 //! The last lines that functions and the node itself have logged, and those to come.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use bytes::Bytes;
 use littoral_model::id::NodeId;
@@ -9,6 +9,7 @@ use littoral_model::wire;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::types::{LogLine, LogStream};
+use crate::sync::lock;
 
 /// How many lines a node remembers; with [`LINE_BYTES_MAX`] this bounds the memory.
 const LINES_MAX: usize = 2_000;
@@ -99,12 +100,12 @@ impl Logs {
             stream,
             text: text.get(..cut).unwrap_or_default().to_owned(),
         };
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        lock(&self.lines).push(line);
     }
 
     /// The lines that are asked for, oldest first.
     pub(crate) fn find(&self, query: &LogQuery) -> LogAnswer {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = lock(&self.lines);
         let count = query.count.min(ANSWER_LINES_MAX);
         let wanted = |line: &LogLine| query.app.is_none() || line.app == query.app;
         let Some(from) = query.from else {

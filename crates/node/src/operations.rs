@@ -1,8 +1,8 @@
 //! The admin API's operations, carried out by this node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -49,6 +49,7 @@ use crate::report::{Reporter, assignments};
 use crate::services::Services;
 use crate::spec::{app_id, app_spec, take_measured};
 use crate::status::{self, Picture};
+use crate::sync::lock;
 use crate::tail::tail;
 use crate::token_book::Book;
 use crate::wiring::ask;
@@ -118,7 +119,7 @@ impl NodeOperations {
     /// Everybody who is here now, and everybody who was.
     fn known_nodes(&self) -> (Arc<Members>, BTreeMap<NodeId, Arc<NodeDigest>>) {
         let live = self.mesh.members().borrow().clone();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = lock(&self.seen);
         remember(&mut seen, &live);
         (live, seen.clone())
     }
@@ -151,19 +152,21 @@ impl NodeOperations {
         }
     }
 
-    /// Sends what is new to every live node. Those that cannot be reached ask for it when they are back.
-    async fn spread(&self, offer: Exchange) {
+    /// Sends what is new to every live node; who has it now, this node among them. Those that cannot be reached ask for it when they are
+    /// back.
+    async fn spread(&self, offer: Exchange) -> BTreeSet<NodeId> {
         let members = self.mesh.members().borrow().clone();
         let others = members.keys().filter(|node| *node != self.mesh.node());
         let (mesh, offer) = (&self.mesh, &offer);
         let told = others.map(|node| async move {
             let told: Result<Exchange, _> =
                 ask(mesh, node, Method::Intent, Priority::Control, SPREAD_DEADLINE, offer).await;
-            if let Err(error) = told {
-                tracing::info!(%node, %error, "a node will learn of it later");
-            }
+            told.inspect_err(|error| tracing::info!(%node, %error, "a node will learn of it later"))
+                .ok()
+                .map(|_| node.clone())
         });
-        futures::future::join_all(told).await;
+        let told = futures::future::join_all(told).await;
+        told.into_iter().flatten().chain([self.mesh.node().clone()]).collect()
     }
 }
 
@@ -304,7 +307,9 @@ impl Operations for NodeOperations {
             return Err(not_edited(error));
         }
         tracing::info!(%app, version = manifest.version, "deployed");
-        self.spread(self.intent.offer_with(&app)).await;
+        let told = self.spread(self.intent.offer_with(&app)).await;
+        // Who has the deployment needs no lease for it; one that stayed would outlive an app that is deleted soon.
+        auction.release(&bids.into_iter().filter(|(node, _)| told.contains(node)).collect()).await;
         let apps = self.intent.now();
         let deployed =
             apps.apps.get(&app).ok_or_else(|| AdminError::new(AdminErrorKind::Conflict, "deleted meanwhile"))?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use littoral_mesh::{CallError, Members, Mesh};
@@ -14,6 +14,7 @@ use littoral_plan::route::{Asking, Candidate, Choice, hedge_after_us, order};
 use littoral_plan::{Links, NodeView};
 
 use crate::intent::IntentStore;
+use crate::sync::lock;
 
 /// How long a node that did not answer is asked last: membership has found out by then whether it is dead.
 const SUSPECT_FOR: Duration = Duration::from_secs(5);
@@ -314,10 +315,6 @@ fn estimate(own: &NodeDigest, other: &NodeDigest) -> u64 {
     let located = |digest: &NodeDigest| digest.condition.coordinate.map(|coordinate| (digest.node.clone(), coordinate));
     let links = Links::default().located(located(own).into_iter().chain(located(other)));
     links.predict(&view(own), &view(other)).rtt_us
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

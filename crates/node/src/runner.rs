@@ -1,7 +1,7 @@
 //! Runs the units of work that this node owns: partitions of streams and stages of flows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use littoral_control::Event;
@@ -25,6 +25,7 @@ use crate::guests::{Loader, settings_of};
 use crate::intent::{App, IntentStore};
 use crate::operators::{Guest, Guests};
 use crate::queue::Queues;
+use crate::sync::lock;
 
 /// How much event times may be out of order before windows close on them: sources publish in order today.
 const LATENESS_US: i64 = 0;
@@ -269,11 +270,11 @@ impl Runner {
     }
 
     fn lock_prepared(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.prepared)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<WorkId, Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.running)
     }
 }
 

@@ -42,7 +42,7 @@ pub mod sample;
 pub mod sketch;
 pub mod spec;
 mod streams;
-pub mod traffic;
+mod traffic;
 
 pub use admission::{NodeFacts, Now, Violation};
 pub use compile::compile;

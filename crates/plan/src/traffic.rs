@@ -7,13 +7,12 @@
 use std::collections::BTreeMap;
 
 use littoral_model::id::{FlowName, NodeId};
-use serde::{Deserialize, Serialize};
 
 use crate::placement::{Placement, Role};
 use crate::spec::AppSpec;
 
 /// What flows send from one node to another.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traffic {
     /// Where it comes from.
     pub from: NodeId,

@@ -4,7 +4,7 @@
 //! A request without the header is neither counted nor refused; its deadline is the function's timeout, and it goes behind
 //! those with earlier ones.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Request};
@@ -15,6 +15,7 @@ use littoral_runtime::http::HttpFunction;
 
 use super::Functions;
 use crate::admin::types::AdminError;
+use crate::sync::lock;
 
 /// How long the client waits.
 pub(crate) const HEADER: &str = "littoral-timeout";
@@ -44,7 +45,7 @@ impl Deadlines {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Admission> {
-        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.admission)
     }
 }
 

@@ -2,7 +2,7 @@
 //! bringing one here.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use littoral_control::demand::{Demand, LOOK_MS};
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Functions, Key};
 use crate::admin::events::EventKind;
 use crate::events::Events;
+use crate::sync::{lock, micros};
 
 /// The most functions of which demand is counted; the agent brings fewer.
 const COUNTED_MAX: usize = 1_024;
@@ -161,12 +162,4 @@ fn weighed(saved_us: u64, weights: Objectives) -> u64 {
     let Objectives { latency, cost, energy, carbon, locality } = weights;
     let all: u64 = [latency, cost, energy, carbon, locality].into_iter().map(u64::from).sum();
     saved_us.saturating_mul(latency.into()).checked_div(all).unwrap_or(0)
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
 //! What is learned of the functions of this node from each of their invocations.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use littoral_model::condition::{SERVED_MAX, Served};
@@ -13,6 +13,7 @@ use littoral_runtime::latency::Latency;
 
 use super::Functions;
 use crate::routing::profile_of;
+use crate::sync::lock;
 
 /// The invocations of one function. Each has its own, so that those that are called a lot do not wait for one another.
 #[derive(Default)]
@@ -40,29 +41,29 @@ impl Observer for Learner {
 
 impl Learner {
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
 impl Functions {
     /// What observes a function's invocations.
     pub(super) fn learner(&self, key: &super::Key) -> Arc<Learner> {
-        let mut learners = self.learners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut learners = lock(&self.learners);
         Arc::clone(learners.entry(key.clone()).or_default())
     }
 
     /// What the invocations of a function took that this node has answered since this was asked last; nothing at first.
     pub(super) fn take_recent(&self, key: &super::Key) -> Latency {
-        let learners = self.learners.lock().unwrap_or_else(PoisonError::into_inner);
+        let learners = lock(&self.learners);
         let recent = learners.get(key).and_then(|learner| learner.seen().recent.replace(Latency::default()));
         recent.unwrap_or_default()
     }
 
     /// Takes in what was observed since, and says how the functions fare that this node serves.
     pub(crate) fn learn(&self, own: &NodeDigest) -> Vec<Served> {
-        let mut learners = self.learners.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut profiles = self.routing.profiles.lock().unwrap_or_else(PoisonError::into_inner);
-        let started = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut learners = lock(&self.learners);
+        let mut profiles = lock(&self.routing.profiles);
+        let started = lock(&self.served);
         learners.retain(|key, learner| {
             let (app, function) = key;
             let mut seen = learner.seen();

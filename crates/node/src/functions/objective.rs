@@ -3,18 +3,19 @@
 //!
 //! Where the calls are late that this node answers, they go from then on wherever they are predicted to be answered sooner,
 //! this node's own instance taken to be as slow as it is now; otherwise a node that is not busy answers what comes to it. One of
-//! many still tries whether it is. Where those are late that others answer, demand brings the function here (`demand`). Each step is an event with its measurement.
+//! many still tries whether it is. Where those are late that others answer, demand brings the function here (`demand`). Each
+//! step is an event with its measurement.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use littoral_control::slo::{Change, Seen, Watch};
 use littoral_model::id::NodeId;
 use littoral_plan::reason::Milliseconds;
 use littoral_plan::route::Choice;
-use littoral_runtime::latency::Latency;
+use littoral_runtime::latency::{Latency, Quantiles};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +23,9 @@ use super::{Functions, Key};
 use crate::admin::events::EventKind;
 use crate::events::Events;
 use crate::intent::{App, Apps};
+use crate::keeping::standing::told;
 use crate::routing::{Here, Wish};
+use crate::sync::{lock, micros};
 
 /// How often what was answered is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -153,14 +156,15 @@ impl Functions {
                 }
                 stays
             });
+            lock(&self.measured.elsewhere).retain(|key, _| limits.contains_key(key));
             for (key, limit) in limits {
                 let answered = self.answered(&key, limit);
                 let function = kept.entry(key.clone()).or_insert_with(|| Kept::new(limit));
-                let p95_us = answered.all.quantiles().p95_us;
-                let seen =
-                    Seen { records: answered.all.quantiles().count, late: answered.all.count_above(limit), p95_us };
+                let Quantiles { count, p95_us, .. } = answered.all.quantiles();
+                let seen = Seen { records: count, late: answered.all.count_above(limit), p95_us };
                 let change = function.watch.observe(now_ms, seen);
-                let mut said: Vec<_> = self.told(&key, function, change, &answered).into_iter().collect();
+                let mut said: Vec<_> =
+                    change.map(|change| self.told(&key, function, change, &answered)).into_iter().collect();
                 if self.measured.tried(&key, &answered.here, limit) {
                     self.measured.relieve(&key);
                     let text = format!(
@@ -194,47 +198,22 @@ impl Functions {
         Answered { all, here, latest }
     }
 
-    /// How the objective stands now, if that has changed.
-    fn told(
-        &self,
-        key: &Key,
-        kept: &mut Kept,
-        change: Option<Change>,
-        answered: &Answered,
-    ) -> Option<(EventKind, String)> {
-        let limit = Milliseconds(kept.watch.limit_us());
-        Some(match change? {
-            Change::Threatened { p95_us, expected_us } => (
-                EventKind::Threatened,
-                format!(
-                    "p95 is {} and rising; it will be {} in ten seconds if it goes on, and {limit} is the objective",
-                    Milliseconds(p95_us),
-                    Milliseconds(expected_us)
-                ),
-            ),
-            Change::Violated { late_permille, p95_us } => {
-                let budget = kept.watch.budget_left_permille() / 10;
-                let (late, p95) = (late_permille / 10, Milliseconds(p95_us));
-                let mut text = format!(
-                    "{late} % of the calls took longer than {limit}, p95 is {p95}; {budget} % of the error budget is left"
-                );
-                if let Some((node, late, p95_us)) = &answered.latest {
-                    text += &format!(
-                        "; of the last ones that were late, {node} answered {late}, p95 {}",
-                        Milliseconds(*p95_us)
-                    );
-                }
-                (EventKind::Violated, text)
+    /// What is said of how the objective stands now.
+    fn told(&self, key: &Key, kept: &mut Kept, change: Change, answered: &Answered) -> (EventKind, String) {
+        let (kind, mut text) = told(&kept.watch, change, "calls", || {
+            let has_helped = kept.acted || self.is_brought(key);
+            let p95 = Milliseconds(kept.watch.p95_us());
+            if has_helped { format!("what was done helped, p95 is {p95}") } else { "by itself".to_owned() }
+        });
+        match (&kind, &answered.latest) {
+            (EventKind::Violated, Some((node, late, p95_us))) => {
+                let p95 = Milliseconds(*p95_us);
+                text += &format!("; of the last ones that were late, {node} answered {late}, p95 {p95}");
             }
-            Change::Restored { after_ms } => {
-                let p95 = Milliseconds(kept.watch.p95_us());
-                let has_helped = kept.acted || self.is_brought(key);
-                let by =
-                    if has_helped { format!("what was done helped, p95 is {p95}") } else { "by itself".to_owned() };
-                (kept.acted, kept.is_helpless) = (false, false);
-                (EventKind::Restored, format!("holds again after {} s: {by}", after_ms / 1_000))
-            }
-        })
+            (EventKind::Restored, _) => (kept.acted, kept.is_helpless) = (false, false),
+            _ => {}
+        }
+        (kind, text)
     }
 
     /// Does what may help where calls are late that this node answers.
@@ -284,12 +263,4 @@ fn limits(apps: &Apps) -> BTreeMap<Key, Duration> {
         limits.collect::<Vec<_>>()
     };
     apps.apps.values().flat_map(of_app).collect()
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,6 +16,7 @@ use super::{Functions, Key};
 use crate::admin::events::EventKind;
 use crate::condition::{cpu_time, permille};
 use crate::events::Events;
+use crate::sync::{lock, micros};
 
 /// How often it is seen whether anything could be held at all.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
@@ -29,7 +30,7 @@ pub(crate) struct Held(Mutex<BTreeMap<Key, String>>);
 
 impl Held {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
@@ -191,8 +192,4 @@ async fn set_still(containers: &Containers, key: &Key, is_still: bool) {
 
 fn name((app, function): &Key) -> String {
     format!("{app}/{function}")
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

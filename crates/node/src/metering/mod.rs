@@ -8,7 +8,7 @@ mod clocks;
 mod gather;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use self::clocks::{ThreadClocks, process_ns};
 use crate::admin::usage::{ChainReport, FunctionUsage, NodeUsage};
 use crate::data_dir::DataDir;
+use crate::sync::lock;
 
 pub(crate) use gather::{UsageAnswer, UsageReader, UsageRequest};
 
@@ -79,7 +80,7 @@ impl Metering {
 
     /// The counters of a function; the same ones each time it is started on this node.
     pub(crate) fn of(&self, app: &AppId, function: &FunctionName) -> Arc<Usage> {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut functions = lock(&self.functions);
         Arc::clone(functions.entry((app.clone(), function.clone())).or_default())
     }
 
@@ -127,7 +128,7 @@ impl Metering {
     fn cut(&self, span: &mut Span) -> Cut {
         let (threads_ns, process_ns) = (span.clocks.look(), process_ns());
         let functions: HashMap<Key, UsageTotals> = {
-            let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+            let functions = lock(&self.functions);
             functions.iter().map(|(key, usage)| (key.clone(), usage.now())).collect()
         };
         let mut rows = Vec::new();
@@ -153,7 +154,7 @@ impl Metering {
 
     /// Lets go of the counters of functions that nobody runs any more.
     fn forget_ended(&self, span: &mut Span) {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut functions = lock(&self.functions);
         let unchanged = |key: &Key, usage: &Usage| span.functions.get(key).is_some_and(|seen| *seen == usage.now());
         functions.retain(|key, usage| Arc::strong_count(usage) > 1 || !unchanged(key, usage));
         span.functions.retain(|key, _| functions.contains_key(key));
@@ -182,7 +183,7 @@ impl Metering {
     }
 
     fn span(&self) -> MutexGuard<'_, Span> {
-        self.span.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.span)
     }
 }
 

@@ -8,7 +8,7 @@ mod owner;
 mod triggers;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use littoral_flow::Ended;
@@ -28,6 +28,7 @@ use crate::admin::types::AdminError;
 use crate::directory::Directory;
 use crate::functions::Functions;
 use crate::intent::{App, IntentStore};
+use crate::sync::lock;
 use crate::wiring::ask;
 use owner::{Asked, Owner};
 
@@ -313,7 +314,7 @@ impl Queues {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<WorkId, Door>> {
-        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.owned)
     }
 }
 
