@@ -103,6 +103,8 @@ pub struct Chain {
     slots: Vec<Slot>,
     /// Event times may be this much out of order.
     lateness_us: i64,
+    /// What the last step changed, until it is accepted.
+    done: Option<Done>,
 }
 
 #[derive(Default)]
@@ -113,6 +115,13 @@ struct Slot {
     state: BTreeMap<u32, Bytes>,
     watermark_us: Option<i64>,
     timer_us: Option<i64>,
+}
+
+/// What a step changed, by guest.
+struct Done {
+    deltas: Vec<Vec<(u32, Bytes)>>,
+    watermarks: Vec<Option<i64>>,
+    timers: Vec<Option<i64>>,
 }
 
 #[derive(Default)]
@@ -143,7 +152,7 @@ impl Chain {
         for slot in &mut slots {
             slot.watermark_us = watermark_us;
         }
-        Self { operators, first, slots, lateness_us }
+        Self { operators, first, slots, lateness_us, done: None }
     }
 
     /// The watermark of what the chain puts out.
@@ -152,20 +161,38 @@ impl Chain {
         self.slots.last().and_then(|slot| slot.watermark_us)
     }
 
-    /// Processes rows through every guest. On an error nothing has changed: the guests are made anew, with the state
-    /// they had before, when they are next needed.
+    /// Processes rows through every guest. On an error, and if the step is not accepted before the next one, nothing has
+    /// changed: the guests are made anew, with the state they had before, when they are next needed.
     ///
     /// # Errors
     /// Tells a guest that failed on the rows from one that cannot run.
     pub async fn process(&mut self, rows: &RecordBatch) -> Result<ChainOutput, ChainError> {
+        if self.done.take().is_some() {
+            self.forget();
+        }
         let outcome = self.step(rows).await;
         if outcome.is_err() {
-            for slot in &mut self.slots {
-                slot.operator = None;
-                slot.schema = None;
-            }
+            self.forget();
         }
         outcome
+    }
+
+    /// Takes the last step as done.
+    pub fn accept(&mut self) {
+        let Some(Done { deltas, watermarks, timers }) = self.done.take() else { return };
+        let changed = deltas.into_iter().zip(watermarks.into_iter().zip(timers));
+        for (slot, (delta, (watermark_us, timer_us))) in self.slots.iter_mut().zip(changed) {
+            slot.watermark_us = watermark_us;
+            slot.timer_us = timer_us;
+            slot.state.extend(delta);
+        }
+    }
+
+    fn forget(&mut self) {
+        for slot in &mut self.slots {
+            slot.operator = None;
+            slot.schema = None;
+        }
     }
 
     async fn step(&mut self, rows: &RecordBatch) -> Result<ChainOutput, ChainError> {
@@ -203,7 +230,7 @@ impl Chain {
         step: &mut Step,
         next: &mut Vec<RecordBatch>,
     ) -> Result<(), ChainError> {
-        self.ready(place, rows.schema_ref()).await?;
+        self.ready(place, rows.schema_ref(), step.dirty.get(place)).await?;
         let seen = batch::time_max_us(rows).map(|time| time - self.lateness_us);
         let Some(watermark) = step.watermarks.get_mut(place) else { return Ok(()) };
         *watermark = (*watermark).max(seen);
@@ -220,26 +247,36 @@ impl Chain {
         Ok(())
     }
 
-    /// Makes and opens the guest at `place` if it is not yet, or if the columns changed.
-    async fn ready(&mut self, place: usize, schema: &SchemaRef) -> Result<(), ChainError> {
+    /// Makes and opens the guest at `place` if it is not yet, or if the columns changed. What the one before has changed in this step,
+    /// the `dirty` groups, the next one has.
+    async fn ready(
+        &mut self,
+        place: usize,
+        schema: &SchemaRef,
+        dirty: Option<&BTreeSet<u32>>,
+    ) -> Result<(), ChainError> {
         let name = self.name(place);
         let Some(slot) = self.slots.get_mut(place) else { return Ok(()) };
         if slot.operator.is_some() && slot.schema.as_ref() == Some(schema) {
             return Ok(());
         }
         let cannot = |error: &StageError| ChainError::Function { function: name.clone(), reason: error.to_string() };
+        let mut state = slot.state.clone();
+        let dirty: Vec<u32> = dirty.into_iter().flatten().copied().collect();
+        if let Some(before) = slot.operator.as_mut().filter(|_| !dirty.is_empty()) {
+            state.extend(before.snapshot(&dirty).await.map_err(|error| rows_error(&name, &error))?);
+        }
         let mut operator = self.operators.make(place).await.map_err(|error| cannot(&error))?;
         operator.open(schema).await.map_err(|error| cannot(&error))?;
-        let state: Vec<_> = slot.state.iter().map(|(group, bytes)| (*group, bytes.clone())).collect();
         if !state.is_empty() {
-            operator.restore(state).await.map_err(|error| cannot(&error))?;
+            operator.restore(state.into_iter().collect()).await.map_err(|error| cannot(&error))?;
         }
         slot.operator = Some(operator);
         slot.schema = Some(schema.clone());
         Ok(())
     }
 
-    /// Collects the changed state, and only then takes the step as done.
+    /// Collects the changed state.
     async fn finish(&mut self, mut step: Step) -> Result<ChainOutput, ChainError> {
         let mut deltas = Vec::with_capacity(self.slots.len());
         for (place, dirty) in step.dirty.iter().enumerate() {
@@ -252,16 +289,11 @@ impl Chain {
             };
             deltas.push(delta);
         }
-        let places =
-            (self.first..).zip(self.slots.iter_mut()).zip(deltas).zip(step.watermarks.iter().zip(&step.timers));
-        for (((position, slot), delta), (watermark_us, timer_us)) in places {
-            slot.watermark_us = *watermark_us;
-            slot.timer_us = *timer_us;
-            for (group, bytes) in delta {
-                step.output.state.push((position << GROUP_BITS | group, bytes.clone()));
-                slot.state.insert(group, bytes);
-            }
+        for (position, delta) in (self.first..).zip(&deltas) {
+            let of_flow = |(group, bytes): &(u32, Bytes)| (position << GROUP_BITS | group, bytes.clone());
+            step.output.state.extend(delta.iter().map(of_flow));
         }
+        self.done = Some(Done { deltas, watermarks: step.watermarks, timers: step.timers });
         Ok(step.output)
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use littoral_model::entry::{Commit, PORT_DEAD_LETTER, PortBatch, Position};
 use littoral_model::id::Epoch;
-use littoral_store::replica::Owned;
+use littoral_store::replica::{COMMIT_BYTES_MAX, Owned};
 use tokio::time::Interval;
 
 use crate::Ended;
@@ -19,6 +19,10 @@ use crate::stats::{FunctionStep, Stats, Step};
 
 /// How often progress over entries without rows for us is committed, so that the owner can forget them.
 pub(crate) const SKIP_EVERY: Duration = Duration::from_secs(1);
+/// More than what is around a batch of rows, the state of a key group, or both together in an entry.
+const PART_BYTES: usize = 1 << 10;
+/// How much of a row that no guest could process is in its dead letter.
+const DEAD_ROW_BYTES_MAX: usize = 4 << 20;
 
 /// Everything a stage needs to run.
 pub struct StageWork {
@@ -127,18 +131,25 @@ impl Running {
         }
     }
 
-    /// Processes a batch; where guests fail on it, halves it until the rows on which they fail stand alone. Those go
-    /// to the dead-letter port with the reason, all others are processed as if nothing had been.
+    /// Processes a batch; where guests fail on it, or it comes to more than an entry of the log may have, halves it until the
+    /// rows on which they fail stand alone. Those go to the dead-letter port with the reason, all others are processed as if
+    /// nothing had been.
     async fn process(&mut self, batch: &Batch) -> Result<(), Ended> {
         let mut ranges = vec![(0, batch.rows.num_rows())];
         while let Some((start, count)) = ranges.pop() {
             let begun = Instant::now();
             let rows = batch.rows.slice(start, count);
-            let output = match self.chain.process(&rows).await {
-                Ok(output) => output,
+            let outcome = self.chain.process(&rows).await.and_then(|output| fitting(output, batch.origin_us));
+            let (output, outputs) = match outcome {
+                Ok(fitting) => {
+                    self.chain.accept();
+                    fitting
+                }
                 Err(ChainError::Rows { function, reason }) if count == 1 => {
                     tracing::warn!(%function, %reason, "a record goes to the dead-letter stream");
-                    poisoned(&rows, function, reason)
+                    let output = poisoned(&rows, function, reason);
+                    let outputs = encode(&output, batch.origin_us).map_err(bad_input)?;
+                    (output, outputs)
                 }
                 Err(ChainError::Rows { function, reason }) => {
                     tracing::debug!(%function, %reason, rows = count, "a guest failed; looking for the record that did it");
@@ -148,7 +159,7 @@ impl Running {
                 }
                 Err(error @ ChainError::Function { .. }) => return Err(Ended::Failed(error.to_string())),
             };
-            self.commit(batch, (start, count), output, begun.elapsed()).await?;
+            self.commit(batch, (start, count), (output, outputs), begun.elapsed()).await?;
         }
         Ok(())
     }
@@ -157,11 +168,10 @@ impl Running {
         &self,
         batch: &Batch,
         range: (usize, usize),
-        output: ChainOutput,
+        (output, outputs): (ChainOutput, Vec<PortBatch>),
         process: Duration,
     ) -> Result<(), Ended> {
         let (start, count) = range;
-        let outputs = encode(&output, batch.origin_us).map_err(bad_input)?;
         let step = Step {
             rows_in: count as u64,
             bytes_in: (batch.bytes * count / batch.rows.num_rows().max(1)) as u64,
@@ -179,9 +189,25 @@ impl Running {
 }
 
 fn poisoned(rows: &RecordBatch, stage: String, reason: String) -> ChainOutput {
-    let row = row_json(rows, 0).unwrap_or_else(|| "null".to_owned());
+    let mut row = row_json(rows, 0).unwrap_or_else(|| "null".to_owned());
+    row.truncate(row.floor_char_boundary(DEAD_ROW_BYTES_MAX));
     let failed = FunctionStep { function: stage.clone(), rejected: 1, ..FunctionStep::default() };
     ChainOutput { functions: vec![failed], rejected: vec![DeadLetter { stage, reason, row }], ..ChainOutput::default() }
+}
+
+/// What a step came to, encoded, if it fits into an entry of the log.
+fn fitting(output: ChainOutput, origin_us: Option<i64>) -> Result<(ChainOutput, Vec<PortBatch>), ChainError> {
+    let function = || output.functions.last().map(|last| last.function.clone()).unwrap_or_default();
+    let outputs = encode(&output, origin_us);
+    let outputs = outputs.map_err(|error| ChainError::Function { function: function(), reason: error.to_string() })?;
+    let rows: usize = outputs.iter().map(|rows| rows.arrow.len() + rows.port.len() + PART_BYTES).sum();
+    let state: usize = output.state.iter().map(|(_, bytes)| bytes.len() + PART_BYTES).sum();
+    if rows + state > COMMIT_BYTES_MAX - PART_BYTES {
+        let reason =
+            format!("it comes to {rows} bytes of rows and {state} of state; {COMMIT_BYTES_MAX} go into an entry");
+        return Err(ChainError::Rows { function: function(), reason });
+    }
+    Ok((output, outputs))
 }
 
 fn encode(output: &ChainOutput, origin_us: Option<i64>) -> Result<Vec<PortBatch>, BatchError> {

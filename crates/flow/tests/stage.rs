@@ -34,7 +34,8 @@ fn values(range: std::ops::Range<usize>) -> Vec<String> {
 fn parts(texts: &[String]) -> Vec<(String, u64)> {
     texts
         .iter()
-        .map(|text| text.split_once('#').map(|(value, seen)| (value.to_owned(), seen.parse().unwrap())).unwrap())
+        .map(|text| text.trim_end().split_once('#').unwrap())
+        .map(|(value, seen)| (value.to_owned(), seen.parse().unwrap()))
         .collect()
 }
 
@@ -98,6 +99,25 @@ async fn poisoned_and_rejected_rows_go_to_the_dead_letters_and_the_rest_goes_on(
 }
 
 #[tokio::test]
+async fn what_comes_to_more_than_an_entry_is_divided_and_a_row_that_does_so_alone_is_a_dead_letter() {
+    LocalSet::new()
+        .run_until(async {
+            let node = Node::start();
+            let source = work(SOURCE);
+            let _source = node.own(&source, 1).await;
+            let rows = ["a", "large 5", "large 5", "large 13", "large 5", "b"].map(str::to_owned);
+            node.publish(&source, &rows).await;
+            let _stage = start(&node, 1, Guests::new(&["count"]), &Arc::new(Stats::default())).await;
+            let texts = node.texts(&work(STAGE), PORT_MAIN, "value", 5).await;
+            let expected = [("a", 1), ("large 5", 2), ("large 5", 3), ("large 5", 4), ("b", 5)];
+            assert_eq!(parts(&texts), expected.map(|(value, seen)| (value.to_owned(), seen)));
+            let reasons = node.texts(&work(STAGE), PORT_DEAD_LETTER, "reason", 1).await;
+            assert!(reasons[0].contains("go into an entry"), "{reasons:?}");
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn fused_guests_keep_their_states_apart() {
     LocalSet::new()
         .run_until(async {
@@ -115,6 +135,21 @@ async fn fused_guests_keep_their_states_apart() {
             let _second = start(&node, 2, Guests::new(&["one", "two"]), &stats).await;
             let texts = node.texts(&work(STAGE), PORT_MAIN, "value", 6).await;
             assert_eq!(texts, ["v0#1#1", "v1#2#2", "v2#3#3", "v3#4#4", "v4#5#5", "v5#6#6"]);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_guest_keeps_its_state_when_its_columns_change_within_a_step() {
+    LocalSet::new()
+        .run_until(async {
+            let node = Node::start();
+            let source = work(SOURCE);
+            let _source = node.own(&source, 1).await;
+            node.publish(&source, &["a", "wide b", "wide c", "d"].map(str::to_owned)).await;
+            let _stage = start(&node, 1, Guests::new(&["one", "two"]), &Arc::new(Stats::default())).await;
+            let texts = node.texts(&work(STAGE), PORT_MAIN, "value", 4).await;
+            assert_eq!(texts, ["a#1#1", "wide b#2#2", "wide c#3#3", "d#4#4"]);
         })
         .await;
 }

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray as _;
-use arrow_schema::Schema;
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow_schema::{DataType, Field, Schema};
 use async_trait::async_trait;
 use bytes::Bytes;
 use littoral_flow::batch;
@@ -187,10 +187,16 @@ impl Operator for Counting {
                 continue;
             }
             self.seen += 1;
-            out.push((None, 1, format!("{value}#{}", self.seen)));
+            // So many mebibytes more.
+            let more = value.strip_prefix("large ").map_or(0, |mebibytes| mebibytes.parse().unwrap());
+            out.push((None, 1, format!("{value}#{}{}", self.seen, " ".repeat(more << 20))));
         }
-        let outputs = vec![(PORT_MAIN.to_owned(), batch::records(&out).unwrap())];
-        Ok(StageOutput { outputs, rejected, dirty: vec![3], timer_us: None })
+        let runs = out.chunk_by(|(.., one), (.., next)| one.contains("wide") == next.contains("wide"));
+        let outputs = runs.map(|run| {
+            let rows = batch::records(run).unwrap();
+            (PORT_MAIN.to_owned(), if run[0].2.contains("wide") { widened(&rows) } else { rows })
+        });
+        Ok(StageOutput { outputs: outputs.collect(), rejected, dirty: vec![3], timer_us: None })
     }
 
     async fn on_timer(&mut self, _: i64) -> Result<StageOutput, StageError> {
@@ -207,6 +213,15 @@ impl Operator for Counting {
         self.seen = u64::from_be_bytes(groups[&3].as_ref().try_into().unwrap());
         Ok(())
     }
+}
+
+/// The same rows with one column more.
+fn widened(rows: &RecordBatch) -> RecordBatch {
+    let more: ArrayRef = Arc::new(BooleanArray::from(vec![true; rows.num_rows()]));
+    let mut fields: Vec<_> = rows.schema().fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new("wide", DataType::Boolean, false)));
+    let columns = rows.columns().iter().cloned().chain([more]).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
 /// A chain of such guests.
