@@ -131,6 +131,7 @@ fn case(random: &mut Random, nodes: usize) -> anyhow::Result<Case> {
         memory_bytes: stage_mib(random) << 20,
         placement: Constraints::any(),
         execution_us: Some(100 + random.below(20_000)),
+        groups: false,
     };
     let functions = names.iter().map(|name| (name.clone(), function(name, random))).collect();
     let stream = |tier| StreamSpec {

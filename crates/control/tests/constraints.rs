@@ -445,6 +445,7 @@ fn place(scenario: &Scenario, digests: &[NodeDigest], function: bool) -> Result<
             memory_bytes: function.memory.into(),
             placement: Constraints::from(&function.placement),
             execution_us: None,
+            groups: false,
         };
         (name.clone(), spec)
     });

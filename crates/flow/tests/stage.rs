@@ -5,6 +5,7 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use common::*;
 use littoral_flow::Ended;
@@ -90,6 +91,13 @@ async fn poisoned_and_rejected_rows_go_to_the_dead_letters_and_the_rest_goes_on(
             let reasons = node.texts(&work(STAGE), PORT_DEAD_LETTER, "reason", 3).await;
             assert!(reasons[0].contains("poisoned"), "{}", reasons[0]);
             assert!(batches.load(Ordering::SeqCst) > 2, "it searched for them");
+            // Counted once it is committed, which those that read it may see before.
+            let counted = async {
+                while stats.snapshot().rows_in < 64 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, counted).await.unwrap();
             let snapshot = stats.snapshot();
             assert_eq!((snapshot.rows_in, snapshot.rejected), (64, 3));
             assert_eq!(snapshot.functions["count"].rejected, 3);

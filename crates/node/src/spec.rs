@@ -37,6 +37,8 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
             placement: placement(function),
             // `take_measured` fills it in.
             execution_us: None,
+            // A component keeps a state for each partition, and knows that.
+            groups: false,
         };
         (name.clone(), spec)
     });
@@ -47,6 +49,7 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
             memory_bytes: QUERY_MEMORY_BYTES,
             placement: Constraints::from(&query.placement),
             execution_us: None,
+            groups: query.groups,
         };
         (name.clone(), spec)
     });

@@ -57,6 +57,10 @@ struct Group<'f> {
 impl<'a> Planner<'a> {
     /// Places all partitions of a flow, one after another; each sees the load of those before.
     pub(crate) fn place_flow(&mut self, name: &'a FlowName, flow: &'a FlowSpec) {
+        if let Some(divided) = self.divided(name, flow) {
+            self.findings.insert(divided);
+            return;
+        }
         for partition in 0..self.partitions(&flow.source) {
             let chain = Chain { name, flow, partition };
             let Some(layers) = self.layers(chain) else { return };
@@ -105,6 +109,18 @@ impl<'a> Planner<'a> {
                 }
             }
         }
+    }
+
+    /// The finding for a flow whose groups would be divided among the partitions of its source.
+    fn divided(&self, name: &FlowName, flow: &FlowSpec) -> Option<Unplaceable> {
+        let partitions = self.partitions(&flow.source);
+        let groups = |stage: &&FunctionName| self.spec.functions.get(*stage).is_some_and(|function| function.groups);
+        let stage = flow.stages.iter().find(groups).filter(|_| partitions > 1)?;
+        let source = &flow.source;
+        let constraint = format!(
+            "all rows of {source} in one partition, for {stage} groups them; it has {partitions}, and a stream never has fewer than it had: gather it by a flow, or give it another name"
+        );
+        Some(Unplaceable { what: format!("flow {name}"), constraint, nearest_miss: None })
     }
 
     /// Takes what a chain needs of the links on its way.

@@ -155,7 +155,8 @@ pub(crate) mod tests {
         let function = |tier: &Tier| {
             let placement = Constraints::tier(*tier);
             let (artifact, interface) = (String::new(), Interface::Http);
-            let spec = FunctionSpec { artifact, interface, memory_bytes: 1, placement, execution_us: None };
+            let spec =
+                FunctionSpec { artifact, interface, memory_bytes: 1, placement, execution_us: None, groups: false };
             (format!("f-{tier}").parse().unwrap(), spec)
         };
         let app = AppId { tenant: TenantId::default_tenant(), app: AppName::new("demo").unwrap() };

@@ -40,6 +40,8 @@ pub struct FunctionSpec {
     pub placement: Constraints,
     /// What 95 of 100 executions take no longer than, in microseconds, as measured; none for a conservative guess.
     pub execution_us: Option<u64>,
+    /// Whether it groups rows, so that all of its input has to be in one partition.
+    pub groups: bool,
 }
 
 /// What the queue of a function needs.

@@ -65,7 +65,10 @@ fn specs() -> impl Strategy<Value = AppSpec> {
         let functions = names.iter().zip(functions).map(|(name, (placement, mib))| {
             let (artifact, memory_bytes, execution_us) = (name.clone(), mib << 20, None);
             let interface = Interface::Stage;
-            (name.parse().unwrap(), FunctionSpec { artifact, interface, memory_bytes, placement, execution_us })
+            (
+                name.parse().unwrap(),
+                FunctionSpec { artifact, interface, memory_bytes, placement, execution_us, groups: false },
+            )
         });
         let streams = ["source", "sink", "rejected"].iter().zip(streams).map(|(name, (placement, partitions))| {
             (name.parse().unwrap(), StreamSpec { partitions, placement, ack: None, rate_bps: None })

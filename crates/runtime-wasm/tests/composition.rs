@@ -97,7 +97,7 @@ fn limits(timeout: Duration) -> Limits {
 }
 
 const LONG: Duration = Duration::from_secs(60);
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_secs(3);
 
 fn request(path: &str) -> Request<Body> {
     let body = Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync();

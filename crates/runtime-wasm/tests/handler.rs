@@ -20,7 +20,7 @@ async fn handler(component: Vec<u8>, settings: HandlerSettings) -> Handler {
 }
 
 fn short(reuse: Reuse) -> HandlerSettings {
-    let limits = Limits { memory_bytes: 64 << 20, timeout: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { memory_bytes: 64 << 20, timeout: Duration::from_secs(3), ..Limits::default() };
     HandlerSettings { limits, reuse, ..HandlerSettings::default() }
 }
 
@@ -46,7 +46,7 @@ async fn foreign_services_of_wasi_03_answer() {
 
 #[tokio::test]
 async fn an_instance_of_wasi_03_answers_so_many_requests_and_then_a_fresh_one_does() {
-    let reuse = Reuse { requests_max: 3, ..Reuse::default() };
+    let reuse = Reuse { requests_max: 3, idle: Duration::from_secs(60), ..Reuse::default() };
     let handler = handler(support::test_guest("service"), short(reuse)).await;
     let mut counts = Vec::new();
     for _ in 0..7 {

@@ -166,7 +166,7 @@ async fn what_it_writes_and_how_it_ends_is_known(bench: Arc<Bench>) {
         &[
             "/bin/sh",
             "-c",
-            "echo one; echo two >&2; busybox httpd -p 8080 -h /www; while [ ! -e /tmp/end ]; do sleep 0.05; done; echo last; exit 7",
+            "echo one; echo two >&2; busybox httpd -p 8080 -h /www; while [ ! -e /tmp/end ]; do sleep 0.05; done; sleep 1; echo last; exit 7",
         ],
     );
     let image = bench.containers.unpack(layout).await.unwrap().0;
@@ -193,7 +193,7 @@ async fn not_healthy_leaves_nothing(bench: Arc<Bench>) {
         make_layout(&path, command);
         bench.containers.unpack(path)
     };
-    let within = Duration::from_millis(200);
+    let within = Duration::from_secs(2);
     let deaf = layout("deaf", &["/bin/sleep", "1000"]).await.unwrap().0;
     let refused = start(ContainerSpec { contents: deaf.into(), ready_within: within, ..bench.spec().await })
         .await

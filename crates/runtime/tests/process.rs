@@ -236,11 +236,11 @@ async fn it_is_held_still_and_goes_on(bench: Arc<Bench>) {
     container.pause(false).await.unwrap();
     assert_eq!(asked.await.unwrap().0, 200, "nothing of it is lost");
     // The time in which it is held is not the call's, however long that is.
-    let limits = Limits { timeout: Duration::from_secs(2), ..Limits::default() };
+    let limits = Limits { timeout: Duration::from_secs(5), ..Limits::default() };
     let hasty = HttpFunction::of_container(Arc::clone(&container), HttpSettings { limits, ..HttpSettings::default() });
     container.pause(true).await.unwrap();
     let asked = tokio::spawn(async move { ask(&hasty, "/variables").await });
-    tokio::time::sleep(limits.timeout * 2).await;
+    tokio::time::sleep(limits.timeout + Duration::from_secs(1)).await;
     assert!(!asked.is_finished(), "it was given up while it was held");
     container.pause(false).await.unwrap();
     assert_eq!(asked.await.unwrap().0, 200);
@@ -268,7 +268,7 @@ async fn what_it_writes_and_how_it_ends(bench: Arc<Bench>) {
 }
 
 async fn does_not_start(bench: Arc<Bench>) {
-    let within = Duration::from_millis(200);
+    let within = Duration::from_secs(2);
     let deaf = bench.script("deaf", "#!/bin/sh\nexec sleep 1000\n").await;
     let refused = bench.refused(ContainerSpec { ready_within: within, ..deaf }).await;
     assert!(refused.contains("it does not listen on its port"), "{refused}");

@@ -97,6 +97,7 @@ fn function_spec(interface: Interface, placement: Constraints) -> FunctionSpec {
         memory_bytes: MEMORY_BYTES,
         placement,
         execution_us: None,
+        groups: false,
     }
 }
 

@@ -36,6 +36,12 @@ impl Plan {
         self.fingerprint
     }
 
+    /// Whether it groups rows, so that all of its input has to be in one partition.
+    #[must_use]
+    pub fn groups(&self) -> bool {
+        matches!(self.shape, Shape::Group(_))
+    }
+
     /// What it does, an operator a line, in the order in which rows come through.
     #[must_use]
     pub fn operators(&self) -> Vec<String> {

@@ -230,7 +230,8 @@ impl Expansion {
         self.tables.insert(flow.name.text.clone(), Table { columns: columns.clone(), watermark, is_single });
         self.program.columns.insert(ids.result.clone(), columns);
         let placement = Placement { region, prefer: flow.prefer, ..Placement::default() };
-        let query = Query { placement, fingerprint: format!("sql:{:016x}", compiled.plan.fingerprint()) };
+        let fingerprint = format!("sql:{:016x}", compiled.plan.fingerprint());
+        let query = Query { placement, fingerprint, groups: compiled.plan.groups() };
         self.manifest.queries.insert(ids.stage.clone(), query);
         self.manifest.flows.insert(
             ids.flow.clone(),

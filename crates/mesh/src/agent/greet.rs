@@ -194,10 +194,11 @@ impl<C: Carrier> Agent<C> {
             if !current {
                 return None;
             }
+            // Whoever sees it as a member finds its wishes.
+            self.topics.want(node, &hello.wanted, self);
             peer.told = peer.told.max(hello.digest.sequence);
             peer.digest = Some(Arc::new(hello.digest));
         }
-        self.topics.want(node, &hello.wanted, self);
         None
     }
 

@@ -76,6 +76,8 @@ pub struct Query {
     pub placement: Placement,
     /// Stands for the digest of an artefact: another one when the query does something else.
     pub fingerprint: String,
+    /// Whether it groups rows, so that all of its input has to be in one partition.
+    pub groups: bool,
 }
 
 /// What an app does in a cut: a word, or a table with the time after which it stops.

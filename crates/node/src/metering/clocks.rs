@@ -33,6 +33,12 @@ impl ThreadClocks {
             self.total_ns += used_ns - before.unwrap_or_default();
             now.insert(thread, used_ns);
         }
+        for (thread, before) in std::mem::take(&mut self.seen) {
+            // A listing leaves out a thread when the one before it ends meanwhile; what it has used must not count again.
+            if !now.contains_key(&thread) && Path::new(TASKS).join(thread.to_string()).exists() {
+                now.insert(thread, before);
+            }
+        }
         self.seen = now;
         self.total_ns
     }

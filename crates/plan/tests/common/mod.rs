@@ -73,6 +73,7 @@ pub(crate) fn parse(text: &str) -> Scenario {
                     memory_bytes: settings.number("memory-mib").unwrap_or(32) << 20,
                     placement: settings.placement(),
                     execution_us: settings.number("us"),
+                    groups: settings.get("groups").is_some(),
                 };
                 spec.functions.insert(words[1].parse().unwrap(), function);
             }

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 const ROOT: &str = "/sys/fs/cgroup";
 /// How long a freezer may take: it waits for what is within the kernel.
 const FREEZE_MAX: Duration = Duration::from_secs(2);
+/// How long what is killed may take to end: on a busy machine it has a small share of the processors.
+const END_MAX: Duration = Duration::from_secs(30);
 const FREEZE_POLL: Duration = Duration::from_millis(1);
 
 /// The hierarchies of version 1 that limit, freeze or measure a program.
@@ -217,7 +219,7 @@ impl Cgroup {
                 }
             }
         }
-        let until = Instant::now() + FREEZE_MAX;
+        let until = Instant::now() + END_MAX;
         while Instant::now() < until {
             let left: Vec<PathBuf> = self.folders();
             if left.is_empty() {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use http_body_util::BodyExt as _;
 use littoral_runtime::container::{Abilities, ContainerProgram, ContainerSpec, Containers, HostProcess};
 use littoral_runtime::http::{HttpFunction, HttpSettings, full};
-use littoral_runtime::{LogSink, LogStream, Usage};
+use littoral_runtime::{Limits, LogSink, LogStream, Usage};
 use tempfile::TempDir;
 
 /// A test by its name.
@@ -87,7 +87,12 @@ impl Bench {
     pub(crate) async fn start(&self, spec: ContainerSpec) -> HttpFunction {
         let container =
             self.containers.start(spec, Arc::clone(&self.lines) as _, 100, Arc::clone(&self.usage)).await.unwrap();
-        HttpFunction::of_container(container, HttpSettings { name: "t/a/f".to_owned(), ..HttpSettings::default() })
+        // On a busy machine it has a small share of the processors.
+        let limits = Limits { timeout: Duration::from_secs(600), ..Limits::default() };
+        HttpFunction::of_container(
+            container,
+            HttpSettings { name: "t/a/f".to_owned(), limits, ..HttpSettings::default() },
+        )
     }
 
     /// Stops what runs; nothing must be left of it.
