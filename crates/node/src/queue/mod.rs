@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::admin::queue::QueueStatus;
 use crate::admin::types::AdminError;
 use crate::directory::Directory;
+use crate::events::Events;
 use crate::functions::Functions;
 use crate::intent::{App, IntentStore};
 use crate::wiring::ask;
@@ -54,6 +55,7 @@ pub(crate) struct Queues {
     pub(crate) directory: Arc<Directory>,
     pub(crate) functions: Arc<Functions>,
     pub(crate) source: Arc<dyn Source>,
+    pub(crate) events: Arc<Events>,
     owned: Mutex<HashMap<WorkId, Door>>,
 }
 
@@ -79,8 +81,9 @@ impl Queues {
         directory: Arc<Directory>,
         functions: Arc<Functions>,
         source: Arc<dyn Source>,
+        events: Arc<Events>,
     ) -> Self {
-        Self { site, mesh, intent, directory, functions, source, owned: Mutex::default() }
+        Self { site, mesh, intent, directory, functions, source, events, owned: Mutex::default() }
     }
 
     /// Whether a function is called asynchronously at all.

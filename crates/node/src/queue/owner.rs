@@ -25,6 +25,8 @@ use tokio::task::JoinSet;
 
 use super::triggers::{Fired, Triggers};
 use super::{Queues, http};
+use crate::admin::events::EventKind;
+use crate::events::Events;
 use crate::functions::Functions;
 use crate::intent::{App, IntentStore};
 
@@ -61,6 +63,7 @@ pub(super) struct Owner {
     intent: Arc<IntentStore>,
     functions: Arc<Functions>,
     mesh: Arc<dyn Mesh>,
+    events: Arc<Events>,
     asks: mpsc::Receiver<Asked>,
     version: watch::Sender<u64>,
     queue: Queue,
@@ -111,6 +114,7 @@ impl Owner {
             intent: Arc::clone(&queues.intent),
             functions: Arc::clone(&queues.functions),
             mesh: Arc::clone(&queues.mesh),
+            events: Arc::clone(&queues.events),
             asks,
             version,
             queue,
@@ -159,8 +163,17 @@ impl Owner {
         for run in self.queue.start(now_us()) {
             self.start(run);
         }
+        self.tell().await;
         self.report();
         Ok(())
+    }
+
+    /// Tells people of records that were passed over.
+    async fn tell(&mut self) {
+        for text in self.triggers.passed_over() {
+            let subject = format!("function {}", self.function);
+            self.events.note(&self.app.app, subject, EventKind::Helpless, text).await;
+        }
     }
 
     /// Waits until there is something to do, and takes the first of it.
