@@ -212,9 +212,71 @@ fn requests_and_answers_are_bounded_in_bytes() {
         for run in owner.queue.start(SECOND_US) {
             owner.queue.answered(round, run.id, answer(200, &large));
         }
+        owner.queue.expire(round);
         owner.commit();
     }
     assert_eq!(kept(&owner), ANSWERS_BYTES_MAX / BODY_BYTES_MAX);
+}
+
+/// The largest entry that a log takes (`store::replica::COMMIT_BYTES_MAX`).
+const COMMIT_BYTES_MAX: usize = 12 << 20;
+
+#[test]
+fn answers_that_make_room_fit_an_entry_together_with_their_headers() {
+    let mut queue = Queue::restore(Settings { concurrency: 100, ..SETTINGS }, 1, std::iter::empty()).unwrap();
+    let mut answer_all = |numbers: std::ops::Range<u64>, answer: &Answer| {
+        numbers.clone().for_each(|number| {
+            queue.add(0, id(number), Some("k".repeat(250) + &number.to_string()), request("x"));
+        });
+        queue.take_changes().unwrap();
+        for run in queue.start(0) {
+            queue.answered(run.id.0.timestamp_ms() as i64, run.id, answer.clone());
+        }
+        let mut turns = 0;
+        loop {
+            queue.expire(1);
+            let bytes: usize = queue.take_changes().unwrap().iter().map(|(_, bytes)| bytes.len()).sum();
+            assert!(bytes <= COMMIT_BYTES_MAX, "{numbers:?}: an entry of {bytes} bytes");
+            turns += 1;
+            if queue.next_us() != Some(0) {
+                break turns;
+            }
+        }
+    };
+    let with_headers = |value: usize, body: usize| Answer {
+        status: 200,
+        headers: vec![("x-large".to_owned(), "h".repeat(value).into())],
+        body: Some("b".repeat(body).into()),
+    };
+    let small = with_headers(3_000, 10);
+    (0..90).for_each(|hundred| assert_eq!(answer_all(hundred * 100..(hundred + 1) * 100, &small), 1));
+    let large = with_headers(3_000, BODY_BYTES_MAX);
+    let turns: usize = (0..40).map(|one| answer_all(9_000 + 4 * one..9_004 + 4 * one, &large)).sum();
+    assert!((40..60).contains(&turns), "{turns} turns");
+    let kept = (0..10_000).filter_map(|number| match &queue.get(id(number))?.state {
+        State::Done { answer, .. } => Some(answer.bytes()),
+        _ => None,
+    });
+    let kept: usize = kept.sum();
+    assert!((ANSWERS_BYTES_MAX - 5 * BODY_BYTES_MAX..=ANSWERS_BYTES_MAX).contains(&kept), "{kept} bytes are kept");
+}
+
+#[test]
+fn what_is_too_old_fits_an_entry_with_its_errors() {
+    let mut queue = Queue::restore(Settings { concurrency: ENTRIES_MAX, ..SETTINGS }, 1, std::iter::empty()).unwrap();
+    (0..ENTRIES_MAX as u64).for_each(|number| {
+        queue.add(0, id(number), None, request("x"));
+    });
+    queue.take_changes().unwrap();
+    for run in queue.start(0) {
+        queue.answered(0, run.id, answer(500, &"\u{1f9ed}".repeat(1_000)));
+    }
+    queue.take_changes().unwrap();
+    while queue.counts().1 < ENTRIES_MAX {
+        queue.expire(SETTINGS.max_age_us);
+        let bytes: usize = queue.take_changes().unwrap().iter().map(|(_, bytes)| bytes.len()).sum();
+        assert!(bytes > 0 && bytes <= COMMIT_BYTES_MAX, "an entry of {bytes} bytes");
+    }
 }
 
 #[test]

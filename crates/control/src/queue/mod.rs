@@ -16,17 +16,19 @@ use littoral_model::id::InvocationId;
 use littoral_model::invocation::{Answer, Record, Request, State, Stored};
 use littoral_model::wire::WireError;
 
+use keep::stored_bytes;
+
 /// The most invocations of a queue, those included whose results are kept.
 pub const ENTRIES_MAX: usize = 10_000;
 /// The most that the requests of all invocations without an answer may take, in bytes: they are held in memory.
 pub const WAITING_BYTES_MAX: usize = 64 << 20;
-/// The most that all answers may take, in bytes. Beyond it the oldest lose their bodies.
+/// The most that all answers may take, in bytes. Beyond it the oldest lose their headers and bodies.
 pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
 /// How long a dead letter is kept, in microseconds: two weeks, so that a holiday does not lose it.
 pub const DEAD_KEEP_US: i64 = 14 * 86_400_000_000;
 /// The longest wait before a further try, in microseconds: what was away for hours is met again within a minute.
 pub const BACKOFF_MAX_US: i64 = 60_000_000;
-/// About how many bytes of requests are given up at once.
+/// About how many bytes of an entry are given up at once.
 const EXPIRED_BYTES_MAX: usize = 3 << 20;
 /// The key group of what is remembered of schedules.
 const TICKS_SLOT: u32 = 0;
@@ -214,7 +216,6 @@ impl Queue {
                 record.error = None;
                 record.state = State::Done { at_us: now_us, answer };
                 self.put(slot, record);
-                self.shed_answers();
             }
         }
     }
@@ -251,21 +252,23 @@ impl Queue {
         i64::try_from((mixed ^ (mixed >> 31)) % most.unsigned_abs()).unwrap_or(most)
     }
 
-    /// Time has passed: what is too old is given up, what was kept long enough is forgotten. Of what is given up, a part at a
-    /// time, so that it fits an entry: [`Queue::next_us`] says at once if there is more.
+    /// Time has passed, and answers have come: what is too old is given up, what was kept long enough is forgotten, and the
+    /// oldest answers make room for the latest. Of what is written anew, a part at a time, so that it fits an entry:
+    /// [`Queue::next_us`] says at once if there is more.
     pub fn expire(&mut self, now_us: i64) {
         let mut bytes = 0;
         while let Some((_, slot)) = self.expiring.first().copied().filter(|(at, _)| *at <= now_us) {
             self.remove(slot);
         }
+        self.shed_answers();
         while let Some((_, slot)) =
             self.aging.first().copied().filter(|(at, _)| *at <= now_us && bytes < EXPIRED_BYTES_MAX)
         {
             let Some(mut record) = self.remove(slot) else { return };
-            bytes += record.request.as_ref().map_or(0, Request::bytes);
             let why = record.error.take().unwrap_or_else(|| "it was never tried".to_owned());
             record.error = Some(format!("it is too old; last: {why}"));
             record.state = State::Dead { at_us: now_us };
+            bytes += stored_bytes(&record);
             self.put(slot, record);
         }
     }
@@ -315,9 +318,12 @@ impl Queue {
         self.changed.insert(TICKS_SLOT);
     }
 
-    /// When something is next to be done, if nothing happens before.
+    /// When something is next to be done, if nothing happens before; long ago for what is to be done at once.
     #[must_use]
     pub fn next_us(&self) -> Option<i64> {
+        if self.answers_bytes > ANSWERS_BYTES_MAX {
+            return Some(0);
+        }
         let has_room = self.running.len() < self.settings.concurrency;
         let due = self.due.first().filter(|_| has_room);
         [due, self.aging.first(), self.expiring.first()].into_iter().flatten().map(|(at, _)| *at).min()
