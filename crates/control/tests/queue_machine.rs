@@ -147,6 +147,31 @@ fn what_does_not_reach_the_function_is_tried_until_it_is_too_old() {
 }
 
 #[test]
+fn what_has_ended_is_told_once_and_with_its_commit() {
+    let mut owner = Owner::new();
+    let ended = |owner: &Owner| owner.queue.ended().collect::<Vec<_>>();
+    (1..=4).for_each(|number| owner.add(number, 0));
+    assert_eq!(ended(&owner), [], "they wait");
+    let runs = owner.queue.start(0);
+    owner.queue.answered(0, runs[0].id, answer(200, "done"));
+    owner.queue.answered(0, runs[1].id, answer(500, "tried again"));
+    assert!(owner.queue.forget(id(3)));
+    assert_eq!(ended(&owner), [], "it is not committed");
+    owner.commit();
+    assert_eq!(ended(&owner), [runs[0].id, id(3)]);
+    owner.commit();
+    assert_eq!(ended(&owner), []);
+    owner.queue.expire(SETTINGS.max_age_us);
+    owner.commit();
+    assert_eq!(ended(&owner), [id(1), id(2), id(4)], "the first is forgotten, the others are dead");
+    owner.queue.retry(SETTINGS.max_age_us, id(4));
+    owner.commit();
+    assert_eq!(ended(&owner), [], "it waits again");
+    owner.replaced();
+    assert_eq!(ended(&owner), []);
+}
+
+#[test]
 fn what_waits_for_nobody_is_too_old_without_a_try() {
     let mut owner = Owner::new();
     owner.add(1, 0);

@@ -20,6 +20,8 @@ impl Queue {
         };
         if let State::Pending { due_us } = record.state {
             self.due.insert((due_us, slot));
+        } else {
+            self.touched.insert(record.id);
         }
         self.by_id.insert(record.id, slot);
         if let Some(key) = &record.key {
@@ -50,6 +52,7 @@ impl Queue {
         self.waiting_bytes -= waiting;
         self.answers_bytes -= answer;
         self.changed.insert(slot);
+        self.touched.insert(record.id);
         Some(record)
     }
 

@@ -91,6 +91,9 @@ pub struct Queue {
     running: BTreeSet<u32>,
     /// What is not committed as it is.
     changed: BTreeSet<u32>,
+    /// What ended, was forgotten, or was tried since changes were taken last; and before that.
+    touched: BTreeSet<InvocationId>,
+    touched_before: BTreeSet<InvocationId>,
     ticks: BTreeMap<String, i64>,
     waiting_bytes: usize,
     answers_bytes: usize,
@@ -119,6 +122,8 @@ impl Queue {
             expiring: BTreeSet::new(),
             running: BTreeSet::new(),
             changed: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            touched_before: BTreeSet::new(),
             ticks: BTreeMap::new(),
             waiting_bytes: 0,
             answers_bytes: 0,
@@ -132,6 +137,7 @@ impl Queue {
             }
         }
         queue.changed.clear();
+        queue.touched.clear();
         Ok(queue)
     }
 
@@ -336,6 +342,7 @@ impl Queue {
     /// When a record is too large for a message.
     pub fn take_changes(&mut self) -> Result<Vec<(u32, Bytes)>, WireError> {
         let changed = std::mem::take(&mut self.changed);
+        self.touched_before = std::mem::take(&mut self.touched);
         let encoded = changed.into_iter().map(|slot| {
             let bytes = match self.records.get(&slot) {
                 _ if slot == TICKS_SLOT => {
@@ -348,6 +355,13 @@ impl Queue {
             Ok((slot, bytes))
         });
         encoded.collect()
+    }
+
+    /// What ended or was forgotten with the changes that were taken last: with these, who waits for that is told. What was tried
+    /// only is not among it.
+    pub fn ended(&self) -> impl Iterator<Item = InvocationId> {
+        let is_pending = |id: &InvocationId| self.get(*id).is_some_and(|it| matches!(it.state, State::Pending { .. }));
+        self.touched_before.iter().copied().filter(move |id| !is_pending(id))
     }
 
     /// How many invocations wait or run.

@@ -1,11 +1,12 @@
 //! Asynchronous invocations: finds the queue of a call, has its owner accept it, and asks for what became of it.
 //!
-//! `owner` runs a queue that this node owns, `http` has what clients say and are told in HTTP, `triggers` what calls
+//! `owner` runs a queue that this node owns, `waiters` are who waits there for an end, `http` has what clients say and are told in HTTP, `triggers` what calls
 //! functions by itself. What a queue does is decided in `control::queue`.
 
 pub(crate) mod http;
 mod owner;
 mod triggers;
+mod waiters;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,12 +16,12 @@ use littoral_flow::Ended;
 use littoral_flow::reader::Source;
 use littoral_mesh::{Mesh, Method, Priority};
 use littoral_model::id::{AppId, FunctionName, SiteId};
-use littoral_model::invocation::{InvocationName, QueueAsk, QueueReply, QueueRequest, Record, Request, State};
+use littoral_model::invocation::{InvocationName, QueueAsk, QueueReply, QueueRequest, Record, Request};
 use littoral_model::manifest::KeyScope;
 use littoral_model::work::{WorkId, WorkKind};
 use littoral_plan::Role;
 use littoral_store::replica::Owned;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::admin::queue::QueueStatus;
@@ -56,15 +57,8 @@ pub(crate) struct Queues {
     pub(crate) functions: Arc<Functions>,
     pub(crate) source: Arc<dyn Source>,
     pub(crate) events: Arc<Events>,
-    owned: Mutex<HashMap<WorkId, Door>>,
-}
-
-/// How a queue of this node is asked.
-#[derive(Clone)]
-struct Door {
-    asked: mpsc::Sender<Asked>,
-    /// Changes with each commit.
-    version: watch::Receiver<u64>,
+    /// Where the owners of this node's queues are asked.
+    owned: Mutex<HashMap<WorkId, mpsc::Sender<Asked>>>,
 }
 
 /// A call that was accepted.
@@ -199,37 +193,20 @@ impl Queues {
     pub(crate) async fn answer(&self, request: QueueRequest) -> QueueReply {
         let QueueRequest { queue, ask } = request;
         let not_owner = || QueueReply::NotOwner(self.directory.here(&queue));
-        let Some(mut door) = self.lock().get(&queue).cloned() else { return not_owner() };
-        let QueueAsk::Show { id, wait_ms } = ask else {
-            return enter(&door, ask).await.unwrap_or_else(not_owner);
-        };
-        let until = Instant::now() + Duration::from_millis(wait_ms.min(WAIT_MS_MAX).into());
-        loop {
-            door.version.mark_unchanged();
-            let reply = enter(&door, QueueAsk::Show { id, wait_ms }).await.unwrap_or_else(not_owner);
-            let is_pending =
-                matches!(&reply, QueueReply::Shown(Some(record)) if matches!(record.state, State::Pending { .. }));
-            if !is_pending {
-                return reply;
-            }
-            tokio::select! {
-                changed = door.version.changed() => if changed.is_err() { return not_owner() },
-                () = tokio::time::sleep_until(until) => return reply,
-            }
-        }
+        let Some(door) = self.lock().get(&queue).cloned() else { return not_owner() };
+        enter(&door, ask).await.unwrap_or_else(not_owner)
     }
 
     /// Owns a queue until another node does.
     pub(crate) async fn run(&self, owned: Owned, app: &Arc<App>) -> Ended {
         let queue = owned.work().clone();
         let (asked, asks) = mpsc::channel(ASKED_MAX);
-        let (version, seen) = watch::channel(0);
-        let owner = match Owner::open(owned, app, self, asks, version).await {
+        let owner = match Owner::open(owned, app, self, asks).await {
             Ok(owner) => owner,
             Err(ended) => return ended,
         };
         let opened = Opened { queues: self, queue, asked: asked.clone() };
-        self.lock().insert(opened.queue.clone(), Door { asked, version: seen });
+        self.lock().insert(opened.queue.clone(), asked);
         owner.run().await
     }
 
@@ -330,16 +307,16 @@ struct Opened<'a> {
 impl Drop for Opened<'_> {
     fn drop(&mut self) {
         let mut owned = self.queues.lock();
-        if owned.get(&self.queue).is_some_and(|door| door.asked.same_channel(&self.asked)) {
+        if owned.get(&self.queue).is_some_and(|door| door.same_channel(&self.asked)) {
             owned.remove(&self.queue);
         }
     }
 }
 
 /// Asks the owner behind a door; none if it has ended.
-async fn enter(door: &Door, ask: QueueAsk) -> Option<QueueReply> {
+async fn enter(door: &mpsc::Sender<Asked>, ask: QueueAsk) -> Option<QueueReply> {
     let (reply, answer) = oneshot::channel();
-    match door.asked.try_send(Asked { ask, reply }) {
+    match door.try_send(Asked { ask, reply }) {
         Ok(()) => answer.await.ok(),
         Err(mpsc::error::TrySendError::Full(_)) => {
             Some(QueueReply::Full(format!("{ASKED_MAX} questions wait for the queue's owner")))

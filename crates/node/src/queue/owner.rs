@@ -20,17 +20,18 @@ use littoral_model::invocation::{
 use littoral_model::manifest::{self, Later};
 use littoral_model::work::WorkId;
 use littoral_store::replica::Owned;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::triggers::{Fired, Triggers};
-use super::{Queues, http};
+use super::waiters::Waiters;
+use super::{Queues, WAIT_MS_MAX, http};
 use crate::admin::events::EventKind;
 use crate::events::Events;
 use crate::functions::Functions;
 use crate::intent::{App, IntentStore};
 
-/// How many questions one turn answers, and about how many bytes it commits: with one call or answer more it still fits
+/// How many questions one turn takes, and about how many bytes it commits: with one call or answer more it still fits
 /// an entry.
 const TURN: (usize, usize) = (256, 3 << 20);
 /// How long a function may take on top of its own time before it is taken for lost: links, and other nodes to ask.
@@ -46,8 +47,10 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// A question, and where its answer goes.
 pub(super) struct Asked {
     pub(super) ask: QueueAsk,
-    pub(super) reply: oneshot::Sender<QueueReply>,
+    pub(super) reply: Reply,
 }
+
+type Reply = oneshot::Sender<QueueReply>;
 
 /// How a try ended.
 enum Outcome {
@@ -65,7 +68,7 @@ pub(super) struct Owner {
     mesh: Arc<dyn Mesh>,
     events: Arc<Events>,
     asks: mpsc::Receiver<Asked>,
-    version: watch::Sender<u64>,
+    waiters: Waiters<Reply>,
     queue: Queue,
     triggers: Triggers,
     /// Triggers wait until the queue has more room.
@@ -78,14 +81,16 @@ pub(super) struct Owner {
 /// What one turn commits and says.
 #[derive(Default)]
 struct Turn {
-    replies: Vec<(oneshot::Sender<QueueReply>, QueueReply)>,
+    /// How many questions were taken.
+    asked: usize,
+    replies: Vec<(Reply, QueueReply)>,
     inputs: Vec<InputPosition>,
     bytes: usize,
 }
 
 impl Turn {
     fn has_room(&self) -> bool {
-        self.replies.len() < TURN.0 && self.bytes < TURN.1
+        self.asked < TURN.0 && self.bytes < TURN.1
     }
 }
 
@@ -96,7 +101,6 @@ impl Owner {
         app: &Arc<App>,
         queues: &Queues,
         asks: mpsc::Receiver<Asked>,
-        version: watch::Sender<u64>,
     ) -> Result<Self, Ended> {
         let work = owned.work().clone();
         let function = FunctionName::new(&work.name).map_err(|error| Ended::Failed(error.to_string()))?;
@@ -116,7 +120,7 @@ impl Owner {
             mesh: Arc::clone(&queues.mesh),
             events: Arc::clone(&queues.events),
             asks,
-            version,
+            waiters: Waiters::default(),
             queue,
             triggers,
             held: false,
@@ -160,6 +164,7 @@ impl Owner {
             // Who does not wait any more asks again.
             reply.send(answer).ok();
         }
+        self.answer_waiters();
         for run in self.queue.start(now_us()) {
             self.start(run);
         }
@@ -184,6 +189,8 @@ impl Owner {
         let sleep = next.map_or(SLEEP_MAX, |next| {
             Duration::from_micros(u64::try_from(next - now).unwrap_or_default()).min(SLEEP_MAX)
         });
+        let patience = self.waiters.next().map(|until| until.saturating_duration_since(Instant::now()));
+        let sleep = patience.map_or(sleep, |patience| patience.min(sleep));
         tokio::select! {
             () = self.owned.lost() => Err(Ended::Fenced),
             Some(asked) = self.asks.recv() => {
@@ -200,6 +207,8 @@ impl Owner {
     }
 
     fn take(&mut self, Asked { ask, reply }: Asked, now: i64, turn: &mut Turn) {
+        turn.asked += 1;
+        let Some(reply) = self.have_wait(&ask, reply) else { return };
         let answer = match ask {
             QueueAsk::Add { id, key, request } => {
                 turn.bytes += request.bytes();
@@ -231,6 +240,29 @@ impl Owner {
             QueueAsk::Drop { id } => QueueReply::Changed(self.queue.forget(id)),
         };
         turn.replies.push((reply, answer));
+    }
+
+    /// Has somebody wait for the end of an invocation, who asks for that, while it has none; gives back who is answered now.
+    fn have_wait(&mut self, ask: &QueueAsk, reply: Reply) -> Option<Reply> {
+        let QueueAsk::Show { id, wait_ms } = *ask else { return Some(reply) };
+        let is_pending = self.queue.get(id).is_some_and(|record| matches!(record.state, State::Pending { .. }));
+        if wait_ms == 0 || !is_pending {
+            return Some(reply);
+        }
+        let until = Instant::now() + Duration::from_millis(wait_ms.min(WAIT_MS_MAX).into());
+        self.waiters.add(id, until, reply).err()
+    }
+
+    /// Answers those that wait for what has ended with the last commit, and those that have waited long enough.
+    fn answer_waiters(&mut self) {
+        let mut answered = self.waiters.late(Instant::now());
+        for id in self.queue.ended() {
+            answered.extend(self.waiters.of(id).into_iter().map(|reply| (id, reply)));
+        }
+        for (id, reply) in answered {
+            // Who does not wait any more asks again.
+            reply.send(QueueReply::Shown(self.queue.get(id).cloned())).ok();
+        }
     }
 
     fn end(&mut self, ended: Result<(InvocationId, Outcome), tokio::task::JoinError>, now: i64, turn: &mut Turn) {
@@ -292,7 +324,6 @@ impl Owner {
         }
         self.owned.append(Commit { state, inputs, ..Commit::default() }).await?.await?;
         self.triggers.committed();
-        self.version.send_modify(|version| *version += 1);
         Ok(())
     }
 
