@@ -266,15 +266,17 @@ impl Queues {
         let queue = &request.queue;
         let owner = self.directory.owner(queue).await;
         let owner = owner.ok_or_else(|| format!("nobody at {} can be reached", queue.site))?;
+        let wait_ms = if let QueueAsk::Show { wait_ms, .. } = request.ask { wait_ms } else { 0 };
+        let time = TRY + Duration::from_millis(wait_ms.into());
         if owner == *self.mesh.node() {
-            return Ok(self.answer(request.clone()).await);
+            // Its commit may wait for another node for long.
+            let answer = tokio::time::timeout(time, self.answer(request.clone())).await;
+            return answer.map_err(|_| format!("{owner}, which owns it, did not answer within {} s", time.as_secs()));
         }
         if !self.mesh.members().borrow().contains_key(&owner) {
             self.directory.forget(queue);
             return Err(format!("{owner}, which owns it, cannot be reached"));
         }
-        let wait_ms = if let QueueAsk::Show { wait_ms, .. } = request.ask { wait_ms } else { 0 };
-        let time = TRY + Duration::from_millis(wait_ms.into());
         let reply: Result<QueueReply, _> = ask(&self.mesh, &owner, Method::Queue, Priority::Data, time, request).await;
         match reply {
             Ok(QueueReply::NotOwner(hint)) => {
