@@ -9,7 +9,7 @@ use littoral_control::queue::{
     ANSWERS_BYTES_MAX, Added, BACKOFF_MAX_US, DEAD_KEEP_US, ENTRIES_MAX, Queue, Settings, WAITING_BYTES_MAX,
 };
 use littoral_model::id::InvocationId;
-use littoral_model::invocation::{Answer, BODY_BYTES_MAX, Request, State};
+use littoral_model::invocation::{Answer, BODY_BYTES_MAX, Request, State, StateKind};
 use proptest::prelude::*;
 
 const SECOND_US: i64 = 1_000_000;
@@ -169,6 +169,20 @@ fn what_has_ended_is_told_once_and_with_its_commit() {
     assert_eq!(ended(&owner), [], "it waits again");
     owner.replaced();
     assert_eq!(ended(&owner), []);
+}
+
+#[test]
+fn what_stands_so_is_found_behind_all_that_is_later() {
+    let mut owner = Owner::new();
+    owner.add(0, 0);
+    (1..=3).for_each(|attempt| assert_eq!(owner.run(attempt * 100 * SECOND_US, 500), 1));
+    (1..=50).for_each(|number| owner.add(number, number as i64));
+    assert_eq!(owner.run(60, 200), 2);
+    let latest = |of| owner.queue.latest(of).into_iter().map(|record| record.id).collect::<Vec<_>>();
+    assert_eq!(latest(Some(StateKind::Dead)), [id(0)]);
+    assert_eq!(latest(Some(StateKind::Done)), [id(2), id(1)]);
+    assert_eq!((latest(Some(StateKind::Pending)).len(), latest(None).len()), (48, 51));
+    assert_eq!((latest(None)[0], latest(None)[50]), (id(50), id(0)));
 }
 
 #[test]

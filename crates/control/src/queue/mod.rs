@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use littoral_model::id::InvocationId;
-use littoral_model::invocation::{Answer, Record, Request, State, Stored};
+use littoral_model::invocation::{Answer, Record, Request, State, StateKind, Stored};
 use littoral_model::wire::WireError;
 
 use keep::stored_bytes;
@@ -303,10 +303,11 @@ impl Queue {
         self.by_id.get(&id).and_then(|slot| self.records.get(slot))
     }
 
-    /// All invocations, the latest first.
+    /// All invocations, or those that stand so, the latest first.
     #[must_use]
-    pub fn latest(&self) -> Vec<&Record> {
-        let mut all: Vec<&Record> = self.records.values().collect();
+    pub fn latest(&self, of: Option<StateKind>) -> Vec<&Record> {
+        let all = self.records.values().filter(|record| of.is_none_or(|kind| record.state.kind() == kind));
+        let mut all: Vec<&Record> = all.collect();
         all.sort_by_key(|record| (std::cmp::Reverse(record.accepted_us), record.id));
         all
     }

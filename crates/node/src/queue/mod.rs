@@ -16,7 +16,7 @@ use littoral_flow::Ended;
 use littoral_flow::reader::Source;
 use littoral_mesh::{Mesh, Method, Priority};
 use littoral_model::id::{AppId, FunctionName, SiteId};
-use littoral_model::invocation::{InvocationName, QueueAsk, QueueReply, QueueRequest, Record, Request};
+use littoral_model::invocation::{InvocationName, QueueAsk, QueueReply, QueueRequest, Record, Request, StateKind};
 use littoral_model::manifest::KeyScope;
 use littoral_model::work::{WorkId, WorkKind};
 use littoral_plan::Role;
@@ -59,6 +59,13 @@ pub(crate) struct Queues {
     pub(crate) events: Arc<Events>,
     /// Where the owners of this node's queues are asked.
     owned: Mutex<HashMap<WorkId, mpsc::Sender<Asked>>>,
+}
+
+/// What is listed of a queue.
+struct Listed {
+    records: Vec<Record>,
+    /// Whether there is more.
+    is_cut: bool,
 }
 
 /// A call that was accepted.
@@ -130,11 +137,13 @@ impl Queues {
         }
     }
 
-    /// The invocations of an app, or of one function of it, or of all; and the queues that do not answer.
+    /// The invocations of an app, or of one function of it, or of all, those only that stand so if that is said; and the
+    /// queues that do not answer, or have more.
     pub(crate) async fn list(
         &self,
         app: Option<&AppId>,
         function: Option<&FunctionName>,
+        state: Option<StateKind>,
     ) -> (Vec<(InvocationName, Record)>, Vec<QueueStatus>) {
         let apps = self.intent.now();
         let mut queues = Vec::new();
@@ -142,31 +151,43 @@ impl Queues {
             queues.extend(of_app(known, function));
         }
         let asked = queues.into_iter().map(|queue| async move {
-            let listed = self.ask(&queue, QueueAsk::List { limit: LISTED_MAX }, Duration::ZERO).await;
-            let records = match listed {
-                Ok(QueueReply::Listed(records)) => Some(records),
-                _ => None,
-            };
-            (self.status(&queue, records.is_some()).await, queue, records)
+            let listed = self.list_one(&queue, state).await;
+            (self.status(&queue, listed.as_ref()).await, queue, listed)
         });
         let (mut found, mut statuses) = (Vec::new(), Vec::new());
-        for (status, queue, records) in futures::future::join_all(asked).await {
+        for (status, queue, listed) in futures::future::join_all(asked).await {
             statuses.push(status);
-            let named = records.into_iter().flatten();
-            found.extend(named.map(|record| (InvocationName { queue: queue.clone(), id: record.id }, record)));
+            let records = listed.into_iter().flat_map(|listed| listed.records);
+            found.extend(records.map(|record| (InvocationName { queue: queue.clone(), id: record.id }, record)));
         }
         found.sort_by_key(|(_, record)| std::cmp::Reverse(record.accepted_us));
         (found, statuses)
     }
 
-    async fn status(&self, queue: &WorkId, answers: bool) -> QueueStatus {
+    /// What is listed of one queue; none if it does not answer.
+    async fn list_one(&self, queue: &WorkId, state: Option<StateKind>) -> Option<Listed> {
+        // One more than is listed tells whether there is more.
+        let limit = LISTED_MAX + 1;
+        let ask = state.map_or(QueueAsk::List { limit }, |state| QueueAsk::ListOf { state, limit });
+        match self.ask(queue, ask, Duration::ZERO).await {
+            Ok(QueueReply::Listed(mut records)) => {
+                let is_cut = records.len() > LISTED_MAX as usize;
+                records.truncate(LISTED_MAX as usize);
+                Some(Listed { records, is_cut })
+            }
+            _ => None,
+        }
+    }
+
+    async fn status(&self, queue: &WorkId, listed: Option<&Listed>) -> QueueStatus {
         let held = self.directory.locate(queue).await;
         QueueStatus {
             name: queue.to_string(),
             owner: held.as_ref().map(|held| held.owner.to_string()),
             epoch: held.as_ref().map_or(0, |held| held.epoch.0),
             in_sync: held.iter().flat_map(|held| &held.in_sync).map(ToString::to_string).collect(),
-            answers,
+            answers: listed.is_some(),
+            has_more: listed.is_some_and(|listed| listed.is_cut),
         }
     }
 

@@ -15,7 +15,8 @@ use littoral_mesh::Mesh;
 use littoral_model::entry::{Commit, InputPosition};
 use littoral_model::id::{AppId, FunctionName, InvocationId};
 use littoral_model::invocation::{
-    Answer, BODY_BYTES_MAX, HEADERS_BYTES_MAX, InvocationName, QueueAsk, QueueReply, Record, State, headers_bytes,
+    Answer, BODY_BYTES_MAX, HEADERS_BYTES_MAX, InvocationName, QueueAsk, QueueReply, Record, State, StateKind,
+    headers_bytes,
 };
 use littoral_model::manifest::{self, Later};
 use littoral_model::work::WorkId;
@@ -229,10 +230,8 @@ impl Owner {
                 }
             }
             QueueAsk::Show { id, .. } => QueueReply::Shown(self.queue.get(id).cloned()),
-            QueueAsk::List { limit } => {
-                let latest = self.queue.latest().into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX));
-                QueueReply::Listed(latest.map(outline).collect())
-            }
+            QueueAsk::List { limit } => self.list(None, limit),
+            QueueAsk::ListOf { state, limit } => self.list(Some(state), limit),
             QueueAsk::Retry { id } => {
                 turn.bytes += self.queue.get(id).and_then(|record| Some(record.request.as_ref()?.bytes())).unwrap_or(0);
                 QueueReply::Changed(self.queue.retry(now, id))
@@ -240,6 +239,11 @@ impl Owner {
             QueueAsk::Drop { id } => QueueReply::Changed(self.queue.forget(id)),
         };
         turn.replies.push((reply, answer));
+    }
+
+    fn list(&self, of: Option<StateKind>, limit: u32) -> QueueReply {
+        let latest = self.queue.latest(of).into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX));
+        QueueReply::Listed(latest.map(outline).collect())
     }
 
     /// Has somebody wait for the end of an invocation, who asks for that, while it has none; gives back who is answered now.
