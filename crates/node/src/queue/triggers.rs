@@ -19,10 +19,9 @@ use littoral_model::schedule::{Schedule, Zone};
 use littoral_model::work::WorkId;
 use littoral_plan::Role;
 
+use super::http::{STREAM, TRIGGER};
 use crate::intent::App;
 
-/// The header that says what has called the function.
-const TRIGGER_HEADER: &str = "littoral-trigger";
 /// How many ticks that were missed are passed over in search of the last.
 const MISSED_MAX: usize = 1_000_000;
 /// How often it is told at most that records of a stream are passed over: a stream of such must not drive out other events.
@@ -218,7 +217,7 @@ impl Lane {
         let (line, _) = self.rows.front()?;
         let request = line.as_ref().map(|line| {
             let mut request = request("stream", Bytes::from(line.clone()));
-            request.headers.push(("littoral-stream".to_owned(), Bytes::from(self.input.work.name.clone())));
+            request.headers.push((STREAM.to_owned(), Bytes::from(self.input.work.name.clone())));
             request
         });
         Some(Fired { request, mark: Mark::Row { lane: place } })
@@ -252,7 +251,7 @@ fn cut(text: &str, index: u64, skip: u32) -> Vec<Row> {
 
 fn request(trigger: &'static str, body: Bytes) -> Request {
     let headers = vec![
-        (TRIGGER_HEADER.to_owned(), Bytes::from_static(trigger.as_bytes())),
+        (TRIGGER.to_owned(), Bytes::from_static(trigger.as_bytes())),
         ("content-type".to_owned(), Bytes::from_static(b"application/json")),
     ];
     Request { method: "POST".to_owned(), uri: "/".to_owned(), headers, body }
