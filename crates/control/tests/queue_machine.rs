@@ -172,6 +172,21 @@ fn what_has_ended_is_told_once_and_with_its_commit() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_stops_no_queue() {
+    let mut owner = Owner::new();
+    let ahead = 3_600 * SECOND_US;
+    owner.add(1, ahead);
+    owner.add(2, BACKOFF_MAX_US);
+    owner.add(3, 0);
+    owner.replaced();
+    let runs: Vec<_> = owner.queue.start(0).into_iter().map(|run| run.id).collect();
+    assert_eq!(runs, [id(3), id(1)], "what is due within the longest wait is waited for");
+    // The next try is by the present clock.
+    owner.queue.answered(0, id(1), answer(500, "not yet"));
+    assert!(matches!(owner.state(1), State::Pending { due_us } if due_us <= SECOND_US), "{:?}", owner.state(1));
+}
+
+#[test]
 fn what_stands_so_is_found_behind_all_that_is_later() {
     let mut owner = Owner::new();
     owner.add(0, 0);

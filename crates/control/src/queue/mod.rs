@@ -189,9 +189,14 @@ impl Queue {
     }
 
     /// What is to be run now, the longest due first. Call it when what has changed is committed: what is not, is not run.
+    ///
+    /// What would have to wait longer than any try does was put off by a clock that was ahead, of another owner or of this
+    /// one, and is run now, too.
     pub fn start(&mut self, now_us: i64) -> Vec<Run> {
         let room = self.settings.concurrency.saturating_sub(self.running.len());
-        let ready = self.due.iter().take_while(|(due, _)| *due <= now_us).map(|(_, slot)| *slot);
+        let ready = self.due.iter().take_while(|(due, _)| *due <= now_us);
+        let latest = now_us.saturating_add(BACKOFF_MAX_US);
+        let ready = ready.chain(self.due.range((latest.saturating_add(1), 0)..)).map(|(_, slot)| *slot);
         let slots: Vec<u32> = ready.filter(|slot| !self.changed.contains(slot)).take(room).collect();
         let mut runs = Vec::with_capacity(slots.len());
         for slot in slots {
