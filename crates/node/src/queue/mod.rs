@@ -1,10 +1,12 @@
 //! Asynchronous invocations: finds the queue of a call, has its owner accept it, and asks for what became of it.
 //!
-//! `owner` runs a queue that this node owns, `waiters` are who waits there for an end, `http` has what clients say and are told in HTTP, `triggers` what calls
-//! functions by itself. What a queue does is decided in `control::queue`.
+//! `owner` runs a queue that this node owns, `running` are its tries that run, `waiters` who waits there for an end; `http` has
+//! what clients say and are told in HTTP, `triggers` what calls functions by itself. What a queue does is decided in
+//! `control::queue`.
 
 pub(crate) mod http;
 mod owner;
+mod running;
 mod triggers;
 mod waiters;
 

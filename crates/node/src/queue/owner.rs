@@ -22,8 +22,8 @@ use littoral_model::manifest::{self, Later};
 use littoral_model::work::WorkId;
 use littoral_store::replica::Owned;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 
+use super::running::{Outcome, Running};
 use super::triggers::{Fired, Triggers};
 use super::waiters::Waiters;
 use super::{Queues, WAIT_MS_MAX, http};
@@ -53,12 +53,6 @@ pub(super) struct Asked {
 
 type Reply = oneshot::Sender<QueueReply>;
 
-/// How a try ended.
-enum Outcome {
-    Answered(Answer),
-    Unanswered(String),
-}
-
 /// The owner of a queue.
 pub(super) struct Owner {
     owned: Owned,
@@ -76,7 +70,7 @@ pub(super) struct Owner {
     held: bool,
     /// When the queue's size was reported last.
     reported: Option<Instant>,
-    running: JoinSet<(InvocationId, Outcome)>,
+    running: Running,
 }
 
 /// What one turn commits and says.
@@ -126,7 +120,7 @@ impl Owner {
             triggers,
             held: false,
             reported: None,
-            running: JoinSet::new(),
+            running: Running::default(),
         })
     }
 
@@ -154,7 +148,7 @@ impl Owner {
             }
         }
         while turn.has_room()
-            && let Some(ended) = self.running.try_join_next()
+            && let Some(ended) = self.running.try_next()
         {
             self.end(ended, now, &mut turn);
         }
@@ -198,7 +192,7 @@ impl Owner {
                 self.take(asked, now_us(), turn);
                 Ok(())
             }
-            Some(ended) = self.running.join_next() => {
+            Some(ended) = self.running.next() => {
                 self.end(ended, now_us(), turn);
                 Ok(())
             }
@@ -269,12 +263,7 @@ impl Owner {
         }
     }
 
-    fn end(&mut self, ended: Result<(InvocationId, Outcome), tokio::task::JoinError>, now: i64, turn: &mut Turn) {
-        let (id, outcome) = match ended {
-            Ok(ended) => ended,
-            // It is known by its absence only; what ran is run again by the next owner, or when this one starts anew.
-            Err(error) => return tracing::error!(queue = %self.owned.work(), %error, "a call ended without an outcome"),
-        };
+    fn end(&mut self, (id, outcome): (InvocationId, Outcome), now: i64, turn: &mut Turn) {
         // A try that failed is written down with its request.
         turn.bytes += self.queue.get(id).and_then(|record| Some(record.request.as_ref()?.bytes())).unwrap_or(0);
         match outcome {
@@ -336,16 +325,15 @@ impl Owner {
         let (functions, app, function) = (Arc::clone(&self.functions), self.app.clone(), self.function.clone());
         let name = InvocationName { queue: self.owned.work().clone(), id: run.id };
         let limit = self.known().map_or(CALL_ALLOWANCE, |known| Duration::from(known.timeout) + CALL_ALLOWANCE);
-        self.running.spawn(async move {
-            let outcome = match http::to_function(&name, &run) {
+        self.running.spawn(run.id, async move {
+            match http::to_function(&name, &run) {
                 Err(reason) => Outcome::Unanswered(reason),
                 Ok(request) => match tokio::time::timeout(limit, functions.call(&app, &function, request)).await {
                     Ok(Ok(response)) => Outcome::Answered(answer(response)),
                     Ok(Err(error)) => Outcome::Unanswered(error.to_string()),
                     Err(_) => Outcome::Unanswered(format!("no answer came within {limit:?}")),
                 },
-            };
-            (run.id, outcome)
+            }
         });
     }
 
