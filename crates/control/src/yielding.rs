@@ -74,6 +74,11 @@ pub enum Verdict {
         /// Whether calls of higher priority still come.
         is_interlude: bool,
     },
+    /// To let go on what is left of it: it is not served here any more, or not in containers.
+    Release {
+        /// For how long it was held, in milliseconds.
+        held_ms: u64,
+    },
 }
 
 /// What a node remembers of what it holds.
@@ -106,11 +111,8 @@ impl Yielding {
 
     /// What is to be done after a look.
     pub fn look(&mut self, now_ms: u64, look: &Look) -> Vec<(Key, Verdict)> {
-        let can_be_held = |key: &Key| look.functions.get(key).is_some_and(|load| load.can_be_held);
-        // What is gone is not held any more.
-        self.standings.retain(|key, _| can_be_held(key));
+        let mut verdicts = self.release(now_ms, look);
         let lowest = self.lowest_in_the_way(look);
-        let mut verdicts = Vec::new();
         for (key, load) in look.functions.iter().filter(|(_, load)| load.can_be_held) {
             let urgent = urgent(look, load.priority);
             // One priority at a time: when the lowest is held, there may be enough for the others.
@@ -128,6 +130,19 @@ impl Yielding {
             verdicts.push((key.clone(), verdict));
         }
         verdicts
+    }
+
+    /// Forgets what cannot be held any more; its old containers may still have to finish what they were held in.
+    fn release(&mut self, now_ms: u64, look: &Look) -> Vec<(Key, Verdict)> {
+        let can_be_held = |key: &Key| look.functions.get(key).is_some_and(|load| load.can_be_held);
+        let gone = self.standings.extract_if(.., |key, _| !can_be_held(key));
+        let held = gone.filter_map(|(key, standing)| match standing {
+            Standing::Held { since_ms, .. } => {
+                Some((key, Verdict::Release { held_ms: now_ms.saturating_sub(since_ms) }))
+            }
+            Standing::Runs { .. } => None,
+        });
+        held.collect()
     }
 
     /// The lowest priority of what takes something from calls of a higher one, on a node that has not enough for all.
@@ -294,11 +309,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_forgotten() {
+    fn what_is_gone_is_let_go_once_and_forgotten() {
         let (mut yielding, mut now) = (Yielding::default(), 0);
         run(&mut yielding, &mut now, &vec![look(1_000, 5); 3]);
         assert!(yielding.is_concerned([]));
-        assert!(yielding.look(now + LOOK_MS, &Look::default()).is_empty());
+        let release = (key("job"), Verdict::Release { held_ms: 2 * LOOK_MS });
+        assert_eq!(yielding.look(now + LOOK_MS, &Look::default()), [release]);
+        assert!(!yielding.is_concerned([]) && yielding.look(now + 2 * LOOK_MS, &Look::default()).is_empty());
+        // What runs is only forgotten.
+        run(&mut yielding, &mut now, &[look(1_000, 5)]);
+        assert!(yielding.is_concerned([]) && yielding.look(now + LOOK_MS, &Look::default()).is_empty());
         assert!(!yielding.is_concerned([]));
+    }
+
+    #[test]
+    fn what_becomes_a_component_while_it_is_held_goes_on() {
+        let (mut yielding, mut now) = (Yielding::default(), 0);
+        let mut spike = look(1_000, 5);
+        assert_eq!(run(&mut yielding, &mut now, &vec![spike.clone(); 2]), ".h");
+        spike.functions.get_mut(&key("job")).unwrap().can_be_held = false;
+        let verdicts = yielding.look(now + LOOK_MS, &spike);
+        assert_eq!(verdicts, [(key("job"), Verdict::Release { held_ms: LOOK_MS })]);
     }
 }

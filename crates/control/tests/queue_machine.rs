@@ -9,7 +9,7 @@ use littoral_control::queue::{
     ANSWERS_BYTES_MAX, Added, BACKOFF_MAX_US, DEAD_KEEP_US, ENTRIES_MAX, Queue, Settings, WAITING_BYTES_MAX,
 };
 use littoral_model::id::InvocationId;
-use littoral_model::invocation::{Answer, BODY_BYTES_MAX, Request, State};
+use littoral_model::invocation::{Answer, BODY_BYTES_MAX, Request, State, StateKind};
 use proptest::prelude::*;
 
 const SECOND_US: i64 = 1_000_000;
@@ -147,6 +147,60 @@ fn what_does_not_reach_the_function_is_tried_until_it_is_too_old() {
 }
 
 #[test]
+fn what_has_ended_is_told_once_and_with_its_commit() {
+    let mut owner = Owner::new();
+    let ended = |owner: &Owner| owner.queue.ended().collect::<Vec<_>>();
+    (1..=4).for_each(|number| owner.add(number, 0));
+    assert_eq!(ended(&owner), [], "they wait");
+    let runs = owner.queue.start(0);
+    owner.queue.answered(0, runs[0].id, answer(200, "done"));
+    owner.queue.answered(0, runs[1].id, answer(500, "tried again"));
+    assert!(owner.queue.forget(id(3)));
+    assert_eq!(ended(&owner), [], "it is not committed");
+    owner.commit();
+    assert_eq!(ended(&owner), [runs[0].id, id(3)]);
+    owner.commit();
+    assert_eq!(ended(&owner), []);
+    owner.queue.expire(SETTINGS.max_age_us);
+    owner.commit();
+    assert_eq!(ended(&owner), [id(1), id(2), id(4)], "the first is forgotten, the others are dead");
+    owner.queue.retry(SETTINGS.max_age_us, id(4));
+    owner.commit();
+    assert_eq!(ended(&owner), [], "it waits again");
+    owner.replaced();
+    assert_eq!(ended(&owner), []);
+}
+
+#[test]
+fn a_clock_that_was_ahead_stops_no_queue() {
+    let mut owner = Owner::new();
+    let ahead = 3_600 * SECOND_US;
+    owner.add(1, ahead);
+    owner.add(2, BACKOFF_MAX_US);
+    owner.add(3, 0);
+    owner.replaced();
+    let runs: Vec<_> = owner.queue.start(0).into_iter().map(|run| run.id).collect();
+    assert_eq!(runs, [id(3), id(1)], "what is due within the longest wait is waited for");
+    // The next try is by the present clock.
+    owner.queue.answered(0, id(1), answer(500, "not yet"));
+    assert!(matches!(owner.state(1), State::Pending { due_us } if due_us <= SECOND_US), "{:?}", owner.state(1));
+}
+
+#[test]
+fn what_stands_so_is_found_behind_all_that_is_later() {
+    let mut owner = Owner::new();
+    owner.add(0, 0);
+    (1..=3).for_each(|attempt| assert_eq!(owner.run(attempt * 100 * SECOND_US, 500), 1));
+    (1..=50).for_each(|number| owner.add(number, number as i64));
+    assert_eq!(owner.run(60, 200), 2);
+    let latest = |of| owner.queue.latest(of).into_iter().map(|record| record.id).collect::<Vec<_>>();
+    assert_eq!(latest(Some(StateKind::Dead)), [id(0)]);
+    assert_eq!(latest(Some(StateKind::Done)), [id(2), id(1)]);
+    assert_eq!((latest(Some(StateKind::Pending)).len(), latest(None).len()), (48, 51));
+    assert_eq!((latest(None)[0], latest(None)[50]), (id(50), id(0)));
+}
+
+#[test]
 fn what_waits_for_nobody_is_too_old_without_a_try() {
     let mut owner = Owner::new();
     owner.add(1, 0);
@@ -212,9 +266,71 @@ fn requests_and_answers_are_bounded_in_bytes() {
         for run in owner.queue.start(SECOND_US) {
             owner.queue.answered(round, run.id, answer(200, &large));
         }
+        owner.queue.expire(round);
         owner.commit();
     }
     assert_eq!(kept(&owner), ANSWERS_BYTES_MAX / BODY_BYTES_MAX);
+}
+
+/// The largest entry that a log takes (`store::replica::COMMIT_BYTES_MAX`).
+const COMMIT_BYTES_MAX: usize = 12 << 20;
+
+#[test]
+fn answers_that_make_room_fit_an_entry_together_with_their_headers() {
+    let mut queue = Queue::restore(Settings { concurrency: 100, ..SETTINGS }, 1, std::iter::empty()).unwrap();
+    let mut answer_all = |numbers: std::ops::Range<u64>, answer: &Answer| {
+        numbers.clone().for_each(|number| {
+            queue.add(0, id(number), Some("k".repeat(250) + &number.to_string()), request("x"));
+        });
+        queue.take_changes().unwrap();
+        for run in queue.start(0) {
+            queue.answered(run.id.0.timestamp_ms() as i64, run.id, answer.clone());
+        }
+        let mut turns = 0;
+        loop {
+            queue.expire(1);
+            let bytes: usize = queue.take_changes().unwrap().iter().map(|(_, bytes)| bytes.len()).sum();
+            assert!(bytes <= COMMIT_BYTES_MAX, "{numbers:?}: an entry of {bytes} bytes");
+            turns += 1;
+            if queue.next_us() != Some(0) {
+                break turns;
+            }
+        }
+    };
+    let with_headers = |value: usize, body: usize| Answer {
+        status: 200,
+        headers: vec![("x-large".to_owned(), "h".repeat(value).into())],
+        body: Some("b".repeat(body).into()),
+    };
+    let small = with_headers(3_000, 10);
+    (0..90).for_each(|hundred| assert_eq!(answer_all(hundred * 100..(hundred + 1) * 100, &small), 1));
+    let large = with_headers(3_000, BODY_BYTES_MAX);
+    let turns: usize = (0..40).map(|one| answer_all(9_000 + 4 * one..9_004 + 4 * one, &large)).sum();
+    assert!((40..60).contains(&turns), "{turns} turns");
+    let kept = (0..10_000).filter_map(|number| match &queue.get(id(number))?.state {
+        State::Done { answer, .. } => Some(answer.bytes()),
+        _ => None,
+    });
+    let kept: usize = kept.sum();
+    assert!((ANSWERS_BYTES_MAX - 5 * BODY_BYTES_MAX..=ANSWERS_BYTES_MAX).contains(&kept), "{kept} bytes are kept");
+}
+
+#[test]
+fn what_is_too_old_fits_an_entry_with_its_errors() {
+    let mut queue = Queue::restore(Settings { concurrency: ENTRIES_MAX, ..SETTINGS }, 1, std::iter::empty()).unwrap();
+    (0..ENTRIES_MAX as u64).for_each(|number| {
+        queue.add(0, id(number), None, request("x"));
+    });
+    queue.take_changes().unwrap();
+    for run in queue.start(0) {
+        queue.answered(0, run.id, answer(500, &"\u{1f9ed}".repeat(1_000)));
+    }
+    queue.take_changes().unwrap();
+    while queue.counts().1 < ENTRIES_MAX {
+        queue.expire(SETTINGS.max_age_us);
+        let bytes: usize = queue.take_changes().unwrap().iter().map(|(_, bytes)| bytes.len()).sum();
+        assert!(bytes > 0 && bytes <= COMMIT_BYTES_MAX, "an entry of {bytes} bytes");
+    }
 }
 
 #[test]

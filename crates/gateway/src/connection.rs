@@ -170,6 +170,9 @@ fn accept(request: Request<Incoming>, shared: &Shared) -> Result<Accepted, Box<R
     if parts.headers.get(HOST).is_some_and(|host| host.to_str().is_err()) {
         return Err(bad("the Host header is not ASCII"));
     }
+    for name in shared.router.reserved() {
+        parts.headers.remove(name);
+    }
     let bytes_max = shared.settings.body_bytes_max;
     let declared = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > bytes_max) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use littoral_runtime::http::{Body, HttpFunction};
 
 /// Answers one request that no local function answers: a stream's records, another node's function, the node's health.
@@ -39,6 +39,11 @@ impl std::fmt::Debug for Target {
 pub trait Router: Send + Sync + 'static {
     /// Where this request goes. Called for each request on a data-plane thread: it must not block.
     fn route(&self, request: &Parts) -> Target;
+
+    /// The headers that only the node itself may tell functions: those of clients are dropped before anything reads them.
+    fn reserved(&self) -> &'static [HeaderName] {
+        &[]
+    }
 }
 
 /// A router that sends every request to one function.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -181,9 +181,20 @@ struct Plain {
     release: Arc<Notify>,
 }
 
+/// What clients of `Plain` cannot say.
+static RESERVED: [HeaderName; 1] = [HeaderName::from_static("x-told")];
+
 impl Router for Plain {
+    fn reserved(&self) -> &'static [HeaderName] {
+        &RESERVED
+    }
+
     fn route(&self, request: &Parts) -> Target {
         match request.uri.path() {
+            "/told" => {
+                let told = ["x-told", "x-own"].map(|name| request.headers.contains_key(name));
+                Target::answer(Response::new(littoral_gateway::full(format!("{told:?}"))))
+            }
             "/read" => Target::Respond(Box::new(|request| {
                 Box::pin(async move {
                     match request.into_body().collect().await {
@@ -238,6 +249,14 @@ async fn what_clients_may_not_do() {
     assert_eq!(status(&(chunked + &chunk.repeat(10) + "0\r\n\r\n")).await, "413");
     // A client that never finishes its head is let go.
     assert!(["closed", "408"].contains(&status("GET /a HT").await.as_str()));
+}
+
+#[tokio::test]
+async fn what_only_the_node_may_tell_is_taken_from_clients() {
+    let (_shards, gateway) = serve(Arc::new(plain()), Settings::default()).await;
+    let told = Request::builder().uri("/told").header("host", "a").header("x-own", "1");
+    let told = told.header("X-Told", "1").header("x-told", "2").body(Full::default()).unwrap();
+    assert_eq!(text(send(gateway.address(), told).await).await, "[false, true]");
 }
 
 #[tokio::test]

@@ -154,6 +154,29 @@ pub enum State {
     },
 }
 
+/// What a [`State`] is, without what belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StateKind {
+    /// [`State::Pending`].
+    Pending,
+    /// [`State::Done`].
+    Done,
+    /// [`State::Dead`].
+    Dead,
+}
+
+impl State {
+    /// Which it is.
+    #[must_use]
+    pub fn kind(&self) -> StateKind {
+        match self {
+            Self::Pending { .. } => StateKind::Pending,
+            Self::Done { .. } => StateKind::Done,
+            Self::Dead { .. } => StateKind::Dead,
+        }
+    }
+}
+
 /// One invocation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -248,6 +271,14 @@ pub enum QueueAsk {
     Drop {
         /// Which.
         id: InvocationId,
+    },
+    /// The invocations that stand so, the latest first, without bodies; answered as [`QueueAsk::List`]. Of an older owner no
+    /// answer comes.
+    ListOf {
+        /// How.
+        state: StateKind,
+        /// At most so many.
+        limit: u32,
     },
 }
 

@@ -13,7 +13,9 @@ use littoral_model::condition::{Condition, Coordinate, Machine, Runtimes, Served
 use littoral_model::digest::{LinkReport, NodeDigest};
 use littoral_model::entry::{Commit, Entry, InputPosition, PORT_MAIN, PortBatch, Position, ProducerSequence};
 use littoral_model::id::{AppId, Epoch, InvocationId, NodeId, Tier};
-use littoral_model::invocation::{Answer, QueueAsk, QueueReply, QueueRequest, Record, Request, State, Stored};
+use littoral_model::invocation::{
+    Answer, QueueAsk, QueueReply, QueueRequest, Record, Request, State, StateKind, Stored,
+};
 use littoral_model::situation::{FailureDomain, Power, PowerSource, Situation};
 use littoral_model::wire::{
     FetchReply, FetchRequest, InstallRequest, PublishReply, PublishRequest, ReplicateReply, ReplicateRequest,
@@ -188,6 +190,7 @@ fn queues() {
     check("queue-list", &ask(QueueAsk::List { limit: 1_000 }));
     check("queue-retry", &ask(QueueAsk::Retry { id }));
     check("queue-drop", &ask(QueueAsk::Drop { id }));
+    check("queue-list-of", &ask(QueueAsk::ListOf { state: StateKind::Dead, limit: 1_000 }));
     check("queue-accepted", &QueueReply::Accepted { id, repeated: true });
     check("queue-full", &QueueReply::Full("10000 calls".to_owned()));
     check("queue-key-taken", &QueueReply::KeyTaken);

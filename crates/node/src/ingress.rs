@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use littoral_flow::reader::Source;
 use littoral_gateway::{Body, Router, Target, full};
@@ -195,6 +195,10 @@ impl Ingress {
 }
 
 impl Router for Ingress {
+    fn reserved(&self) -> &'static [HeaderName] {
+        &later::RESERVED
+    }
+
     fn route(&self, request: &Parts) -> Target {
         let path = request.uri.path();
         match path {

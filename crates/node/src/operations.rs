@@ -13,7 +13,7 @@ use littoral_mesh::{Members, Mesh, Method, Priority};
 use littoral_model::digest::NodeDigest;
 use littoral_model::entry::ProducerSequence;
 use littoral_model::id::{AppId, AppName, FunctionName, NodeId, StreamName, TenantId};
-use littoral_model::invocation::{InvocationName, Record};
+use littoral_model::invocation::{InvocationName, Record, StateKind};
 use littoral_model::manifest::Manifest;
 use littoral_model::unit::Bandwidth;
 use littoral_model::work::Assignment;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::events::EventsReport;
 use crate::admin::operations::{Answers, Operations, TailStart};
-use crate::admin::queue::{InvocationStatus, InvocationsReport};
+use crate::admin::queue::{InvocationState, InvocationStatus, InvocationsReport};
 use crate::admin::types::{
     AdminError, AdminErrorKind, AppBundle, AppEnd, AppHistory, AppStatus, FindingReport, FlowStatus, FunctionStatus,
     LogLine, NodeState, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, StreamStatus, TailRow,
@@ -366,8 +366,10 @@ impl Operations for NodeOperations {
         &self,
         app: Option<AppName>,
         function: Option<FunctionName>,
+        state: Option<InvocationState>,
     ) -> Result<InvocationsReport, AdminError> {
-        let (found, queues) = self.queues.list(app.map(app_of).as_ref(), function.as_ref()).await;
+        let state = state.map(StateKind::from);
+        let (found, queues) = self.queues.list(app.map(app_of).as_ref(), function.as_ref(), state).await;
         let invocations = found.iter().map(|(name, record)| InvocationStatus::of(name, record)).collect();
         Ok(InvocationsReport { invocations, queues })
     }

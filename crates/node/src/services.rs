@@ -71,6 +71,7 @@ impl Services {
             Arc::clone(&core.directory),
             Arc::clone(&functions),
             Arc::clone(&core.source),
+            Arc::clone(&core.events),
         ));
         let runner = Arc::new(Runner {
             works: Arc::clone(&core.works),

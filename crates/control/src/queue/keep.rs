@@ -5,6 +5,11 @@ use littoral_model::invocation::{Record, State};
 
 use super::{ANSWERS_BYTES_MAX, ENTRIES_MAX, Ends, Queue, TICKS_SLOT, WAITING_BYTES_MAX, ends};
 
+/// How many answers lose what they hold at once: what is left of so many takes less than a MiB of an entry.
+const SHED_MAX: usize = 2_000;
+/// What a record takes in an entry besides its texts: its numbers, and the lengths of its parts.
+const NUMBERS_BYTES: usize = 100;
+
 impl Queue {
     /// Puts a record into a slot that is free.
     pub(super) fn put(&mut self, slot: u32, record: Record) {
@@ -15,6 +20,8 @@ impl Queue {
         };
         if let State::Pending { due_us } = record.state {
             self.due.insert((due_us, slot));
+        } else {
+            self.touched.insert(record.id);
         }
         self.by_id.insert(record.id, slot);
         if let Some(key) = &record.key {
@@ -45,6 +52,7 @@ impl Queue {
         self.waiting_bytes -= waiting;
         self.answers_bytes -= answer;
         self.changed.insert(slot);
+        self.touched.insert(record.id);
         Some(record)
     }
 
@@ -75,18 +83,24 @@ impl Queue {
         }
     }
 
-    /// Drops the bodies of the oldest answers until the rest fits.
+    /// Drops bodies and headers of the oldest answers until the rest fits, a part at a time.
     pub(super) fn shed_answers(&mut self) {
-        while self.answers_bytes > ANSWERS_BYTES_MAX {
-            let has_body = |slot: &u32| {
-                let record = self.records.get(slot);
-                record
-                    .is_some_and(|record| matches!(&record.state, State::Done { answer, .. } if answer.body.is_some()))
-            };
-            let oldest = self.expiring.iter().map(|(_, slot)| *slot).find(has_body);
-            let Some((slot, mut record)) = oldest.and_then(|slot| Some((slot, self.remove(slot)?))) else { return };
+        let mut excess = self.answers_bytes.saturating_sub(ANSWERS_BYTES_MAX);
+        let mut slots = Vec::new();
+        for (_, slot) in &self.expiring {
+            if excess == 0 || slots.len() >= SHED_MAX {
+                break;
+            }
+            let (_, answer) = self.records.get(slot).map_or((0, 0), sizes);
+            if answer > 0 {
+                excess = excess.saturating_sub(answer);
+                slots.push(*slot);
+            }
+        }
+        for slot in slots {
+            let Some(mut record) = self.remove(slot) else { continue };
             if let State::Done { answer, .. } = &mut record.state {
-                answer.body = None;
+                (answer.body, answer.headers) = (None, Vec::new());
             }
             self.put(slot, record);
         }
@@ -101,6 +115,13 @@ impl Queue {
             }
         }
     }
+}
+
+/// About how many bytes a record takes in an entry.
+pub(super) fn stored_bytes(record: &Record) -> usize {
+    let (request, answer) = sizes(record);
+    let texts = record.key.as_ref().map_or(0, String::len) + record.error.as_ref().map_or(0, String::len);
+    request + answer + texts + NUMBERS_BYTES
 }
 
 /// How many bytes a record counts among those that wait, and among answers.

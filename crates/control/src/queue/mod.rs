@@ -13,20 +13,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use littoral_model::id::InvocationId;
-use littoral_model::invocation::{Answer, Record, Request, State, Stored};
+use littoral_model::invocation::{Answer, Record, Request, State, StateKind, Stored};
 use littoral_model::wire::WireError;
+
+use keep::stored_bytes;
 
 /// The most invocations of a queue, those included whose results are kept.
 pub const ENTRIES_MAX: usize = 10_000;
 /// The most that the requests of all invocations without an answer may take, in bytes: they are held in memory.
 pub const WAITING_BYTES_MAX: usize = 64 << 20;
-/// The most that all answers may take, in bytes. Beyond it the oldest lose their bodies.
+/// The most that all answers may take, in bytes. Beyond it the oldest lose their headers and bodies.
 pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
 /// How long a dead letter is kept, in microseconds: two weeks, so that a holiday does not lose it.
 pub const DEAD_KEEP_US: i64 = 14 * 86_400_000_000;
 /// The longest wait before a further try, in microseconds: what was away for hours is met again within a minute.
 pub const BACKOFF_MAX_US: i64 = 60_000_000;
-/// About how many bytes of requests are given up at once.
+/// About how many bytes of an entry are given up at once.
 const EXPIRED_BYTES_MAX: usize = 3 << 20;
 /// The key group of what is remembered of schedules.
 const TICKS_SLOT: u32 = 0;
@@ -89,6 +91,9 @@ pub struct Queue {
     running: BTreeSet<u32>,
     /// What is not committed as it is.
     changed: BTreeSet<u32>,
+    /// What ended, was forgotten, or was tried since changes were taken last; and before that.
+    touched: BTreeSet<InvocationId>,
+    touched_before: BTreeSet<InvocationId>,
     ticks: BTreeMap<String, i64>,
     waiting_bytes: usize,
     answers_bytes: usize,
@@ -117,6 +122,8 @@ impl Queue {
             expiring: BTreeSet::new(),
             running: BTreeSet::new(),
             changed: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            touched_before: BTreeSet::new(),
             ticks: BTreeMap::new(),
             waiting_bytes: 0,
             answers_bytes: 0,
@@ -130,6 +137,7 @@ impl Queue {
             }
         }
         queue.changed.clear();
+        queue.touched.clear();
         Ok(queue)
     }
 
@@ -181,9 +189,14 @@ impl Queue {
     }
 
     /// What is to be run now, the longest due first. Call it when what has changed is committed: what is not, is not run.
+    ///
+    /// What would have to wait longer than any try does was put off by a clock that was ahead, of another owner or of this
+    /// one, and is run now, too.
     pub fn start(&mut self, now_us: i64) -> Vec<Run> {
         let room = self.settings.concurrency.saturating_sub(self.running.len());
-        let ready = self.due.iter().take_while(|(due, _)| *due <= now_us).map(|(_, slot)| *slot);
+        let ready = self.due.iter().take_while(|(due, _)| *due <= now_us);
+        let latest = now_us.saturating_add(BACKOFF_MAX_US);
+        let ready = ready.chain(self.due.range((latest.saturating_add(1), 0)..)).map(|(_, slot)| *slot);
         let slots: Vec<u32> = ready.filter(|slot| !self.changed.contains(slot)).take(room).collect();
         let mut runs = Vec::with_capacity(slots.len());
         for slot in slots {
@@ -214,7 +227,6 @@ impl Queue {
                 record.error = None;
                 record.state = State::Done { at_us: now_us, answer };
                 self.put(slot, record);
-                self.shed_answers();
             }
         }
     }
@@ -251,21 +263,23 @@ impl Queue {
         i64::try_from((mixed ^ (mixed >> 31)) % most.unsigned_abs()).unwrap_or(most)
     }
 
-    /// Time has passed: what is too old is given up, what was kept long enough is forgotten. Of what is given up, a part at a
-    /// time, so that it fits an entry: [`Queue::next_us`] says at once if there is more.
+    /// Time has passed, and answers have come: what is too old is given up, what was kept long enough is forgotten, and the
+    /// oldest answers make room for the latest. Of what is written anew, a part at a time, so that it fits an entry:
+    /// [`Queue::next_us`] says at once if there is more.
     pub fn expire(&mut self, now_us: i64) {
         let mut bytes = 0;
         while let Some((_, slot)) = self.expiring.first().copied().filter(|(at, _)| *at <= now_us) {
             self.remove(slot);
         }
+        self.shed_answers();
         while let Some((_, slot)) =
             self.aging.first().copied().filter(|(at, _)| *at <= now_us && bytes < EXPIRED_BYTES_MAX)
         {
             let Some(mut record) = self.remove(slot) else { return };
-            bytes += record.request.as_ref().map_or(0, Request::bytes);
             let why = record.error.take().unwrap_or_else(|| "it was never tried".to_owned());
             record.error = Some(format!("it is too old; last: {why}"));
             record.state = State::Dead { at_us: now_us };
+            bytes += stored_bytes(&record);
             self.put(slot, record);
         }
     }
@@ -294,10 +308,11 @@ impl Queue {
         self.by_id.get(&id).and_then(|slot| self.records.get(slot))
     }
 
-    /// All invocations, the latest first.
+    /// All invocations, or those that stand so, the latest first.
     #[must_use]
-    pub fn latest(&self) -> Vec<&Record> {
-        let mut all: Vec<&Record> = self.records.values().collect();
+    pub fn latest(&self, of: Option<StateKind>) -> Vec<&Record> {
+        let all = self.records.values().filter(|record| of.is_none_or(|kind| record.state.kind() == kind));
+        let mut all: Vec<&Record> = all.collect();
         all.sort_by_key(|record| (std::cmp::Reverse(record.accepted_us), record.id));
         all
     }
@@ -315,9 +330,12 @@ impl Queue {
         self.changed.insert(TICKS_SLOT);
     }
 
-    /// When something is next to be done, if nothing happens before.
+    /// When something is next to be done, if nothing happens before; long ago for what is to be done at once.
     #[must_use]
     pub fn next_us(&self) -> Option<i64> {
+        if self.answers_bytes > ANSWERS_BYTES_MAX {
+            return Some(0);
+        }
         let has_room = self.running.len() < self.settings.concurrency;
         let due = self.due.first().filter(|_| has_room);
         [due, self.aging.first(), self.expiring.first()].into_iter().flatten().map(|(at, _)| *at).min()
@@ -330,6 +348,7 @@ impl Queue {
     /// When a record is too large for a message.
     pub fn take_changes(&mut self) -> Result<Vec<(u32, Bytes)>, WireError> {
         let changed = std::mem::take(&mut self.changed);
+        self.touched_before = std::mem::take(&mut self.touched);
         let encoded = changed.into_iter().map(|slot| {
             let bytes = match self.records.get(&slot) {
                 _ if slot == TICKS_SLOT => {
@@ -342,6 +361,13 @@ impl Queue {
             Ok((slot, bytes))
         });
         encoded.collect()
+    }
+
+    /// What ended or was forgotten with the changes that were taken last: with these, who waits for that is told. What was tried
+    /// only is not among it.
+    pub fn ended(&self) -> impl Iterator<Item = InvocationId> {
+        let is_pending = |id: &InvocationId| self.get(*id).is_some_and(|it| matches!(it.state, State::Pending { .. }));
+        self.touched_before.iter().copied().filter(move |id| !is_pending(id))
     }
 
     /// How many invocations wait or run.

@@ -18,7 +18,7 @@ use super::types::{
 };
 
 use super::events::EventsReport;
-use super::queue::{InvocationStatus, InvocationsReport};
+use super::queue::{InvocationState, InvocationStatus, InvocationsReport};
 use super::usage::{ChainReports, UsageReport};
 
 /// A stream of answers that may go on for as long as the asker listens; ends after the first error. Dropping it ends
@@ -144,7 +144,8 @@ pub trait Operations: Send + Sync + 'static {
         request: http::Request<Bytes>,
     ) -> Result<InvocationStatus, AdminError>;
 
-    /// The asynchronous invocations that are known, of one app or one of its functions or all.
+    /// The asynchronous invocations that are known, of one app or one of its functions or all, those only that stand so if
+    /// that is said.
     ///
     /// # Errors
     /// None today; a queue that does not answer is named.
@@ -152,6 +153,7 @@ pub trait Operations: Send + Sync + 'static {
         &self,
         app: Option<AppName>,
         function: Option<FunctionName>,
+        state: Option<InvocationState>,
     ) -> Result<InvocationsReport, AdminError>;
 
     /// An asynchronous invocation; waits for its end up to so many milliseconds.

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use littoral_model::id::{AppName, FunctionName};
-use littoral_model::invocation::{self, InvalidInvocation, InvocationName, Record};
+use littoral_model::invocation::{self, InvalidInvocation, InvocationName, Record, StateKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +72,7 @@ pub struct InvocationStatus {
 /// Asynchronous invocations, and what is not among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InvocationsReport {
-    /// The invocations, the latest first; the latest thousand of each queue.
+    /// The invocations, the latest first; the latest thousand of each queue that stand as asked for.
     pub invocations: Vec<InvocationStatus>,
     /// The queues that they are in.
     pub queues: Vec<QueueStatus>,
@@ -91,6 +91,18 @@ pub struct QueueStatus {
     pub in_sync: Vec<String>,
     /// Whether it answers now. If not, its invocations are not shown.
     pub answers: bool,
+    /// Whether it has more than are shown.
+    pub has_more: bool,
+}
+
+impl From<InvocationState> for StateKind {
+    fn from(state: InvocationState) -> Self {
+        match state {
+            InvocationState::Waiting => Self::Pending,
+            InvocationState::Done => Self::Done,
+            InvocationState::Dead => Self::Dead,
+        }
+    }
 }
 
 impl InvocationStatus {
@@ -138,13 +150,14 @@ pub(super) async fn later(
 pub(super) struct InvocationsQuery {
     app: Option<AppName>,
     function: Option<FunctionName>,
+    state: Option<InvocationState>,
 }
 
 pub(super) async fn invocations(
     State(api): State<Api>,
     QueryOf(query): QueryOf<InvocationsQuery>,
 ) -> Answer<InvocationsReport> {
-    api.operations.invocations(query.app, query.function).await.map(Json)
+    api.operations.invocations(query.app, query.function, query.state).await.map(Json)
 }
 
 /// How long to wait.

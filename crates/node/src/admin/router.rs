@@ -305,6 +305,7 @@ pub const ROUTES: &[Route] = &[
         query: &[
             Parameter { name: "app", kind: "string", what: "of this app only" },
             Parameter { name: "function", kind: "string", what: "of this function only" },
+            Parameter { name: "state", kind: "string", what: "that stand so only: waiting, done or dead" },
         ],
         request: Content::Empty,
         status: 200,

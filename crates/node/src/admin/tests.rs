@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::events::EventsReport;
 use super::openapi;
 use super::operations::{Answers, Operations, TailStart};
-use super::queue::{InvocationStatus, InvocationsReport};
+use super::queue::{InvocationState, InvocationStatus, InvocationsReport};
 use super::remote;
 use super::router::{ARTIFACT_BYTES_MAX, REQUEST_BYTES_MAX, ROUTES, router};
 use super::serve::{AdminSocket, ServeError, serve_tls, serve_unix};
@@ -167,8 +167,9 @@ impl Operations for Fake {
         &self,
         app: Option<AppName>,
         function: Option<FunctionName>,
+        state: Option<InvocationState>,
     ) -> Result<InvocationsReport, AdminError> {
-        self.note(format!("invocations {app:?} {function:?}"));
+        self.note(format!("invocations {app:?} {function:?} {state:?}"));
         Ok(InvocationsReport::default())
     }
     async fn invocation(&self, name: InvocationName, wait_ms: u32) -> Result<Record, AdminError> {

@@ -147,6 +147,11 @@ impl Functions {
                 let why = if *is_interlude { "its callers wait, too" } else { "nothing of higher priority is called" };
                 (false, format!("{why}: it goes on after {held}"))
             }
+            Verdict::Release { held_ms } => {
+                self.held.lock().remove(key);
+                let held = Milliseconds(held_ms.saturating_mul(1_000));
+                (false, format!("it runs in containers here no more: what is left of them goes on after {held}"))
+            }
         };
         set_still(containers, key, is_held).await;
         tracing::debug!(function = name, text, "priorities");
@@ -171,10 +176,11 @@ impl Before {
             Verdict::Hold { .. } => {
                 self.told.insert(key.clone(), Instant::now()).is_none().then_some(EventKind::Action)
             }
-            Verdict::LetGo { is_interlude, .. } => (!is_interlude).then(|| {
+            Verdict::LetGo { is_interlude: true, .. } => None,
+            Verdict::LetGo { .. } | Verdict::Release { .. } => {
                 self.told.remove(key);
-                EventKind::Restored
-            }),
+                Some(EventKind::Restored)
+            }
         }
     }
 }

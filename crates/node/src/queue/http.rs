@@ -24,6 +24,17 @@ const KEY: &str = "idempotency-key";
 const INVOCATION: &str = "littoral-invocation";
 /// Tells a function which try it is, from 1.
 const ATTEMPT: &str = "littoral-attempt";
+/// Tells a function what has called it, if no client has.
+pub(super) const TRIGGER: &str = "littoral-trigger";
+/// Tells a function of which stream it is given a record.
+pub(super) const STREAM: &str = "littoral-stream";
+/// What functions may trust: no client can say it.
+pub(crate) static RESERVED: [HeaderName; 4] = [
+    HeaderName::from_static(INVOCATION),
+    HeaderName::from_static(ATTEMPT),
+    HeaderName::from_static(TRIGGER),
+    HeaderName::from_static(STREAM),
+];
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// The headers that are of one connection, or of the client's wishes for the answer, and not the function's.
@@ -92,7 +103,8 @@ pub(crate) fn kept(parts: &Parts, body: Bytes) -> Result<Request, AdminError> {
         return Err(AdminError::invalid(format!("a call that is kept has at most {BODY_BYTES_MAX} bytes of body"))
             .hint("store what is large, and call with its name"));
     }
-    let headers = parts.headers.iter().filter(|(name, _)| !NOT_KEPT.contains(&name.as_str()));
+    let is_kept = |name: &HeaderName| !NOT_KEPT.contains(&name.as_str()) && !RESERVED.contains(name);
+    let headers = parts.headers.iter().filter(|(name, _)| is_kept(name));
     let headers: Vec<(String, Bytes)> =
         headers.map(|(name, value)| (name.to_string(), Bytes::copy_from_slice(value.as_bytes()))).collect();
     if headers_bytes(&headers) > HEADERS_BYTES_MAX {
@@ -112,9 +124,15 @@ pub(super) fn to_function(name: &InvocationName, run: &Run) -> Result<http::Requ
         request = request.header(name, value.as_ref());
     }
     request = request.extension(Invocation { id: Some(run.id), attempt: run.attempt, ..Invocation::default() });
-    request = request.header(CONTENT_LENGTH, kept.body.len());
-    request = request.header(INVOCATION, name.to_string()).header(ATTEMPT, run.attempt);
-    request.body(kept.body.clone()).map_err(|error| format!("the call is no HTTP request: {error}"))
+    let broken = |error: http::Error| format!("the call is no HTTP request: {error}");
+    let name = HeaderValue::from_str(&name.to_string()).map_err(|error| broken(error.into()))?;
+    let mut request = request.body(kept.body.clone()).map_err(broken)?;
+    let headers = request.headers_mut();
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(kept.body.len()));
+    // In the place of what was kept under these names, by whomever.
+    headers.insert(INVOCATION, name);
+    headers.insert(ATTEMPT, HeaderValue::from(run.attempt));
+    Ok(request)
 }
 
 /// 202 for a call that was accepted.
@@ -220,6 +238,27 @@ mod tests {
         let names: Vec<&str> = kept.headers.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!((kept.uri.as_str(), names), ("/a/b?c=d", vec!["host", "x-own"]));
         assert!(super::kept(&parts, Bytes::from(vec![0; BODY_BYTES_MAX + 1])).is_err());
+    }
+
+    #[test]
+    fn what_functions_trust_is_said_by_the_queue_alone() {
+        let request = http::Request::post("/").header("x-own", "1");
+        let forged = RESERVED.iter().fold(request, |request, name| request.header(name, "forged"));
+        let (parts, ()) = forged.body(()).unwrap().into_parts();
+        let kept = kept(&parts, Bytes::from_static(b"body")).unwrap();
+        assert_eq!(kept.headers, [("x-own".to_owned(), Bytes::from_static(b"1"))]);
+
+        // Not even what another program has kept.
+        let name: InvocationName = "default.shop.resize.hall-7.2.01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap();
+        let headers = [INVOCATION, ATTEMPT, "content-length"].map(|name| (name.to_owned(), Bytes::from_static(b"7")));
+        let run = Run { id: name.id, request: Request { headers: headers.to_vec(), ..kept }, attempt: 2 };
+        let request = to_function(&name, &run).unwrap();
+        let said = |header: &str| {
+            let values = request.headers().get_all(header).iter();
+            values.map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(said(INVOCATION), [name.to_string()]);
+        assert_eq!((said(ATTEMPT), said("content-length")), (vec!["2".to_owned()], vec!["4".to_owned()]));
     }
 
     #[test]

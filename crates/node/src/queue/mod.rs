@@ -1,11 +1,14 @@
 //! Asynchronous invocations: finds the queue of a call, has its owner accept it, and asks for what became of it.
 //!
-//! `owner` runs a queue that this node owns, `http` has what clients say and are told in HTTP, `triggers` what calls
-//! functions by itself. What a queue does is decided in `control::queue`.
+//! `owner` runs a queue that this node owns, `running` are its tries that run, `waiters` who waits there for an end; `http` has
+//! what clients say and are told in HTTP, `triggers` what calls functions by itself. What a queue does is decided in
+//! `control::queue`.
 
 pub(crate) mod http;
 mod owner;
+mod running;
 mod triggers;
+mod waiters;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -15,17 +18,18 @@ use littoral_flow::Ended;
 use littoral_flow::reader::Source;
 use littoral_mesh::{Mesh, Method, Priority};
 use littoral_model::id::{AppId, FunctionName, SiteId};
-use littoral_model::invocation::{InvocationName, QueueAsk, QueueReply, QueueRequest, Record, Request, State};
+use littoral_model::invocation::{InvocationName, QueueAsk, QueueReply, QueueRequest, Record, Request, StateKind};
 use littoral_model::manifest::KeyScope;
 use littoral_model::work::{WorkId, WorkKind};
 use littoral_plan::Role;
 use littoral_store::replica::Owned;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::admin::queue::QueueStatus;
 use crate::admin::types::AdminError;
 use crate::directory::Directory;
+use crate::events::Events;
 use crate::functions::Functions;
 use crate::intent::{App, IntentStore};
 use crate::sync::lock;
@@ -55,15 +59,16 @@ pub(crate) struct Queues {
     pub(crate) directory: Arc<Directory>,
     pub(crate) functions: Arc<Functions>,
     pub(crate) source: Arc<dyn Source>,
-    owned: Mutex<HashMap<WorkId, Door>>,
+    pub(crate) events: Arc<Events>,
+    /// Where the owners of this node's queues are asked.
+    owned: Mutex<HashMap<WorkId, mpsc::Sender<Asked>>>,
 }
 
-/// How a queue of this node is asked.
-#[derive(Clone)]
-struct Door {
-    asked: mpsc::Sender<Asked>,
-    /// Changes with each commit.
-    version: watch::Receiver<u64>,
+/// What is listed of a queue.
+struct Listed {
+    records: Vec<Record>,
+    /// Whether there is more.
+    is_cut: bool,
 }
 
 /// A call that was accepted.
@@ -80,8 +85,9 @@ impl Queues {
         directory: Arc<Directory>,
         functions: Arc<Functions>,
         source: Arc<dyn Source>,
+        events: Arc<Events>,
     ) -> Self {
-        Self { site, mesh, intent, directory, functions, source, owned: Mutex::default() }
+        Self { site, mesh, intent, directory, functions, source, events, owned: Mutex::default() }
     }
 
     /// Whether a function is called asynchronously at all.
@@ -134,11 +140,13 @@ impl Queues {
         }
     }
 
-    /// The invocations of an app, or of one function of it, or of all; and the queues that do not answer.
+    /// The invocations of an app, or of one function of it, or of all, those only that stand so if that is said; and the
+    /// queues that do not answer, or have more.
     pub(crate) async fn list(
         &self,
         app: Option<&AppId>,
         function: Option<&FunctionName>,
+        state: Option<StateKind>,
     ) -> (Vec<(InvocationName, Record)>, Vec<QueueStatus>) {
         let apps = self.intent.now();
         let mut queues = Vec::new();
@@ -146,31 +154,43 @@ impl Queues {
             queues.extend(of_app(known, function));
         }
         let asked = queues.into_iter().map(|queue| async move {
-            let listed = self.ask(&queue, QueueAsk::List { limit: LISTED_MAX }, Duration::ZERO).await;
-            let records = match listed {
-                Ok(QueueReply::Listed(records)) => Some(records),
-                _ => None,
-            };
-            (self.status(&queue, records.is_some()).await, queue, records)
+            let listed = self.list_one(&queue, state).await;
+            (self.status(&queue, listed.as_ref()).await, queue, listed)
         });
         let (mut found, mut statuses) = (Vec::new(), Vec::new());
-        for (status, queue, records) in futures::future::join_all(asked).await {
+        for (status, queue, listed) in futures::future::join_all(asked).await {
             statuses.push(status);
-            let named = records.into_iter().flatten();
-            found.extend(named.map(|record| (InvocationName { queue: queue.clone(), id: record.id }, record)));
+            let records = listed.into_iter().flat_map(|listed| listed.records);
+            found.extend(records.map(|record| (InvocationName { queue: queue.clone(), id: record.id }, record)));
         }
         found.sort_by_key(|(_, record)| std::cmp::Reverse(record.accepted_us));
         (found, statuses)
     }
 
-    async fn status(&self, queue: &WorkId, answers: bool) -> QueueStatus {
+    /// What is listed of one queue; none if it does not answer.
+    async fn list_one(&self, queue: &WorkId, state: Option<StateKind>) -> Option<Listed> {
+        // One more than is listed tells whether there is more.
+        let limit = LISTED_MAX + 1;
+        let ask = state.map_or(QueueAsk::List { limit }, |state| QueueAsk::ListOf { state, limit });
+        match self.ask(queue, ask, Duration::ZERO).await {
+            Ok(QueueReply::Listed(mut records)) => {
+                let is_cut = records.len() > LISTED_MAX as usize;
+                records.truncate(LISTED_MAX as usize);
+                Some(Listed { records, is_cut })
+            }
+            _ => None,
+        }
+    }
+
+    async fn status(&self, queue: &WorkId, listed: Option<&Listed>) -> QueueStatus {
         let held = self.directory.locate(queue).await;
         QueueStatus {
             name: queue.to_string(),
             owner: held.as_ref().map(|held| held.owner.to_string()),
             epoch: held.as_ref().map_or(0, |held| held.epoch.0),
             in_sync: held.iter().flat_map(|held| &held.in_sync).map(ToString::to_string).collect(),
-            answers,
+            answers: listed.is_some(),
+            has_more: listed.is_some_and(|listed| listed.is_cut),
         }
     }
 
@@ -197,37 +217,20 @@ impl Queues {
     pub(crate) async fn answer(&self, request: QueueRequest) -> QueueReply {
         let QueueRequest { queue, ask } = request;
         let not_owner = || QueueReply::NotOwner(self.directory.here(&queue));
-        let Some(mut door) = self.lock().get(&queue).cloned() else { return not_owner() };
-        let QueueAsk::Show { id, wait_ms } = ask else {
-            return enter(&door, ask).await.unwrap_or_else(not_owner);
-        };
-        let until = Instant::now() + Duration::from_millis(wait_ms.min(WAIT_MS_MAX).into());
-        loop {
-            door.version.mark_unchanged();
-            let reply = enter(&door, QueueAsk::Show { id, wait_ms }).await.unwrap_or_else(not_owner);
-            let is_pending =
-                matches!(&reply, QueueReply::Shown(Some(record)) if matches!(record.state, State::Pending { .. }));
-            if !is_pending {
-                return reply;
-            }
-            tokio::select! {
-                changed = door.version.changed() => if changed.is_err() { return not_owner() },
-                () = tokio::time::sleep_until(until) => return reply,
-            }
-        }
+        let Some(door) = self.lock().get(&queue).cloned() else { return not_owner() };
+        enter(&door, ask).await.unwrap_or_else(not_owner)
     }
 
     /// Owns a queue until another node does.
     pub(crate) async fn run(&self, owned: Owned, app: &Arc<App>) -> Ended {
         let queue = owned.work().clone();
         let (asked, asks) = mpsc::channel(ASKED_MAX);
-        let (version, seen) = watch::channel(0);
-        let owner = match Owner::open(owned, app, self, asks, version).await {
+        let owner = match Owner::open(owned, app, self, asks).await {
             Ok(owner) => owner,
             Err(ended) => return ended,
         };
         let opened = Opened { queues: self, queue, asked: asked.clone() };
-        self.lock().insert(opened.queue.clone(), Door { asked, version: seen });
+        self.lock().insert(opened.queue.clone(), asked);
         owner.run().await
     }
 
@@ -287,15 +290,17 @@ impl Queues {
         let queue = &request.queue;
         let owner = self.directory.owner(queue).await;
         let owner = owner.ok_or_else(|| format!("nobody at {} can be reached", queue.site))?;
+        let wait_ms = if let QueueAsk::Show { wait_ms, .. } = request.ask { wait_ms } else { 0 };
+        let time = TRY + Duration::from_millis(wait_ms.into());
         if owner == *self.mesh.node() {
-            return Ok(self.answer(request.clone()).await);
+            // Its commit may wait for another node for long.
+            let answer = tokio::time::timeout(time, self.answer(request.clone())).await;
+            return answer.map_err(|_| format!("{owner}, which owns it, did not answer within {} s", time.as_secs()));
         }
         if !self.mesh.members().borrow().contains_key(&owner) {
             self.directory.forget(queue);
             return Err(format!("{owner}, which owns it, cannot be reached"));
         }
-        let wait_ms = if let QueueAsk::Show { wait_ms, .. } = request.ask { wait_ms } else { 0 };
-        let time = TRY + Duration::from_millis(wait_ms.into());
         let reply: Result<QueueReply, _> = ask(&self.mesh, &owner, Method::Queue, Priority::Data, time, request).await;
         match reply {
             Ok(QueueReply::NotOwner(hint)) => {
@@ -328,16 +333,16 @@ struct Opened<'a> {
 impl Drop for Opened<'_> {
     fn drop(&mut self) {
         let mut owned = self.queues.lock();
-        if owned.get(&self.queue).is_some_and(|door| door.asked.same_channel(&self.asked)) {
+        if owned.get(&self.queue).is_some_and(|door| door.same_channel(&self.asked)) {
             owned.remove(&self.queue);
         }
     }
 }
 
 /// Asks the owner behind a door; none if it has ended.
-async fn enter(door: &Door, ask: QueueAsk) -> Option<QueueReply> {
+async fn enter(door: &mpsc::Sender<Asked>, ask: QueueAsk) -> Option<QueueReply> {
     let (reply, answer) = oneshot::channel();
-    match door.asked.try_send(Asked { ask, reply }) {
+    match door.try_send(Asked { ask, reply }) {
         Ok(()) => answer.await.ok(),
         Err(mpsc::error::TrySendError::Full(_)) => {
             Some(QueueReply::Full(format!("{ASKED_MAX} questions wait for the queue's owner")))

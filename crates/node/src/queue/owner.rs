@@ -15,20 +15,24 @@ use littoral_mesh::Mesh;
 use littoral_model::entry::{Commit, InputPosition};
 use littoral_model::id::{AppId, FunctionName, InvocationId};
 use littoral_model::invocation::{
-    Answer, BODY_BYTES_MAX, HEADERS_BYTES_MAX, InvocationName, QueueAsk, QueueReply, Record, State, headers_bytes,
+    Answer, BODY_BYTES_MAX, HEADERS_BYTES_MAX, InvocationName, QueueAsk, QueueReply, Record, State, StateKind,
+    headers_bytes,
 };
 use littoral_model::manifest::{self, Later};
 use littoral_model::work::WorkId;
 use littoral_store::replica::Owned;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, oneshot};
 
+use super::running::{Outcome, Running};
 use super::triggers::{Fired, Triggers};
-use super::{Queues, http};
+use super::waiters::Waiters;
+use super::{Queues, WAIT_MS_MAX, http};
+use crate::admin::events::EventKind;
+use crate::events::Events;
 use crate::functions::Functions;
 use crate::intent::{App, IntentStore};
 
-/// How many questions one turn answers, and about how many bytes it commits: with one call or answer more it still fits
+/// How many questions one turn takes, and about how many bytes it commits: with one call or answer more it still fits
 /// an entry.
 const TURN: (usize, usize) = (256, 3 << 20);
 /// How long a function may take on top of its own time before it is taken for lost: links, and other nodes to ask.
@@ -44,14 +48,10 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// A question, and where its answer goes.
 pub(super) struct Asked {
     pub(super) ask: QueueAsk,
-    pub(super) reply: oneshot::Sender<QueueReply>,
+    pub(super) reply: Reply,
 }
 
-/// How a try ended.
-enum Outcome {
-    Answered(Answer),
-    Unanswered(String),
-}
+type Reply = oneshot::Sender<QueueReply>;
 
 /// The owner of a queue.
 pub(super) struct Owner {
@@ -61,28 +61,31 @@ pub(super) struct Owner {
     intent: Arc<IntentStore>,
     functions: Arc<Functions>,
     mesh: Arc<dyn Mesh>,
+    events: Arc<Events>,
     asks: mpsc::Receiver<Asked>,
-    version: watch::Sender<u64>,
+    waiters: Waiters<Reply>,
     queue: Queue,
     triggers: Triggers,
     /// Triggers wait until the queue has more room.
     held: bool,
     /// When the queue's size was reported last.
     reported: Option<Instant>,
-    running: JoinSet<(InvocationId, Outcome)>,
+    running: Running,
 }
 
 /// What one turn commits and says.
 #[derive(Default)]
 struct Turn {
-    replies: Vec<(oneshot::Sender<QueueReply>, QueueReply)>,
+    /// How many questions were taken.
+    asked: usize,
+    replies: Vec<(Reply, QueueReply)>,
     inputs: Vec<InputPosition>,
     bytes: usize,
 }
 
 impl Turn {
     fn has_room(&self) -> bool {
-        self.replies.len() < TURN.0 && self.bytes < TURN.1
+        self.asked < TURN.0 && self.bytes < TURN.1
     }
 }
 
@@ -93,7 +96,6 @@ impl Owner {
         app: &Arc<App>,
         queues: &Queues,
         asks: mpsc::Receiver<Asked>,
-        version: watch::Sender<u64>,
     ) -> Result<Self, Ended> {
         let work = owned.work().clone();
         let function = FunctionName::new(&work.name).map_err(|error| Ended::Failed(error.to_string()))?;
@@ -111,13 +113,14 @@ impl Owner {
             intent: Arc::clone(&queues.intent),
             functions: Arc::clone(&queues.functions),
             mesh: Arc::clone(&queues.mesh),
+            events: Arc::clone(&queues.events),
             asks,
-            version,
+            waiters: Waiters::default(),
             queue,
             triggers,
             held: false,
             reported: None,
-            running: JoinSet::new(),
+            running: Running::default(),
         })
     }
 
@@ -145,7 +148,7 @@ impl Owner {
             }
         }
         while turn.has_room()
-            && let Some(ended) = self.running.try_join_next()
+            && let Some(ended) = self.running.try_next()
         {
             self.end(ended, now, &mut turn);
         }
@@ -156,11 +159,21 @@ impl Owner {
             // Who does not wait any more asks again.
             reply.send(answer).ok();
         }
+        self.answer_waiters();
         for run in self.queue.start(now_us()) {
             self.start(run);
         }
+        self.tell().await;
         self.report();
         Ok(())
+    }
+
+    /// Tells people of records that were passed over.
+    async fn tell(&mut self) {
+        for text in self.triggers.passed_over() {
+            let subject = format!("function {}", self.function);
+            self.events.note(&self.app.app, subject, EventKind::Helpless, text).await;
+        }
     }
 
     /// Waits until there is something to do, and takes the first of it.
@@ -171,13 +184,15 @@ impl Owner {
         let sleep = next.map_or(SLEEP_MAX, |next| {
             Duration::from_micros(u64::try_from(next - now).unwrap_or_default()).min(SLEEP_MAX)
         });
+        let patience = self.waiters.next().map(|until| until.saturating_duration_since(Instant::now()));
+        let sleep = patience.map_or(sleep, |patience| patience.min(sleep));
         tokio::select! {
             () = self.owned.lost() => Err(Ended::Fenced),
             Some(asked) = self.asks.recv() => {
                 self.take(asked, now_us(), turn);
                 Ok(())
             }
-            Some(ended) = self.running.join_next() => {
+            Some(ended) = self.running.next() => {
                 self.end(ended, now_us(), turn);
                 Ok(())
             }
@@ -187,6 +202,8 @@ impl Owner {
     }
 
     fn take(&mut self, Asked { ask, reply }: Asked, now: i64, turn: &mut Turn) {
+        turn.asked += 1;
+        let Some(reply) = self.have_wait(&ask, reply) else { return };
         let answer = match ask {
             QueueAsk::Add { id, key, request } => {
                 turn.bytes += request.bytes();
@@ -207,10 +224,8 @@ impl Owner {
                 }
             }
             QueueAsk::Show { id, .. } => QueueReply::Shown(self.queue.get(id).cloned()),
-            QueueAsk::List { limit } => {
-                let latest = self.queue.latest().into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX));
-                QueueReply::Listed(latest.map(outline).collect())
-            }
+            QueueAsk::List { limit } => self.list(None, limit),
+            QueueAsk::ListOf { state, limit } => self.list(Some(state), limit),
             QueueAsk::Retry { id } => {
                 turn.bytes += self.queue.get(id).and_then(|record| Some(record.request.as_ref()?.bytes())).unwrap_or(0);
                 QueueReply::Changed(self.queue.retry(now, id))
@@ -220,12 +235,35 @@ impl Owner {
         turn.replies.push((reply, answer));
     }
 
-    fn end(&mut self, ended: Result<(InvocationId, Outcome), tokio::task::JoinError>, now: i64, turn: &mut Turn) {
-        let (id, outcome) = match ended {
-            Ok(ended) => ended,
-            // It is known by its absence only; what ran is run again by the next owner, or when this one starts anew.
-            Err(error) => return tracing::error!(queue = %self.owned.work(), %error, "a call ended without an outcome"),
-        };
+    fn list(&self, of: Option<StateKind>, limit: u32) -> QueueReply {
+        let latest = self.queue.latest(of).into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX));
+        QueueReply::Listed(latest.map(outline).collect())
+    }
+
+    /// Has somebody wait for the end of an invocation, who asks for that, while it has none; gives back who is answered now.
+    fn have_wait(&mut self, ask: &QueueAsk, reply: Reply) -> Option<Reply> {
+        let QueueAsk::Show { id, wait_ms } = *ask else { return Some(reply) };
+        let is_pending = self.queue.get(id).is_some_and(|record| matches!(record.state, State::Pending { .. }));
+        if wait_ms == 0 || !is_pending {
+            return Some(reply);
+        }
+        let until = Instant::now() + Duration::from_millis(wait_ms.min(WAIT_MS_MAX).into());
+        self.waiters.add(id, until, reply).err()
+    }
+
+    /// Answers those that wait for what has ended with the last commit, and those that have waited long enough.
+    fn answer_waiters(&mut self) {
+        let mut answered = self.waiters.late(Instant::now());
+        for id in self.queue.ended() {
+            answered.extend(self.waiters.of(id).into_iter().map(|reply| (id, reply)));
+        }
+        for (id, reply) in answered {
+            // Who does not wait any more asks again.
+            reply.send(QueueReply::Shown(self.queue.get(id).cloned())).ok();
+        }
+    }
+
+    fn end(&mut self, (id, outcome): (InvocationId, Outcome), now: i64, turn: &mut Turn) {
         // A try that failed is written down with its request.
         turn.bytes += self.queue.get(id).and_then(|record| Some(record.request.as_ref()?.bytes())).unwrap_or(0);
         match outcome {
@@ -279,7 +317,6 @@ impl Owner {
         }
         self.owned.append(Commit { state, inputs, ..Commit::default() }).await?.await?;
         self.triggers.committed();
-        self.version.send_modify(|version| *version += 1);
         Ok(())
     }
 
@@ -288,16 +325,15 @@ impl Owner {
         let (functions, app, function) = (Arc::clone(&self.functions), self.app.clone(), self.function.clone());
         let name = InvocationName { queue: self.owned.work().clone(), id: run.id };
         let limit = self.known().map_or(CALL_ALLOWANCE, |known| Duration::from(known.timeout) + CALL_ALLOWANCE);
-        self.running.spawn(async move {
-            let outcome = match http::to_function(&name, &run) {
+        self.running.spawn(run.id, async move {
+            match http::to_function(&name, &run) {
                 Err(reason) => Outcome::Unanswered(reason),
                 Ok(request) => match tokio::time::timeout(limit, functions.call(&app, &function, request)).await {
                     Ok(Ok(response)) => Outcome::Answered(answer(response)),
                     Ok(Err(error)) => Outcome::Unanswered(error.to_string()),
                     Err(_) => Outcome::Unanswered(format!("no answer came within {limit:?}")),
                 },
-            };
-            (run.id, outcome)
+            }
         });
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::select_all;
@@ -13,17 +14,21 @@ use littoral_flow::batch;
 use littoral_flow::reader::{Input, Reader, Received, Source};
 use littoral_model::entry::{InputPosition, Position};
 use littoral_model::id::{Epoch, FunctionName};
-use littoral_model::invocation::Request;
+use littoral_model::invocation::{BODY_BYTES_MAX, Request};
 use littoral_model::schedule::{Schedule, Zone};
 use littoral_model::work::WorkId;
 use littoral_plan::Role;
 
+use super::http::{STREAM, TRIGGER};
 use crate::intent::App;
 
-/// The header that says what has called the function.
-const TRIGGER_HEADER: &str = "littoral-trigger";
 /// How many ticks that were missed are passed over in search of the last.
 const MISSED_MAX: usize = 1_000_000;
+/// How often it is told at most that records of a stream are passed over: a stream of such must not drive out other events.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// A row of a stream as JSON, and the position after it; none where there is only progress.
+type Row = (Option<String>, Position);
 
 /// The triggers of one queue.
 #[derive(Default)]
@@ -45,10 +50,14 @@ struct Lane {
     input: Input,
     reader: Reader,
     epoch: Epoch,
-    /// Rows that have arrived and are not taken in yet, with the position after each.
-    rows: VecDeque<(Option<String>, Position)>,
+    /// Rows that have arrived and are not taken in yet.
+    rows: VecDeque<Row>,
     /// How far rows were taken in, committed or not.
     reached: Position,
+    /// How many rows were too large since that was told last, and the position after the last of them.
+    too_large: Option<(u64, Position)>,
+    /// When it was told last.
+    told: Option<Instant>,
 }
 
 /// Something that a trigger has come to.
@@ -92,7 +101,7 @@ impl Triggers {
             let (epoch, reached) = known.map_or((Epoch(0), Position::START), |known| (known.epoch, known.position));
             let input = Input { work: from.work.clone(), port: from.port.clone() };
             let reader = Reader::start(Arc::clone(&source), queue.clone(), input.clone(), reached, epoch);
-            Lane { input, reader, epoch, rows: VecDeque::new(), reached }
+            Lane { input, reader, epoch, rows: VecDeque::new(), reached, too_large: None, told: None }
         });
         Self { schedules: schedules.collect(), lanes: lanes.collect() }
     }
@@ -151,6 +160,11 @@ impl Triggers {
         }
     }
 
+    /// What people are to know of records that were passed over, if anything.
+    pub(super) fn passed_over(&mut self) -> Vec<String> {
+        self.lanes.iter_mut().filter_map(Lane::passed_over).collect()
+    }
+
     /// Everything that was taken in is committed: the streams may forget it.
     pub(super) fn committed(&self) {
         for lane in &self.lanes {
@@ -184,11 +198,12 @@ impl Lane {
             let decoded = batch::decode(&rows).and_then(|rows| batch::to_json_lines(&rows));
             match decoded {
                 Ok(text) => {
-                    let rows = text.lines().enumerate().skip(usize::try_from(skip).unwrap_or(usize::MAX));
-                    self.rows.extend(rows.map(|(row, line)| {
-                        let row = u32::try_from(row).unwrap_or(u32::MAX).saturating_add(1);
-                        (Some(line.to_owned()), Position { index, row })
-                    }));
+                    let rows = cut(&text, index, skip);
+                    for (_, after) in rows.iter().filter(|(line, _)| line.is_none()) {
+                        let before = self.too_large.map_or(0, |(count, _)| count);
+                        self.too_large = Some((before.saturating_add(1), *after));
+                    }
+                    self.rows.extend(rows);
                 }
                 Err(error) => {
                     tracing::error!(stream = %self.input.work, index, %error, "records cannot be read, and call nothing");
@@ -202,17 +217,57 @@ impl Lane {
         let (line, _) = self.rows.front()?;
         let request = line.as_ref().map(|line| {
             let mut request = request("stream", Bytes::from(line.clone()));
-            request.headers.push(("littoral-stream".to_owned(), Bytes::from(self.input.work.name.clone())));
+            request.headers.push((STREAM.to_owned(), Bytes::from(self.input.work.name.clone())));
             request
         });
         Some(Fired { request, mark: Mark::Row { lane: place } })
     }
+
+    fn passed_over(&mut self) -> Option<String> {
+        if self.told.is_some_and(|told| told.elapsed() < TOLD_EVERY) {
+            return None;
+        }
+        let (count, Position { index, row }) = self.too_large.take()?;
+        self.told = Some(Instant::now());
+        Some(format!(
+            "{count} records of {} have more than {BODY_BYTES_MAX} bytes as JSON, and call nothing; the last is row {row} \
+             of entry {index}",
+            self.input.work
+        ))
+    }
+}
+
+/// The rows of an entry after the first ones. One that is too large for a request counts as read: an entry of the queue's
+/// log could not hold it, however often it were tried, and what comes after it would wait for ever.
+fn cut(text: &str, index: u64, skip: u32) -> Vec<Row> {
+    let lines = text.lines().enumerate().skip(usize::try_from(skip).unwrap_or(usize::MAX));
+    let rows = lines.map(|(row, line)| {
+        let row = u32::try_from(row).unwrap_or(u32::MAX).saturating_add(1);
+        let line = Some(line).filter(|line| line.len() <= BODY_BYTES_MAX);
+        (line.map(str::to_owned), Position { index, row })
+    });
+    rows.collect()
 }
 
 fn request(trigger: &'static str, body: Bytes) -> Request {
     let headers = vec![
-        (TRIGGER_HEADER.to_owned(), Bytes::from_static(trigger.as_bytes())),
+        (TRIGGER.to_owned(), Bytes::from_static(trigger.as_bytes())),
         ("content-type".to_owned(), Bytes::from_static(b"application/json")),
     ];
     Request { method: "POST".to_owned(), uri: "/".to_owned(), headers, body }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_too_large_calls_nothing_and_counts_as_read() {
+        let (fits, large) = ("x".repeat(BODY_BYTES_MAX), "x".repeat(BODY_BYTES_MAX + 1));
+        let text = format!("first\n{fits}\n{large}\nlast\n");
+        let at = |row| Position { index: 7, row };
+        let expected = [(Some(fits), at(2)), (None, at(3)), (Some("last".to_owned()), at(4))];
+        assert!(cut(&text, 7, 1) == expected);
+        assert!(cut(&text, 7, 4).is_empty());
+    }
 }
