@@ -318,7 +318,7 @@ impl Queues {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<WorkId, Door>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<WorkId, mpsc::Sender<Asked>>> {
         lock(&self.owned)
     }
 }
