@@ -14,6 +14,7 @@ use littoral_flow::stage::{self, StageWork};
 use littoral_flow::stats::Stats;
 use littoral_model::entry::{PORT_DEAD_LETTER, PORT_MAIN};
 use littoral_model::work::WorkId;
+use littoral_store::LogOptions;
 use tokio::task::{JoinHandle, LocalSet};
 
 const SOURCE: &str = "stream/in";
@@ -110,7 +111,7 @@ async fn poisoned_and_rejected_rows_go_to_the_dead_letters_and_the_rest_goes_on(
 async fn what_comes_to_more_than_an_entry_is_divided_and_a_row_that_does_so_alone_is_a_dead_letter() {
     LocalSet::new()
         .run_until(async {
-            let node = Node::start();
+            let node = Node::with(LogOptions::default());
             let source = work(SOURCE);
             let _source = node.own(&source, 1).await;
             let rows = ["a", "large 5", "large 5", "large 13", "large 5", "b"].map(str::to_owned);

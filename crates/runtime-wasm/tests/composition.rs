@@ -147,7 +147,7 @@ async fn a_fault_of_the_other_function_is_told_with_its_cause() {
         let handler = deployed.handler("gallery", limits(LONG));
         for (path, cause) in [
             ("/trap", "it trapped: it gave up (`unreachable`), after writing `"),
-            ("/spin", "it ran for longer than 300ms"),
+            ("/spin", "it ran for longer than 3s"),
             ("/memory", "it needs more memory than 67108864 bytes"),
         ] {
             let fault = get(&handler, path).await.unwrap_err();

@@ -90,8 +90,13 @@ pub fn work(text: &str) -> WorkId {
 
 impl Node {
     pub fn start() -> Self {
+        Self::with(LogOptions::small())
+    }
+
+    /// With a log of its own size.
+    pub fn with(options: LogOptions) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let log = Log::open(&folder.path().join("log"), LogOptions::small()).unwrap();
+        let log = Log::open(&folder.path().join("log"), options).unwrap();
         let derived = Derived::open(&folder.path().join("derived")).unwrap();
         let keeper = Arc::new(Fixed::default());
         let works =

@@ -16,7 +16,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
-use super::root::{Attributes, Place, Root};
+use super::root::{Attributes, Place, Root, TOO_DEEP};
 
 /// What an image may take, all of its layers together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,6 +155,7 @@ impl Layer<'_> {
                 refused("belongs to a user or group that no container has; use ids below 65536".to_owned())
             }
             Why::Errno(Errno::NAMETOOLONG | Errno::INVAL) => refused("is no name of a file".to_owned()),
+            Why::Errno(TOO_DEEP) => refused("is nested too deeply".to_owned()),
             Why::Errno(error) => LayerError::Disk { path: shown.clone(), error },
         })
     }

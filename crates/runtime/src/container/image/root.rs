@@ -23,6 +23,8 @@ const FOLDER_MODE: u32 = 0o755;
 const MODE_MASK: u32 = 0o1777;
 /// The kernel answers so often that something was renamed meanwhile before we believe that it always will be.
 const RESOLVE_ATTEMPTS: usize = 16;
+/// What is answered where a folder would be too deep: nothing else here comes to it.
+pub(super) const TOO_DEEP: Errno = Errno::TOOBIG;
 
 /// The users of this machine that those of containers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,7 +123,7 @@ impl Root {
     pub(crate) fn make_folder(&self, place: &Place<'_>, attributes: Attributes) -> Result<OwnedFd, Errno> {
         // A path may lead through links to where it does not say; deeper than this, no tree could be removed again.
         if place.depth()? >= self.depth()? + DEPTH_MAX && place.kind()?.is_none() {
-            return Err(Errno::NAMETOOLONG);
+            return Err(TOO_DEEP);
         }
         match mkdirat(&place.folder, place.name, Mode::from_raw_mode(0o700)) {
             Ok(()) | Err(Errno::EXIST) => {}
