@@ -74,7 +74,9 @@ impl<'a> Evaluator<'a> {
                 self.arithmetic(*operation, &left, &right, *ty, active)
             }
             Expr::Negate(of) => self.negate(of, active),
-            Expr::Case { branches, otherwise } => self.case(branches, otherwise, active),
+            Expr::Between([of, low, high]) => self.between(of, low, high, active),
+            Expr::In(of, list) => self.is_in(of, list, active),
+            Expr::Case { operand, branches, otherwise } => self.case(operand.as_deref(), branches, otherwise, active),
             Expr::Coalesce(of) => self.coalesce(of, active),
             Expr::NullIf(left, right) => {
                 let (left, right) = (self.value(left, active)?, self.value(right, active)?);
@@ -322,12 +324,51 @@ impl<'a> Evaluator<'a> {
         Ok(self.whole(&zero, &of, ty, active, |zero, value| zero.checked_sub(value).ok_or(OUT_OF_RANGE)))
     }
 
-    fn case(&mut self, branches: &[(Expr, Expr)], otherwise: &Expr, active: &Active) -> Result<Value, ArrowError> {
+    /// The upper bound counts where the value is not below the lower one.
+    fn between(&mut self, of: &Expr, low: &Expr, high: &Expr, active: &Active) -> Result<Value, ArrowError> {
+        let (of, low) = (self.value(of, active)?, self.value(low, active)?);
+        let from = self.compare(Comparison::GreaterEqual, &of, &low)?;
+        let below = self.bits(&from, |value| value == Some(false));
+        let high = self.value(high, &and(active, &!&below))?;
+        let to = self.compare(Comparison::LessEqual, &of, &high)?;
+        self.kleene(&from, &to, boolean::and_kleene)
+    }
+
+    /// What stands in the list counts as long as nothing before is equal.
+    fn is_in(&mut self, of: &Expr, list: &[Expr], active: &Active) -> Result<Value, ArrowError> {
+        let of = self.value(of, active)?;
+        let none: ArrayRef = Arc::new(BooleanArray::from(vec![false]));
+        let mut found = Value { array: none, is_scalar: true };
+        for one in list {
+            let one = match one {
+                Expr::Literal(literal, ty) => Value::literal(literal, *ty),
+                one => {
+                    let left = and(active, &!&self.truth(&found));
+                    self.value(one, &left)?
+                }
+            };
+            let equal = self.compare(Comparison::Equal, &of, &one)?;
+            found = self.kleene(&found, &equal, boolean::or_kleene)?;
+        }
+        Ok(found)
+    }
+
+    fn case(
+        &mut self,
+        operand: Option<&Expr>,
+        branches: &[(Expr, Expr)],
+        otherwise: &Expr,
+        active: &Active,
+    ) -> Result<Value, ArrowError> {
+        let operand = operand.map(|operand| self.value(operand, active)).transpose()?;
         let mut left = active.clone();
         let mut taken: Vec<(BooleanBuffer, Value)> = Vec::with_capacity(branches.len());
         for (condition, result) in branches {
             let condition = self.value(condition, &left)?;
-            let holds = self.truth(&condition);
+            let holds = match &operand {
+                None => self.truth(&condition),
+                Some(operand) => self.truth(&self.compare(Comparison::Equal, operand, &condition)?),
+            };
             let here = and(&left, &holds);
             let value = self.value(result, &here)?;
             left = and(&left, &!&holds);

@@ -64,7 +64,8 @@ impl Operation {
     }
 }
 
-/// An expression over the columns of a row. Operands have the types that the checker gave them.
+/// An expression over the columns of a row. Operands have the types that the checker gave them. What stands once in the
+/// query stands once here: links of a chain that had their operand twice would double the tree each.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Expr {
     /// The column at that place.
@@ -79,7 +80,13 @@ pub(crate) enum Expr {
     /// result's.
     Arithmetic(Operation, Box<Expr>, Box<Expr>, Type),
     Negate(Box<Expr>),
+    /// Whether the first is not below the second, and not above the third.
+    Between([Box<Expr>; 3]),
+    /// Whether it is equal to one of the list.
+    In(Box<Expr>, Vec<Expr>),
+    /// The first branch that holds or, if there is an operand, that is equal to it.
     Case {
+        operand: Option<Box<Expr>>,
         branches: Vec<(Expr, Expr)>,
         otherwise: Box<Expr>,
     },

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{mistakes, program};
+use common::{mistakes, process, program, records, stage};
 
 #[test]
 fn several_mistakes_are_found_at_once_each_with_its_place() {
@@ -125,6 +125,20 @@ fn what_nests_deeply_is_refused_and_overflows_no_stack() {
         let chain = |levels: usize| nested(format!("a{}", " + a".repeat(levels)));
         program(&within(10)).unwrap();
         program(&chain(90)).unwrap();
+        // Each link has the whole chain before it for its operand, once.
+        for link in ["BETWEEN false AND true", "IN (true, false)", "NOT IN (false, true)", "IS NOT TRUE"] {
+            let of = |levels: usize| nested(format!("a BETWEEN 1 AND 2{}", format!(" {link}").repeat(levels)));
+            let program = program(&of(90)).unwrap();
+            let output = process(&mut stage(&program, "f"), &records(&[r#"{"a":1}"#]));
+            assert_eq!((output.rows.unwrap().num_rows(), output.rejected), (1, vec![]));
+            assert!(mistakes(&of(200)).contains("error[too-deep]"));
+        }
+        let case = |levels: usize| {
+            nested(
+                (0..levels).fold("a".to_owned(), |of, _| format!("CASE {of} WHEN 1 THEN 1 WHEN 2 THEN 3 ELSE 2 END")),
+            )
+        };
+        program(&case(12)).unwrap();
         assert!(mistakes(&within(500)).contains("error[too-deep]"));
         assert!(mistakes(&chain(500)).contains("error[too-deep]"));
         assert!(mistakes(&chain(5_000)).contains("error[too-large]"));
