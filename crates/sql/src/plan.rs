@@ -24,6 +24,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The columns of the rows that it reads, and of those that come too late.
+    pub(crate) fn input(&self) -> &[Column] {
+        &self.input
+    }
+
     /// The columns of the rows that it puts out.
     #[must_use]
     pub fn output(&self) -> &[Column] {

@@ -30,6 +30,8 @@ pub(crate) struct Compiled {
     /// The stream that it reads.
     pub(crate) source: String,
     pub(crate) plan: Plan,
+    /// The watermark of its result, if that has the column of the source's.
+    pub(crate) watermark: Option<Watermark>,
 }
 
 /// The stream that a query reads, if it says so in a way that can be read.
@@ -85,10 +87,24 @@ pub(crate) fn check(source: &mut Source<'_>, tables: &BTreeMap<String, Table>, f
     let state_layout = layout(&shape);
     let described = format!("{input:?} {filter:?} {shape:?} {output:?} {has_late_port}");
     let fingerprint = hash(described.as_bytes());
+    let watermark = carried(table, &shape, &output);
     Some(Compiled {
         source: name,
+        watermark,
         plan: Plan { input, filter, shape, output, has_late_port, state_layout, fingerprint },
     })
+}
+
+/// The watermark of a result: as far out of order as the moments of the source are, they are in it, too.
+fn carried(table: &Table, shape: &Shape, output: &[Column]) -> Option<Watermark> {
+    let watermark = table.watermark.as_ref()?;
+    let Shape::Project(exprs) = shape else { return None };
+    let is_it = |expr: &Expr| match expr {
+        Expr::Column(place) => table.columns.get(*place).is_some_and(|column| column.name == watermark.column),
+        _ => false,
+    };
+    let column = output.get(exprs.iter().position(is_it)?)?;
+    Some(Watermark { column: column.name.clone(), delay_us: watermark.delay_us })
 }
 
 /// What the state of groups depends on.
@@ -254,12 +270,7 @@ fn group(
     if !is_fine {
         return None;
     }
-    let delay_us = match &table.watermark {
-        Some(watermark) if scope.columns.get(time).is_some_and(|column| column.name == watermark.column) => {
-            watermark.delay_us
-        }
-        _ => 0,
-    };
+    let delay_us = delay_us(source, scope, table, &function, time)?;
     let keys = groups.keys.into_iter().map(|(_, typed)| (typed.expr, typed.ty.unwrap_or(Type::Text))).collect();
     let grouping = Grouping {
         time,
@@ -272,6 +283,25 @@ fn group(
         project,
     };
     Some((Shape::Group(Box::new(grouping)), output))
+}
+
+/// How much the moments in a column may be out of order.
+fn delay_us(
+    source: &mut Source<'_>,
+    scope: &Scope<'_>,
+    table: &Table,
+    call: &WindowCall<'_>,
+    time: usize,
+) -> Option<i64> {
+    let (Some(watermark), Some(column)) = (&table.watermark, scope.columns.get(time)) else { return Some(0) };
+    if watermark.column == column.name {
+        return Some(watermark.delay_us);
+    }
+    let at = call.args.get(1).map_or(0..0, |time| source.range(time.span()));
+    let message = format!("the watermark of the stream is of `{}`, not of `{}`", watermark.column, column.name);
+    let help = format!("declare the stream with WATERMARK FOR {} AS {}", column.name, column.name);
+    source.add("wrong-watermark", at, message).expected(format!("`{}`", watermark.column)).help(help);
+    None
 }
 
 fn group_by(select: &ast::Select) -> Vec<&ast::Expr> {

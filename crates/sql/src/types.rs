@@ -118,6 +118,11 @@ impl Column {
     }
 }
 
+/// The columns of the rows that go to a dead-letter stream: what failed, why, and the row as JSON.
+pub(crate) fn dead_letter_columns() -> Vec<Column> {
+    ["stage", "reason", "row"].map(|name| Column { nullable: false, ..Column::new(name, Type::Text) }).to_vec()
+}
+
 /// The columns of a stream whose records are published from outside and that declares none: the record as it is.
 #[must_use]
 pub fn record_columns() -> Vec<Column> {

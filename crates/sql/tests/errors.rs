@@ -104,6 +104,32 @@ const WRONG: &[(&str, &str)] = &[
     ("CREATE STREAM s; CREATE FLOW f AS SELECT EXTRACT(century FROM time) AS r FROM s", "unknown-name"),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT CASE WHEN true THEN 1 ELSE key END AS r FROM s", "wrong-type"),
     ("CREATE STREAM r (a text); CREATE STREAM s; CREATE FLOW r AS SELECT key FROM s", "wrong-type"),
+    (
+        "CREATE STREAM s (a timestamp, b timestamp, WATERMARK FOR a AS a); CREATE FLOW f AS SELECT count(*) AS n FROM TUMBLE(s, b, INTERVAL '1 s') GROUP BY window_start",
+        "wrong-watermark",
+    ),
+    (
+        "CREATE STREAM s; CREATE STREAM bad (a text); CREATE FLOW f DEAD LETTER INTO bad AS SELECT key FROM s",
+        "wrong-type",
+    ),
+    (
+        "CREATE STREAM s; CREATE STREAM l (key text); CREATE FLOW f LATE INTO l AS SELECT count(*) AS n FROM TUMBLE(s, time, INTERVAL '1 s') GROUP BY window_start",
+        "wrong-type",
+    ),
+    (
+        "CREATE STREAM s; CREATE FLOW f DEAD LETTER INTO g AS SELECT key FROM s; CREATE FLOW g AS SELECT key FROM s",
+        "wrong-type",
+    ),
+    ("CREATE STREAM s; CREATE FLOW f DEAD LETTER INTO s AS SELECT key FROM s", "cycle"),
+    ("CREATE FLOW f DEAD LETTER INTO bad AS SELECT stage FROM g; CREATE FLOW g AS SELECT stage FROM bad", "cycle"),
+    (
+        "CREATE STREAM s; CREATE STREAM f KEEP IN REGION 'us'; CREATE FLOW f KEEP IN REGION 'eu' AS SELECT key FROM s",
+        "contradiction",
+    ),
+    (
+        "CREATE STREAM s; CREATE FLOW f KEEP IN REGION 'eu' DEAD LETTER INTO bad AS SELECT key FROM s; CREATE FLOW g KEEP IN REGION 'us' DEAD LETTER INTO bad AS SELECT key FROM s",
+        "contradiction",
+    ),
 ];
 
 #[test]

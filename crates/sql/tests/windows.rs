@@ -207,3 +207,24 @@ proptest! {
         prop_assert_eq!(ours, book);
     }
 }
+
+#[test]
+fn a_result_is_as_much_out_of_order_as_what_it_is_selected_from() {
+    let gathered = "CREATE FLOW gathered AS SELECT v, ts AS moment, m FROM s WHERE v < 9; \
+                    CREATE FLOW f AS SELECT sum(v) AS v FROM TUMBLE(gathered, moment, INTERVAL '10 s') GROUP BY window_start";
+    let program = fine(&format!("{STREAM}{gathered}"));
+    let rows = [record("a", 1, 1), record("a", 11, 0), record("a", 9, 2), record("a", 12, 0)];
+    let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+    let output = process(&mut stage(&program, "f"), &gather(&program, &rows));
+    assert_eq!((lines(output.rows.as_ref()), output.rejected), (vec![r#"{"v":3}"#.to_owned()], vec![]));
+    // One that is declared counts, as for any stream.
+    let declared = "CREATE STREAM gathered (v bigint, moment timestamp, m text, WATERMARK FOR moment AS moment);";
+    let program = fine(&format!("{STREAM}{declared}{gathered}"));
+    let output = process(&mut stage(&program, "f"), &gather(&program, &rows));
+    assert_eq!(output.rejected, [(2, "it came after its window was closed".to_owned())]);
+}
+
+/// What the flow of that name makes of rows.
+fn gather(program: &Program, rows: &[&str]) -> arrow_array::RecordBatch {
+    process(&mut stage(program, "gathered"), &records(rows)).rows.unwrap()
+}
