@@ -79,8 +79,9 @@ impl<'c, 's, 't, 'a> Checker<'c, 's, 't, 'a> {
     /// Checks an expression of any type.
     pub(crate) fn check(&mut self, expr: &ast::Expr) -> Option<Typed> {
         if self.depth >= DEPTH_MAX {
+            let at = self.source.range(expr.span());
             self.source
-                .add("too-deep", 0..0, format!("an expression nests more than {DEPTH_MAX} levels deep"))
+                .add("too-deep", at, format!("an expression nests more than {DEPTH_MAX} levels deep"))
                 .help("write `x IN (1, 2, 3)` for `x = 1 OR x = 2 OR x = 3`, or split the flow in two");
             return None;
         }

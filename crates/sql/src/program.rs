@@ -84,6 +84,7 @@ pub fn expand(manifest: &mut Manifest) -> Result<Program, Mistakes> {
         program: Program::default(),
         tables: BTreeMap::new(),
         bare: BTreeSet::new(),
+        failed: BTreeSet::new(),
     };
     expanded.declare_known();
     let mut flows = Vec::new();
@@ -92,6 +93,7 @@ pub fn expand(manifest: &mut Manifest) -> Result<Program, Mistakes> {
             match statement {
                 Statement::Stream(stream) => expanded.stream(source, stream),
                 Statement::Flow(flow) => flows.push((place, *flow)),
+                Statement::Broken(name) => expanded.fail(&name),
             }
         }
     }
@@ -115,6 +117,8 @@ struct Expansion {
     tables: BTreeMap<String, Table>,
     /// The streams that are declared without columns: if a flow writes one, it has those of the flow.
     bare: BTreeSet<StreamName>,
+    /// The streams of which nothing is known, for what makes them has been reported: so are their readers not.
+    failed: BTreeSet<String>,
 }
 
 impl Expansion {
@@ -126,13 +130,29 @@ impl Expansion {
         }
     }
 
+    /// Notes that what makes a stream is wrong, unless its columns are declared.
+    fn fail(&mut self, name: &str) {
+        let is_declared = |(id, _): (&StreamName, &Vec<Column>)| id.as_str() == name && !self.bare.contains(id);
+        if !self.program.columns.iter().any(is_declared) {
+            self.tables.remove(name);
+            self.failed.insert(name.to_owned());
+        }
+    }
+
     fn stream(&mut self, source: &mut Source<'_>, create: CreateStream) {
+        let name = create.name.text.clone();
+        if self.declare(source, create).is_none() {
+            self.fail(&name);
+        }
+    }
+
+    fn declare(&mut self, source: &mut Source<'_>, create: CreateStream) -> Option<()> {
         let CreateStream { name, columns, watermark, settings } = create;
-        let Some(id) = stream_name(source, &name) else { return };
+        let id = stream_name(source, &name)?;
         if self.program.columns.contains_key(&id) {
             let message = format!("there are two streams `{id}`");
             source.add("duplicate", name.at, message).help("drop one of them");
-            return;
+            return None;
         }
         if columns.is_none() {
             self.bare.insert(id.clone());
@@ -147,14 +167,14 @@ impl Expansion {
                     .add("unknown-name", name.at, message)
                     .one_of(moments.clone())
                     .nearest(&watermark.column, moments);
-                return;
+                return None;
             }
         }
         if let Some(declared) = self.manifest.streams.get(&id) {
             if let Some(at) = settings.at {
                 let message = format!("the manifest says already how `{id}` is kept");
                 source.add("contradiction", at, message).help(format!("say it in [streams.{id}], or drop that"));
-                return;
+                return None;
             }
             let is_single = is_single(declared);
             self.tables.insert(id.to_string(), Table { columns: columns.clone(), watermark, is_single });
@@ -174,6 +194,7 @@ impl Expansion {
             self.manifest.streams.insert(id.clone(), stream);
         }
         self.program.columns.insert(id, columns);
+        Some(())
     }
 
     /// Each flow after those that write what it reads.
@@ -208,23 +229,27 @@ impl Expansion {
     }
 
     fn flow(&mut self, source: &mut Source<'_>, flow: CreateFlow) {
-        let compiled = query::check(source, &self.tables, &flow);
-        let Some(ids) = self.ids(source, &flow) else { return };
-        let Some(compiled) = compiled else {
+        if self.add(source, &flow).is_none() {
             // What reads its result is checked as far as that goes: not at all.
-            return;
-        };
-        let Ok(from) = StreamName::new(&compiled.source) else { return };
+            written(&flow).for_each(|name| self.fail(&name.text));
+        }
+    }
+
+    fn add(&mut self, source: &mut Source<'_>, flow: &CreateFlow) -> Option<()> {
+        let compiled = query::check(source, &self.tables, &self.failed, flow);
+        let ids = self.ids(source, flow)?;
+        let compiled = compiled?;
+        let from = StreamName::new(&compiled.source).ok()?;
         let (result, watermark) = ((&flow.name, &ids.result), compiled.watermark.clone());
-        let mut is_fine = self.write(source, &flow, result, compiled.plan.output(), watermark);
+        let mut is_fine = self.write(source, flow, result, compiled.plan.output(), watermark);
         for (name, id) in flow.late.iter().zip(&ids.late) {
-            is_fine &= self.write(source, &flow, (name, id), compiled.plan.input(), None);
+            is_fine &= self.write(source, flow, (name, id), compiled.plan.input(), None);
         }
         for (name, id) in flow.dead_letter.iter().zip(&ids.dead_letter) {
-            is_fine &= self.write(source, &flow, (name, id), &dead_letter_columns(), None);
+            is_fine &= self.write(source, flow, (name, id), &dead_letter_columns(), None);
         }
         if !is_fine {
-            return;
+            return None;
         }
         let placement = Placement { region: regions(&flow.regions), prefer: flow.prefer, ..Placement::default() };
         let query = Query { placement, fingerprint: format!("sql:{:016x}", compiled.plan.fingerprint()) };
@@ -241,6 +266,7 @@ impl Expansion {
             },
         );
         self.program.flows.insert(ids.flow, FlowPlan { stage: ids.stage, plan: Arc::new(compiled.plan) });
+        Some(())
     }
 
     /// Notes that a flow writes rows of these columns to a stream, and that the stream stays where the flow does.

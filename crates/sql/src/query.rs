@@ -40,8 +40,13 @@ pub(crate) fn source_of(query: &ast::Query) -> Option<String> {
     from(select.from.first()?).map(|(table, _)| fabric_name(table))
 }
 
-/// Checks the query of a flow.
-pub(crate) fn check(source: &mut Source<'_>, tables: &BTreeMap<String, Table>, flow: &CreateFlow) -> Option<Compiled> {
+/// Checks the query of a flow. That it reads a stream which `failed` is not said again.
+pub(crate) fn check(
+    source: &mut Source<'_>,
+    tables: &BTreeMap<String, Table>,
+    failed: &BTreeSet<String>,
+    flow: &CreateFlow,
+) -> Option<Compiled> {
     let select = plain_select(source, &flow.query)?;
     let Some(first) = select.from.first() else {
         source
@@ -56,6 +61,9 @@ pub(crate) fn check(source: &mut Source<'_>, tables: &BTreeMap<String, Table>, f
     };
     let name = fabric_name(ident);
     let Some(table) = tables.get(&name) else {
+        if failed.contains(&name) {
+            return None;
+        }
         let at = source.range(ident.span);
         let known = tables.keys().map(String::as_str);
         source
@@ -188,10 +196,13 @@ fn project(source: &mut Source<'_>, scope: &Scope<'_>, select: &ast::Select) -> 
     let mut columns = Vec::new();
     for item in &select.projection {
         match item {
-            SelectItem::Wildcard(_) => columns.extend(scope.columns.iter().enumerate().map(|(place, column)| {
-                let typed = Typed { expr: Expr::Column(place), ty: Some(column.ty), at: 0..0 };
-                Some((column.name.clone(), typed))
-            })),
+            SelectItem::Wildcard(_) => {
+                let at = source.range(item.span());
+                columns.extend(scope.columns.iter().enumerate().map(|(place, column)| {
+                    let typed = Typed { expr: Expr::Column(place), ty: Some(column.ty), at: at.clone() };
+                    Some((column.name.clone(), typed))
+                }));
+            }
             item => {
                 let (expr, alias) = item_of(source, item)?;
                 let checked = Checker::new(source, scope, "a SELECT without GROUP BY").check(expr);
@@ -406,6 +417,8 @@ fn name_of(source: &mut Source<'_>, expr: &ast::Expr, alias: Option<&ast::Ident>
 fn outputs(source: &mut Source<'_>, columns: Vec<Option<(String, Typed)>>) -> Option<(Vec<Expr>, Vec<Column>)> {
     let mut names = BTreeSet::new();
     let (mut exprs, mut output, mut is_fine) = (Vec::new(), Vec::new(), true);
+    let places = || columns.iter().flatten().map(|(_, typed)| typed.at.clone());
+    let at = places().map(|at| at.start).min().unwrap_or_default()..places().map(|at| at.end).max().unwrap_or_default();
     for column in columns {
         let Some((name, typed)) = column else {
             is_fine = false;
@@ -426,7 +439,7 @@ fn outputs(source: &mut Source<'_>, columns: Vec<Option<(String, Typed)>>) -> Op
     }
     if exprs.len() > COLUMNS_MAX {
         source
-            .add("too-large", 0..0, format!("the result has {} columns", exprs.len()))
+            .add("too-large", at, format!("the result has {} columns", exprs.len()))
             .expected(format!("at most {COLUMNS_MAX}"));
         return None;
     }

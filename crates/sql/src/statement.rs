@@ -33,6 +33,8 @@ pub(crate) struct Name {
 pub(crate) enum Statement {
     Stream(CreateStream),
     Flow(Box<CreateFlow>),
+    /// One that has been reported: what has its name is there, but nothing is known of it.
+    Broken(String),
 }
 
 /// `CREATE STREAM`.
@@ -107,11 +109,13 @@ struct Cursor<'c, 's, 't> {
     source: &'s mut Source<'t>,
     tokens: &'c [TokenWithSpan],
     next: usize,
+    /// What the statement makes, once that has been read.
+    made: Option<String>,
 }
 
 impl<'c, 's, 't> Cursor<'c, 's, 't> {
     fn new(source: &'s mut Source<'t>, tokens: &'c [TokenWithSpan]) -> Self {
-        Self { source, tokens, next: 0 }
+        Self { source, tokens, next: 0, made: None }
     }
 
     fn statement(mut self) -> Option<Statement> {
@@ -127,11 +131,12 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
             () if self.word("flow") => self.flow().map(|flow| Statement::Flow(Box::new(flow))),
             () => Err(self.expected("STREAM or FLOW", &["stream", "flow"])),
         };
-        read.ok()
+        read.ok().or_else(|| self.made.map(Statement::Broken))
     }
 
     fn stream(&mut self) -> Read<CreateStream> {
         let name = self.name("the name of the stream")?;
+        self.made = Some(name.text.clone());
         let mut stream = CreateStream { name, columns: None, watermark: None, settings: StreamSettings::default() };
         if self.sign(&Token::LParen) {
             let mut columns: Vec<Column> = Vec::new();
@@ -293,6 +298,7 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
 
     fn flow(&mut self) -> Read<CreateFlow> {
         let name = self.name("the name of the flow")?;
+        self.made = Some(name.text.clone());
         let (mut within, mut regions, mut prefer) = (None, Vec::new(), None);
         let (mut dead_letter, mut late, mut lateness_us) = (None, None, 0);
         while !self.word("as") {

@@ -1,5 +1,12 @@
 //! What is said about statements that are wrong.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods, clippy::expect_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::expect_used
+)]
 
 mod common;
 
@@ -139,6 +146,63 @@ fn each_mistake_has_its_name_and_its_place() {
         assert!(rendered.starts_with(&format!("error[{code}]: ")), "{text}\n{rendered}");
         assert!(rendered.contains("--> flows.sql:1:"), "{text}\n{rendered}");
     }
+}
+
+#[test]
+fn what_is_wrong_is_said_once_and_not_of_its_readers() {
+    let readers =
+        "CREATE FLOW g AS SELECT x FROM f; CREATE FLOW h AS SELECT y FROM g; CREATE FLOW i AS SELECT z FROM bad";
+    for wrong in [
+        "CREATE STREAM s; CREATE FLOW f DEAD LETTER INTO bad AS SELECT nothing FROM s",
+        "CREATE STREAM bad RETAIN '1 d'; CREATE STREAM s; CREATE FLOW f DEAD LETTER INTO bad AS SELECT nothing FROM s",
+        "CREATE STREAM f (a uuid); CREATE STREAM bad (stage text, reason text, row text, z text)",
+        "CREATE STREAM f (a text, WATERMARK FOR a AS a); CREATE STREAM bad (z text)",
+        "CREATE STREAM bad (z text); CREATE STREAM s; CREATE FLOW f AS SELECT FROM s",
+    ] {
+        let rendered = mistakes(&format!("{wrong}; {readers}"));
+        assert_eq!(rendered.matches("error[").count(), 1, "{wrong}\n{rendered}");
+    }
+    let rendered =
+        mistakes("CREATE STREAM s; CREATE FLOW f AS SELECT nothing FROM s; CREATE FLOW g AS SELECT x FROM ff");
+    assert!(rendered.contains("there is no stream `ff`"), "{rendered}");
+}
+
+#[test]
+fn a_finding_stands_where_the_mistake_is() {
+    let place = |query: &str| {
+        let rendered = mistakes(&format!("CREATE STREAM s (a bigint);\nCREATE FLOW f AS\nSELECT {query}\nFROM s"));
+        let place = rendered.split("--> flows.sql:").nth(1).unwrap().lines().next().unwrap().to_owned();
+        (rendered.split(['[', ']']).nth(1).unwrap().to_owned(), place)
+    };
+    let many: Vec<String> = (0..300).map(|number| format!("a AS a{number}")).collect();
+    for (query, code, at) in [
+        ("1 AS \"Hélène\",\n  b", "unknown-name", "4:3"),
+        ("'Hélène' AS h, b", "unknown-name", "3:23"),
+        ("a,\n *", "duplicate", "4:2"),
+        (&format!("a,\n  a{} AS b", " + 1".repeat(150)), "too-deep", "4:3"),
+        (&many.join(", "), "too-large", "3:8"),
+    ] {
+        assert_eq!(place(query), (code.to_owned(), at.to_owned()), "{query}");
+    }
+}
+
+#[test]
+fn a_long_line_takes_no_longer_than_many_short_ones() {
+    let flows: Vec<String> = (0..400)
+        .map(|number| format!("CREATE FLOW f{number} AS SELECT {} AS v FROM s;", vec!["a"; 80].join(" + ")))
+        .collect();
+    let time = |between: &str| {
+        let text = format!("CREATE STREAM s (a bigint);{between}{}", flows.join(between));
+        let once = || {
+            let begin = std::time::Instant::now();
+            program(&text).unwrap();
+            begin.elapsed()
+        };
+        once().min(once())
+    };
+    let (short, long) = (time("\n"), time(" "));
+    // Other work on the machine may delay one of them; each character for each word would take a hundred times as long.
+    assert!(long < short * 10, "{long:?} on one line, {short:?} on {}", flows.len());
 }
 
 #[test]
