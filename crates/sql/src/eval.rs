@@ -39,7 +39,15 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// When Arrow cannot hold them, as texts of more than 2 GiB.
     pub(crate) fn column(&mut self, expr: &Expr) -> Result<ArrayRef, ArrowError> {
-        self.value(expr, &None)?.expand(self.rows)
+        self.column_where(expr, &None)
+    }
+
+    /// The values of an expression, of which only those at the given rows count.
+    ///
+    /// # Errors
+    /// When Arrow cannot hold them, as texts of more than 2 GiB.
+    pub(crate) fn column_where(&mut self, expr: &Expr, rows: &Option<BooleanBuffer>) -> Result<ArrayRef, ArrowError> {
+        self.value(expr, rows)?.expand(self.rows)
     }
 
     /// The rows for which a condition is true.

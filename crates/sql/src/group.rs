@@ -14,6 +14,7 @@ use arrow_schema::ArrowError;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Accumulator;
+use crate::cast::{shown, text_of, timestamp_text};
 use crate::eval::Evaluator;
 use crate::plan::{Grouping, Window, hash};
 use crate::value::{Cell, cell};
@@ -57,6 +58,16 @@ pub(crate) struct Closed {
     pub(crate) results: Vec<Option<Cell<'static>>>,
 }
 
+impl Closed {
+    /// Which group failed, and why: the row that closed its window says nothing of it.
+    pub(crate) fn told(&self, reason: &str) -> String {
+        let told = |key: &Option<Cell<'_>>| key.as_ref().map_or_else(|| "null".to_owned(), |key| shown(&text_of(key)));
+        let keys: Vec<String> = self.keys.iter().map(told).collect();
+        let (start, end) = (timestamp_text(self.start_us), timestamp_text(self.end_us));
+        format!("the group ({}) of the window from {start} to {end}, which this row closed: {reason}", keys.join(", "))
+    }
+}
+
 /// A row as it arrived: where it was, its moment, and its place among the rows that the filter passed.
 pub(crate) struct Arrival {
     pub(crate) row: usize,
@@ -96,8 +107,11 @@ impl Inputs {
         let keys = grouping.keys.iter().map(|(key, _)| evaluator.column(key)).collect::<Result<_, _>>()?;
         let (mut arguments, mut filters) = (Vec::new(), Vec::new());
         for aggregate in &grouping.aggregates {
-            filters.push(aggregate.filter.as_ref().map(|filter| evaluator.holds(filter)).transpose()?);
-            arguments.push(aggregate.argument.as_ref().map(|argument| evaluator.column(argument)).transpose()?);
+            let filter = aggregate.filter.as_ref().map(|filter| evaluator.holds(filter)).transpose()?;
+            // The argument counts where the filter passes.
+            let argument = aggregate.argument.as_ref().map(|argument| evaluator.column_where(argument, &filter));
+            arguments.push(argument.transpose()?);
+            filters.push(filter);
         }
         Ok(Self { keys, arguments, filters, faults: evaluator.faults })
     }

@@ -94,12 +94,44 @@ fn a_sum_that_overflows_rejects_the_row_and_keeps_the_rest() {
 }
 
 #[test]
-fn a_group_that_fails_is_told_of_at_the_row_that_closed_it() {
+fn each_group_that_fails_is_told_of_at_the_row_that_closed_it() {
     let query = "SELECT m, 10 / sum(v) AS q FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY m, window_start";
+    let nobody = r#"{"ts":"1970-01-01T00:00:02Z","v":0}"#.to_owned();
+    // The row that closes the window fails, too: its value overflows.
+    let query_of = |last: &str| query.replace("sum(v)", &format!("sum(v + {last})"));
+    let rows = [record("a", 1, 0), record("b", 1, 5), nobody, record("c", 60, i64::MAX)];
+    let (mut closed, mut rejected) = run(&mut stage(&flow("", &query_of("v")), "f"), &rows);
+    closed.sort();
+    rejected.sort();
+    assert_eq!(closed, [r#"{"m":"b","q":1}"#]);
+    let of = |key: &str| {
+        format!(
+            "3: the group ({key}) of the window from 1970-01-01 00:00:00 to 1970-01-01 00:00:10, which this row closed: \
+             division by zero"
+        )
+    };
+    assert_eq!(rejected, ["3: bigint out of range".to_owned(), of("a"), of("null")]);
+}
+
+#[test]
+fn an_argument_counts_where_its_filter_passes() {
+    let query = "SELECT sum(10 / v) FILTER (WHERE v <> 0) AS s, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '10 s') \
+                 GROUP BY window_start";
     let rows = [record("a", 1, 0), record("b", 1, 5), record("c", 60, 1)];
     let (closed, rejected) = run(&mut stage(&flow("", query), "f"), &rows);
-    assert_eq!(closed, [r#"{"m":"b","q":2}"#]);
-    assert_eq!(rejected, ["2: a group of the window that this row closed: division by zero"]);
+    assert_eq!((closed, rejected), (vec![r#"{"s":2,"n":2}"#.to_owned()], vec![]));
+}
+
+#[test]
+fn a_sum_of_doubles_that_overflows_rejects_the_row() {
+    for aggregate in ["sum", "avg"] {
+        let query =
+            format!("SELECT {aggregate}(v * 1.6e308) AS s FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY window_start");
+        let rows = [record("a", 1, 1), record("b", 1, 1), record("c", 60, 1)];
+        let (closed, rejected) = run(&mut stage(&flow("", &query), "f"), &rows);
+        assert_eq!(rejected, ["1: value out of range: overflow in sum"]);
+        assert_eq!(closed, [r#"{"s":1.6e308}"#]);
+    }
 }
 
 #[test]
