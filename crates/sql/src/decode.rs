@@ -13,11 +13,8 @@ use arrow_schema::{DataType, Schema, TimeUnit};
 use serde_json::Value as Json;
 
 use crate::cast;
-use crate::types::{Column, Type};
+use crate::types::{Column, Type, record_columns};
 use crate::value::{Cell, cell, column};
-
-/// The columns of a record.
-const RECORD: [&str; 3] = ["key", "time", "value"];
 
 /// How the columns come about.
 #[derive(Debug)]
@@ -41,9 +38,12 @@ impl Decoder {
     /// # Errors
     /// When they lack a declared column, or have it with another type.
     pub(crate) fn new(declared: &[Column], schema: &Schema) -> Result<Self, String> {
-        let is_record = schema.fields().iter().map(|field| field.name().as_str()).eq(RECORD);
-        let declares_record = declared.iter().all(|column| RECORD.contains(&column.name.as_str()));
-        if is_record && !declares_record {
+        let record = record_columns();
+        let fields = schema.fields().iter().map(|field| (field.name().as_str(), type_of(field.data_type())));
+        let is_record = fields.eq(record.iter().map(|column| (column.name.as_str(), Some(column.ty))));
+        let is_of_record =
+            |column: &Column| record.iter().any(|known| known.name == column.name && known.ty == column.ty);
+        if is_record && !declared.iter().all(is_of_record) {
             return Ok(Self::Json);
         }
         let place = |column: &Column| {

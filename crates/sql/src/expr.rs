@@ -106,4 +106,32 @@ impl Expr {
     pub(crate) fn null(ty: Type) -> Self {
         Self::Literal(Literal::Null, ty)
     }
+
+    /// Does something with the place of each column in it, in the order in which they stand.
+    pub(crate) fn each_column(&mut self, of: &mut dyn FnMut(&mut usize)) {
+        match self {
+            Self::Column(place) => of(place),
+            Self::Literal(..) => {}
+            Self::Not(one) | Self::Test(_, one) | Self::Negate(one) | Self::Cast(one, _) => one.each_column(of),
+            Self::And(left, right)
+            | Self::Or(left, right)
+            | Self::Compare(_, left, right)
+            | Self::Arithmetic(_, left, right, _)
+            | Self::NullIf(left, right)
+            | Self::Like { text: left, pattern: right, .. } => {
+                [left, right].into_iter().for_each(|one| one.each_column(of))
+            }
+            Self::Between(parts) => parts.iter_mut().for_each(|one| one.each_column(of)),
+            Self::In(one, list) => std::iter::once(&mut **one).chain(list).for_each(|one| one.each_column(of)),
+            Self::Coalesce(list) | Self::Call(_, list) => list.iter_mut().for_each(|one| one.each_column(of)),
+            Self::Case { operand, branches, otherwise } => {
+                operand.iter_mut().for_each(|one| one.each_column(of));
+                for (condition, result) in branches {
+                    condition.each_column(of);
+                    result.each_column(of);
+                }
+                otherwise.each_column(of);
+            }
+        }
+    }
 }

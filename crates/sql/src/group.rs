@@ -298,7 +298,7 @@ impl Groups {
         let state: Part = postcard::from_bytes(bytes).map_err(|error| format!("the state cannot be read: {error}"))?;
         if state.layout != layout {
             return Err(
-                "the state is of a query with other windows, keys or aggregates; give the flow another name".to_owned()
+                "the state is of a query with another source, or other windows, keys or aggregates; give the flow another name".to_owned()
             );
         }
         self.watermark_us = self.watermark_us.max(state.watermark_us);

@@ -97,6 +97,18 @@ pub(crate) struct Grouping {
     pub(crate) project: Vec<Expr>,
 }
 
+impl Grouping {
+    /// Does something with the place of each column of the input.
+    pub(crate) fn each_column(&mut self, of: &mut dyn FnMut(&mut usize)) {
+        of(&mut self.time);
+        self.keys.iter_mut().for_each(|(key, _)| key.each_column(of));
+        for aggregate in &mut self.aggregates {
+            let exprs = aggregate.argument.iter_mut().chain(&mut aggregate.filter);
+            exprs.for_each(|expr| expr.each_column(of));
+        }
+    }
+}
+
 /// Windows of a length, one after every `slide_us`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Window {

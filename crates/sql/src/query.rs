@@ -92,7 +92,7 @@ pub(crate) fn check(
         return None;
     }
     let (filter, input) = (filter?, table.columns.clone());
-    let state_layout = layout(&shape);
+    let state_layout = layout(&name, &input, &shape);
     let described = format!("{input:?} {filter:?} {shape:?} {output:?} {has_late_port}");
     let fingerprint = hash(described.as_bytes());
     let watermark = carried(table, &shape, &output);
@@ -115,11 +115,22 @@ fn carried(table: &Table, shape: &Shape, output: &[Column]) -> Option<Watermark>
     Some(Watermark { column: column.name.clone(), delay_us: watermark.delay_us })
 }
 
-/// What the state of groups depends on.
-fn layout(shape: &Shape) -> u64 {
+/// What the state of groups depends on: which stream they are of, the windows, keys and aggregates, and which columns
+/// those are of. Where a column stands among the others does not matter.
+fn layout(stream: &str, columns: &[Column], shape: &Shape) -> u64 {
     let Shape::Group(grouping) = shape else { return 0 };
-    let Grouping { time, window, keys, aggregates, .. } = &**grouping;
-    hash(format!("{time} {window:?} {keys:?} {aggregates:?}").as_bytes())
+    let mut grouping = grouping.clone();
+    let mut used: Vec<&Column> = Vec::new();
+    grouping.each_column(&mut |place| {
+        let Some(column) = columns.get(*place) else { return };
+        *place = used.iter().position(|known| known.name == column.name).unwrap_or_else(|| {
+            used.push(column);
+            used.len() - 1
+        });
+    });
+    let used: Vec<(&str, Type)> = used.into_iter().map(|column| (column.name.as_str(), column.ty)).collect();
+    let Grouping { time, window, keys, aggregates, .. } = &*grouping;
+    hash(format!("{stream} {used:?} {time} {window:?} {keys:?} {aggregates:?}").as_bytes())
 }
 
 /// The name of what is read, and the arguments if it is a function.

@@ -194,6 +194,22 @@ fn a_stream_that_declares_no_columns_has_those_of_records() {
 }
 
 #[test]
+fn columns_with_names_of_the_record_and_other_types_are_those_of_its_object() {
+    let text =
+        "CREATE STREAM s (time timestamp, value double); CREATE FLOW f AS SELECT time, value * 2 AS twice FROM s";
+    let program = fine(text);
+    let output = process(&mut stage(&program, "f"), &records(&[r#"{"value":3.5}"#, "3.5"]));
+    assert_eq!(lines(output.rows.as_ref()), [r#"{"time":"1970-01-01T00:00:00Z","twice":7.0}"#]);
+    assert_eq!(output.rejected, [(1, "the record is no JSON object: 3.5".to_owned())]);
+    // What a flow put out is no record, whatever its columns are called.
+    let text =
+        format!("{text}; CREATE FLOW g AS SELECT 'k' AS key, time, value FROM s; CREATE FLOW h AS SELECT value FROM g");
+    let program = fine(&text);
+    let between = process(&mut stage(&program, "g"), &records(&[r#"{"value":3.5}"#])).rows.unwrap();
+    assert_eq!(lines(process(&mut stage(&program, "h"), &between).rows.as_ref()), [r#"{"value":3.5}"#]);
+}
+
+#[test]
 fn a_flow_reads_what_another_one_puts_out() {
     let text = format!(
         "CREATE FLOW second AS SELECT double_a + 1 AS v FROM \"first\"; {STREAM} CREATE FLOW first AS SELECT a * 2 AS double_a FROM s"

@@ -143,9 +143,23 @@ fn the_state_of_another_query_is_refused() {
     // Another projection goes on with the same groups.
     let same = SUMS.replace("count(*) AS n", "count(*) * 2 AS twice");
     stage(&flow("", &same), "f").restore(&state).unwrap();
-    let other = SUMS.replace("sum(v)", "sum(v + 1)");
-    let error = stage(&flow("", &other), "f").restore(&state).unwrap_err();
-    assert!(error.to_string().contains("give the flow another name"), "{error}");
+    // So does a stream with another column, wherever it stands.
+    let wider = STREAM.replace("m text, ", "before bigint, m text, extra double, ");
+    stage(&fine(&format!("{wider}CREATE FLOW f AS {SUMS}")), "f").restore(&state).unwrap();
+    let program = format!("{STREAM}CREATE FLOW f AS {SUMS}");
+    for other in [
+        program.replace("sum(v)", "sum(v + 1)"),
+        program.replace("(s, ts,", "(t, ts,").replace("STREAM s (", "STREAM t ("),
+        program.replace("v bigint", "w bigint").replace("sum(v)", "sum(w)"),
+        program.replace("v bigint", "v double"),
+        program
+            .replace("(s, ts,", "(s, at,")
+            .replace("m text, ts timestamp", "m text, at timestamp")
+            .replace("FOR ts AS ts", "FOR at AS at"),
+    ] {
+        let error = stage(&fine(&other), "f").restore(&state).unwrap_err();
+        assert!(error.to_string().contains("give the flow another name"), "{other}: {error}");
+    }
 }
 
 #[test]
