@@ -127,6 +127,19 @@ impl Accumulator {
         }
     }
 
+    /// Whether it keeps a value that it took.
+    pub(crate) fn keeps(&self) -> bool {
+        matches!(self, Self::Min(_) | Self::Max(_))
+    }
+
+    /// The bytes of the text that it keeps.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            Self::Min(Some(cell)) | Self::Max(Some(cell)) => cell.text_bytes(),
+            _ => 0,
+        }
+    }
+
     /// What it amounts to; of nothing null, but a count of 0.
     pub(crate) fn result(&self) -> Option<Cell<'static>> {
         match self {

@@ -16,7 +16,7 @@ use arrow_schema::ArrowError;
 use crate::cast::cast;
 use crate::expr::{Comparison, Expr, Operation, Test};
 use crate::types::Type;
-use crate::value::{Cell, Value, column, known, micros};
+use crate::value::{Cell, Value, bounded, column, known, micros};
 
 /// The rows for which a value counts; none for all.
 type Active = Option<BooleanBuffer>;
@@ -37,7 +37,7 @@ impl<'a> Evaluator<'a> {
     /// The values of an expression, one for each row.
     ///
     /// # Errors
-    /// When Arrow cannot hold them, as texts of more than 2 GiB.
+    /// When the texts in them are too large for one batch.
     pub(crate) fn column(&mut self, expr: &Expr) -> Result<ArrayRef, ArrowError> {
         self.column_where(expr, &None)
     }
@@ -45,7 +45,7 @@ impl<'a> Evaluator<'a> {
     /// The values of an expression, of which only those at the given rows count.
     ///
     /// # Errors
-    /// When Arrow cannot hold them, as texts of more than 2 GiB.
+    /// When the texts in them are too large for one batch.
     pub(crate) fn column_where(&mut self, expr: &Expr, rows: &Option<BooleanBuffer>) -> Result<ArrayRef, ArrowError> {
         self.value(expr, rows)?.expand(self.rows)
     }
@@ -385,7 +385,7 @@ impl<'a> Evaluator<'a> {
         let mut result = Value::column(self.value(otherwise, &left)?.expand(self.rows)?);
         for (here, value) in taken.into_iter().rev() {
             let mask = BooleanArray::new(here, None);
-            result = Value::column(arrow_select::zip::zip(&mask, &value, &result)?);
+            result = self.zip(&mask, &value, &result)?;
         }
         Ok(result)
     }
@@ -403,9 +403,19 @@ impl<'a> Evaluator<'a> {
             let missing = BooleanBuffer::collect_bool(self.rows, |row| result.array.is_null(row));
             let next = self.value(next, &and(active, &missing))?;
             let mask = BooleanArray::new(missing, None);
-            result = Value::column(arrow_select::zip::zip(&mask, &next, &result)?);
+            result = self.zip(&mask, &next, &result)?;
         }
         Ok(result)
+    }
+
+    /// The first where the mask is set, else the second.
+    fn zip(&self, mask: &BooleanArray, here: &Value, elsewhere: &Value) -> Result<Value, ArrowError> {
+        let bytes = |value: &Value| value.text_bytes() * if value.is_scalar { self.rows } else { 1 };
+        bounded(bytes(here), self.rows)?;
+        let array = arrow_select::zip::zip(mask, here, elsewhere)?;
+        let zipped = Value::column(array);
+        bounded(bytes(&zipped), self.rows)?;
+        Ok(zipped)
     }
 
     /// A loop over single values, for everything that has no kernel.
@@ -420,6 +430,7 @@ impl<'a> Evaluator<'a> {
         let rows = if is_scalar { 1 } else { self.rows };
         let mut cells = Vec::with_capacity(rows);
         let mut operands = Vec::with_capacity(arguments.len());
+        let mut bytes = 0;
         for row in 0..rows {
             operands.clear();
             // What does not count need not be computed either.
@@ -429,10 +440,13 @@ impl<'a> Evaluator<'a> {
                 continue;
             }
             operands.extend(arguments.iter().map(|argument| argument.cell(row)));
-            cells.push(of(&operands).unwrap_or_else(|reason| {
+            let cell = of(&operands).unwrap_or_else(|reason| {
                 self.fault(row, is_scalar, active, reason);
                 None
-            }));
+            });
+            bytes += cell.as_ref().map_or(0, Cell::text_bytes) * if is_scalar { self.rows } else { 1 };
+            bounded(bytes, self.rows)?;
+            cells.push(cell);
         }
         Ok(Value { array: column(ty, cells.into_iter()), is_scalar })
     }

@@ -18,6 +18,11 @@ use crate::value::{Cell, cell, column};
 /// The port of a stage's rows that came after their windows were closed.
 pub const PORT_LATE: &str = "late";
 
+/// How many groups' results are computed at once.
+const RESULTS_AT_ONCE: usize = 4_096;
+/// The most bytes of the results of a batch of rows.
+const RESULT_BYTES_MAX: usize = 256 << 20;
+
 /// What a batch came to.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -81,7 +86,8 @@ impl Stage {
     /// Processes rows of the columns that [`open`](Self::open) was told.
     ///
     /// # Errors
-    /// When Arrow cannot hold the result, as texts of more than 2 GiB.
+    /// When the texts of the result are too large for one batch. The stage is then to be made anew from the state of before;
+    /// fewer rows at once may do.
     pub fn process(&mut self, rows: &RecordBatch) -> Result<Output, StageError> {
         let Some(decoder) = &self.decoder else { return Err(StageError::Input("it was not opened".to_owned())) };
         let plan = Arc::clone(&self.plan);
@@ -212,15 +218,45 @@ fn projected(exprs: &[Expr], columns: &[ArrayRef], rows: usize) -> Result<Projec
 /// Rows, and why something failed there.
 type Failed = Vec<(usize, String)>;
 
-/// What the groups came to whose windows closed, and those that failed, each at the row that closed its window.
+/// What the groups came to whose windows closed, and those that failed, each at the row that closed its window. One row may
+/// close more of them than fit a batch: some at a time, fewer where their texts are large.
 fn results(
     grouping: &Grouping,
     result: &SchemaRef,
     closed: &[Closed],
 ) -> Result<(Option<RecordBatch>, Failed), ArrowError> {
-    if closed.is_empty() {
-        return Ok((None, Vec::new()));
+    let (mut done, mut failed, mut bytes) = (Vec::new(), Failed::new(), 0);
+    let mut left: Vec<&[Closed]> = closed.chunks(RESULTS_AT_ONCE).rev().collect();
+    while let Some(part) = left.pop() {
+        match results_of(grouping, result, part) {
+            Ok((rows, faults)) => {
+                bytes += rows.as_ref().map_or(0, RecordBatch::get_array_memory_size);
+                done.extend(rows);
+                failed.extend(faults);
+            }
+            Err(_) if part.len() > 1 => {
+                let (first, second) = part.split_at(part.len() / 2);
+                left.extend([second, first]);
+            }
+            Err(error) => return Err(error),
+        }
+        if bytes > RESULT_BYTES_MAX {
+            let message = format!("the results of {} groups have more than 256 MiB", closed.len());
+            return Err(ArrowError::ComputeError(message));
+        }
     }
+    match done.as_slice() {
+        [] => Ok((None, failed)),
+        [_] => Ok((done.pop(), failed)),
+        parts => Ok((Some(arrow_select::concat::concat_batches(result, parts)?), failed)),
+    }
+}
+
+fn results_of(
+    grouping: &Grouping,
+    result: &SchemaRef,
+    closed: &[Closed],
+) -> Result<(Option<RecordBatch>, Failed), ArrowError> {
     let columns = group_columns(grouping, closed);
     let mut evaluator = Evaluator::new(&columns, closed.len());
     let holds = grouping.having.as_ref().map(|having| evaluator.holds(having)).transpose()?;

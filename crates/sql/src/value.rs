@@ -18,6 +18,18 @@ use serde::{Deserialize, Serialize};
 use crate::expr::Literal;
 use crate::types::{Type, UTC};
 
+/// The most bytes of the texts that an expression makes of the rows of a batch. A batch that would have more is refused,
+/// and comes again in halves: what a step holds at once is bounded, and no column reaches the 2 GiB of Arrow's.
+const COLUMN_BYTES_MAX: usize = 64 << 20;
+
+/// Refuses texts that are too large for one batch.
+pub(crate) fn bounded(bytes: usize, rows: usize) -> Result<(), ArrowError> {
+    if bytes > COLUMN_BYTES_MAX && rows > 1 {
+        return Err(ArrowError::ComputeError(format!("the texts of {rows} rows have more than 64 MiB")));
+    }
+    Ok(())
+}
+
 /// The values of an expression.
 #[derive(Clone, Debug)]
 pub(crate) struct Value {
@@ -60,6 +72,9 @@ impl Value {
     }
 
     /// A column of so many rows.
+    ///
+    /// # Errors
+    /// When its texts are too large for one batch.
     pub(crate) fn expand(&self, rows: usize) -> Result<ArrayRef, ArrowError> {
         if !self.is_scalar {
             return Ok(Arc::clone(&self.array));
@@ -67,7 +82,16 @@ impl Value {
         if self.array.is_null(0) {
             return Ok(new_null_array(self.array.data_type(), rows));
         }
+        bounded(self.text_bytes() * rows, rows)?;
         arrow_select::take::take(self.array.as_ref(), &UInt32Array::from(vec![0; rows]), None)
+    }
+
+    /// The bytes of the texts in it.
+    pub(crate) fn text_bytes(&self) -> usize {
+        // Of a part of a column, only those in it.
+        let offsets = self.array.as_string_opt::<i32>().map(StringArray::value_offsets).unwrap_or_default();
+        let (first, last) = (offsets.first().copied().unwrap_or_default(), offsets.last().copied().unwrap_or_default());
+        usize::try_from(last - first).unwrap_or_default()
     }
 
     pub(crate) fn booleans(&self) -> &BooleanArray {
@@ -153,6 +177,16 @@ pub(crate) fn cell(array: &ArrayRef, place: usize) -> Option<Cell<'_>> {
         DataType::Timestamp(..) => integers(array).get(place).copied().map(Cell::Timestamp),
         DataType::Duration(_) => integers(array).get(place).copied().map(Cell::Interval),
         _ => integers(array).get(place).copied().map(Cell::Bigint),
+    }
+}
+
+impl Cell<'_> {
+    /// How long it is, if it is a text.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            _ => 0,
+        }
     }
 }
 

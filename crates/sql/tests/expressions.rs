@@ -210,6 +210,19 @@ fn columns_with_names_of_the_record_and_other_types_are_those_of_its_object() {
 }
 
 #[test]
+fn a_batch_whose_texts_are_too_large_is_refused_as_a_whole() {
+    let constant = format!("'{}'", "x".repeat(100_000));
+    for large in ["length(repeat(t, 1000000))", &constant, &format!("CASE WHEN p IS NULL THEN {constant} ELSE t END")] {
+        let program = fine(&format!("{STREAM}CREATE FLOW f AS SELECT {large} AS v FROM s"));
+        let mut stage = stage(&program, "f");
+        let of = |rows: usize| records(&vec![r#"{"t":"x"}"#; rows]);
+        assert_eq!(process(&mut stage, &of(60)).rows.unwrap().num_rows(), 60);
+        let error = stage.process(&of(4_096)).unwrap_err();
+        assert_eq!(error.to_string(), "Compute error: the texts of 4096 rows have more than 64 MiB");
+    }
+}
+
+#[test]
 fn a_flow_reads_what_another_one_puts_out() {
     let text = format!(
         "CREATE FLOW second AS SELECT double_a + 1 AS v FROM \"first\"; {STREAM} CREATE FLOW first AS SELECT a * 2 AS double_a FROM s"

@@ -135,6 +135,46 @@ fn a_sum_of_doubles_that_overflows_rejects_the_row() {
 }
 
 #[test]
+fn the_texts_of_open_groups_are_bounded() {
+    let large = |aggregate: &str, key: &str| {
+        format!(
+            "SELECT count(*) AS n, length({aggregate}) AS l FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY {key}, window_start"
+        )
+    };
+    for (query, taken) in [
+        // A key of 1 MB is there twice, a greatest text of so much once.
+        (large("max('')", "repeat(m, 500000)"), 33),
+        (large("max(repeat(m, 500000))", "v"), 67),
+        // Whatever is greater takes the place of what was there.
+        (large("max(repeat(m, 500000))", "m = ''"), 100),
+    ] {
+        let program = flow("", &query);
+        let mut running = stage(&program, "f");
+        let mut rejected = 0;
+        for second in 0..100 {
+            let (_, refused) = run(&mut running, &[record(&format!("{second:02}"), 1, second)]);
+            rejected += refused.len();
+            let reason = "0: the texts in the open groups of this partition have 64 MiB, which is the most";
+            assert!(refused.iter().all(|refused| refused == reason), "{refused:?}");
+        }
+        assert_eq!(rejected, 100 - taken, "{query}");
+        // What is restored counts as before, and what is closed no longer.
+        let state = snapshot(&running);
+        let state: Vec<(u32, &[u8])> = state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
+        let mut again = stage(&program, "f");
+        again.restore(&state).unwrap();
+        for stage in [&mut running, &mut again] {
+            let (_, refused) = run(stage, &[record("zz", 2, 100)]);
+            assert_eq!(refused.len(), usize::from(taken < 100), "{query}");
+            let (closed, _) = run(stage, &[record("zz", 60, 100), record("zz", 61, 100)]);
+            assert!(!closed.is_empty());
+            let (_, refused) = run(stage, &[record("zz", 62, 101)]);
+            assert!(refused.is_empty(), "{refused:?}");
+        }
+    }
+}
+
+#[test]
 fn the_state_of_another_query_is_refused() {
     let mut before = stage(&flow("", SUMS), "f");
     run(&mut before, &[record("a", 1, 1)]);
