@@ -1,8 +1,10 @@
 //! Checks a query against the streams that there are, and makes the plan of its stage.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, SelectItem, SetExpr, Spanned, TableFactor};
+use sqlparser::tokenizer::Span;
 
 use crate::check::{Checker, Groups, Scope, Typed};
 use crate::expr::{Expr, Literal};
@@ -56,7 +58,9 @@ pub(crate) fn check(
     };
     let Some((ident, function)) = from(first) else {
         let at = source.range(first.span());
-        source.add("unsupported", at, "a flow cannot read this").expected("a stream, or TUMBLE or HOP of one");
+        source
+            .add("unsupported", at, "a flow cannot read this")
+            .expected("a stream, or TUMBLE or HOP of one, by one name");
         return None;
     };
     let name = fabric_name(ident);
@@ -86,10 +90,14 @@ pub(crate) fn check(
         Some(function) => group(source, &scope, table, flow, select, function)?,
     };
     let has_late_port = flow.late.is_some();
-    if let (Some(late), Shape::Project(_)) = (&flow.late, &shape) {
+    if let Shape::Project(_) = &shape {
         let message = "without a window nothing comes too late";
-        source.add("contradiction", late.at.clone(), message).help("drop LATE INTO");
-        return None;
+        let late = flow.late.iter().map(|late| (late.at.clone(), "drop LATE INTO"));
+        let lateness = flow.lateness.iter().map(|lateness| (lateness.at.clone(), "drop ALLOW LATENESS"));
+        if let Some((at, help)) = late.chain(lateness).next() {
+            source.add("contradiction", at, message).help(help);
+            return None;
+        }
     }
     let (filter, input) = (filter?, table.columns.clone());
     let state_layout = layout(&name, &input, &shape);
@@ -135,10 +143,30 @@ fn layout(stream: &str, columns: &[Column], shape: &Shape) -> u64 {
 
 /// The name of what is read, and the arguments if it is a function.
 fn from(table: &ast::TableWithJoins) -> Option<(&ast::Ident, Option<WindowCall<'_>>)> {
-    let TableFactor::Table { name, args, .. } = &table.relation else { return None };
+    let TableFactor::Table {
+        name,
+        alias,
+        args,
+        with_hints,
+        version: None,
+        with_ordinality: false,
+        partitions,
+        json_path: None,
+        sample: None,
+        index_hints,
+    } = &table.relation
+    else {
+        return None;
+    };
+    let is_plain = alias.as_ref().is_none_or(|alias| alias.columns.is_empty() && alias.at.is_none());
+    if !is_plain || !with_hints.is_empty() || !partitions.is_empty() || !index_hints.is_empty() {
+        return None;
+    }
     let [ast::ObjectNamePart::Identifier(ident)] = name.0.as_slice() else { return None };
-    let Some(args) = args else { return Some((ident, None)) };
-    let args = args.args.iter().map(|arg| match arg {
+    let Some(ast::TableFunctionArgs { args, settings: None }) = args else {
+        return args.is_none().then_some((ident, None));
+    };
+    let args = args.iter().map(|arg| match arg {
         FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
         _ => None,
     });
@@ -153,41 +181,115 @@ struct WindowCall<'q> {
     args: Vec<&'q ast::Expr>,
 }
 
-/// The SELECT of a query that has nothing that a flow cannot have.
+/// What a flow cannot have: what it is, what helps, and where it stands.
+type Refused<'q> = (&'q str, &'q str, Range<usize>);
+
+const ROWS_DO_NOT_END: &str = "the rows of a stream do not end, so that there is no last one";
+const DROP_IT: &str = "drop it";
+
+/// The SELECT of a query that has nothing that a flow cannot have. Every part of the grammar is named here, so that nothing is
+/// read and passed over.
 fn plain_select<'q>(source: &mut Source<'_>, query: &'q ast::Query) -> Option<&'q ast::Select> {
-    let mut refused: Vec<(&str, &str, std::ops::Range<usize>)> = Vec::new();
+    let ast::Query {
+        with,
+        body,
+        order_by,
+        limit_clause,
+        fetch,
+        locks,
+        for_clause,
+        settings,
+        format_clause,
+        pipe_operators,
+    } = query;
     let whole = source.range(query.span());
-    let ends = "the rows of a stream do not end, so that there is no last one";
-    if let Some(with) = &query.with {
-        refused.push(("WITH", "make a flow of it, and read that", source.range(with.span())));
-    }
-    if let Some(order) = &query.order_by {
-        refused.push(("ORDER BY", ends, source.range(order.span())));
-    }
-    if query.limit_clause.is_some() || query.fetch.is_some() {
-        refused.push(("LIMIT", ends, whole.clone()));
-    }
-    let SetExpr::Select(select) = &*query.body else {
+    let at = |source: &Source<'_>, span: Option<Span>| span.map(|span| source.range(span));
+    let mut refused: Vec<Refused<'_>> = Vec::new();
+    let mut refuse = |is_there: bool, what: &'static str, help: &'static str, at: Option<Range<usize>>| {
+        if is_there {
+            refused.push((what, help, at.unwrap_or_else(|| whole.clone())));
+        }
+    };
+    let with_at = at(source, with.as_ref().map(Spanned::span));
+    refuse(with.is_some(), "WITH", "make a flow of it, and read that", with_at);
+    let order_at = at(source, order_by.as_ref().map(Spanned::span));
+    refuse(order_by.is_some(), "ORDER BY", ROWS_DO_NOT_END, order_at);
+    refuse(limit_clause.is_some() || fetch.is_some(), "LIMIT", ROWS_DO_NOT_END, None);
+    refuse(!locks.is_empty() || for_clause.is_some(), "FOR", DROP_IT, None);
+    refuse(settings.is_some() || format_clause.is_some(), "SETTINGS and FORMAT", DROP_IT, None);
+    refuse(!pipe_operators.is_empty(), "pipes", "make a flow of each", None);
+    let SetExpr::Select(select) = &**body else {
         source.add("unsupported", whole, "a flow has one SELECT").help("make two flows");
         return None;
     };
-    if select.distinct.is_some() {
-        refused.push(("DISTINCT", "group by all columns, in a window", source.range(select.span())));
-    }
-    if let Some(join) = select.from.first().and_then(|table| table.joins.first()) {
-        refused.push(("JOIN", "a flow reads one stream", source.range(join.span())));
-    }
-    if let Some(second) = select.from.get(1) {
-        refused.push(("a second stream", "a flow reads one stream", source.range(second.span())));
-    }
-    if let Some(qualify) = &select.qualify {
-        refused.push(("QUALIFY", "say it in HAVING", source.range(qualify.span())));
-    }
+    refused.extend(refused_in_select(source, select));
     let is_fine = refused.is_empty();
     for (what, help, at) in refused {
         source.add("unsupported", at, format!("a flow cannot have {what}")).help(help);
     }
     is_fine.then_some(select)
+}
+
+fn refused_in_select<'q>(source: &Source<'_>, select: &'q ast::Select) -> Vec<Refused<'q>> {
+    let ast::Select {
+        select_token: _,
+        optimizer_hints: _,
+        distinct,
+        select_modifiers,
+        top,
+        top_before_distinct: _,
+        projection: _,
+        exclude,
+        into,
+        from,
+        lateral_views,
+        prewhere,
+        selection: _,
+        connect_by,
+        group_by,
+        cluster_by,
+        distribute_by,
+        sort_by,
+        having: _,
+        named_window,
+        qualify,
+        window_before_qualify: _,
+        value_table_mode,
+        flavor: _,
+    } = select;
+    let whole = || source.range(select.span());
+    let mut refused: Vec<Refused<'_>> = Vec::new();
+    if let Some(join) = from.first().and_then(|table| table.joins.first()) {
+        refused.push(("JOIN", "a flow reads one stream", source.range(join.span())));
+    }
+    if let Some(second) = from.get(1) {
+        refused.push(("a second stream", "a flow reads one stream", source.range(second.span())));
+    }
+    if let Some(qualify) = qualify {
+        refused.push(("QUALIFY", "say it in HAVING", source.range(qualify.span())));
+    }
+    let has_modifiers = match group_by {
+        ast::GroupByExpr::All(_) => true,
+        ast::GroupByExpr::Expressions(_, modifiers) => !modifiers.is_empty(),
+    };
+    let others = [
+        (distinct.is_some(), "DISTINCT", "group by all columns, in a window"),
+        (select_modifiers.is_some(), "words between SELECT and the columns", DROP_IT),
+        (top.is_some(), "TOP", ROWS_DO_NOT_END),
+        (exclude.is_some(), "EXCLUDE", "name the columns that it selects"),
+        (into.is_some(), "INTO", "the result is the stream of the flow's name"),
+        (!lateral_views.is_empty(), "LATERAL VIEW", "a flow reads one stream"),
+        (prewhere.is_some(), "PREWHERE", "say it in WHERE"),
+        (!connect_by.is_empty(), "CONNECT BY", "a flow reads one stream"),
+        (has_modifiers, "GROUP BY ALL, or with modifiers", "name the keys"),
+        (!cluster_by.is_empty() || !distribute_by.is_empty(), "CLUSTER BY and DISTRIBUTE BY", DROP_IT),
+        (!sort_by.is_empty(), "SORT BY", ROWS_DO_NOT_END),
+        (!named_window.is_empty(), "WINDOW", "a flow has no window functions"),
+        (value_table_mode.is_some(), "AS VALUE and AS STRUCT", DROP_IT),
+    ];
+    let others = others.into_iter().filter(|(is_there, ..)| *is_there);
+    refused.extend(others.map(|(_, what, help)| (what, help, whole())));
+    refused
 }
 
 /// Each row becomes one.
@@ -207,7 +309,7 @@ fn project(source: &mut Source<'_>, scope: &Scope<'_>, select: &ast::Select) -> 
     let mut columns = Vec::new();
     for item in &select.projection {
         match item {
-            SelectItem::Wildcard(_) => {
+            SelectItem::Wildcard(options) if is_plain(options) => {
                 let at = source.range(item.span());
                 columns.extend(scope.columns.iter().enumerate().map(|(place, column)| {
                     let typed = Typed { expr: Expr::Column(place), ty: Some(column.ty), at: at.clone() };
@@ -298,7 +400,7 @@ fn group(
         time,
         window,
         delay_us,
-        lateness_us: flow.lateness_us,
+        lateness_us: flow.lateness.as_ref().map_or(0, |lateness| lateness.us),
         keys,
         aggregates: groups.aggregates,
         having,
@@ -391,6 +493,23 @@ fn window(source: &mut Source<'_>, scope: &Scope<'_>, call: &WindowCall<'_>) -> 
         return None;
     }
     Some((*place, Window { size_us, slide_us }))
+}
+
+/// Whether `*` stands for all columns as they are.
+fn is_plain(options: &ast::WildcardAdditionalOptions) -> bool {
+    let ast::WildcardAdditionalOptions {
+        wildcard_token: _,
+        opt_ilike: None,
+        opt_exclude: None,
+        opt_except: None,
+        opt_replace: None,
+        opt_rename: None,
+        opt_alias: None,
+    } = options
+    else {
+        return false;
+    };
+    true
 }
 
 fn item_of<'q>(source: &mut Source<'_>, item: &'q SelectItem) -> Option<(&'q ast::Expr, Option<&'q ast::Ident>)> {

@@ -76,9 +76,16 @@ pub(crate) struct CreateFlow {
     pub(crate) prefer: Option<Tier>,
     pub(crate) dead_letter: Option<Name>,
     pub(crate) late: Option<Name>,
-    pub(crate) lateness_us: i64,
+    pub(crate) lateness: Option<Lateness>,
     pub(crate) query: Box<Query>,
     /// Where the query stands.
+    pub(crate) at: Range<usize>,
+}
+
+/// How much later a row still changes the result of its window, and where that stands.
+#[derive(Debug)]
+pub(crate) struct Lateness {
+    pub(crate) us: i64,
     pub(crate) at: Range<usize>,
 }
 
@@ -141,8 +148,11 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
         if self.sign(&Token::LParen) {
             let mut columns: Vec<Column> = Vec::new();
             loop {
+                let at = self.here();
                 if self.word("watermark") {
-                    stream.watermark = Some(self.watermark()?);
+                    if stream.watermark.replace(self.watermark()?).is_some() {
+                        return Err(self.twice("WATERMARK", at));
+                    }
                 } else {
                     let (column, at) = self.column()?;
                     if columns.iter().any(|other| other.name == column.name) {
@@ -250,22 +260,30 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
     }
 
     fn settings(&mut self, settings: &mut StreamSettings) -> Read<()> {
+        let mut said = Vec::new();
         while self.next < self.tokens.len() {
             let at = self.here();
-            settings.at.get_or_insert(at);
+            settings.at.get_or_insert(at.clone());
+            // An age and a size may both be said.
+            if !self.peek_word().is_some_and(|word| word.eq_ignore_ascii_case("retain")) {
+                self.once(&mut said)?;
+            }
             if self.word("partitions") {
                 settings.partitions = Some(self.partitions()?);
             } else if self.word("retain") {
                 let (text, at) = self.text("a time or a size, as '7 d' or '1GiB'")?;
-                match (text.parse::<Time>(), text.parse::<Size>()) {
-                    (Ok(age), _) => settings.age = Some(age),
-                    (_, Ok(size)) => settings.size = Some(size),
+                let is_again = match (text.parse::<Time>(), text.parse::<Size>()) {
+                    (Ok(age), _) => settings.age.replace(age).is_some(),
+                    (_, Ok(size)) => settings.size.replace(size).is_some(),
                     (Err(error), _) => {
                         self.source
                             .add("invalid-unit", at, error.to_string())
                             .expected("a time or a size, as '7 d' or '1GiB'");
                         return Err(Reported);
                     }
+                };
+                if is_again {
+                    return Err(self.twice("RETAIN", at));
                 }
             } else if self.word("on") {
                 if !self.word("tier") {
@@ -280,6 +298,22 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
             }
         }
         Ok(())
+    }
+
+    /// Notes the clause that comes next, which may stand once.
+    fn once(&mut self, said: &mut Vec<&'c str>) -> Read<()> {
+        let Some(word) = self.peek_word() else { return Ok(()) };
+        if said.iter().any(|known| known.eq_ignore_ascii_case(word)) {
+            let at = self.here();
+            return Err(self.twice(&word.to_uppercase(), at));
+        }
+        said.push(word);
+        Ok(())
+    }
+
+    fn twice(&mut self, clause: &str, at: Range<usize>) -> Reported {
+        self.source.add("duplicate", at, format!("{clause} is said twice")).help("drop one of both");
+        Reported
     }
 
     fn partitions(&mut self) -> Read<u32> {
@@ -300,8 +334,11 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
         let name = self.name("the name of the flow")?;
         self.made = Some(name.text.clone());
         let (mut within, mut regions, mut prefer) = (None, Vec::new(), None);
-        let (mut dead_letter, mut late, mut lateness_us) = (None, None, 0);
+        let (mut dead_letter, mut late, mut lateness) = (None, None, None);
+        let mut said = Vec::new();
         while !self.word("as") {
+            self.once(&mut said)?;
+            let at = self.here();
             if self.word("within") {
                 within = Some(self.within()?);
             } else if self.word("keep") {
@@ -319,7 +356,7 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
                 if !self.word("lateness") {
                     return Err(self.expected("LATENESS", &["lateness"]));
                 }
-                lateness_us = self.interval()?;
+                lateness = Some(Lateness { us: self.interval()?, at });
             } else {
                 let known = ["within", "keep", "prefer", "dead", "late", "allow", "as"];
                 return Err(self.expected(
@@ -329,7 +366,7 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
             }
         }
         let (query, at) = self.query()?;
-        Ok(CreateFlow { name, within, regions, prefer, dead_letter, late, lateness_us, query, at })
+        Ok(CreateFlow { name, within, regions, prefer, dead_letter, late, lateness, query, at })
     }
 
     fn within(&mut self) -> Read<Time> {
