@@ -15,6 +15,7 @@ mod eval;
 mod expr;
 mod function;
 mod group;
+mod json;
 mod plan;
 mod program;
 mod query;

@@ -7,8 +7,10 @@ use crate::types::{Column, Type};
 /// The stage of a flow, as its query came to.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The columns of the rows that it reads.
+    /// The columns of the rows that it reads: those that count, and with a stream for late rows all.
     pub(crate) input: Vec<Column>,
+    /// Whether the rows are records as they were published, not what is in them.
+    pub(crate) is_record: bool,
     /// Which of them count.
     pub(crate) filter: Option<Expr>,
     /// What becomes of them.
@@ -77,6 +79,16 @@ pub(crate) enum Shape {
     Project(Vec<Expr>),
     /// They are grouped by keys and windows.
     Group(Box<Grouping>),
+}
+
+impl Shape {
+    /// Does something with the place of each column of the input.
+    pub(crate) fn each_column(&mut self, of: &mut dyn FnMut(&mut usize)) {
+        match self {
+            Self::Project(exprs) => exprs.iter_mut().for_each(|expr| expr.each_column(of)),
+            Self::Group(grouping) => grouping.each_column(of),
+        }
+    }
 }
 
 /// Groups of rows.

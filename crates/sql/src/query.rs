@@ -11,7 +11,7 @@ use crate::expr::{Expr, Literal};
 use crate::plan::{Grouping, Plan, Shape, Window, hash};
 use crate::source::Source;
 use crate::statement::{CreateFlow, Watermark, column_name, fabric_name};
-use crate::types::{Column, Type};
+use crate::types::{Column, Type, are_of_record};
 
 /// How many windows a row may be in at once.
 const WINDOWS_PER_ROW_MAX: i64 = 1_000;
@@ -99,16 +99,33 @@ pub(crate) fn check(
             return None;
         }
     }
-    let (filter, input) = (filter?, table.columns.clone());
-    let state_layout = layout(&name, &input, &shape);
-    let described = format!("{input:?} {filter:?} {shape:?} {output:?} {has_late_port}");
-    let fingerprint = hash(described.as_bytes());
     let watermark = carried(table, &shape, &output);
+    let state_layout = layout(&name, &table.columns, &shape);
+    let (mut filter, mut shape, is_record) = (filter?, shape, are_of_record(&table.columns));
+    let input = if has_late_port { table.columns.clone() } else { used(&table.columns, &mut filter, &mut shape) };
+    let described = format!("{input:?} {is_record} {filter:?} {shape:?} {output:?} {has_late_port}");
+    let fingerprint = hash(described.as_bytes());
     Some(Compiled {
         source: name,
         watermark,
-        plan: Plan { input, filter, shape, output, has_late_port, state_layout, fingerprint },
+        plan: Plan { input, is_record, filter, shape, output, has_late_port, state_layout, fingerprint },
     })
+}
+
+/// The columns that count: those that a query uses, and those that may not be missing. What it uses is then by its place
+/// among these.
+fn used(columns: &[Column], filter: &mut Option<Expr>, shape: &mut Shape) -> Vec<Column> {
+    let mut places: BTreeSet<usize> =
+        (0..).zip(columns).filter(|(_, column)| !column.nullable).map(|(at, _)| at).collect();
+    let mut each = |of: &mut dyn FnMut(&mut usize)| {
+        filter.iter_mut().for_each(|filter| filter.each_column(of));
+        shape.each_column(of);
+    };
+    each(&mut |place| {
+        places.insert(*place);
+    });
+    each(&mut |place| *place = places.range(..*place).count());
+    places.iter().filter_map(|place| columns.get(*place).cloned()).collect()
 }
 
 /// The watermark of a result: as far out of order as the moments of the source are, they are in it, too.

@@ -79,7 +79,7 @@ impl Stage {
     /// # Errors
     /// When they are not those that the stream declares.
     pub fn open(&mut self, input: &Schema) -> Result<(), StageError> {
-        self.decoder = Some(Decoder::new(&self.plan.input, input).map_err(StageError::Input)?);
+        self.decoder = Some(Decoder::new(&self.plan.input, self.plan.is_record, input).map_err(StageError::Input)?);
         Ok(())
     }
 

@@ -123,6 +123,12 @@ fn texts_are_of_characters() {
         ("t NOT LIKE '%x%'", "true"),
         ("t ILIKE 'hé%'", "true"),
         ("'{\"k\": 5}' ->> 'k'", "\"5\""),
+        ("'{\"id\":12345678901234567890123}' ->> 'id'", "\"12345678901234567890123\""),
+        ("'{\"k\":1.10}' ->> 'k'", "\"1.10\""),
+        ("'{\"k\":{\"l\": 1.10}}' ->> 'k' ->> 'l'", "\"1.10\""),
+        ("'{\"k\":\"a\\u0062\"}' ->> 'k'", "\"ab\""),
+        ("'{\"k\":null}' ->> 'k'", "null"),
+        ("'[1]' ->> 'k'", "null"),
         ("repeat('x', 2000000)", "the text has more than 1 MiB"),
     ]);
 }
@@ -227,6 +233,47 @@ fn a_batch_whose_texts_are_too_large_is_refused_as_a_whole() {
         let error = stage.process(&of(4_096)).unwrap_err();
         assert_eq!(error.to_string(), "Compute error: the texts of 4096 rows have more than 64 MiB");
     }
+}
+
+#[test]
+fn of_records_only_what_a_query_uses_is_read() {
+    let stream = "CREATE STREAM s (a bigint, t text, value text, n bigint NOT NULL, x double, ts timestamp);";
+    let rows = [
+        r#"{"a":"no number","n":1,"x":0.1,"ts":5,"value":"v","other":[{"x":2}]}"#,
+        r#"{"x":1}"#,
+        r#"{"n":1,"x":"1"}"#,
+        r#"{"n":2.0,"x":1}"#,
+        r#"{"n":3,"x":1e2,"x":-1E-2}"#,
+        r#"{"n":4,"x":1e999}"#,
+        r#"{"n":5,"other":}"#,
+    ];
+    let program = fine(&format!(
+        "{stream} CREATE FLOW f AS SELECT value AS v, x FROM s; CREATE FLOW g AS SELECT 1 AS one FROM s"
+    ));
+    assert_eq!(program.flows[&"f".parse().unwrap()].plan.operators()[0], "decode value text, n bigint, x double");
+    let output = process(&mut stage(&program, "f"), &records(&rows));
+    assert_eq!(lines(output.rows.as_ref()), [r#"{"v":"v","x":0.1}"#, r#"{"v":null,"x":-0.01}"#]);
+    let rejected: Vec<String> = output.rejected.iter().map(|(row, reason)| format!("{row}: {reason}")).collect();
+    insta::assert_snapshot!(rejected.join("\n"), @r#"
+    1: column `n` is missing
+    2: column `x` should be double, and is "1"
+    3: column `n` should be bigint, and is 2.0
+    5: column `x` should be double, and is 1e999
+    6: the record is no JSON: expected value at line 1 column 16
+    "#);
+    let output = process(&mut stage(&program, "g"), &records(&rows));
+    assert_eq!(output.rows.unwrap().num_rows(), 4);
+    // Late rows are passed on with all that they have.
+    let late =
+        "CREATE FLOW f LATE INTO l AS SELECT count(*) AS n FROM TUMBLE(s, ts, INTERVAL '1 s') GROUP BY window_start";
+    let output = process(
+        &mut stage(&fine(&format!("{stream}{late}")), "f"),
+        &records(&[r#"{"n":1,"ts":"2024-01-01"}"#, r#"{"n":2,"a":3,"t":"x","ts":"2023-01-01"}"#]),
+    );
+    assert_eq!(
+        lines(output.late.as_ref()),
+        [r#"{"a":3,"t":"x","value":null,"n":2,"x":null,"ts":"2023-01-01T00:00:00Z"}"#]
+    );
 }
 
 #[test]
