@@ -367,8 +367,6 @@ impl<'c, 's, 't, 'a> Checker<'c, 's, 't, 'a> {
                     None
                 }
             },
-            // Of an expression that has no type yet all branches are texts or null.
-            (_, None) if ty == Type::Text => Some(of.expr),
             (_, from) => {
                 let message = format!("this is {}", from.map_or_else(|| "text".to_owned(), |ty| ty.to_string()));
                 self.source.add("wrong-type", of.at, message).expected(ty.to_string());
@@ -378,7 +376,7 @@ impl<'c, 's, 't, 'a> Checker<'c, 's, 't, 'a> {
     }
 
     /// Makes expressions ones of a type that all of them have or may take.
-    pub(crate) fn unify(&mut self, of: Vec<Typed>, what: &str) -> Option<(Vec<Expr>, Option<Type>)> {
+    pub(crate) fn unify(&mut self, of: Vec<Typed>, what: &str) -> Option<(Vec<Expr>, Type)> {
         let mut common: Option<Type> = None;
         for typed in &of {
             common = match (common, typed.ty) {
@@ -395,7 +393,7 @@ impl<'c, 's, 't, 'a> Checker<'c, 's, 't, 'a> {
         }
         let ty = common.unwrap_or(Type::Text);
         let settled: Vec<Option<Expr>> = of.into_iter().map(|typed| self.settle(typed, ty)).collect();
-        Some((settled.into_iter().collect::<Option<_>>()?, Some(ty)))
+        Some((settled.into_iter().collect::<Option<_>>()?, ty))
     }
 
     pub(crate) fn typed(&self, at: &ast::Expr, expr: Expr, ty: Type) -> Typed {

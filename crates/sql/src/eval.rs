@@ -129,7 +129,7 @@ impl<'a> Evaluator<'a> {
     fn both(&mut self, left: &Expr, right: &Expr, active: &Active) -> Result<Value, ArrowError> {
         let left = self.value(left, active)?;
         let false_at = self.bits(&left, |value| value == Some(false));
-        let right = self.value(right, &and(active, &!&false_at))?;
+        let right = self.value(right, &Some(and(active, &!&false_at)))?;
         self.kleene(&left, &right, boolean::and_kleene)
     }
 
@@ -137,7 +137,7 @@ impl<'a> Evaluator<'a> {
     fn either(&mut self, left: &Expr, right: &Expr, active: &Active) -> Result<Value, ArrowError> {
         let left = self.value(left, active)?;
         let true_at = self.truth(&left);
-        let right = self.value(right, &and(active, &!&true_at))?;
+        let right = self.value(right, &Some(and(active, &!&true_at)))?;
         self.kleene(&left, &right, boolean::or_kleene)
     }
 
@@ -337,7 +337,7 @@ impl<'a> Evaluator<'a> {
         let (of, low) = (self.value(of, active)?, self.value(low, active)?);
         let from = self.compare(Comparison::GreaterEqual, &of, &low)?;
         let below = self.bits(&from, |value| value == Some(false));
-        let high = self.value(high, &and(active, &!&below))?;
+        let high = self.value(high, &Some(and(active, &!&below)))?;
         let to = self.compare(Comparison::LessEqual, &of, &high)?;
         self.kleene(&from, &to, boolean::and_kleene)
     }
@@ -351,7 +351,7 @@ impl<'a> Evaluator<'a> {
             let one = match one {
                 Expr::Literal(literal, ty) => Value::literal(literal, *ty),
                 one => {
-                    let left = and(active, &!&self.truth(&found));
+                    let left = Some(and(active, &!&self.truth(&found)));
                     self.value(one, &left)?
                 }
             };
@@ -377,10 +377,10 @@ impl<'a> Evaluator<'a> {
                 None => self.truth(&condition),
                 Some(operand) => self.truth(&self.compare(Comparison::Equal, operand, &condition)?),
             };
-            let here = and(&left, &holds);
+            let here = Some(and(&left, &holds));
             let value = self.value(result, &here)?;
-            left = and(&left, &!&holds);
-            taken.push((here.unwrap_or(holds), value));
+            left = Some(and(&left, &!&holds));
+            taken.extend(here.map(|here| (here, value)));
         }
         let mut result = Value::column(self.value(otherwise, &left)?.expand(self.rows)?);
         for (here, value) in taken.into_iter().rev() {
@@ -401,7 +401,7 @@ impl<'a> Evaluator<'a> {
                 break;
             }
             let missing = BooleanBuffer::collect_bool(self.rows, |row| result.array.is_null(row));
-            let next = self.value(next, &and(active, &missing))?;
+            let next = self.value(next, &Some(and(active, &missing)))?;
             let mask = BooleanArray::new(missing, None);
             result = self.zip(&mask, &next, &result)?;
         }
@@ -503,6 +503,6 @@ fn same(of: &Value, array: BooleanArray) -> Value {
     Value { array: Arc::new(array), is_scalar: of.is_scalar }
 }
 
-fn and(active: &Active, also: &BooleanBuffer) -> Active {
-    Some(active.as_ref().map_or_else(|| also.clone(), |active| active & also))
+fn and(active: &Active, also: &BooleanBuffer) -> BooleanBuffer {
+    active.as_ref().map_or_else(|| also.clone(), |active| active & also)
 }

@@ -91,7 +91,7 @@ impl Checker<'_, '_, '_, '_> {
             return self.unsupported(expr, "COALESCE of nothing");
         }
         let (parts, ty) = self.unify(parts, "the arguments are")?;
-        Some(self.typed(expr, Expr::Coalesce(parts), ty.unwrap_or(Type::Text)))
+        Some(self.typed(expr, Expr::Coalesce(parts), ty))
     }
 
     fn null_if(&mut self, expr: &ast::Expr, of: &[&ast::Expr]) -> Option<Typed> {
@@ -99,7 +99,7 @@ impl Checker<'_, '_, '_, '_> {
         let (left, right) = (self.check(left), self.check(right));
         let (parts, ty) = self.unify(vec![left?, right?], "this compares")?;
         let [left, right] = <[Expr; 2]>::try_from(parts).ok()?;
-        Some(self.typed(expr, Expr::NullIf(Box::new(left), Box::new(right)), ty.unwrap_or(Type::Text)))
+        Some(self.typed(expr, Expr::NullIf(Box::new(left), Box::new(right)), ty))
     }
 
     pub(super) fn call(&mut self, expr: &ast::Expr, name: &str, arguments: &[&ast::Expr]) -> Option<Typed> {

@@ -198,7 +198,7 @@ impl Checker<'_, '_, '_, '_> {
             self.unify(results.into_iter().chain(std::iter::once(otherwise)).collect(), "the branches are")?;
         let otherwise = Box::new(results.pop()?);
         let branches = conditions.into_iter().zip(results).collect();
-        Some(self.typed(expr, Expr::Case { operand, branches, otherwise }, ty.unwrap_or(Text)))
+        Some(self.typed(expr, Expr::Case { operand, branches, otherwise }, ty))
     }
 
     /// The operand of a `CASE`, and what it is compared with; without one, conditions.
