@@ -11,6 +11,7 @@ mod aggregate;
 mod cast;
 mod check;
 mod decode;
+mod dialect;
 mod eval;
 mod expr;
 mod function;

@@ -7,11 +7,11 @@ use std::ops::Range;
 use littoral_model::id::{Tier, check_name};
 use littoral_model::unit::{Size, Time};
 use sqlparser::ast::{Ident, Query};
-use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
 
 use crate::cast::interval;
+use crate::dialect::FlowDialect;
 use crate::source::Source;
 use crate::types::{Column, Type};
 
@@ -91,8 +91,7 @@ pub(crate) struct Lateness {
 
 /// Reads all statements of a text; what cannot be read is a finding, at most one a statement.
 pub(crate) fn parse(source: &mut Source<'_>) -> Vec<Statement> {
-    let dialect = PostgreSqlDialect {};
-    let tokens = match Tokenizer::new(&dialect, source.text()).tokenize_with_location() {
+    let tokens = match Tokenizer::new(&FlowDialect, source.text()).tokenize_with_location() {
         Ok(tokens) => tokens,
         Err(error) => {
             let at = source.range(Span::new(error.location, error.location));
@@ -433,9 +432,8 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
             return Err(self.expected("SELECT", &["select"]));
         }
         let end = self.end();
-        let dialect = PostgreSqlDialect {};
         let mut parser =
-            Parser::new(&dialect).with_recursion_limit(NESTING_MAX).with_tokens_with_locations(tokens.to_vec());
+            Parser::new(&FlowDialect).with_recursion_limit(NESTING_MAX).with_tokens_with_locations(tokens.to_vec());
         let parsed = parser.parse_query().and_then(|query| match parser.peek_token() {
             TokenWithSpan { token: Token::EOF, .. } => Ok(query),
             found => parser.expected("`;`", found),

@@ -236,6 +236,18 @@ fn a_long_line_takes_no_longer_than_many_short_ones() {
 }
 
 #[test]
+fn calls_within_calls_are_read_once() {
+    let of = |levels: usize| format!("{}a{}", "coalesce(1, abs(".repeat(levels), "))".repeat(levels));
+    let text =
+        |levels: usize| format!("CREATE STREAM s (a bigint); CREATE FLOW f AS SELECT {} AS v FROM s", of(levels));
+    let begin = std::time::Instant::now();
+    program(&text(14)).unwrap();
+    assert!(mistakes(&text(50)).contains("error[too-deep]"));
+    // Read twice each, they would take minutes.
+    assert!(begin.elapsed() < std::time::Duration::from_secs(10), "{:?}", begin.elapsed());
+}
+
+#[test]
 fn what_nests_deeply_is_refused_and_overflows_no_stack() {
     fn nested(inner: String) -> String {
         format!("CREATE STREAM s (a bigint); CREATE FLOW f AS SELECT {inner} AS v FROM s")
