@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 use littoral_model::manifest::{FINDINGS_MAX, Manifest, Sql, parse};
-use littoral_sql::{Stage, expand};
+use littoral_sql::{Output, Plan, Stage, expand};
 
 /// Reads statements, and runs what they make.
 pub fn run(bytes: &[u8]) {
@@ -20,7 +20,7 @@ pub fn run(bytes: &[u8]) {
         Ok(program) => {
             let rows = batch(records);
             for flow in program.flows.values() {
-                process(Stage::new(Arc::clone(&flow.plan)), &rows);
+                process(&flow.plan, &rows);
             }
         }
         Err(mistakes) => {
@@ -49,14 +49,29 @@ fn batch(records: &str) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A stage takes what it opens, and its state can be given to another one.
-fn process(mut stage: Stage, rows: &RecordBatch) {
-    if stage.open(rows.schema_ref()).is_err() {
+/// A stage takes what it opens; another one that is given its state goes on as it does.
+fn process(plan: &Arc<Plan>, rows: &RecordBatch) {
+    let (mut stage, mut other) = (Stage::new(Arc::clone(plan)), Stage::new(Arc::clone(plan)));
+    if stage.open(rows.schema_ref()).is_err() || other.open(rows.schema_ref()).is_err() {
         return;
     }
     let Ok(output) = stage.process(rows) else { return };
     assert!(output.rejected.iter().all(|(row, _)| (*row as usize) < rows.num_rows()));
     let state = stage.snapshot(&output.dirty);
-    let state: Vec<(u32, &[u8])> = state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
-    stage.restore(&state).unwrap_or_else(|error| panic!("{error}"));
+    let read: Vec<(u32, &[u8])> = state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
+    other.restore(&read).unwrap_or_else(|error| panic!("{error}"));
+    assert!(other.snapshot(&output.dirty) == state, "the state is not what it was");
+    match (stage.process(rows), other.process(rows)) {
+        (Ok(one), Ok(two)) => {
+            assert!(told(&one) == told(&two), "{one:?}\n{two:?}");
+            assert!(stage.snapshot(&one.dirty) == other.snapshot(&two.dirty));
+        }
+        (Err(one), Err(two)) => assert!(one == two),
+        (one, two) => panic!("{one:?}\n{two:?}"),
+    }
+}
+
+/// What came out, as it is written: what is no number is not equal to itself.
+fn told(output: &Output) -> String {
+    format!("{output:?}")
 }

@@ -92,11 +92,16 @@ impl Accumulator {
     /// Whether it can take a value in; nothing has changed yet.
     ///
     /// # Errors
-    /// When a sum would leave the whole numbers.
+    /// When a sum would leave the numbers of its type.
     pub(crate) fn check(&self, value: &Cell<'_>) -> Result<(), String> {
         match (self, value) {
             (Self::Sum(Some(sum)), Cell::Bigint(value)) if sum.checked_add(*value).is_none() => {
                 Err("bigint out of range in sum".to_owned())
+            }
+            (Self::SumDouble(Some(sum)) | Self::Avg { sum, .. }, Cell::Double(value))
+                if sum.is_finite() && value.is_finite() && !(sum + value).is_finite() =>
+            {
+                Err("value out of range: overflow in sum".to_owned())
             }
             _ => Ok(()),
         }
@@ -119,6 +124,19 @@ impl Accumulator {
             (Self::Min(best), value) => keep(best, value, Ordering::Less),
             (Self::Max(best), value) => keep(best, value, Ordering::Greater),
             _ => {}
+        }
+    }
+
+    /// Whether it keeps a value that it took.
+    pub(crate) fn keeps(&self) -> bool {
+        matches!(self, Self::Min(_) | Self::Max(_))
+    }
+
+    /// The bytes of the text that it keeps.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            Self::Min(Some(cell)) | Self::Max(Some(cell)) => cell.text_bytes(),
+            _ => 0,
         }
     }
 

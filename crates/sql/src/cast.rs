@@ -196,7 +196,8 @@ fn scaled(number: &str, unit_us: i64) -> Option<i64> {
     (value.abs() < 9e18).then_some(value.round_ties_even() as i64)
 }
 
-fn text_of(cell: &Cell<'_>) -> String {
+/// A value as text.
+pub(crate) fn text_of(cell: &Cell<'_>) -> String {
     match cell {
         Cell::Bigint(value) => value.to_string(),
         Cell::Double(value) => double_text(*value),
@@ -225,7 +226,7 @@ fn double_text(value: f64) -> String {
     format!("{digits}e{sign}{:02}", exponent.abs())
 }
 
-fn timestamp_text(micros: i64) -> String {
+pub(crate) fn timestamp_text(micros: i64) -> String {
     match moment(micros) {
         Some(moment) if micros % 1_000_000 == 0 => moment.format("%Y-%m-%d %H:%M:%S").to_string(),
         Some(moment) => {

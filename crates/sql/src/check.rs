@@ -14,7 +14,7 @@ use sqlparser::ast::{self, Ident, Spanned as _};
 use crate::aggregate::Aggregate;
 use crate::cast;
 use crate::expr::{Comparison, Expr, Literal, Test};
-use crate::function::{FIELDS, named};
+use crate::function::{FIELDS, INTERVAL_FIELDS, TRUNCATED_FIELDS, field_named, named};
 use crate::source::Source;
 use crate::statement::column_name;
 use crate::types::{Column, Type};
@@ -79,8 +79,9 @@ impl<'c, 's, 't, 'a> Checker<'c, 's, 't, 'a> {
     /// Checks an expression of any type.
     pub(crate) fn check(&mut self, expr: &ast::Expr) -> Option<Typed> {
         if self.depth >= DEPTH_MAX {
+            let at = self.source.range(expr.span());
             self.source
-                .add("too-deep", 0..0, format!("an expression nests more than {DEPTH_MAX} levels deep"))
+                .add("too-deep", at, format!("an expression nests more than {DEPTH_MAX} levels deep"))
                 .help("write `x IN (1, 2, 3)` for `x = 1 OR x = 2 OR x = 3`, or split the flow in two");
             return None;
         }
@@ -147,8 +148,8 @@ impl<'c, 's, 't, 'a> Checker<'c, 's, 't, 'a> {
                 kind: ast::CastKind::Cast | ast::CastKind::DoubleColon,
                 expr: of,
                 data_type,
+                array: false,
                 format: None,
-                ..
             } => self.cast(expr, of, data_type),
             E::TypedString(typed) => self.typed_text(expr, typed),
             E::Interval(interval) => self.interval(expr, interval),
@@ -173,7 +174,7 @@ impl<'c, 's, 't, 'a> Checker<'c, 's, 't, 'a> {
                     Some(ast::TrimWhereField::Leading) => "ltrim",
                     Some(ast::TrimWhereField::Trailing) => "rtrim",
                 };
-                let what = trim_what.as_deref().or_else(|| trim_characters.as_ref()?.first());
+                let what = trim_what.as_deref().into_iter().chain(trim_characters.iter().flatten());
                 let arguments: Vec<&E> = std::iter::once(&**of).chain(what).collect();
                 self.call(expr, name, &arguments)
             }
@@ -242,7 +243,10 @@ impl<'c, 's, 't, 'a> Checker<'c, 's, 't, 'a> {
     fn cast(&mut self, expr: &ast::Expr, of: &ast::Expr, data_type: &ast::DataType) -> Option<Typed> {
         let name = data_type.to_string();
         let at = self.source.range(expr.span());
-        let Some(to) = Type::named(name.split('(').next().unwrap_or_default().trim()) else {
+        let Some(to) = Type::named(&name) else {
+            if name.split('(').next().and_then(|name| Type::named(name.trim())).is_some() {
+                return self.unsupported(expr, "a type with a length or a precision");
+            }
             let expected = "bigint, double, boolean, text, timestamp or interval";
             let adding = self.source.add("unknown-name", at, format!("there is no type `{}`", name.to_lowercase()));
             adding.expected(expected).nearest(&name, Type::names());
@@ -272,14 +276,24 @@ impl<'c, 's, 't, 'a> Checker<'c, 's, 't, 'a> {
 
     fn interval(&mut self, expr: &ast::Expr, interval: &ast::Interval) -> Option<Typed> {
         let at = self.source.range(expr.span());
-        let text = match &*interval.value {
+        let ast::Interval {
+            value,
+            leading_field,
+            leading_precision: None,
+            last_field: None,
+            fractional_seconds_precision: None,
+        } = interval
+        else {
+            return self.unsupported(expr, "an interval of several fields, or with a precision");
+        };
+        let text = match &**value {
             ast::Expr::Value(value) => match &value.value {
                 ast::Value::SingleQuotedString(text) | ast::Value::Number(text, _) => text,
                 _ => return self.unsupported(expr, "an interval that is not written out"),
             },
             _ => return self.unsupported(expr, "an interval that is not written out"),
         };
-        let unit = interval.leading_field.as_ref().map(ToString::to_string);
+        let unit = leading_field.as_ref().map(ToString::to_string);
         let unit_us = unit.as_ref().and_then(|unit| cast::unit_us(unit));
         let micros = if unit.is_some() && unit_us.is_none() { None } else { cast::interval(text, unit_us) };
         let Some(micros) = micros else {
@@ -292,17 +306,32 @@ impl<'c, 's, 't, 'a> Checker<'c, 's, 't, 'a> {
     }
 
     fn extract(&mut self, expr: &ast::Expr, field: &str, of: &ast::Expr) -> Option<Typed> {
-        let field = field.to_lowercase();
         let at = self.source.range(expr.span());
-        if !FIELDS.contains(&field.as_str()) {
-            let adding = self.source.add("unknown-name", at, format!("there is no field `{field}` of a moment"));
-            adding.one_of(FIELDS).nearest(&field, FIELDS);
-            return None;
+        let field =
+            Typed { expr: Expr::Literal(Literal::Text(field.to_owned()), Type::Text), ty: None, at: at.clone() };
+        let mut arguments = vec![field, self.check(of)?];
+        self.field("date_part", &mut arguments)?;
+        self.resolve(at, "date_part", arguments, named("date_part"))
+    }
+
+    /// Checks the name of the field that a function of moments is asked for, if it is written out.
+    fn field(&mut self, function: &str, arguments: &mut [Typed]) -> Option<()> {
+        let [Typed { expr: Expr::Literal(Literal::Text(field), _), at, .. }, of] = arguments else { return Some(()) };
+        let (known, what): (&[&str], _) = match (function, of.ty) {
+            ("date_part", Some(Type::Interval)) => (&INTERVAL_FIELDS, "an interval"),
+            ("date_part", _) => (&FIELDS, "a moment"),
+            ("date_trunc", _) => (&TRUNCATED_FIELDS, "a moment to which it can be cut"),
+            _ => return Some(()),
+        };
+        let name = field_named(field);
+        if known.contains(&name.as_str()) {
+            *field = name;
+            return Some(());
         }
-        let of = self.check(of)?;
-        let name =
-            Typed { expr: Expr::Literal(Literal::Text(field), Type::Text), ty: Some(Type::Text), at: at.clone() };
-        self.resolve(at, "date_part", vec![name, of], named("date_part"))
+        let known = known.iter().copied();
+        let adding = self.source.add("unknown-name", at.clone(), format!("there is no field `{name}` of {what}"));
+        adding.one_of(known.clone()).nearest(&name, known);
+        None
     }
 
     fn substring(
@@ -338,8 +367,6 @@ impl<'c, 's, 't, 'a> Checker<'c, 's, 't, 'a> {
                     None
                 }
             },
-            // Of an expression that has no type yet all branches are texts or null.
-            (_, None) if ty == Type::Text => Some(of.expr),
             (_, from) => {
                 let message = format!("this is {}", from.map_or_else(|| "text".to_owned(), |ty| ty.to_string()));
                 self.source.add("wrong-type", of.at, message).expected(ty.to_string());
@@ -349,7 +376,7 @@ impl<'c, 's, 't, 'a> Checker<'c, 's, 't, 'a> {
     }
 
     /// Makes expressions ones of a type that all of them have or may take.
-    pub(crate) fn unify(&mut self, of: Vec<Typed>, what: &str) -> Option<(Vec<Expr>, Option<Type>)> {
+    pub(crate) fn unify(&mut self, of: Vec<Typed>, what: &str) -> Option<(Vec<Expr>, Type)> {
         let mut common: Option<Type> = None;
         for typed in &of {
             common = match (common, typed.ty) {
@@ -366,7 +393,7 @@ impl<'c, 's, 't, 'a> Checker<'c, 's, 't, 'a> {
         }
         let ty = common.unwrap_or(Type::Text);
         let settled: Vec<Option<Expr>> = of.into_iter().map(|typed| self.settle(typed, ty)).collect();
-        Some((settled.into_iter().collect::<Option<_>>()?, Some(ty)))
+        Some((settled.into_iter().collect::<Option<_>>()?, ty))
     }
 
     pub(crate) fn typed(&self, at: &ast::Expr, expr: Expr, ty: Type) -> Typed {

@@ -4,20 +4,18 @@
 //! text: the columns are the members of the JSON object in it, or, where the stream declares no others than `key`, `time`
 //! and `value`, the record itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float32Type, Int32Type};
 use arrow_array::{Array as _, ArrayRef, Float64Array, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Schema, TimeUnit};
-use serde_json::Value as Json;
 
 use crate::cast;
-use crate::types::{Column, Type};
-use crate::value::{Cell, cell, column};
-
-/// The columns of a record.
-const RECORD: [&str; 3] = ["key", "time", "value"];
+use crate::json;
+use crate::types::{Column, Type, record_columns};
+use crate::value::{Cell, ColumnBuilder, cell};
 
 /// How the columns come about.
 #[derive(Debug)]
@@ -36,14 +34,15 @@ pub(crate) struct Decoded {
 }
 
 impl Decoder {
-    /// How to read rows of a schema.
+    /// How to read the columns that count from rows of a schema; `is_record` where the stream declares no others than those of
+    /// the record itself.
     ///
     /// # Errors
     /// When they lack a declared column, or have it with another type.
-    pub(crate) fn new(declared: &[Column], schema: &Schema) -> Result<Self, String> {
-        let is_record = schema.fields().iter().map(|field| field.name().as_str()).eq(RECORD);
-        let declares_record = declared.iter().all(|column| RECORD.contains(&column.name.as_str()));
-        if is_record && !declares_record {
+    pub(crate) fn new(declared: &[Column], is_record: bool, schema: &Schema) -> Result<Self, String> {
+        let fields = schema.fields().iter().map(|field| (field.name().as_str(), type_of(field.data_type())));
+        let are_records = fields.eq(record_columns().iter().map(|column| (column.name.as_str(), Some(column.ty))));
+        if are_records && !is_record {
             return Ok(Self::Json);
         }
         let place = |column: &Column| {
@@ -112,46 +111,67 @@ fn widened(array: &ArrayRef) -> ArrayRef {
     }
 }
 
+/// Of each object the declared members; what else is in it is passed over.
 fn json(declared: &[Column], rows: &RecordBatch) -> Decoded {
-    let count = rows.num_rows();
-    let mut cells: Vec<Vec<Option<Cell<'static>>>> = declared.iter().map(|_| Vec::with_capacity(count)).collect();
+    let record = Record {
+        value: rows.column_by_name("value"),
+        key: rows.column_by_name("key"),
+        time: rows.column_by_name("time"),
+    };
+    let names = declared.iter().enumerate().map(|(place, column)| (column.name.as_str(), place));
+    let places: BTreeMap<&str, usize> = names.collect();
+    let mut builders: Vec<ColumnBuilder> =
+        declared.iter().map(|column| ColumnBuilder::new(column.ty, rows.num_rows())).collect();
+    let mut found = vec![None; declared.len()];
     let mut faults = Vec::new();
-    for row in 0..count {
-        match object(declared, rows, row) {
-            Ok(members) => cells.iter_mut().zip(members).for_each(|(column, cell)| column.push(cell)),
-            Err(reason) => {
-                faults.push((row, reason));
-                cells.iter_mut().for_each(|column| column.push(None));
-            }
+    for row in 0..rows.num_rows() {
+        found.fill(None);
+        let mut fault = record.members(row, &places, &mut found).err();
+        for ((column, builder), written) in declared.iter().zip(&mut builders).zip(&found) {
+            let value = if fault.is_none() { record.value(row, column, *written) } else { Ok(None) };
+            builder.push(value.unwrap_or_else(|reason| {
+                fault = Some(reason);
+                None
+            }));
         }
+        faults.extend(fault.map(|reason| (row, reason)));
     }
-    let columns = declared.iter().zip(cells).map(|(declared, cells)| column(declared.ty, cells.into_iter())).collect();
-    Decoded { columns, faults }
+    Decoded { columns: builders.into_iter().map(ColumnBuilder::finish).collect(), faults }
 }
 
-/// The declared members of a record's object.
-fn object(declared: &[Column], rows: &RecordBatch, row: usize) -> Result<Vec<Option<Cell<'static>>>, String> {
-    let of_record = |name: &str| rows.column_by_name(name).and_then(|array| cell(array, row));
-    let Some(Cell::Text(text)) = of_record("value") else { return Err("the record has no value".to_owned()) };
-    let parsed: Json = serde_json::from_str(&text).map_err(|error| format!("the record is no JSON: {error}"))?;
-    let Json::Object(object) = parsed else {
-        return Err(format!("the record is no JSON object: {}", cast::shown(&text)));
-    };
-    let member = |column: &Column| {
-        let found = match object.get(&column.name) {
+/// The columns of records that are published from outside.
+struct Record<'r> {
+    key: Option<&'r ArrayRef>,
+    time: Option<&'r ArrayRef>,
+    value: Option<&'r ArrayRef>,
+}
+
+impl<'r> Record<'r> {
+    /// The members of a row's object, as they are written.
+    fn members(&self, row: usize, places: &BTreeMap<&str, usize>, found: &mut [Option<&'r str>]) -> Result<(), String> {
+        let texts = self.value.and_then(|values| values.as_string_opt::<i32>()).filter(|texts| texts.is_valid(row));
+        let text = texts.map(|texts| texts.value(row)).ok_or("the record has no value")?;
+        match json::members(text, &|name| places.get(name).copied(), found) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(format!("the record is no JSON object: {}", cast::shown(text))),
+            Err(error) => Err(format!("the record is no JSON: {error}")),
+        }
+    }
+
+    /// The value of a column.
+    fn value(&self, row: usize, column: &Column, written: Option<&'r str>) -> Result<Option<Cell<'r>>, String> {
+        let value = match (written, column.name.as_str()) {
             // What every record has besides its value.
-            None if matches!(column.name.as_str(), "key" | "time") => {
-                of_record(&column.name).map(Cell::into_owned).filter(|cell| is_of(cell, column.ty))
-            }
-            None | Some(Json::Null) => None,
-            Some(value) => Some(typed(value, column)?),
+            (None, "key") => self.key.and_then(|keys| cell(keys, row)).filter(|cell| is_of(cell, column.ty)),
+            (None, "time") => self.time.and_then(|times| cell(times, row)).filter(|cell| is_of(cell, column.ty)),
+            (None | Some("null"), _) => None,
+            (Some(written), _) => Some(typed(written, column)?),
         };
-        if found.is_none() && !column.nullable {
+        if value.is_none() && !column.nullable {
             return Err(format!("column `{}` is missing", column.name));
         }
-        Ok(found)
-    };
-    declared.iter().map(member).collect()
+        Ok(value)
+    }
 }
 
 fn is_of(cell: &Cell<'_>, ty: Type) -> bool {
@@ -159,16 +179,15 @@ fn is_of(cell: &Cell<'_>, ty: Type) -> bool {
 }
 
 /// A member as a value of its column's type.
-fn typed(value: &Json, column: &Column) -> Result<Cell<'static>, String> {
-    let cell = match (value, column.ty) {
-        (Json::Number(number), Type::Bigint) => number.as_i64().map(Cell::Bigint),
-        (Json::Number(number), Type::Double) => number.as_f64().filter(|value| value.is_finite()).map(Cell::Double),
-        (Json::Bool(value), Type::Boolean) => Some(Cell::Boolean(*value)),
-        (Json::String(text), Type::Text) => Some(Cell::Text(text.clone().into())),
-        (Json::String(text), Type::Timestamp) => cast::timestamp(text.trim()).map(Cell::Timestamp),
+fn typed<'t>(written: &'t str, column: &Column) -> Result<Cell<'t>, String> {
+    let is_number = written.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    let cell = match column.ty {
+        Type::Bigint if is_number => written.parse().ok().map(Cell::Bigint),
+        Type::Double if is_number => written.parse().ok().filter(|value: &f64| value.is_finite()).map(Cell::Double),
+        Type::Boolean => written.parse().ok().map(Cell::Boolean),
+        Type::Text => json::string(written).map(Cell::Text),
+        Type::Timestamp => json::string(written).and_then(|text| cast::timestamp(text.trim())).map(Cell::Timestamp),
         _ => None,
     };
-    cell.ok_or_else(|| {
-        format!("column `{}` should be {}, and is {}", column.name, column.ty, cast::shown(&value.to_string()))
-    })
+    cell.ok_or_else(|| format!("column `{}` should be {}, and is {}", column.name, column.ty, cast::shown(written)))
 }

@@ -16,7 +16,7 @@ use arrow_schema::ArrowError;
 use crate::cast::cast;
 use crate::expr::{Comparison, Expr, Operation, Test};
 use crate::types::Type;
-use crate::value::{Cell, Value, column, known, micros};
+use crate::value::{Cell, Value, bounded, column, known, micros};
 
 /// The rows for which a value counts; none for all.
 type Active = Option<BooleanBuffer>;
@@ -37,9 +37,17 @@ impl<'a> Evaluator<'a> {
     /// The values of an expression, one for each row.
     ///
     /// # Errors
-    /// When Arrow cannot hold them, as texts of more than 2 GiB.
+    /// When the texts in them are too large for one batch.
     pub(crate) fn column(&mut self, expr: &Expr) -> Result<ArrayRef, ArrowError> {
-        self.value(expr, &None)?.expand(self.rows)
+        self.column_where(expr, &None)
+    }
+
+    /// The values of an expression, of which only those at the given rows count.
+    ///
+    /// # Errors
+    /// When the texts in them are too large for one batch.
+    pub(crate) fn column_where(&mut self, expr: &Expr, rows: &Option<BooleanBuffer>) -> Result<ArrayRef, ArrowError> {
+        self.value(expr, rows)?.expand(self.rows)
     }
 
     /// The rows for which a condition is true.
@@ -74,7 +82,9 @@ impl<'a> Evaluator<'a> {
                 self.arithmetic(*operation, &left, &right, *ty, active)
             }
             Expr::Negate(of) => self.negate(of, active),
-            Expr::Case { branches, otherwise } => self.case(branches, otherwise, active),
+            Expr::Between([of, low, high]) => self.between(of, low, high, active),
+            Expr::In(of, list) => self.is_in(of, list, active),
+            Expr::Case { operand, branches, otherwise } => self.case(operand.as_deref(), branches, otherwise, active),
             Expr::Coalesce(of) => self.coalesce(of, active),
             Expr::NullIf(left, right) => {
                 let (left, right) = (self.value(left, active)?, self.value(right, active)?);
@@ -119,7 +129,7 @@ impl<'a> Evaluator<'a> {
     fn both(&mut self, left: &Expr, right: &Expr, active: &Active) -> Result<Value, ArrowError> {
         let left = self.value(left, active)?;
         let false_at = self.bits(&left, |value| value == Some(false));
-        let right = self.value(right, &and(active, &!&false_at))?;
+        let right = self.value(right, &Some(and(active, &!&false_at)))?;
         self.kleene(&left, &right, boolean::and_kleene)
     }
 
@@ -127,7 +137,7 @@ impl<'a> Evaluator<'a> {
     fn either(&mut self, left: &Expr, right: &Expr, active: &Active) -> Result<Value, ArrowError> {
         let left = self.value(left, active)?;
         let true_at = self.truth(&left);
-        let right = self.value(right, &and(active, &!&true_at))?;
+        let right = self.value(right, &Some(and(active, &!&true_at)))?;
         self.kleene(&left, &right, boolean::or_kleene)
     }
 
@@ -322,21 +332,60 @@ impl<'a> Evaluator<'a> {
         Ok(self.whole(&zero, &of, ty, active, |zero, value| zero.checked_sub(value).ok_or(OUT_OF_RANGE)))
     }
 
-    fn case(&mut self, branches: &[(Expr, Expr)], otherwise: &Expr, active: &Active) -> Result<Value, ArrowError> {
+    /// The upper bound counts where the value is not below the lower one.
+    fn between(&mut self, of: &Expr, low: &Expr, high: &Expr, active: &Active) -> Result<Value, ArrowError> {
+        let (of, low) = (self.value(of, active)?, self.value(low, active)?);
+        let from = self.compare(Comparison::GreaterEqual, &of, &low)?;
+        let below = self.bits(&from, |value| value == Some(false));
+        let high = self.value(high, &Some(and(active, &!&below)))?;
+        let to = self.compare(Comparison::LessEqual, &of, &high)?;
+        self.kleene(&from, &to, boolean::and_kleene)
+    }
+
+    /// What stands in the list counts as long as nothing before is equal.
+    fn is_in(&mut self, of: &Expr, list: &[Expr], active: &Active) -> Result<Value, ArrowError> {
+        let of = self.value(of, active)?;
+        let none: ArrayRef = Arc::new(BooleanArray::from(vec![false]));
+        let mut found = Value { array: none, is_scalar: true };
+        for one in list {
+            let one = match one {
+                Expr::Literal(literal, ty) => Value::literal(literal, *ty),
+                one => {
+                    let left = Some(and(active, &!&self.truth(&found)));
+                    self.value(one, &left)?
+                }
+            };
+            let equal = self.compare(Comparison::Equal, &of, &one)?;
+            found = self.kleene(&found, &equal, boolean::or_kleene)?;
+        }
+        Ok(found)
+    }
+
+    fn case(
+        &mut self,
+        operand: Option<&Expr>,
+        branches: &[(Expr, Expr)],
+        otherwise: &Expr,
+        active: &Active,
+    ) -> Result<Value, ArrowError> {
+        let operand = operand.map(|operand| self.value(operand, active)).transpose()?;
         let mut left = active.clone();
         let mut taken: Vec<(BooleanBuffer, Value)> = Vec::with_capacity(branches.len());
         for (condition, result) in branches {
             let condition = self.value(condition, &left)?;
-            let holds = self.truth(&condition);
-            let here = and(&left, &holds);
+            let holds = match &operand {
+                None => self.truth(&condition),
+                Some(operand) => self.truth(&self.compare(Comparison::Equal, operand, &condition)?),
+            };
+            let here = Some(and(&left, &holds));
             let value = self.value(result, &here)?;
-            left = and(&left, &!&holds);
-            taken.push((here.unwrap_or(holds), value));
+            left = Some(and(&left, &!&holds));
+            taken.extend(here.map(|here| (here, value)));
         }
         let mut result = Value::column(self.value(otherwise, &left)?.expand(self.rows)?);
         for (here, value) in taken.into_iter().rev() {
             let mask = BooleanArray::new(here, None);
-            result = Value::column(arrow_select::zip::zip(&mask, &value, &result)?);
+            result = self.zip(&mask, &value, &result)?;
         }
         Ok(result)
     }
@@ -352,11 +401,21 @@ impl<'a> Evaluator<'a> {
                 break;
             }
             let missing = BooleanBuffer::collect_bool(self.rows, |row| result.array.is_null(row));
-            let next = self.value(next, &and(active, &missing))?;
+            let next = self.value(next, &Some(and(active, &missing)))?;
             let mask = BooleanArray::new(missing, None);
-            result = Value::column(arrow_select::zip::zip(&mask, &next, &result)?);
+            result = self.zip(&mask, &next, &result)?;
         }
         Ok(result)
+    }
+
+    /// The first where the mask is set, else the second.
+    fn zip(&self, mask: &BooleanArray, here: &Value, elsewhere: &Value) -> Result<Value, ArrowError> {
+        let bytes = |value: &Value| value.text_bytes() * if value.is_scalar { self.rows } else { 1 };
+        bounded(bytes(here), self.rows)?;
+        let array = arrow_select::zip::zip(mask, here, elsewhere)?;
+        let zipped = Value::column(array);
+        bounded(bytes(&zipped), self.rows)?;
+        Ok(zipped)
     }
 
     /// A loop over single values, for everything that has no kernel.
@@ -371,6 +430,7 @@ impl<'a> Evaluator<'a> {
         let rows = if is_scalar { 1 } else { self.rows };
         let mut cells = Vec::with_capacity(rows);
         let mut operands = Vec::with_capacity(arguments.len());
+        let mut bytes = 0;
         for row in 0..rows {
             operands.clear();
             // What does not count need not be computed either.
@@ -380,10 +440,13 @@ impl<'a> Evaluator<'a> {
                 continue;
             }
             operands.extend(arguments.iter().map(|argument| argument.cell(row)));
-            cells.push(of(&operands).unwrap_or_else(|reason| {
+            let cell = of(&operands).unwrap_or_else(|reason| {
                 self.fault(row, is_scalar, active, reason);
                 None
-            }));
+            });
+            bytes += cell.as_ref().map_or(0, Cell::text_bytes) * if is_scalar { self.rows } else { 1 };
+            bounded(bytes, self.rows)?;
+            cells.push(cell);
         }
         Ok(Value { array: column(ty, cells.into_iter()), is_scalar })
     }
@@ -440,6 +503,6 @@ fn same(of: &Value, array: BooleanArray) -> Value {
     Value { array: Arc::new(array), is_scalar: of.is_scalar }
 }
 
-fn and(active: &Active, also: &BooleanBuffer) -> Active {
-    Some(active.as_ref().map_or_else(|| also.clone(), |active| active & also))
+fn and(active: &Active, also: &BooleanBuffer) -> BooleanBuffer {
+    active.as_ref().map_or_else(|| also.clone(), |active| active & also)
 }

@@ -64,7 +64,8 @@ impl Operation {
     }
 }
 
-/// An expression over the columns of a row. Operands have the types that the checker gave them.
+/// An expression over the columns of a row. Operands have the types that the checker gave them. What stands once in the
+/// query stands once here: links of a chain that had their operand twice would double the tree each.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Expr {
     /// The column at that place.
@@ -79,7 +80,13 @@ pub(crate) enum Expr {
     /// result's.
     Arithmetic(Operation, Box<Expr>, Box<Expr>, Type),
     Negate(Box<Expr>),
+    /// Whether the first is not below the second, and not above the third.
+    Between([Box<Expr>; 3]),
+    /// Whether it is equal to one of the list.
+    In(Box<Expr>, Vec<Expr>),
+    /// The first branch that holds or, if there is an operand, that is equal to it.
     Case {
+        operand: Option<Box<Expr>>,
         branches: Vec<(Expr, Expr)>,
         otherwise: Box<Expr>,
     },
@@ -98,5 +105,33 @@ pub(crate) enum Expr {
 impl Expr {
     pub(crate) fn null(ty: Type) -> Self {
         Self::Literal(Literal::Null, ty)
+    }
+
+    /// Does something with the place of each column in it, in the order in which they stand.
+    pub(crate) fn each_column(&mut self, of: &mut dyn FnMut(&mut usize)) {
+        match self {
+            Self::Column(place) => of(place),
+            Self::Literal(..) => {}
+            Self::Not(one) | Self::Test(_, one) | Self::Negate(one) | Self::Cast(one, _) => one.each_column(of),
+            Self::And(left, right)
+            | Self::Or(left, right)
+            | Self::Compare(_, left, right)
+            | Self::Arithmetic(_, left, right, _)
+            | Self::NullIf(left, right)
+            | Self::Like { text: left, pattern: right, .. } => {
+                [left, right].into_iter().for_each(|one| one.each_column(of))
+            }
+            Self::Between(parts) => parts.iter_mut().for_each(|one| one.each_column(of)),
+            Self::In(one, list) => std::iter::once(&mut **one).chain(list).for_each(|one| one.each_column(of)),
+            Self::Coalesce(list) | Self::Call(_, list) => list.iter_mut().for_each(|one| one.each_column(of)),
+            Self::Case { operand, branches, otherwise } => {
+                operand.iter_mut().for_each(|one| one.each_column(of));
+                for (condition, result) in branches {
+                    condition.each_column(of);
+                    result.each_column(of);
+                }
+                otherwise.each_column(of);
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ mod order;
 mod text;
 mod time;
 
-pub(crate) use time::FIELDS;
+pub(crate) use time::{FIELDS, INTERVAL_FIELDS, TRUNCATED_FIELDS, field_named};
 
 use std::fmt;
 

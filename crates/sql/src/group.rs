@@ -14,6 +14,7 @@ use arrow_schema::ArrowError;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Accumulator;
+use crate::cast::{shown, text_of, timestamp_text};
 use crate::eval::Evaluator;
 use crate::plan::{Grouping, Window, hash};
 use crate::value::{Cell, cell};
@@ -24,6 +25,12 @@ pub(crate) const KEY_GROUPS: u32 = 128;
 const WATERMARK_GROUP: u32 = KEY_GROUPS;
 /// The most groups that a partition keeps; a row that would begin another is rejected. One takes some 200 bytes.
 const GROUPS_MAX: usize = 1 << 20;
+/// The most bytes of texts in the groups of a partition, in keys (which are there twice) and in what `min` and `max` keep; a
+/// row that would add more is rejected.
+const TEXT_BYTES_MAX: usize = 64 << 20;
+/// The most bytes of the texts of the groups that a batch of rows closes, or changes once more after that. One row cannot
+/// close so many, for there are none.
+const CLOSED_BYTES_MAX: usize = 256 << 20;
 /// The version of what a snapshot is written in.
 const STATE_VERSION: u8 = 1;
 
@@ -37,6 +44,8 @@ pub(crate) struct Groups {
     /// The ends of the windows that have groups.
     ends: BTreeSet<i64>,
     count: usize,
+    /// The bytes of their texts.
+    text_bytes: usize,
     watermark_us: Option<i64>,
 }
 
@@ -55,6 +64,20 @@ pub(crate) struct Closed {
     pub(crate) start_us: i64,
     pub(crate) end_us: i64,
     pub(crate) results: Vec<Option<Cell<'static>>>,
+}
+
+impl Closed {
+    fn text_bytes(&self) -> usize {
+        self.keys.iter().chain(&self.results).flatten().map(Cell::text_bytes).sum()
+    }
+
+    /// Which group failed, and why: the row that closed its window says nothing of it.
+    pub(crate) fn told(&self, reason: &str) -> String {
+        let told = |key: &Option<Cell<'_>>| key.as_ref().map_or_else(|| "null".to_owned(), |key| shown(&text_of(key)));
+        let keys: Vec<String> = self.keys.iter().map(told).collect();
+        let (start, end) = (timestamp_text(self.start_us), timestamp_text(self.end_us));
+        format!("the group ({}) of the window from {start} to {end}, which this row closed: {reason}", keys.join(", "))
+    }
 }
 
 /// A row as it arrived: where it was, its moment, and its place among the rows that the filter passed.
@@ -96,8 +119,11 @@ impl Inputs {
         let keys = grouping.keys.iter().map(|(key, _)| evaluator.column(key)).collect::<Result<_, _>>()?;
         let (mut arguments, mut filters) = (Vec::new(), Vec::new());
         for aggregate in &grouping.aggregates {
-            filters.push(aggregate.filter.as_ref().map(|filter| evaluator.holds(filter)).transpose()?);
-            arguments.push(aggregate.argument.as_ref().map(|argument| evaluator.column(argument)).transpose()?);
+            let filter = aggregate.filter.as_ref().map(|filter| evaluator.holds(filter)).transpose()?;
+            // The argument counts where the filter passes.
+            let argument = aggregate.argument.as_ref().map(|argument| evaluator.column_where(argument, &filter));
+            arguments.push(argument.transpose()?);
+            filters.push(filter);
         }
         Ok(Self { keys, arguments, filters, faults: evaluator.faults })
     }
@@ -145,6 +171,7 @@ impl Groups {
         let inputs = Inputs::new(grouping, columns, rows)?;
         let mut taken = Taken { rejected: inputs.faults.clone(), ..Taken::default() };
         let mut dirty = BTreeSet::new();
+        let (mut counted, mut bytes) = (0, 0);
         for arrival in arrivals {
             let kept = arrival.kept.filter(|kept| !taken.rejected.contains_key(kept));
             match (arrival.time_us, kept) {
@@ -158,6 +185,12 @@ impl Groups {
             }
             if let Some(time_us) = arrival.time_us {
                 self.advance(grouping, (arrival.row, time_us), &mut taken, &mut dirty);
+            }
+            bytes += taken.closed.iter().skip(counted).map(Closed::text_bytes).sum::<usize>();
+            counted = taken.closed.len();
+            if bytes > CLOSED_BYTES_MAX {
+                let message = format!("the texts of the groups that {rows} rows close have more than 256 MiB");
+                return Err(ArrowError::ComputeError(message));
             }
         }
         taken.dirty = dirty.into_iter().collect();
@@ -190,8 +223,10 @@ impl Groups {
         // A row is taken by all its windows or by none.
         let known = windows.iter().filter_map(|(_, end)| groups.get(&place(*end)));
         let mut begun = windows.len();
+        let mut adding = 0;
         for group in known {
             begun -= 1;
+            adding += adds(group.accumulators.iter().zip(&values));
             let checks = group.accumulators.iter().zip(&values);
             let failed = checks.filter_map(|(accumulator, value)| accumulator.check(value.as_ref()?).err()).next();
             if let Some(reason) = failed {
@@ -203,17 +238,26 @@ impl Groups {
             taken.rejected.insert(row, format!("{GROUPS_MAX} groups are open in this partition, which is the most"));
             return;
         }
+        let fresh: Vec<Accumulator> = grouping.aggregates.iter().map(crate::aggregate::Aggregate::begin).collect();
+        adding += begun * (key_bytes(&keys, &encoded) + adds(fresh.iter().zip(&values)));
+        if self.text_bytes + adding > TEXT_BYTES_MAX {
+            let message = "the texts in the open groups of this partition have 64 MiB, which is the most";
+            taken.rejected.insert(row, message.to_owned());
+            return;
+        }
         self.count += begun;
         dirty.insert(part);
         for (start_us, end_us) in windows {
             self.ends.insert(end_us);
-            let group = groups.entry(place(end_us)).or_insert_with(|| Group {
-                keys: keys.clone(),
-                accumulators: grouping.aggregates.iter().map(crate::aggregate::Aggregate::begin).collect(),
+            let group = groups.entry(place(end_us)).or_insert_with(|| {
+                self.text_bytes += key_bytes(&keys, &encoded);
+                Group { keys: keys.clone(), accumulators: fresh.clone() }
             });
             for (accumulator, value) in group.accumulators.iter_mut().zip(&values) {
                 if let Some(value) = value {
+                    self.text_bytes -= accumulator.text_bytes();
                     accumulator.take(value);
+                    self.text_bytes += accumulator.text_bytes();
                 }
             }
             if self.watermark_us.is_some_and(|watermark| end_us <= watermark) {
@@ -254,6 +298,7 @@ impl Groups {
                 let kept = part.split_off(&(end.saturating_add(1), Vec::new()));
                 let forgotten = std::mem::replace(part, kept);
                 self.count -= forgotten.len();
+                self.text_bytes -= text_bytes(&forgotten);
                 if !forgotten.is_empty() {
                     dirty.insert(*number);
                 }
@@ -284,14 +329,18 @@ impl Groups {
         let state: Part = postcard::from_bytes(bytes).map_err(|error| format!("the state cannot be read: {error}"))?;
         if state.layout != layout {
             return Err(
-                "the state is of a query with other windows, keys or aggregates; give the flow another name".to_owned()
+                "the state is of a query with another source, or other windows, keys or aggregates; give the flow another name".to_owned()
             );
         }
         self.watermark_us = self.watermark_us.max(state.watermark_us);
         self.ends.extend(state.groups.iter().map(|((end, _), _)| *end));
         let groups: BTreeMap<GroupKey, Group> = state.groups.into_iter().collect();
         self.count += groups.len();
-        self.count -= self.parts.insert(part, groups).map_or(0, |replaced| replaced.len());
+        self.text_bytes += text_bytes(&groups);
+        if let Some(replaced) = self.parts.insert(part, groups) {
+            self.count -= replaced.len();
+            self.text_bytes -= text_bytes(&replaced);
+        }
         Ok(())
     }
 }
@@ -301,6 +350,24 @@ impl Group {
         let results = self.accumulators.iter().map(Accumulator::result).collect();
         Closed { row, keys: self.keys.clone(), start_us, end_us, results }
     }
+}
+
+/// The bytes of the texts of groups.
+fn text_bytes(groups: &BTreeMap<GroupKey, Group>) -> usize {
+    let of_group = |((_, encoded), group): (&GroupKey, &Group)| {
+        key_bytes(&group.keys, encoded) + group.accumulators.iter().map(Accumulator::text_bytes).sum::<usize>()
+    };
+    groups.iter().map(of_group).sum()
+}
+
+/// The bytes that a group's key takes, as cells and encoded.
+fn key_bytes(keys: &[Option<Cell<'_>>], encoded: &[u8]) -> usize {
+    encoded.len() + keys.iter().flatten().map(Cell::text_bytes).sum::<usize>()
+}
+
+/// The most bytes that values add to what accumulators keep.
+fn adds<'a>(of: impl Iterator<Item = (&'a Accumulator, &'a Option<Cell<'a>>)>) -> usize {
+    of.filter_map(|(accumulator, value)| accumulator.keeps().then_some(value.as_ref()?.text_bytes())).sum()
 }
 
 /// The windows that a moment is in, the earliest first.

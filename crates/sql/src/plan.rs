@@ -7,8 +7,10 @@ use crate::types::{Column, Type};
 /// The stage of a flow, as its query came to.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The columns of the rows that it reads.
+    /// The columns of the rows that it reads: those that count, and with a stream for late rows all.
     pub(crate) input: Vec<Column>,
+    /// Whether the rows are records as they were published, not what is in them.
+    pub(crate) is_record: bool,
     /// Which of them count.
     pub(crate) filter: Option<Expr>,
     /// What becomes of them.
@@ -24,6 +26,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The columns of the rows that it reads, and of those that come too late.
+    pub(crate) fn input(&self) -> &[Column] {
+        &self.input
+    }
+
     /// The columns of the rows that it puts out.
     #[must_use]
     pub fn output(&self) -> &[Column] {
@@ -80,6 +87,16 @@ pub(crate) enum Shape {
     Group(Box<Grouping>),
 }
 
+impl Shape {
+    /// Does something with the place of each column of the input.
+    pub(crate) fn each_column(&mut self, of: &mut dyn FnMut(&mut usize)) {
+        match self {
+            Self::Project(exprs) => exprs.iter_mut().for_each(|expr| expr.each_column(of)),
+            Self::Group(grouping) => grouping.each_column(of),
+        }
+    }
+}
+
 /// Groups of rows.
 #[derive(Clone, Debug)]
 pub(crate) struct Grouping {
@@ -96,6 +113,18 @@ pub(crate) struct Grouping {
     pub(crate) having: Option<Expr>,
     /// What a group becomes; over its row.
     pub(crate) project: Vec<Expr>,
+}
+
+impl Grouping {
+    /// Does something with the place of each column of the input.
+    pub(crate) fn each_column(&mut self, of: &mut dyn FnMut(&mut usize)) {
+        of(&mut self.time);
+        self.keys.iter_mut().for_each(|(key, _)| key.each_column(of));
+        for aggregate in &mut self.aggregates {
+            let exprs = aggregate.argument.iter_mut().chain(&mut aggregate.filter);
+            exprs.for_each(|expr| expr.each_column(of));
+        }
+    }
 }
 
 /// Windows of a length, one after every `slide_us`.

@@ -12,8 +12,8 @@ use crate::plan::Plan;
 use crate::query::{self, Table};
 use crate::source::Source;
 use crate::stage::PORT_LATE;
-use crate::statement::{CreateFlow, CreateStream, Name, Statement, parse};
-use crate::types::{Column, record_columns};
+use crate::statement::{CreateFlow, CreateStream, Name, Statement, Watermark, parse};
+use crate::types::{Column, dead_letter_columns, record_columns};
 
 /// The flows of an app that are written in SQL.
 #[derive(Clone, Debug, Default)]
@@ -79,7 +79,13 @@ pub fn expand(manifest: &mut Manifest) -> Result<Program, Mistakes> {
     let named: Vec<(String, &str)> =
         manifest.sql.iter().map(|(name, sql)| (format!("{name}.sql"), sql.text.as_str())).collect();
     let mut sources: Vec<Source<'_>> = named.iter().map(|(file, text)| Source::new(file, text)).collect();
-    let mut expanded = Expansion { manifest: manifest.clone(), program: Program::default(), tables: BTreeMap::new() };
+    let mut expanded = Expansion {
+        manifest: manifest.clone(),
+        program: Program::default(),
+        tables: BTreeMap::new(),
+        bare: BTreeSet::new(),
+        failed: BTreeSet::new(),
+    };
     expanded.declare_known();
     let mut flows = Vec::new();
     for (place, source) in sources.iter_mut().enumerate() {
@@ -87,6 +93,7 @@ pub fn expand(manifest: &mut Manifest) -> Result<Program, Mistakes> {
             match statement {
                 Statement::Stream(stream) => expanded.stream(source, stream),
                 Statement::Flow(flow) => flows.push((place, *flow)),
+                Statement::Broken(name) => expanded.fail(&name),
             }
         }
     }
@@ -108,6 +115,10 @@ struct Expansion {
     manifest: Manifest,
     program: Program,
     tables: BTreeMap<String, Table>,
+    /// The streams that are declared without columns: if a flow writes one, it has those of the flow.
+    bare: BTreeSet<StreamName>,
+    /// The streams of which nothing is known, for what makes them has been reported: so are their readers not.
+    failed: BTreeSet<String>,
 }
 
 impl Expansion {
@@ -119,13 +130,32 @@ impl Expansion {
         }
     }
 
+    /// Notes that what makes a stream is wrong, unless its columns are declared.
+    fn fail(&mut self, name: &str) {
+        let is_declared = |(id, _): (&StreamName, &Vec<Column>)| id.as_str() == name && !self.bare.contains(id);
+        if !self.program.columns.iter().any(is_declared) {
+            self.tables.remove(name);
+            self.failed.insert(name.to_owned());
+        }
+    }
+
     fn stream(&mut self, source: &mut Source<'_>, create: CreateStream) {
+        let name = create.name.text.clone();
+        if self.declare(source, create).is_none() {
+            self.fail(&name);
+        }
+    }
+
+    fn declare(&mut self, source: &mut Source<'_>, create: CreateStream) -> Option<()> {
         let CreateStream { name, columns, watermark, settings } = create;
-        let Some(id) = stream_name(source, &name) else { return };
+        let id = stream_name(source, &name)?;
         if self.program.columns.contains_key(&id) {
             let message = format!("there are two streams `{id}`");
             source.add("duplicate", name.at, message).help("drop one of them");
-            return;
+            return None;
+        }
+        if columns.is_none() {
+            self.bare.insert(id.clone());
         }
         let columns = columns.unwrap_or_else(record_columns);
         if let Some(watermark) = &watermark {
@@ -137,14 +167,14 @@ impl Expansion {
                     .add("unknown-name", name.at, message)
                     .one_of(moments.clone())
                     .nearest(&watermark.column, moments);
-                return;
+                return None;
             }
         }
         if let Some(declared) = self.manifest.streams.get(&id) {
             if let Some(at) = settings.at {
                 let message = format!("the manifest says already how `{id}` is kept");
                 source.add("contradiction", at, message).help(format!("say it in [streams.{id}], or drop that"));
-                return;
+                return None;
             }
             let is_single = is_single(declared);
             self.tables.insert(id.to_string(), Table { columns: columns.clone(), watermark, is_single });
@@ -164,6 +194,7 @@ impl Expansion {
             self.manifest.streams.insert(id.clone(), stream);
         }
         self.program.columns.insert(id, columns);
+        Some(())
     }
 
     /// Each flow after those that write what it reads.
@@ -178,7 +209,8 @@ impl Expansion {
             is_new
         });
         while !left.is_empty() {
-            let pending: BTreeSet<String> = left.iter().map(|(_, flow)| flow.name.text.clone()).collect();
+            let pending: BTreeSet<String> =
+                left.iter().flat_map(|(_, flow)| written(flow)).map(|name| name.text.clone()).collect();
             let is_ready =
                 |flow: &CreateFlow| query::source_of(&flow.query).is_none_or(|from| !pending.contains(&from));
             let Some(next) = left.iter().position(|(_, flow)| is_ready(flow)) else {
@@ -197,39 +229,29 @@ impl Expansion {
     }
 
     fn flow(&mut self, source: &mut Source<'_>, flow: CreateFlow) {
-        let compiled = query::check(source, &self.tables, &flow);
-        let Some(ids) = self.ids(source, &flow) else { return };
-        let is_declared = self.manifest.streams.contains_key(&ids.result);
-        if let Some(declared) = self.program.columns.get(&ids.result)
-            && let Some(compiled) = &compiled
-            && !agree(declared, compiled.plan.output())
-        {
-            let expected = declared.iter().map(|column| format!("{} {}", column.name, column.ty));
-            let expected: Vec<String> = expected.collect();
-            let message = format!("the result has other columns than the stream `{}` declares", ids.result);
-            source.add("wrong-type", flow.at.clone(), message).expected(expected.join(", "));
-            return;
-        }
-        let Some(compiled) = compiled else {
+        if self.add(source, &flow).is_none() {
             // What reads its result is checked as far as that goes: not at all.
-            return;
-        };
-        let Ok(from) = StreamName::new(&compiled.source) else { return };
-        let region = regions(&flow.regions);
-        let implied =
-            || Stream { placement: Placement { region: region.clone(), ..Placement::default() }, ..Stream::default() };
-        if !is_declared {
-            self.manifest.streams.insert(ids.result.clone(), implied());
+            written(&flow).for_each(|name| self.fail(&name.text));
         }
-        let is_single = self.manifest.streams.get(&ids.result).is_some_and(is_single);
-        for side in ids.dead_letter.iter().chain(&ids.late) {
-            self.manifest.streams.entry(side.clone()).or_insert_with(implied);
+    }
+
+    fn add(&mut self, source: &mut Source<'_>, flow: &CreateFlow) -> Option<()> {
+        let compiled = query::check(source, &self.tables, &self.failed, flow);
+        let ids = self.ids(source, flow)?;
+        let compiled = compiled?;
+        let from = StreamName::new(&compiled.source).ok()?;
+        let (result, watermark) = ((&flow.name, &ids.result), compiled.watermark.clone());
+        let mut is_fine = self.write(source, flow, result, compiled.plan.output(), watermark);
+        for (name, id) in flow.late.iter().zip(&ids.late) {
+            is_fine &= self.write(source, flow, (name, id), compiled.plan.input(), None);
         }
-        let columns = compiled.plan.output().to_vec();
-        let watermark = self.tables.get(&flow.name.text).and_then(|table| table.watermark.clone());
-        self.tables.insert(flow.name.text.clone(), Table { columns: columns.clone(), watermark, is_single });
-        self.program.columns.insert(ids.result.clone(), columns);
-        let placement = Placement { region, prefer: flow.prefer, ..Placement::default() };
+        for (name, id) in flow.dead_letter.iter().zip(&ids.dead_letter) {
+            is_fine &= self.write(source, flow, (name, id), &dead_letter_columns(), None);
+        }
+        if !is_fine {
+            return None;
+        }
+        let placement = Placement { region: regions(&flow.regions), prefer: flow.prefer, ..Placement::default() };
         let fingerprint = format!("sql:{:016x}", compiled.plan.fingerprint());
         let query = Query { placement, fingerprint, groups: compiled.plan.groups() };
         self.manifest.queries.insert(ids.stage.clone(), query);
@@ -245,6 +267,52 @@ impl Expansion {
             },
         );
         self.program.flows.insert(ids.flow, FlowPlan { stage: ids.stage, plan: Arc::new(compiled.plan) });
+        Some(())
+    }
+
+    /// Notes that a flow writes rows of these columns to a stream, and that the stream stays where the flow does.
+    fn write(
+        &mut self,
+        source: &mut Source<'_>,
+        flow: &CreateFlow,
+        (name, id): (&Name, &StreamName),
+        columns: &[Column],
+        watermark: Option<Watermark>,
+    ) -> bool {
+        let known = if self.bare.remove(id) { None } else { self.program.columns.get(id) };
+        if let Some(known) = known
+            && !agree(known, columns)
+        {
+            let list = |columns: &[Column]| {
+                let columns: Vec<String> =
+                    columns.iter().map(|column| format!("{} {}", column.name, column.ty)).collect();
+                columns.join(", ")
+            };
+            let message = format!("the rows that go to the stream `{id}` are not of its columns: {}", list(columns));
+            source.add("wrong-type", name.at.clone(), message).expected(list(known));
+            return false;
+        }
+        let stream = self.manifest.streams.entry(id.clone()).or_default();
+        let wanted = regions(&flow.regions);
+        let Some(region) = both(&stream.placement.region, &wanted) else {
+            let list = |regions: &OneOrMany<RegionId>| {
+                let regions: Vec<&str> = regions.iter().map(RegionId::as_str).collect();
+                regions.join(", ")
+            };
+            let message = format!("the stream `{id}` is kept in {} already", list(&stream.placement.region));
+            source
+                .add("contradiction", name.at.clone(), message)
+                .expected(format!("one of {}, where the flow must stay", list(&wanted)))
+                .help("keep both in the same regions");
+            return false;
+        };
+        stream.placement.region = region;
+        let declared = self.tables.get(&name.text).and_then(|table| table.watermark.clone());
+        let table =
+            Table { columns: columns.to_vec(), watermark: declared.or(watermark), is_single: is_single(stream) };
+        self.tables.insert(name.text.clone(), table);
+        self.program.columns.insert(id.clone(), columns.to_vec());
+        true
     }
 
     /// The names that a flow takes, if they are free.
@@ -295,6 +363,22 @@ fn stream_name(source: &mut Source<'_>, name: &Name) -> Option<StreamName> {
 
 fn regions(names: &[String]) -> OneOrMany<RegionId> {
     OneOrMany::Many(names.iter().filter_map(|name| RegionId::new(name).ok()).collect())
+}
+
+/// The streams that a flow writes.
+fn written(flow: &CreateFlow) -> impl Iterator<Item = &Name> {
+    std::iter::once(&flow.name).chain(&flow.dead_letter).chain(&flow.late)
+}
+
+/// What is allowed by both; none if nothing is. Without any region it does not constrain.
+fn both(one: &OneOrMany<RegionId>, other: &OneOrMany<RegionId>) -> Option<OneOrMany<RegionId>> {
+    let is_open = |regions: &OneOrMany<RegionId>| regions.iter().next().is_none();
+    if is_open(one) || is_open(other) {
+        return Some(if is_open(one) { other.clone() } else { one.clone() });
+    }
+    let common: Vec<RegionId> =
+        one.iter().filter(|region| other.iter().any(|other| other == *region)).cloned().collect();
+    (!common.is_empty()).then_some(OneOrMany::Many(common))
 }
 
 /// Whether all records of a stream are in one partition. One that says nothing may have a partition a device.

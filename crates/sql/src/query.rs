@@ -1,15 +1,17 @@
 //! Checks a query against the streams that there are, and makes the plan of its stage.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, SelectItem, SetExpr, Spanned, TableFactor};
+use sqlparser::tokenizer::Span;
 
 use crate::check::{Checker, Groups, Scope, Typed};
 use crate::expr::{Expr, Literal};
 use crate::plan::{Grouping, Plan, Shape, Window, hash};
 use crate::source::Source;
 use crate::statement::{CreateFlow, Watermark, column_name, fabric_name};
-use crate::types::{Column, Type};
+use crate::types::{Column, Type, are_of_record};
 
 /// How many windows a row may be in at once.
 const WINDOWS_PER_ROW_MAX: i64 = 1_000;
@@ -30,6 +32,8 @@ pub(crate) struct Compiled {
     /// The stream that it reads.
     pub(crate) source: String,
     pub(crate) plan: Plan,
+    /// The watermark of its result, if that has the column of the source's.
+    pub(crate) watermark: Option<Watermark>,
 }
 
 /// The stream that a query reads, if it says so in a way that can be read.
@@ -38,8 +42,13 @@ pub(crate) fn source_of(query: &ast::Query) -> Option<String> {
     from(select.from.first()?).map(|(table, _)| fabric_name(table))
 }
 
-/// Checks the query of a flow.
-pub(crate) fn check(source: &mut Source<'_>, tables: &BTreeMap<String, Table>, flow: &CreateFlow) -> Option<Compiled> {
+/// Checks the query of a flow. That it reads a stream which `failed` is not said again.
+pub(crate) fn check(
+    source: &mut Source<'_>,
+    tables: &BTreeMap<String, Table>,
+    failed: &BTreeSet<String>,
+    flow: &CreateFlow,
+) -> Option<Compiled> {
     let select = plain_select(source, &flow.query)?;
     let Some(first) = select.from.first() else {
         source
@@ -49,11 +58,16 @@ pub(crate) fn check(source: &mut Source<'_>, tables: &BTreeMap<String, Table>, f
     };
     let Some((ident, function)) = from(first) else {
         let at = source.range(first.span());
-        source.add("unsupported", at, "a flow cannot read this").expected("a stream, or TUMBLE or HOP of one");
+        source
+            .add("unsupported", at, "a flow cannot read this")
+            .expected("a stream, or TUMBLE or HOP of one, by one name");
         return None;
     };
     let name = fabric_name(ident);
     let Some(table) = tables.get(&name) else {
+        if failed.contains(&name) {
+            return None;
+        }
         let at = source.range(ident.span);
         let known = tables.keys().map(String::as_str);
         source
@@ -76,34 +90,100 @@ pub(crate) fn check(source: &mut Source<'_>, tables: &BTreeMap<String, Table>, f
         Some(function) => group(source, &scope, table, flow, select, function)?,
     };
     let has_late_port = flow.late.is_some();
-    if let (Some(late), Shape::Project(_)) = (&flow.late, &shape) {
+    if let Shape::Project(_) = &shape {
         let message = "without a window nothing comes too late";
-        source.add("contradiction", late.at.clone(), message).help("drop LATE INTO");
-        return None;
+        let late = flow.late.iter().map(|late| (late.at.clone(), "drop LATE INTO"));
+        let lateness = flow.lateness.iter().map(|lateness| (lateness.at.clone(), "drop ALLOW LATENESS"));
+        if let Some((at, help)) = late.chain(lateness).next() {
+            source.add("contradiction", at, message).help(help);
+            return None;
+        }
     }
-    let (filter, input) = (filter?, table.columns.clone());
-    let state_layout = layout(&shape);
-    let described = format!("{input:?} {filter:?} {shape:?} {output:?} {has_late_port}");
+    let watermark = carried(table, &shape, &output);
+    let state_layout = layout(&name, &table.columns, &shape);
+    let (mut filter, mut shape, is_record) = (filter?, shape, are_of_record(&table.columns));
+    let input = if has_late_port { table.columns.clone() } else { used(&table.columns, &mut filter, &mut shape) };
+    let described = format!("{input:?} {is_record} {filter:?} {shape:?} {output:?} {has_late_port}");
     let fingerprint = hash(described.as_bytes());
     Some(Compiled {
         source: name,
-        plan: Plan { input, filter, shape, output, has_late_port, state_layout, fingerprint },
+        watermark,
+        plan: Plan { input, is_record, filter, shape, output, has_late_port, state_layout, fingerprint },
     })
 }
 
-/// What the state of groups depends on.
-fn layout(shape: &Shape) -> u64 {
+/// The columns that count: those that a query uses, and those that may not be missing. What it uses is then by its place
+/// among these.
+fn used(columns: &[Column], filter: &mut Option<Expr>, shape: &mut Shape) -> Vec<Column> {
+    let mut places: BTreeSet<usize> =
+        (0..).zip(columns).filter(|(_, column)| !column.nullable).map(|(at, _)| at).collect();
+    let mut each = |of: &mut dyn FnMut(&mut usize)| {
+        filter.iter_mut().for_each(|filter| filter.each_column(of));
+        shape.each_column(of);
+    };
+    each(&mut |place| {
+        places.insert(*place);
+    });
+    each(&mut |place| *place = places.range(..*place).count());
+    places.iter().filter_map(|place| columns.get(*place).cloned()).collect()
+}
+
+/// The watermark of a result: as far out of order as the moments of the source are, they are in it, too.
+fn carried(table: &Table, shape: &Shape, output: &[Column]) -> Option<Watermark> {
+    let watermark = table.watermark.as_ref()?;
+    let Shape::Project(exprs) = shape else { return None };
+    let is_it = |expr: &Expr| match expr {
+        Expr::Column(place) => table.columns.get(*place).is_some_and(|column| column.name == watermark.column),
+        _ => false,
+    };
+    let column = output.get(exprs.iter().position(is_it)?)?;
+    Some(Watermark { column: column.name.clone(), delay_us: watermark.delay_us })
+}
+
+/// What the state of groups depends on: which stream they are of, the windows, keys and aggregates, and which columns
+/// those are of. Where a column stands among the others does not matter.
+fn layout(stream: &str, columns: &[Column], shape: &Shape) -> u64 {
     let Shape::Group(grouping) = shape else { return 0 };
-    let Grouping { time, window, keys, aggregates, .. } = &**grouping;
-    hash(format!("{time} {window:?} {keys:?} {aggregates:?}").as_bytes())
+    let mut grouping = grouping.clone();
+    let mut used: Vec<&Column> = Vec::new();
+    grouping.each_column(&mut |place| {
+        let Some(column) = columns.get(*place) else { return };
+        *place = used.iter().position(|known| known.name == column.name).unwrap_or_else(|| {
+            used.push(column);
+            used.len() - 1
+        });
+    });
+    let used: Vec<(&str, Type)> = used.into_iter().map(|column| (column.name.as_str(), column.ty)).collect();
+    let Grouping { time, window, keys, aggregates, .. } = &*grouping;
+    hash(format!("{stream} {used:?} {time} {window:?} {keys:?} {aggregates:?}").as_bytes())
 }
 
 /// The name of what is read, and the arguments if it is a function.
 fn from(table: &ast::TableWithJoins) -> Option<(&ast::Ident, Option<WindowCall<'_>>)> {
-    let TableFactor::Table { name, args, .. } = &table.relation else { return None };
+    let TableFactor::Table {
+        name,
+        alias,
+        args,
+        with_hints,
+        version: None,
+        with_ordinality: false,
+        partitions,
+        json_path: None,
+        sample: None,
+        index_hints,
+    } = &table.relation
+    else {
+        return None;
+    };
+    let is_plain = alias.as_ref().is_none_or(|alias| alias.columns.is_empty() && alias.at.is_none());
+    if !is_plain || !with_hints.is_empty() || !partitions.is_empty() || !index_hints.is_empty() {
+        return None;
+    }
     let [ast::ObjectNamePart::Identifier(ident)] = name.0.as_slice() else { return None };
-    let Some(args) = args else { return Some((ident, None)) };
-    let args = args.args.iter().map(|arg| match arg {
+    let Some(ast::TableFunctionArgs { args, settings: None }) = args else {
+        return args.is_none().then_some((ident, None));
+    };
+    let args = args.iter().map(|arg| match arg {
         FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
         _ => None,
     });
@@ -118,41 +198,115 @@ struct WindowCall<'q> {
     args: Vec<&'q ast::Expr>,
 }
 
-/// The SELECT of a query that has nothing that a flow cannot have.
+/// What a flow cannot have: what it is, what helps, and where it stands.
+type Refused<'q> = (&'q str, &'q str, Range<usize>);
+
+const ROWS_DO_NOT_END: &str = "the rows of a stream do not end, so that there is no last one";
+const DROP_IT: &str = "drop it";
+
+/// The SELECT of a query that has nothing that a flow cannot have. Every part of the grammar is named here, so that nothing is
+/// read and passed over.
 fn plain_select<'q>(source: &mut Source<'_>, query: &'q ast::Query) -> Option<&'q ast::Select> {
-    let mut refused: Vec<(&str, &str, std::ops::Range<usize>)> = Vec::new();
+    let ast::Query {
+        with,
+        body,
+        order_by,
+        limit_clause,
+        fetch,
+        locks,
+        for_clause,
+        settings,
+        format_clause,
+        pipe_operators,
+    } = query;
     let whole = source.range(query.span());
-    let ends = "the rows of a stream do not end, so that there is no last one";
-    if let Some(with) = &query.with {
-        refused.push(("WITH", "make a flow of it, and read that", source.range(with.span())));
-    }
-    if let Some(order) = &query.order_by {
-        refused.push(("ORDER BY", ends, source.range(order.span())));
-    }
-    if query.limit_clause.is_some() || query.fetch.is_some() {
-        refused.push(("LIMIT", ends, whole.clone()));
-    }
-    let SetExpr::Select(select) = &*query.body else {
+    let at = |source: &Source<'_>, span: Option<Span>| span.map(|span| source.range(span));
+    let mut refused: Vec<Refused<'_>> = Vec::new();
+    let mut refuse = |is_there: bool, what: &'static str, help: &'static str, at: Option<Range<usize>>| {
+        if is_there {
+            refused.push((what, help, at.unwrap_or_else(|| whole.clone())));
+        }
+    };
+    let with_at = at(source, with.as_ref().map(Spanned::span));
+    refuse(with.is_some(), "WITH", "make a flow of it, and read that", with_at);
+    let order_at = at(source, order_by.as_ref().map(Spanned::span));
+    refuse(order_by.is_some(), "ORDER BY", ROWS_DO_NOT_END, order_at);
+    refuse(limit_clause.is_some() || fetch.is_some(), "LIMIT", ROWS_DO_NOT_END, None);
+    refuse(!locks.is_empty() || for_clause.is_some(), "FOR", DROP_IT, None);
+    refuse(settings.is_some() || format_clause.is_some(), "SETTINGS and FORMAT", DROP_IT, None);
+    refuse(!pipe_operators.is_empty(), "pipes", "make a flow of each", None);
+    let SetExpr::Select(select) = &**body else {
         source.add("unsupported", whole, "a flow has one SELECT").help("make two flows");
         return None;
     };
-    if select.distinct.is_some() {
-        refused.push(("DISTINCT", "group by all columns, in a window", source.range(select.span())));
-    }
-    if let Some(join) = select.from.first().and_then(|table| table.joins.first()) {
-        refused.push(("JOIN", "a flow reads one stream", source.range(join.span())));
-    }
-    if let Some(second) = select.from.get(1) {
-        refused.push(("a second stream", "a flow reads one stream", source.range(second.span())));
-    }
-    if let Some(qualify) = &select.qualify {
-        refused.push(("QUALIFY", "say it in HAVING", source.range(qualify.span())));
-    }
+    refused.extend(refused_in_select(source, select));
     let is_fine = refused.is_empty();
     for (what, help, at) in refused {
         source.add("unsupported", at, format!("a flow cannot have {what}")).help(help);
     }
     is_fine.then_some(select)
+}
+
+fn refused_in_select<'q>(source: &Source<'_>, select: &'q ast::Select) -> Vec<Refused<'q>> {
+    let ast::Select {
+        select_token: _,
+        optimizer_hints: _,
+        distinct,
+        select_modifiers,
+        top,
+        top_before_distinct: _,
+        projection: _,
+        exclude,
+        into,
+        from,
+        lateral_views,
+        prewhere,
+        selection: _,
+        connect_by,
+        group_by,
+        cluster_by,
+        distribute_by,
+        sort_by,
+        having: _,
+        named_window,
+        qualify,
+        window_before_qualify: _,
+        value_table_mode,
+        flavor: _,
+    } = select;
+    let whole = || source.range(select.span());
+    let mut refused: Vec<Refused<'_>> = Vec::new();
+    if let Some(join) = from.first().and_then(|table| table.joins.first()) {
+        refused.push(("JOIN", "a flow reads one stream", source.range(join.span())));
+    }
+    if let Some(second) = from.get(1) {
+        refused.push(("a second stream", "a flow reads one stream", source.range(second.span())));
+    }
+    if let Some(qualify) = qualify {
+        refused.push(("QUALIFY", "say it in HAVING", source.range(qualify.span())));
+    }
+    let has_modifiers = match group_by {
+        ast::GroupByExpr::All(_) => true,
+        ast::GroupByExpr::Expressions(_, modifiers) => !modifiers.is_empty(),
+    };
+    let others = [
+        (distinct.is_some(), "DISTINCT", "group by all columns, in a window"),
+        (select_modifiers.is_some(), "words between SELECT and the columns", DROP_IT),
+        (top.is_some(), "TOP", ROWS_DO_NOT_END),
+        (exclude.is_some(), "EXCLUDE", "name the columns that it selects"),
+        (into.is_some(), "INTO", "the result is the stream of the flow's name"),
+        (!lateral_views.is_empty(), "LATERAL VIEW", "a flow reads one stream"),
+        (prewhere.is_some(), "PREWHERE", "say it in WHERE"),
+        (!connect_by.is_empty(), "CONNECT BY", "a flow reads one stream"),
+        (has_modifiers, "GROUP BY ALL, or with modifiers", "name the keys"),
+        (!cluster_by.is_empty() || !distribute_by.is_empty(), "CLUSTER BY and DISTRIBUTE BY", DROP_IT),
+        (!sort_by.is_empty(), "SORT BY", ROWS_DO_NOT_END),
+        (!named_window.is_empty(), "WINDOW", "a flow has no window functions"),
+        (value_table_mode.is_some(), "AS VALUE and AS STRUCT", DROP_IT),
+    ];
+    let others = others.into_iter().filter(|(is_there, ..)| *is_there);
+    refused.extend(others.map(|(_, what, help)| (what, help, whole())));
+    refused
 }
 
 /// Each row becomes one.
@@ -172,10 +326,13 @@ fn project(source: &mut Source<'_>, scope: &Scope<'_>, select: &ast::Select) -> 
     let mut columns = Vec::new();
     for item in &select.projection {
         match item {
-            SelectItem::Wildcard(_) => columns.extend(scope.columns.iter().enumerate().map(|(place, column)| {
-                let typed = Typed { expr: Expr::Column(place), ty: Some(column.ty), at: 0..0 };
-                Some((column.name.clone(), typed))
-            })),
+            SelectItem::Wildcard(options) if is_plain(options) => {
+                let at = source.range(item.span());
+                columns.extend(scope.columns.iter().enumerate().map(|(place, column)| {
+                    let typed = Typed { expr: Expr::Column(place), ty: Some(column.ty), at: at.clone() };
+                    Some((column.name.clone(), typed))
+                }));
+            }
             item => {
                 let (expr, alias) = item_of(source, item)?;
                 let checked = Checker::new(source, scope, "a SELECT without GROUP BY").check(expr);
@@ -254,24 +411,38 @@ fn group(
     if !is_fine {
         return None;
     }
-    let delay_us = match &table.watermark {
-        Some(watermark) if scope.columns.get(time).is_some_and(|column| column.name == watermark.column) => {
-            watermark.delay_us
-        }
-        _ => 0,
-    };
+    let delay_us = delay_us(source, scope, table, &function, time)?;
     let keys = groups.keys.into_iter().map(|(_, typed)| (typed.expr, typed.ty.unwrap_or(Type::Text))).collect();
     let grouping = Grouping {
         time,
         window,
         delay_us,
-        lateness_us: flow.lateness_us,
+        lateness_us: flow.lateness.as_ref().map_or(0, |lateness| lateness.us),
         keys,
         aggregates: groups.aggregates,
         having,
         project,
     };
     Some((Shape::Group(Box::new(grouping)), output))
+}
+
+/// How much the moments in a column may be out of order.
+fn delay_us(
+    source: &mut Source<'_>,
+    scope: &Scope<'_>,
+    table: &Table,
+    call: &WindowCall<'_>,
+    time: usize,
+) -> Option<i64> {
+    let (Some(watermark), Some(column)) = (&table.watermark, scope.columns.get(time)) else { return Some(0) };
+    if watermark.column == column.name {
+        return Some(watermark.delay_us);
+    }
+    let at = call.args.get(1).map_or(0..0, |time| source.range(time.span()));
+    let message = format!("the watermark of the stream is of `{}`, not of `{}`", watermark.column, column.name);
+    let help = format!("declare the stream with WATERMARK FOR {} AS {}", column.name, column.name);
+    source.add("wrong-watermark", at, message).expected(format!("`{}`", watermark.column)).help(help);
+    None
 }
 
 fn group_by(select: &ast::Select) -> Vec<&ast::Expr> {
@@ -341,6 +512,23 @@ fn window(source: &mut Source<'_>, scope: &Scope<'_>, call: &WindowCall<'_>) -> 
     Some((*place, Window { size_us, slide_us }))
 }
 
+/// Whether `*` stands for all columns as they are.
+fn is_plain(options: &ast::WildcardAdditionalOptions) -> bool {
+    let ast::WildcardAdditionalOptions {
+        wildcard_token: _,
+        opt_ilike: None,
+        opt_exclude: None,
+        opt_except: None,
+        opt_replace: None,
+        opt_rename: None,
+        opt_alias: None,
+    } = options
+    else {
+        return false;
+    };
+    true
+}
+
 fn item_of<'q>(source: &mut Source<'_>, item: &'q SelectItem) -> Option<(&'q ast::Expr, Option<&'q ast::Ident>)> {
     match item {
         SelectItem::UnnamedExpr(expr) => Some((expr, None)),
@@ -376,6 +564,8 @@ fn name_of(source: &mut Source<'_>, expr: &ast::Expr, alias: Option<&ast::Ident>
 fn outputs(source: &mut Source<'_>, columns: Vec<Option<(String, Typed)>>) -> Option<(Vec<Expr>, Vec<Column>)> {
     let mut names = BTreeSet::new();
     let (mut exprs, mut output, mut is_fine) = (Vec::new(), Vec::new(), true);
+    let places = || columns.iter().flatten().map(|(_, typed)| typed.at.clone());
+    let at = places().map(|at| at.start).min().unwrap_or_default()..places().map(|at| at.end).max().unwrap_or_default();
     for column in columns {
         let Some((name, typed)) = column else {
             is_fine = false;
@@ -396,7 +586,7 @@ fn outputs(source: &mut Source<'_>, columns: Vec<Option<(String, Typed)>>) -> Op
     }
     if exprs.len() > COLUMNS_MAX {
         source
-            .add("too-large", 0..0, format!("the result has {} columns", exprs.len()))
+            .add("too-large", at, format!("the result has {} columns", exprs.len()))
             .expected(format!("at most {COLUMNS_MAX}"));
         return None;
     }

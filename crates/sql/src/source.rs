@@ -8,16 +8,19 @@ use sqlparser::tokenizer::{Location, Span};
 /// One text, with what is found wrong in it.
 pub(crate) struct Source<'a> {
     text: &'a str,
-    /// Where each line begins.
+    /// Where each character begins: the grammar counts characters, findings bytes.
+    characters: Vec<u32>,
+    /// Which character each line begins with.
     lines: Vec<usize>,
     report: Report<'a>,
 }
 
 impl<'a> Source<'a> {
     pub(crate) fn new(file: &'a str, text: &'a str) -> Self {
-        let after_breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(place, _)| place + 1);
+        let after_breaks = text.chars().enumerate().filter(|(_, c)| *c == '\n').map(|(place, _)| place + 1);
         let lines = std::iter::once(0).chain(after_breaks).collect();
-        Self { text, lines, report: Report::new(file, text) }
+        let characters = text.char_indices().map(|(place, _)| u32::try_from(place).unwrap_or(u32::MAX)).collect();
+        Self { text, characters, lines, report: Report::new(file, text) }
     }
 
     pub(crate) fn text(&self) -> &'a str {
@@ -34,8 +37,7 @@ impl<'a> Source<'a> {
         let line = usize::try_from(location.line).unwrap_or(usize::MAX).saturating_sub(1);
         let Some(&start) = self.lines.get(line) else { return self.text.len() };
         let column = usize::try_from(location.column).unwrap_or(usize::MAX).saturating_sub(1);
-        let rest = self.text.get(start..).unwrap_or_default();
-        start + rest.char_indices().nth(column).map_or(rest.len(), |(place, _)| place)
+        self.characters.get(start.saturating_add(column)).map_or(self.text.len(), |place| *place as usize)
     }
 
     pub(crate) fn add(&mut self, code: &str, at: Range<usize>, message: impl Into<String>) -> Adding<'_> {

@@ -18,6 +18,11 @@ use crate::value::{Cell, cell, column};
 /// The port of a stage's rows that came after their windows were closed.
 pub const PORT_LATE: &str = "late";
 
+/// How many groups' results are computed at once.
+const RESULTS_AT_ONCE: usize = 4_096;
+/// The most bytes of the results of a batch of rows.
+const RESULT_BYTES_MAX: usize = 256 << 20;
+
 /// What a batch came to.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -25,7 +30,8 @@ pub struct Output {
     pub rows: Option<RecordBatch>,
     /// Rows of the input that came too late.
     pub late: Option<RecordBatch>,
-    /// Rows that failed: their place in the batch, and why.
+    /// What failed: the place of the row in the batch, and why. At a row that closed windows there may be several, one for
+    /// each group that failed.
     pub rejected: Vec<(u32, String)>,
     /// The key groups whose state changed.
     pub dirty: Vec<u32>,
@@ -73,14 +79,15 @@ impl Stage {
     /// # Errors
     /// When they are not those that the stream declares.
     pub fn open(&mut self, input: &Schema) -> Result<(), StageError> {
-        self.decoder = Some(Decoder::new(&self.plan.input, input).map_err(StageError::Input)?);
+        self.decoder = Some(Decoder::new(&self.plan.input, self.plan.is_record, input).map_err(StageError::Input)?);
         Ok(())
     }
 
     /// Processes rows of the columns that [`open`](Self::open) was told.
     ///
     /// # Errors
-    /// When Arrow cannot hold the result, as texts of more than 2 GiB.
+    /// When the texts of the result are too large for one batch. The stage is then to be made anew from the state of before;
+    /// fewer rows at once may do.
     pub fn process(&mut self, rows: &RecordBatch) -> Result<Output, StageError> {
         let Some(decoder) = &self.decoder else { return Err(StageError::Input("it was not opened".to_owned())) };
         let plan = Arc::clone(&self.plan);
@@ -92,16 +99,18 @@ impl Stage {
         };
         let kept = Kept::new(&plan, columns, rows.num_rows(), &mut rejected)?;
         let mut output = Output::default();
+        let mut failed = Vec::new();
         match &plan.shape {
             Shape::Project(exprs) => {
-                let (columns, good) = project(exprs, &kept, &mut rejected)?;
+                let (columns, good, faults) = projected(exprs, &kept.columns, kept.count())?;
+                rejected.extend(faults.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
                 output.rows = batch(&self.result, columns, kept.count(), good)?;
             }
             Shape::Group(grouping) => {
                 let arrivals = arrivals(&kept, times.as_ref(), rows.num_rows());
                 let taken = self.groups.take(grouping, (&kept.columns, kept.count()), arrivals)?;
                 rejected.extend(taken.rejected.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
-                output.rows = results(grouping, &self.result, &taken.closed, &mut rejected)?;
+                (output.rows, failed) = results(grouping, &self.result, &taken.closed)?;
                 if plan.has_late_port {
                     output.late = late(&plan.input, &kept, &taken.late)?;
                 } else {
@@ -111,8 +120,9 @@ impl Stage {
                 output.dirty = taken.dirty;
             }
         }
-        output.rejected =
-            rejected.into_iter().map(|(row, reason)| (u32::try_from(row).unwrap_or(u32::MAX), reason)).collect();
+        let rejected = rejected.into_iter().chain(failed);
+        output.rejected = rejected.map(|(row, reason)| (u32::try_from(row).unwrap_or(u32::MAX), reason)).collect();
+        output.rejected.sort_by_key(|(row, _)| *row);
         Ok(output)
     }
 
@@ -193,61 +203,74 @@ fn arrivals(kept: &Kept, times: Option<&ArrayRef>, rows: usize) -> impl Iterator
     })
 }
 
-/// The columns of the result; none of the rows that failed. Answers which rows are good, if not all are.
-fn project(
-    exprs: &[Expr],
-    kept: &Kept,
-    rejected: &mut BTreeMap<usize, String>,
-) -> Result<(Vec<ArrayRef>, Option<BooleanArray>), ArrowError> {
-    let mut evaluator = Evaluator::new(&kept.columns, kept.count());
+/// The columns of the result, which of its rows are good, if not all are, and why the others are not.
+type Projected = (Vec<ArrayRef>, Option<BooleanArray>, BTreeMap<usize, String>);
+
+fn projected(exprs: &[Expr], columns: &[ArrayRef], rows: usize) -> Result<Projected, ArrowError> {
+    let mut evaluator = Evaluator::new(columns, rows);
     let columns = exprs.iter().map(|expr| evaluator.column(expr)).collect::<Result<Vec<_>, _>>()?;
-    if evaluator.faults.is_empty() {
-        return Ok((columns, None));
-    }
     let faults = evaluator.faults;
-    let good = BooleanBuffer::collect_bool(kept.count(), |row| !faults.contains_key(&row));
-    rejected.extend(faults.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
-    Ok((columns, Some(BooleanArray::new(good, None))))
+    let is_good = |row| !faults.contains_key(&row);
+    let good = (!faults.is_empty()).then(|| BooleanArray::new(BooleanBuffer::collect_bool(rows, is_good), None));
+    Ok((columns, good, faults))
 }
 
-/// What the groups came to whose windows closed. A group on which an expression fails is told of at the row that closed
-/// its window.
+/// Rows, and why something failed there.
+type Failed = Vec<(usize, String)>;
+
+/// What the groups came to whose windows closed, and those that failed, each at the row that closed its window. One row may
+/// close more of them than fit a batch: some at a time, fewer where their texts are large.
 fn results(
     grouping: &Grouping,
     result: &SchemaRef,
     closed: &[Closed],
-    rejected: &mut BTreeMap<usize, String>,
-) -> Result<Option<RecordBatch>, ArrowError> {
-    if closed.is_empty() {
-        return Ok(None);
+) -> Result<(Option<RecordBatch>, Failed), ArrowError> {
+    let (mut done, mut failed, mut bytes) = (Vec::new(), Failed::new(), 0);
+    let mut left: Vec<&[Closed]> = closed.chunks(RESULTS_AT_ONCE).rev().collect();
+    while let Some(part) = left.pop() {
+        match results_of(grouping, result, part) {
+            Ok((rows, faults)) => {
+                bytes += rows.as_ref().map_or(0, RecordBatch::get_array_memory_size);
+                done.extend(rows);
+                failed.extend(faults);
+            }
+            Err(_) if part.len() > 1 => {
+                let (first, second) = part.split_at(part.len() / 2);
+                left.extend([second, first]);
+            }
+            Err(error) => return Err(error),
+        }
+        if bytes > RESULT_BYTES_MAX {
+            let message = format!("the results of {} groups have more than 256 MiB", closed.len());
+            return Err(ArrowError::ComputeError(message));
+        }
     }
+    match done.as_slice() {
+        [] => Ok((None, failed)),
+        [_] => Ok((done.pop(), failed)),
+        parts => Ok((Some(arrow_select::concat::concat_batches(result, parts)?), failed)),
+    }
+}
+
+fn results_of(
+    grouping: &Grouping,
+    result: &SchemaRef,
+    closed: &[Closed],
+) -> Result<(Option<RecordBatch>, Failed), ArrowError> {
     let columns = group_columns(grouping, closed);
     let mut evaluator = Evaluator::new(&columns, closed.len());
-    let holds = match &grouping.having {
-        Some(having) => Some(evaluator.holds(having)?),
-        None => None,
-    };
-    let mask = |faults: &BTreeMap<usize, String>| {
-        let keeps = |row| holds.as_ref().is_none_or(|holds| holds.value(row)) && !faults.contains_key(&row);
-        BooleanArray::new(BooleanBuffer::collect_bool(closed.len(), keeps), None)
-    };
+    let holds = grouping.having.as_ref().map(|having| evaluator.holds(having)).transpose()?;
+    let mut faults = evaluator.faults;
     // What HAVING does not pass is not computed either.
-    let passed = mask(&evaluator.faults);
+    let passes = |group| holds.as_ref().is_none_or(|holds| holds.value(group)) && !faults.contains_key(&group);
+    let passed = BooleanArray::new(BooleanBuffer::collect_bool(closed.len(), passes), None);
     let passing: Vec<usize> = passed.values().set_indices().collect();
     let columns = columns.iter().map(|column| arrow_select::filter::filter(column, &passed));
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
-    let mut projecting = Evaluator::new(&columns, passing.len());
-    let projected = grouping.project.iter().map(|expr| projecting.column(expr)).collect::<Result<Vec<_>, _>>()?;
-    let failed = projecting.faults.into_iter().filter_map(|(row, reason)| Some((*passing.get(row)?, row, reason)));
-    let failed: Vec<(usize, usize, String)> = failed.collect();
-    let good = BooleanBuffer::collect_bool(passing.len(), |row| !failed.iter().any(|(_, failed, _)| *failed == row));
-    let good = (!failed.is_empty()).then(|| BooleanArray::new(good, None));
-    let failed = evaluator.faults.into_iter().chain(failed.into_iter().map(|(group, _, reason)| (group, reason)));
-    for (group, reason) in failed {
-        let Some(group) = closed.get(group) else { continue };
-        rejected.entry(group.row).or_insert(format!("a group of the window that this row closed: {reason}"));
-    }
-    batch(result, projected, passing.len(), good)
+    let (projected, good, failed) = projected(&grouping.project, &columns, passing.len())?;
+    faults.extend(failed.into_iter().filter_map(|(row, reason)| Some((*passing.get(row)?, reason))));
+    let told = |(group, reason): (usize, String)| closed.get(group).map(|group| (group.row, group.told(&reason)));
+    Ok((batch(result, projected, passing.len(), good)?, faults.into_iter().filter_map(told).collect()))
 }
 
 /// The rows of groups: keys, the window's begin and end, aggregates.

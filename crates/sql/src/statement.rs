@@ -7,11 +7,11 @@ use std::ops::Range;
 use littoral_model::id::{Tier, check_name};
 use littoral_model::unit::{Size, Time};
 use sqlparser::ast::{Ident, Query};
-use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
 
 use crate::cast::interval;
+use crate::dialect::FlowDialect;
 use crate::source::Source;
 use crate::types::{Column, Type};
 
@@ -33,6 +33,8 @@ pub(crate) struct Name {
 pub(crate) enum Statement {
     Stream(CreateStream),
     Flow(Box<CreateFlow>),
+    /// One that has been reported: what has its name is there, but nothing is known of it.
+    Broken(String),
 }
 
 /// `CREATE STREAM`.
@@ -74,16 +76,22 @@ pub(crate) struct CreateFlow {
     pub(crate) prefer: Option<Tier>,
     pub(crate) dead_letter: Option<Name>,
     pub(crate) late: Option<Name>,
-    pub(crate) lateness_us: i64,
+    pub(crate) lateness: Option<Lateness>,
     pub(crate) query: Box<Query>,
     /// Where the query stands.
     pub(crate) at: Range<usize>,
 }
 
+/// How much later a row still changes the result of its window, and where that stands.
+#[derive(Debug)]
+pub(crate) struct Lateness {
+    pub(crate) us: i64,
+    pub(crate) at: Range<usize>,
+}
+
 /// Reads all statements of a text; what cannot be read is a finding, at most one a statement.
 pub(crate) fn parse(source: &mut Source<'_>) -> Vec<Statement> {
-    let dialect = PostgreSqlDialect {};
-    let tokens = match Tokenizer::new(&dialect, source.text()).tokenize_with_location() {
+    let tokens = match Tokenizer::new(&FlowDialect, source.text()).tokenize_with_location() {
         Ok(tokens) => tokens,
         Err(error) => {
             let at = source.range(Span::new(error.location, error.location));
@@ -107,11 +115,13 @@ struct Cursor<'c, 's, 't> {
     source: &'s mut Source<'t>,
     tokens: &'c [TokenWithSpan],
     next: usize,
+    /// What the statement makes, once that has been read.
+    made: Option<String>,
 }
 
 impl<'c, 's, 't> Cursor<'c, 's, 't> {
     fn new(source: &'s mut Source<'t>, tokens: &'c [TokenWithSpan]) -> Self {
-        Self { source, tokens, next: 0 }
+        Self { source, tokens, next: 0, made: None }
     }
 
     fn statement(mut self) -> Option<Statement> {
@@ -127,17 +137,21 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
             () if self.word("flow") => self.flow().map(|flow| Statement::Flow(Box::new(flow))),
             () => Err(self.expected("STREAM or FLOW", &["stream", "flow"])),
         };
-        read.ok()
+        read.ok().or_else(|| self.made.map(Statement::Broken))
     }
 
     fn stream(&mut self) -> Read<CreateStream> {
         let name = self.name("the name of the stream")?;
+        self.made = Some(name.text.clone());
         let mut stream = CreateStream { name, columns: None, watermark: None, settings: StreamSettings::default() };
         if self.sign(&Token::LParen) {
             let mut columns: Vec<Column> = Vec::new();
             loop {
+                let at = self.here();
                 if self.word("watermark") {
-                    stream.watermark = Some(self.watermark()?);
+                    if stream.watermark.replace(self.watermark()?).is_some() {
+                        return Err(self.twice("WATERMARK", at));
+                    }
                 } else {
                     let (column, at) = self.column()?;
                     if columns.iter().any(|other| other.name == column.name) {
@@ -245,22 +259,30 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
     }
 
     fn settings(&mut self, settings: &mut StreamSettings) -> Read<()> {
+        let mut said = Vec::new();
         while self.next < self.tokens.len() {
             let at = self.here();
-            settings.at.get_or_insert(at);
+            settings.at.get_or_insert(at.clone());
+            // An age and a size may both be said.
+            if !self.peek_word().is_some_and(|word| word.eq_ignore_ascii_case("retain")) {
+                self.once(&mut said)?;
+            }
             if self.word("partitions") {
                 settings.partitions = Some(self.partitions()?);
             } else if self.word("retain") {
                 let (text, at) = self.text("a time or a size, as '7 d' or '1GiB'")?;
-                match (text.parse::<Time>(), text.parse::<Size>()) {
-                    (Ok(age), _) => settings.age = Some(age),
-                    (_, Ok(size)) => settings.size = Some(size),
+                let is_again = match (text.parse::<Time>(), text.parse::<Size>()) {
+                    (Ok(age), _) => settings.age.replace(age).is_some(),
+                    (_, Ok(size)) => settings.size.replace(size).is_some(),
                     (Err(error), _) => {
                         self.source
                             .add("invalid-unit", at, error.to_string())
                             .expected("a time or a size, as '7 d' or '1GiB'");
                         return Err(Reported);
                     }
+                };
+                if is_again {
+                    return Err(self.twice("RETAIN", at));
                 }
             } else if self.word("on") {
                 if !self.word("tier") {
@@ -275,6 +297,22 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
             }
         }
         Ok(())
+    }
+
+    /// Notes the clause that comes next, which may stand once.
+    fn once(&mut self, said: &mut Vec<&'c str>) -> Read<()> {
+        let Some(word) = self.peek_word() else { return Ok(()) };
+        if said.iter().any(|known| known.eq_ignore_ascii_case(word)) {
+            let at = self.here();
+            return Err(self.twice(&word.to_uppercase(), at));
+        }
+        said.push(word);
+        Ok(())
+    }
+
+    fn twice(&mut self, clause: &str, at: Range<usize>) -> Reported {
+        self.source.add("duplicate", at, format!("{clause} is said twice")).help("drop one of both");
+        Reported
     }
 
     fn partitions(&mut self) -> Read<u32> {
@@ -293,9 +331,13 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
 
     fn flow(&mut self) -> Read<CreateFlow> {
         let name = self.name("the name of the flow")?;
+        self.made = Some(name.text.clone());
         let (mut within, mut regions, mut prefer) = (None, Vec::new(), None);
-        let (mut dead_letter, mut late, mut lateness_us) = (None, None, 0);
+        let (mut dead_letter, mut late, mut lateness) = (None, None, None);
+        let mut said = Vec::new();
         while !self.word("as") {
+            self.once(&mut said)?;
+            let at = self.here();
             if self.word("within") {
                 within = Some(self.within()?);
             } else if self.word("keep") {
@@ -313,7 +355,7 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
                 if !self.word("lateness") {
                     return Err(self.expected("LATENESS", &["lateness"]));
                 }
-                lateness_us = self.interval()?;
+                lateness = Some(Lateness { us: self.interval()?, at });
             } else {
                 let known = ["within", "keep", "prefer", "dead", "late", "allow", "as"];
                 return Err(self.expected(
@@ -323,7 +365,7 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
             }
         }
         let (query, at) = self.query()?;
-        Ok(CreateFlow { name, within, regions, prefer, dead_letter, late, lateness_us, query, at })
+        Ok(CreateFlow { name, within, regions, prefer, dead_letter, late, lateness, query, at })
     }
 
     fn within(&mut self) -> Read<Time> {
@@ -390,9 +432,8 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
             return Err(self.expected("SELECT", &["select"]));
         }
         let end = self.end();
-        let dialect = PostgreSqlDialect {};
         let mut parser =
-            Parser::new(&dialect).with_recursion_limit(NESTING_MAX).with_tokens_with_locations(tokens.to_vec());
+            Parser::new(&FlowDialect).with_recursion_limit(NESTING_MAX).with_tokens_with_locations(tokens.to_vec());
         let parsed = parser.parse_query().and_then(|query| match parser.peek_token() {
             TokenWithSpan { token: Token::EOF, .. } => Ok(query),
             found => parser.expected("`;`", found),

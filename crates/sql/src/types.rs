@@ -118,6 +118,18 @@ impl Column {
     }
 }
 
+/// Whether a stream has no columns but those of the record itself.
+pub(crate) fn are_of_record(columns: &[Column]) -> bool {
+    let record = record_columns();
+    let is_of_record = |column: &Column| record.iter().any(|known| known.name == column.name && known.ty == column.ty);
+    columns.iter().all(is_of_record)
+}
+
+/// The columns of the rows that go to a dead-letter stream: what failed, why, and the row as JSON.
+pub(crate) fn dead_letter_columns() -> Vec<Column> {
+    ["stage", "reason", "row"].map(|name| Column { nullable: false, ..Column::new(name, Type::Text) }).to_vec()
+}
+
 /// The columns of a stream whose records are published from outside and that declares none: the record as it is.
 #[must_use]
 pub fn record_columns() -> Vec<Column> {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use arrow_array::builder::{BooleanBuilder, StringBuilder};
+use arrow_array::builder::{BooleanBuilder, Float64Builder, Int64Builder, StringBuilder};
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{DurationMicrosecondType, Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{
@@ -17,6 +17,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::expr::Literal;
 use crate::types::{Type, UTC};
+
+/// The most bytes of the texts that an expression makes of the rows of a batch. A batch that would have more is refused,
+/// and comes again in halves: what a step holds at once is bounded, and no column reaches the 2 GiB of Arrow's.
+const COLUMN_BYTES_MAX: usize = 64 << 20;
+
+/// Refuses texts that are too large for one batch.
+pub(crate) fn bounded(bytes: usize, rows: usize) -> Result<(), ArrowError> {
+    if bytes > COLUMN_BYTES_MAX && rows > 1 {
+        return Err(ArrowError::ComputeError(format!("the texts of {rows} rows have more than 64 MiB")));
+    }
+    Ok(())
+}
 
 /// The values of an expression.
 #[derive(Clone, Debug)]
@@ -60,6 +72,9 @@ impl Value {
     }
 
     /// A column of so many rows.
+    ///
+    /// # Errors
+    /// When its texts are too large for one batch.
     pub(crate) fn expand(&self, rows: usize) -> Result<ArrayRef, ArrowError> {
         if !self.is_scalar {
             return Ok(Arc::clone(&self.array));
@@ -67,7 +82,16 @@ impl Value {
         if self.array.is_null(0) {
             return Ok(new_null_array(self.array.data_type(), rows));
         }
+        bounded(self.text_bytes() * rows, rows)?;
         arrow_select::take::take(self.array.as_ref(), &UInt32Array::from(vec![0; rows]), None)
+    }
+
+    /// The bytes of the texts in it.
+    pub(crate) fn text_bytes(&self) -> usize {
+        // Of a part of a column, only those in it.
+        let offsets = self.array.as_string_opt::<i32>().map(StringArray::value_offsets).unwrap_or_default();
+        let (first, last) = (offsets.first().copied().unwrap_or_default(), offsets.last().copied().unwrap_or_default());
+        usize::try_from(last - first).unwrap_or_default()
     }
 
     pub(crate) fn booleans(&self) -> &BooleanArray {
@@ -156,43 +180,66 @@ pub(crate) fn cell(array: &ArrayRef, place: usize) -> Option<Cell<'_>> {
     }
 }
 
+impl Cell<'_> {
+    /// How long it is, if it is a text.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// A column of cells, which are all of that type.
 pub(crate) fn column<'c>(ty: Type, cells: impl ExactSizeIterator<Item = Option<Cell<'c>>>) -> ArrayRef {
-    match ty {
-        Type::Text => {
-            let mut builder = StringBuilder::with_capacity(cells.len(), cells.len() * 8);
-            for cell in cells {
-                match cell {
-                    Some(Cell::Text(text)) => builder.append_value(text),
-                    _ => builder.append_null(),
-                }
+    let mut builder = ColumnBuilder::new(ty, cells.len());
+    cells.for_each(|cell| builder.push(cell));
+    builder.finish()
+}
+
+/// A column that is being made, of cells of one type.
+pub(crate) enum ColumnBuilder {
+    Whole(Type, Int64Builder),
+    Double(Float64Builder),
+    Boolean(BooleanBuilder),
+    Text(StringBuilder),
+}
+
+impl ColumnBuilder {
+    /// For so many rows.
+    pub(crate) fn new(ty: Type, rows: usize) -> Self {
+        match ty {
+            Type::Text => Self::Text(StringBuilder::with_capacity(rows, rows * 8)),
+            Type::Boolean => Self::Boolean(BooleanBuilder::with_capacity(rows)),
+            Type::Double => Self::Double(Float64Builder::with_capacity(rows)),
+            Type::Bigint | Type::Timestamp | Type::Interval => Self::Whole(ty, Int64Builder::with_capacity(rows)),
+        }
+    }
+
+    pub(crate) fn push(&mut self, cell: Option<Cell<'_>>) {
+        match (self, cell) {
+            (Self::Whole(_, builder), Some(Cell::Bigint(value) | Cell::Timestamp(value) | Cell::Interval(value))) => {
+                builder.append_value(value);
             }
-            Arc::new(builder.finish())
+            (Self::Double(builder), Some(Cell::Double(value))) => builder.append_value(value),
+            (Self::Boolean(builder), Some(Cell::Boolean(value))) => builder.append_value(value),
+            (Self::Text(builder), Some(Cell::Text(text))) => builder.append_value(text),
+            (Self::Whole(_, builder), _) => builder.append_null(),
+            (Self::Double(builder), _) => builder.append_null(),
+            (Self::Boolean(builder), _) => builder.append_null(),
+            (Self::Text(builder), _) => builder.append_null(),
         }
-        Type::Boolean => {
-            let mut builder = BooleanBuilder::with_capacity(cells.len());
-            cells.for_each(|cell| match cell {
-                Some(Cell::Boolean(value)) => builder.append_value(value),
-                _ => builder.append_null(),
-            });
-            Arc::new(builder.finish())
-        }
-        Type::Double => {
-            let doubles = cells.map(|cell| match cell {
-                Some(Cell::Double(value)) => Some(value),
-                _ => None,
-            });
-            Arc::new(Float64Array::from_iter(doubles))
-        }
-        Type::Bigint | Type::Timestamp | Type::Interval => {
-            let whole: Int64Array = cells
-                .map(|cell| match cell {
-                    Some(Cell::Bigint(value) | Cell::Timestamp(value) | Cell::Interval(value)) => Some(value),
-                    _ => None,
-                })
-                .collect();
-            let (_, values, nulls) = whole.into_parts();
-            micros(ty, values, nulls)
+    }
+
+    pub(crate) fn finish(self) -> ArrayRef {
+        match self {
+            Self::Whole(ty, mut builder) => {
+                let (_, values, nulls) = builder.finish().into_parts();
+                micros(ty, values, nulls)
+            }
+            Self::Double(mut builder) => Arc::new(builder.finish()),
+            Self::Boolean(mut builder) => Arc::new(builder.finish()),
+            Self::Text(mut builder) => Arc::new(builder.finish()),
         }
     }
 }

@@ -123,6 +123,12 @@ fn texts_are_of_characters() {
         ("t NOT LIKE '%x%'", "true"),
         ("t ILIKE 'hé%'", "true"),
         ("'{\"k\": 5}' ->> 'k'", "\"5\""),
+        ("'{\"id\":12345678901234567890123}' ->> 'id'", "\"12345678901234567890123\""),
+        ("'{\"k\":1.10}' ->> 'k'", "\"1.10\""),
+        ("'{\"k\":{\"l\": 1.10}}' ->> 'k' ->> 'l'", "\"1.10\""),
+        ("'{\"k\":\"a\\u0062\"}' ->> 'k'", "\"ab\""),
+        ("'{\"k\":null}' ->> 'k'", "null"),
+        ("'[1]' ->> 'k'", "null"),
         ("repeat('x', 2000000)", "the text has more than 1 MiB"),
     ]);
 }
@@ -136,6 +142,13 @@ fn moments_and_lengths_of_time() {
         ("EXTRACT(EPOCH FROM INTERVAL '1 day 00:00:01.5')", "86401.5"),
         ("date_trunc('month', ts)", "\"2024-02-01T00:00:00Z\""),
         ("date_trunc('week', ts)", "\"2024-02-26T00:00:00Z\""),
+        ("date_trunc('weeks', ts)", "\"2024-02-26T00:00:00Z\""),
+        ("date_trunc('w', ts)", "\"2024-02-26T00:00:00Z\""),
+        ("date_trunc('Months', ts)", "\"2024-02-01T00:00:00Z\""),
+        ("date_trunc('ms', ts)", "\"2024-02-29T13:45:30.250Z\""),
+        ("date_part('mins', ts)", "45.0"),
+        ("date_part(lower('DAYS'), ts)", "29.0"),
+        ("EXTRACT(HOURS FROM ts - TIMESTAMP '2024-02-28')", "37.0"),
         ("date_trunc('hour', ts)", "\"2024-02-29T13:00:00Z\""),
         ("ts + INTERVAL '1 day'", "\"2024-03-01T13:45:30.250Z\""),
         ("ts - a * INTERVAL '1 hour'", "\"2024-02-29T06:45:30.250Z\""),
@@ -191,6 +204,76 @@ fn a_stream_that_declares_no_columns_has_those_of_records() {
     let output = process(&mut stage(&fine(text), "f"), &records(&["a,1.5", "b,2.5", "c,x"]));
     assert_eq!(lines(output.rows.as_ref()), [r#"{"key":"k","v":2.5}"#]);
     assert_eq!(output.rejected, [(2, "invalid input syntax for type double: \"x\"".to_owned())]);
+}
+
+#[test]
+fn columns_with_names_of_the_record_and_other_types_are_those_of_its_object() {
+    let text =
+        "CREATE STREAM s (time timestamp, value double); CREATE FLOW f AS SELECT time, value * 2 AS twice FROM s";
+    let program = fine(text);
+    let output = process(&mut stage(&program, "f"), &records(&[r#"{"value":3.5}"#, "3.5"]));
+    assert_eq!(lines(output.rows.as_ref()), [r#"{"time":"1970-01-01T00:00:00Z","twice":7.0}"#]);
+    assert_eq!(output.rejected, [(1, "the record is no JSON object: 3.5".to_owned())]);
+    // What a flow put out is no record, whatever its columns are called.
+    let text =
+        format!("{text}; CREATE FLOW g AS SELECT 'k' AS key, time, value FROM s; CREATE FLOW h AS SELECT value FROM g");
+    let program = fine(&text);
+    let between = process(&mut stage(&program, "g"), &records(&[r#"{"value":3.5}"#])).rows.unwrap();
+    assert_eq!(lines(process(&mut stage(&program, "h"), &between).rows.as_ref()), [r#"{"value":3.5}"#]);
+}
+
+#[test]
+fn a_batch_whose_texts_are_too_large_is_refused_as_a_whole() {
+    let constant = format!("'{}'", "x".repeat(100_000));
+    for large in ["length(repeat(t, 1000000))", &constant, &format!("CASE WHEN p IS NULL THEN {constant} ELSE t END")] {
+        let program = fine(&format!("{STREAM}CREATE FLOW f AS SELECT {large} AS v FROM s"));
+        let mut stage = stage(&program, "f");
+        let of = |rows: usize| records(&vec![r#"{"t":"x"}"#; rows]);
+        assert_eq!(process(&mut stage, &of(60)).rows.unwrap().num_rows(), 60);
+        let error = stage.process(&of(4_096)).unwrap_err();
+        assert_eq!(error.to_string(), "Compute error: the texts of 4096 rows have more than 64 MiB");
+    }
+}
+
+#[test]
+fn of_records_only_what_a_query_uses_is_read() {
+    let stream = "CREATE STREAM s (a bigint, t text, value text, n bigint NOT NULL, x double, ts timestamp);";
+    let rows = [
+        r#"{"a":"no number","n":1,"x":0.1,"ts":5,"value":"v","other":[{"x":2}]}"#,
+        r#"{"x":1}"#,
+        r#"{"n":1,"x":"1"}"#,
+        r#"{"n":2.0,"x":1}"#,
+        r#"{"n":3,"x":1e2,"x":-1E-2}"#,
+        r#"{"n":4,"x":1e999}"#,
+        r#"{"n":5,"other":}"#,
+    ];
+    let program = fine(&format!(
+        "{stream} CREATE FLOW f AS SELECT value AS v, x FROM s; CREATE FLOW g AS SELECT 1 AS one FROM s"
+    ));
+    assert_eq!(program.flows[&"f".parse().unwrap()].plan.operators()[0], "decode value text, n bigint, x double");
+    let output = process(&mut stage(&program, "f"), &records(&rows));
+    assert_eq!(lines(output.rows.as_ref()), [r#"{"v":"v","x":0.1}"#, r#"{"v":null,"x":-0.01}"#]);
+    let rejected: Vec<String> = output.rejected.iter().map(|(row, reason)| format!("{row}: {reason}")).collect();
+    insta::assert_snapshot!(rejected.join("\n"), @r#"
+    1: column `n` is missing
+    2: column `x` should be double, and is "1"
+    3: column `n` should be bigint, and is 2.0
+    5: column `x` should be double, and is 1e999
+    6: the record is no JSON: expected value at line 1 column 16
+    "#);
+    let output = process(&mut stage(&program, "g"), &records(&rows));
+    assert_eq!(output.rows.unwrap().num_rows(), 4);
+    // Late rows are passed on with all that they have.
+    let late =
+        "CREATE FLOW f LATE INTO l AS SELECT count(*) AS n FROM TUMBLE(s, ts, INTERVAL '1 s') GROUP BY window_start";
+    let output = process(
+        &mut stage(&fine(&format!("{stream}{late}")), "f"),
+        &records(&[r#"{"n":1,"ts":"2024-01-01"}"#, r#"{"n":2,"a":3,"t":"x","ts":"2023-01-01"}"#]),
+    );
+    assert_eq!(
+        lines(output.late.as_ref()),
+        [r#"{"a":3,"t":"x","value":null,"n":2,"x":null,"ts":"2023-01-01T00:00:00Z"}"#]
+    );
 }
 
 #[test]

@@ -94,12 +94,84 @@ fn a_sum_that_overflows_rejects_the_row_and_keeps_the_rest() {
 }
 
 #[test]
-fn a_group_that_fails_is_told_of_at_the_row_that_closed_it() {
+fn each_group_that_fails_is_told_of_at_the_row_that_closed_it() {
     let query = "SELECT m, 10 / sum(v) AS q FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY m, window_start";
+    let nobody = r#"{"ts":"1970-01-01T00:00:02Z","v":0}"#.to_owned();
+    // The row that closes the window fails, too: its value overflows.
+    let query_of = |last: &str| query.replace("sum(v)", &format!("sum(v + {last})"));
+    let rows = [record("a", 1, 0), record("b", 1, 5), nobody, record("c", 60, i64::MAX)];
+    let (mut closed, mut rejected) = run(&mut stage(&flow("", &query_of("v")), "f"), &rows);
+    closed.sort();
+    rejected.sort();
+    assert_eq!(closed, [r#"{"m":"b","q":1}"#]);
+    let of = |key: &str| {
+        format!(
+            "3: the group ({key}) of the window from 1970-01-01 00:00:00 to 1970-01-01 00:00:10, which this row closed: \
+             division by zero"
+        )
+    };
+    assert_eq!(rejected, ["3: bigint out of range".to_owned(), of("a"), of("null")]);
+}
+
+#[test]
+fn an_argument_counts_where_its_filter_passes() {
+    let query = "SELECT sum(10 / v) FILTER (WHERE v <> 0) AS s, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '10 s') \
+                 GROUP BY window_start";
     let rows = [record("a", 1, 0), record("b", 1, 5), record("c", 60, 1)];
     let (closed, rejected) = run(&mut stage(&flow("", query), "f"), &rows);
-    assert_eq!(closed, [r#"{"m":"b","q":2}"#]);
-    assert_eq!(rejected, ["2: a group of the window that this row closed: division by zero"]);
+    assert_eq!((closed, rejected), (vec![r#"{"s":2,"n":2}"#.to_owned()], vec![]));
+}
+
+#[test]
+fn a_sum_of_doubles_that_overflows_rejects_the_row() {
+    for aggregate in ["sum", "avg"] {
+        let query =
+            format!("SELECT {aggregate}(v * 1.6e308) AS s FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY window_start");
+        let rows = [record("a", 1, 1), record("b", 1, 1), record("c", 60, 1)];
+        let (closed, rejected) = run(&mut stage(&flow("", &query), "f"), &rows);
+        assert_eq!(rejected, ["1: value out of range: overflow in sum"]);
+        assert_eq!(closed, [r#"{"s":1.6e308}"#]);
+    }
+}
+
+#[test]
+fn the_texts_of_open_groups_are_bounded() {
+    let large = |aggregate: &str, key: &str| {
+        format!(
+            "SELECT count(*) AS n, length({aggregate}) AS l FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY {key}, window_start"
+        )
+    };
+    for (query, taken) in [
+        // A key of 1 MB is there twice, a greatest text of so much once.
+        (large("max('')", "repeat(m, 500000)"), 33),
+        (large("max(repeat(m, 500000))", "v"), 67),
+        // Whatever is greater takes the place of what was there.
+        (large("max(repeat(m, 500000))", "m = ''"), 100),
+    ] {
+        let program = flow("", &query);
+        let mut running = stage(&program, "f");
+        let mut rejected = 0;
+        for second in 0..100 {
+            let (_, refused) = run(&mut running, &[record(&format!("{second:02}"), 1, second)]);
+            rejected += refused.len();
+            let reason = "0: the texts in the open groups of this partition have 64 MiB, which is the most";
+            assert!(refused.iter().all(|refused| refused == reason), "{refused:?}");
+        }
+        assert_eq!(rejected, 100 - taken, "{query}");
+        // What is restored counts as before, and what is closed no longer.
+        let state = snapshot(&running);
+        let state: Vec<(u32, &[u8])> = state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
+        let mut again = stage(&program, "f");
+        again.restore(&state).unwrap();
+        for stage in [&mut running, &mut again] {
+            let (_, refused) = run(stage, &[record("zz", 2, 100)]);
+            assert_eq!(refused.len(), usize::from(taken < 100), "{query}");
+            let (closed, _) = run(stage, &[record("zz", 60, 100), record("zz", 61, 100)]);
+            assert!(!closed.is_empty());
+            let (_, refused) = run(stage, &[record("zz", 62, 101)]);
+            assert!(refused.is_empty(), "{refused:?}");
+        }
+    }
 }
 
 #[test]
@@ -111,19 +183,58 @@ fn the_state_of_another_query_is_refused() {
     // Another projection goes on with the same groups.
     let same = SUMS.replace("count(*) AS n", "count(*) * 2 AS twice");
     stage(&flow("", &same), "f").restore(&state).unwrap();
-    let other = SUMS.replace("sum(v)", "sum(v + 1)");
-    let error = stage(&flow("", &other), "f").restore(&state).unwrap_err();
-    assert!(error.to_string().contains("give the flow another name"), "{error}");
+    // So does a stream with another column, wherever it stands.
+    let wider = STREAM.replace("m text, ", "before bigint, m text, extra double, ");
+    stage(&fine(&format!("{wider}CREATE FLOW f AS {SUMS}")), "f").restore(&state).unwrap();
+    let program = format!("{STREAM}CREATE FLOW f AS {SUMS}");
+    for other in [
+        program.replace("sum(v)", "sum(v + 1)"),
+        program.replace("(s, ts,", "(t, ts,").replace("STREAM s (", "STREAM t ("),
+        program.replace("v bigint", "w bigint").replace("sum(v)", "sum(w)"),
+        program.replace("v bigint", "v double"),
+        program
+            .replace("(s, ts,", "(s, at,")
+            .replace("m text, ts timestamp", "m text, at timestamp")
+            .replace("FOR ts AS ts", "FOR at AS at"),
+    ] {
+        let error = stage(&fine(&other), "f").restore(&state).unwrap_err();
+        assert!(error.to_string().contains("give the flow another name"), "{other}: {error}");
+    }
 }
+
+/// What the first version wrote of two rows. Another text here means that running flows refuse the state that they have:
+/// write a new version of the format instead.
+const FIRST_STATE: [&str; 3] = [
+    "18:019985b4a1a0c580fdf0010180dac409050101030161010103016102010102000200",
+    "95:019985b4a1a0c580fdf0010180dac40905010103016201010301620201010a000200",
+    "128:019985b4a1a0c580fdf001000100",
+];
 
 #[test]
 fn state_of_the_first_version_is_gone_on_with() {
+    let rows = [record("a", 1, 1), record("b", 2, 5)];
     let mut before = stage(&flow("", SUMS), "f");
-    run(&mut before, &[record("a", 1, 1), record("b", 2, 5)]);
+    run(&mut before, &rows);
     let written: Vec<String> =
         snapshot(&before).iter().map(|(group, bytes)| format!("{group}:{}", hex(bytes))).collect();
-    // Another text here means that running flows refuse the state that they have: write a new version of the format instead.
-    insta::assert_snapshot!(written.join("\n"));
+    assert_eq!(written, FIRST_STATE);
+    let read: Vec<(u32, Vec<u8>)> = FIRST_STATE.iter().map(|line| part(line)).collect();
+    let read: Vec<(u32, &[u8])> = read.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
+    let mut restored = stage(&flow("", SUMS), "f");
+    restored.restore(&read).unwrap();
+    let (mut closed, _) = run(&mut restored, &[record("a", 3, 2), record("c", 12, 0)]);
+    closed.sort();
+    assert_eq!(
+        closed,
+        [r#"{"m":"a","w":"1970-01-01T00:00:00Z","s":3,"n":2}"#, r#"{"m":"b","w":"1970-01-01T00:00:00Z","s":5,"n":1}"#]
+    );
+}
+
+/// A part of a state, as it is written here.
+fn part(line: &str) -> (u32, Vec<u8>) {
+    let (group, hex) = line.split_once(':').unwrap();
+    let bytes = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap());
+    (group.parse().unwrap(), bytes.collect())
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -206,4 +317,25 @@ proptest! {
         ours.sort();
         prop_assert_eq!(ours, book);
     }
+}
+
+#[test]
+fn a_result_is_as_much_out_of_order_as_what_it_is_selected_from() {
+    let gathered = "CREATE FLOW gathered AS SELECT v, ts AS moment, m FROM s WHERE v < 9; \
+                    CREATE FLOW f AS SELECT sum(v) AS v FROM TUMBLE(gathered, moment, INTERVAL '10 s') GROUP BY window_start";
+    let program = fine(&format!("{STREAM}{gathered}"));
+    let rows = [record("a", 1, 1), record("a", 11, 0), record("a", 9, 2), record("a", 12, 0)];
+    let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+    let output = process(&mut stage(&program, "f"), &gather(&program, &rows));
+    assert_eq!((lines(output.rows.as_ref()), output.rejected), (vec![r#"{"v":3}"#.to_owned()], vec![]));
+    // One that is declared counts, as for any stream.
+    let declared = "CREATE STREAM gathered (v bigint, moment timestamp, m text, WATERMARK FOR moment AS moment);";
+    let program = fine(&format!("{STREAM}{declared}{gathered}"));
+    let output = process(&mut stage(&program, "f"), &gather(&program, &rows));
+    assert_eq!(output.rejected, [(2, "it came after its window was closed".to_owned())]);
+}
+
+/// What the flow of that name makes of rows.
+fn gather(program: &Program, rows: &[&str]) -> arrow_array::RecordBatch {
+    process(&mut stage(program, "gathered"), &records(rows)).rows.unwrap()
 }

@@ -24,10 +24,23 @@ impl Checker<'_, '_, '_, '_> {
             [ast::ObjectNamePart::Identifier(ident)] => column_name(ident),
             _ => return self.unsupported(expr, "a function of a schema"),
         };
-        if function.over.is_some() || !function.within_group.is_empty() || function.null_treatment.is_some() {
+        let ast::Function {
+            name: _,
+            uses_odbc_syntax: _,
+            parameters,
+            args,
+            filter,
+            null_treatment,
+            over,
+            within_group,
+        } = function;
+        if over.is_some() || !within_group.is_empty() || null_treatment.is_some() {
             return self.unsupported(expr, "a window function (OVER, WITHIN GROUP)");
         }
-        let list = match &function.args {
+        if *parameters != FunctionArguments::None {
+            return self.unsupported(expr, "a function with parameters");
+        }
+        let list = match args {
             FunctionArguments::None => None,
             FunctionArguments::List(list) => Some(list),
             FunctionArguments::Subquery(_) => return self.unsupported(expr, "a query within a query"),
@@ -46,10 +59,13 @@ impl Checker<'_, '_, '_, '_> {
             if is_distinct || list.is_some_and(|list| !list.clauses.is_empty()) {
                 return self.unsupported(expr, "DISTINCT or ORDER BY in an aggregate");
             }
-            return self.aggregate(expr, kind, &arguments, function.filter.as_deref());
+            return self.aggregate(expr, kind, &arguments, filter.as_deref());
         }
-        if function.filter.is_some() {
+        if filter.is_some() {
             return self.unsupported(expr, "FILTER on a function that is no aggregate");
+        }
+        if list.is_some_and(|list| list.duplicate_treatment.is_some() || !list.clauses.is_empty()) {
+            return self.unsupported(expr, "DISTINCT or ORDER BY in a function that is no aggregate");
         }
         let mut plain = Vec::with_capacity(arguments.len());
         for argument in arguments {
@@ -75,7 +91,7 @@ impl Checker<'_, '_, '_, '_> {
             return self.unsupported(expr, "COALESCE of nothing");
         }
         let (parts, ty) = self.unify(parts, "the arguments are")?;
-        Some(self.typed(expr, Expr::Coalesce(parts), ty.unwrap_or(Type::Text)))
+        Some(self.typed(expr, Expr::Coalesce(parts), ty))
     }
 
     fn null_if(&mut self, expr: &ast::Expr, of: &[&ast::Expr]) -> Option<Typed> {
@@ -83,7 +99,7 @@ impl Checker<'_, '_, '_, '_> {
         let (left, right) = (self.check(left), self.check(right));
         let (parts, ty) = self.unify(vec![left?, right?], "this compares")?;
         let [left, right] = <[Expr; 2]>::try_from(parts).ok()?;
-        Some(self.typed(expr, Expr::NullIf(Box::new(left), Box::new(right)), ty.unwrap_or(Type::Text)))
+        Some(self.typed(expr, Expr::NullIf(Box::new(left), Box::new(right)), ty))
     }
 
     pub(super) fn call(&mut self, expr: &ast::Expr, name: &str, arguments: &[&ast::Expr]) -> Option<Typed> {
@@ -97,7 +113,9 @@ impl Checker<'_, '_, '_, '_> {
             self.source.add("unknown-name", at, format!("there is no function `{name}`")).nearest(name, known);
             return None;
         }
-        self.resolve(at, name, arguments.into_iter().collect::<Option<_>>()?, candidates)
+        let mut arguments: Vec<Typed> = arguments.into_iter().collect::<Option<_>>()?;
+        self.field(name, &mut arguments)?;
+        self.resolve(at, name, arguments, candidates)
     }
 
     /// Chooses the function whose parameters the arguments fit with the fewest changes of type.

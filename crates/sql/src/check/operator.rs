@@ -147,10 +147,8 @@ impl Checker<'_, '_, '_, '_> {
         let parts = [self.check(of), self.check(low), self.check(high)];
         let parts: Vec<Typed> = parts.into_iter().collect::<Option<_>>()?;
         let (parts, _) = self.unify(parts, "this compares")?;
-        let [of, low, high] = <[Expr; 3]>::try_from(parts).ok()?;
-        let from = Expr::Compare(Comparison::GreaterEqual, Box::new(of.clone()), Box::new(low));
-        let to = Expr::Compare(Comparison::LessEqual, Box::new(of), Box::new(high));
-        Some(self.negated(expr, negated, Expr::And(Box::new(from), Box::new(to))))
+        let parts = <[Expr; 3]>::try_from(parts).ok()?;
+        Some(self.negated(expr, negated, Expr::Between(parts.map(Box::new))))
     }
 
     pub(super) fn in_list(
@@ -163,10 +161,9 @@ impl Checker<'_, '_, '_, '_> {
         let parts: Vec<Option<Typed>> = std::iter::once(of).chain(list).map(|part| self.check(part)).collect();
         let parts: Vec<Typed> = parts.into_iter().collect::<Option<_>>()?;
         let (parts, _) = self.unify(parts, "this compares")?;
-        let (of, list) = parts.split_first()?;
-        let equal = |one: &Expr| Expr::Compare(Comparison::Equal, Box::new(of.clone()), Box::new(one.clone()));
-        let any = any(list.iter().map(equal).collect())?;
-        Some(self.negated(expr, negated, any))
+        let mut parts = parts.into_iter();
+        let of = Box::new(parts.next()?);
+        Some(self.negated(expr, negated, Expr::In(of, parts.collect())))
     }
 
     pub(super) fn like(
@@ -189,56 +186,44 @@ impl Checker<'_, '_, '_, '_> {
         branches: &[ast::CaseWhen],
         otherwise: Option<&ast::Expr>,
     ) -> Option<Typed> {
-        let operand = match operand {
-            None => None,
-            Some(operand) => Some(self.check(operand)?),
-        };
-        let conditions: Vec<Option<Expr>> = branches
-            .iter()
-            .map(|branch| match &operand {
-                None => self.of_type(&branch.condition, Boolean),
-                Some(operand) => {
-                    let wanted = self.check(&branch.condition)?;
-                    let (operands, _) = self.unify(vec![operand.clone(), wanted], "this compares")?;
-                    let [left, right] = <[Expr; 2]>::try_from(operands).ok()?;
-                    Some(Expr::Compare(Comparison::Equal, Box::new(left), Box::new(right)))
-                }
-            })
-            .collect();
+        let compared = self.conditions(operand, branches);
         let results: Vec<Option<Typed>> = branches.iter().map(|branch| self.check(&branch.result)).collect();
         let otherwise = match otherwise {
             Some(otherwise) => self.check(otherwise)?,
             None => Typed { ty: None, ..self.typed(expr, Expr::null(Text), Text) },
         };
-        let conditions: Vec<Expr> = conditions.into_iter().collect::<Option<_>>()?;
+        let (operand, conditions) = compared?;
         let results: Vec<Typed> = results.into_iter().collect::<Option<_>>()?;
         let (mut results, ty) =
             self.unify(results.into_iter().chain(std::iter::once(otherwise)).collect(), "the branches are")?;
         let otherwise = Box::new(results.pop()?);
         let branches = conditions.into_iter().zip(results).collect();
-        Some(self.typed(expr, Expr::Case { branches, otherwise }, ty.unwrap_or(Text)))
+        Some(self.typed(expr, Expr::Case { operand, branches, otherwise }, ty))
+    }
+
+    /// The operand of a `CASE`, and what it is compared with; without one, conditions.
+    fn conditions(
+        &mut self,
+        operand: Option<&ast::Expr>,
+        branches: &[ast::CaseWhen],
+    ) -> Option<(Option<Box<Expr>>, Vec<Expr>)> {
+        let conditions = branches.iter().map(|branch| &branch.condition);
+        let Some(operand) = operand else {
+            let conditions: Vec<Option<Expr>> = conditions.map(|condition| self.of_type(condition, Boolean)).collect();
+            return Some((None, conditions.into_iter().collect::<Option<_>>()?));
+        };
+        let parts: Vec<Option<Typed>> =
+            std::iter::once(operand).chain(conditions).map(|part| self.check(part)).collect();
+        let (parts, _) = self.unify(parts.into_iter().collect::<Option<_>>()?, "this compares")?;
+        let mut parts = parts.into_iter();
+        let operand = Box::new(parts.next()?);
+        Some((Some(operand), parts.collect()))
     }
 
     fn negated(&self, at: &ast::Expr, negated: bool, expr: Expr) -> Typed {
         let expr = if negated { Expr::Not(Box::new(expr)) } else { expr };
         self.typed(at, expr, Boolean)
     }
-}
-
-/// A tree that is as flat as it can be: it is walked by recursion.
-fn any(mut of: Vec<Expr>) -> Option<Expr> {
-    while of.len() > 1 {
-        let mut paired = Vec::with_capacity(of.len().div_ceil(2));
-        let mut left = of.into_iter();
-        while let Some(one) = left.next() {
-            paired.push(match left.next() {
-                Some(other) => Expr::Or(Box::new(one), Box::new(other)),
-                None => one,
-            });
-        }
-        of = paired;
-    }
-    of.pop()
 }
 
 /// The least whole number, whose digits alone are none.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::{Function, bigint, text};
+use crate::json;
 use crate::types::Type::{self, Bigint, Boolean, Text};
 use crate::value::Cell;
 
@@ -133,13 +134,18 @@ fn split_part(text: &str, separator: &str, number: i64) -> Answer {
     made(place.and_then(|place| parts.get(place)).copied().unwrap_or_default().to_owned())
 }
 
-/// A member of a JSON object as text, as `->>` of PostgreSQL gives it.
+/// A member of a JSON object as text, as `->>` of PostgreSQL gives it: a string without its quotes, anything else as it is
+/// written.
 fn json_text(text: &str, member: &str) -> Answer {
-    let object: serde_json::Value =
-        serde_json::from_str(text).map_err(|error| format!("invalid input syntax for type json: {error}"))?;
-    match object.get(member) {
-        None | Some(serde_json::Value::Null) => Ok(None),
-        Some(serde_json::Value::String(text)) => made(text.clone()),
-        Some(other) => made(other.to_string()),
+    let mut found = [None];
+    json::members(text, &|name| (name == member).then_some(0), &mut found)
+        .map_err(|error| format!("invalid input syntax for type json: {error}"))?;
+    match found {
+        [None | Some("null")] => Ok(None),
+        [Some(written)] if written.starts_with('"') => {
+            let string = json::string(written).ok_or("invalid input syntax for type json: no Unicode")?;
+            made(string.into_owned())
+        }
+        [Some(written)] => made(written.to_owned()),
     }
 }

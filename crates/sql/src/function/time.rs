@@ -47,10 +47,36 @@ pub(crate) const FIELDS: [&str; 14] = [
     "epoch",
 ];
 
+/// The fields that a length of time has.
+pub(crate) const INTERVAL_FIELDS: [&str; 6] = ["hour", "minute", "second", "milliseconds", "microseconds", "epoch"];
+
+/// The fields to which a moment can be cut.
+pub(crate) const TRUNCATED_FIELDS: [&str; 10] =
+    ["year", "quarter", "month", "week", "day", "hour", "minute", "second", "milliseconds", "microseconds"];
+
+/// A field by its own name: as PostgreSQL, we know several in the plural, and short ones.
+pub(crate) fn field_named(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    let own = match name.as_str() {
+        "years" | "yrs" | "yr" | "y" => "year",
+        "qtr" => "quarter",
+        "months" | "mons" | "mon" => "month",
+        "weeks" | "w" => "week",
+        "days" | "d" => "day",
+        "hours" | "hrs" | "hr" | "h" => "hour",
+        "minutes" | "mins" | "min" | "m" => "minute",
+        "seconds" | "secs" | "sec" | "s" => "second",
+        "millisecond" | "msecs" | "msec" | "ms" => "milliseconds",
+        "microsecond" | "usecs" | "usec" | "us" => "microseconds",
+        name => name,
+    };
+    own.to_owned()
+}
+
 fn part(field: &str, micros: i64) -> Answer {
     let at = moment(micros).ok_or("timestamp out of range")?;
     let second_us = f64::from(at.second()) * 1e6 + micros.rem_euclid(1_000_000) as f64;
-    let value = match field.to_ascii_lowercase().as_str() {
+    let value = match field_named(field).as_str() {
         "year" => f64::from(at.year()),
         "quarter" => f64::from(at.month0() / 3 + 1),
         "month" => f64::from(at.month()),
@@ -71,7 +97,7 @@ fn part(field: &str, micros: i64) -> Answer {
 }
 
 fn part_of_interval(field: &str, micros: i64) -> Answer {
-    let value = match field.to_ascii_lowercase().as_str() {
+    let value = match field_named(field).as_str() {
         "epoch" => micros as f64 / 1e6,
         "hour" => (micros / 3_600_000_000) as f64,
         "minute" => (micros / 60_000_000 % 60) as f64,
@@ -84,7 +110,7 @@ fn part_of_interval(field: &str, micros: i64) -> Answer {
 }
 
 fn truncated(field: &str, micros: i64) -> Answer {
-    let field = field.to_ascii_lowercase();
+    let field = field_named(field);
     let at = moment(micros).ok_or("timestamp out of range")?;
     let day = |year, month, day| NaiveDate::from_ymd_opt(year, month, day);
     let begin = match field.as_str() {
@@ -94,7 +120,8 @@ fn truncated(field: &str, micros: i64) -> Answer {
         "week" => at.date().checked_sub_days(chrono::Days::new(u64::from(at.weekday().num_days_from_monday()))),
         _ => {
             // All shorter ones have a length, and begin where universal time is a multiple of it.
-            let unit = unit_us(&field).ok_or_else(|| format!("there is no field \"{field}\" of a timestamp"))?;
+            let unit = TRUNCATED_FIELDS.contains(&field.as_str()).then(|| unit_us(&field)).flatten();
+            let unit = unit.ok_or_else(|| format!("there is no field \"{field}\" of a timestamp"))?;
             return earlier(micros, micros.rem_euclid(unit));
         }
     };
