@@ -56,11 +56,23 @@ impl Drop for Process {
     }
 }
 
+/// Whether all threads of a process are stopped.
+fn stands_still(pid: u32) -> bool {
+    std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+    })
+}
+
 impl Process {
-    /// Sends it a signal.
+    /// Sends it a signal. One that is stopped stands still when this returns.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
+        if signal == Signal::STOP {
+            // One of its threads has to have a turn first, and the others go on until then.
+            eventually("it stands still", || stands_still(self.0.id()));
+        }
     }
 
     /// Waits for its end; its exit status.
