@@ -265,6 +265,17 @@ fn what_nests_deeply_is_refused_and_overflows_no_stack() {
             assert_eq!((output.rows.unwrap().num_rows(), output.rejected), (1, vec![]));
             assert!(mistakes(&of(200)).contains("error[too-deep]"));
         }
+        for (first, link, links) in [
+            ("a", " + a", 96),
+            ("a", " * 1.5", 96),
+            ("a", " || 'x'", 96),
+            ("a", "::text::bigint", 48),
+            ("(a = 1)", " = true", 96),
+            ("'{}'", " ->> 'k'", 96),
+        ] {
+            let program = program(&nested(format!("{first}{}", link.repeat(links)))).unwrap();
+            assert!(process(&mut stage(&program, "f"), &records(&[r#"{"a":1}"#])).rows.is_some(), "{link}");
+        }
         let case = |levels: usize| {
             nested(
                 (0..levels).fold("a".to_owned(), |of, _| format!("CASE {of} WHEN 1 THEN 1 WHEN 2 THEN 3 ELSE 2 END")),
