@@ -195,6 +195,11 @@ fn what_is_wrong_is_said_once_and_not_of_its_readers() {
     let rendered =
         mistakes("CREATE STREAM s; CREATE FLOW f AS SELECT nothing FROM s; CREATE FLOW g AS SELECT x FROM ff");
     assert!(rendered.contains("there is no stream `ff`"), "{rendered}");
+    let circle =
+        "CREATE FLOW f AS SELECT key FROM g; CREATE FLOW g AS SELECT key FROM f; CREATE FLOW h AS SELECT x FROM g";
+    let rendered = mistakes(circle);
+    assert_eq!(rendered.matches("error[cycle]").count(), 2, "{rendered}");
+    assert!(!rendered.contains("flow h "), "{rendered}");
 }
 
 #[test]
