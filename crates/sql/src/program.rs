@@ -214,7 +214,8 @@ impl Expansion {
             let is_ready =
                 |flow: &CreateFlow| query::sources_of(&flow.query).iter().all(|from| !pending.contains(from));
             let Some(next) = left.iter().position(|(_, flow)| is_ready(flow)) else {
-                for (place, flow) in left {
+                let in_cycles = in_cycles(&left);
+                for (place, flow) in left.into_iter().filter(|(_, flow)| in_cycles.contains(&flow.name.text)) {
                     let Some(source) = sources.get_mut(place) else { continue };
                     let message = format!("flow {} reads what comes of its own result", flow.name.text);
                     source.add("cycle", flow.name.at, message).help("write to a stream that leads nowhere back");
@@ -391,6 +392,23 @@ fn regions(names: &[String]) -> OneOrMany<RegionId> {
 /// The streams that a flow writes.
 fn written(flow: &CreateFlow) -> impl Iterator<Item = &Name> {
     std::iter::once(&flow.name).chain(&flow.dead_letter).chain(&flow.late)
+}
+
+/// Of flows of which each waits for another those that wait for themselves; the others only read what comes of these.
+fn in_cycles(flows: &[(usize, CreateFlow)]) -> BTreeSet<String> {
+    let mut readers: BTreeMap<String, Vec<&CreateFlow>> = BTreeMap::new();
+    for (_, flow) in flows {
+        readers.entry(query::source_of(&flow.query).unwrap_or_default()).or_default().push(flow);
+    }
+    let feeds_itself = |flow: &CreateFlow| {
+        let (mut fed, mut left) = (BTreeSet::new(), vec![flow]);
+        while let Some(next) = left.pop() {
+            let new = written(next).filter(|name| fed.insert(name.text.as_str()));
+            left.extend(new.filter_map(|name| readers.get(&name.text)).flatten());
+        }
+        query::source_of(&flow.query).is_some_and(|from| fed.contains(from.as_str()))
+    };
+    flows.iter().filter(|(_, flow)| feeds_itself(flow)).map(|(_, flow)| flow.name.text.clone()).collect()
 }
 
 /// What is allowed by both; none if nothing is. Without any region it does not constrain.
