@@ -398,7 +398,9 @@ fn written(flow: &CreateFlow) -> impl Iterator<Item = &Name> {
 fn in_cycles(flows: &[(usize, CreateFlow)]) -> BTreeSet<String> {
     let mut readers: BTreeMap<String, Vec<&CreateFlow>> = BTreeMap::new();
     for (_, flow) in flows {
-        readers.entry(query::source_of(&flow.query).unwrap_or_default()).or_default().push(flow);
+        for from in query::sources_of(&flow.query) {
+            readers.entry(from).or_default().push(flow);
+        }
     }
     let feeds_itself = |flow: &CreateFlow| {
         let (mut fed, mut left) = (BTreeSet::new(), vec![flow]);
@@ -406,7 +408,7 @@ fn in_cycles(flows: &[(usize, CreateFlow)]) -> BTreeSet<String> {
             let new = written(next).filter(|name| fed.insert(name.text.as_str()));
             left.extend(new.filter_map(|name| readers.get(&name.text)).flatten());
         }
-        query::source_of(&flow.query).is_some_and(|from| fed.contains(from.as_str()))
+        query::sources_of(&flow.query).iter().any(|from| fed.contains(from.as_str()))
     };
     flows.iter().filter(|(_, flow)| feeds_itself(flow)).map(|(_, flow)| flow.name.text.clone()).collect()
 }
