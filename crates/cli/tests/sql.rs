@@ -34,6 +34,9 @@ CREATE FLOW means PREFER edge AS
   SELECT machine, window_start, count(*) AS n, avg(temperature) AS mean
   FROM TUMBLE(hot, ts, INTERVAL '10 seconds')
   GROUP BY machine, window_start, window_end HAVING count(*) > 1;
+
+CREATE FLOW seen PREFER edge AS
+  SELECT machine, ts FROM hot UNION ALL SELECT machine, window_start FROM means;
 ";
 
 /// How many records are published, ten a second of their own time.
@@ -168,6 +171,7 @@ fn a_flow_in_sql_is_exact_through_kills_and_says_where_it_runs() {
         rows(&world, &cloud, "mill/hot").len() >= hot.len()
             && rows(&world, &cloud, "mill/means").len() >= means.len()
             && rows(&world, &cloud, "mill/bad").len() >= failed
+            && rows(&world, &cloud, "mill/seen").len() >= hot.len() + means.len()
     });
     let found: Vec<Value> = rows(&world, &cloud, "mill/hot")
         .iter()
@@ -178,6 +182,7 @@ fn a_flow_in_sql_is_exact_through_kills_and_says_where_it_runs() {
     let plainly = |row: &Value| plain(row, &["machine", "window_start", "n", "mean"]).to_string();
     assert_eq!(found.len(), means.len());
     assert_eq!(found.iter().map(plainly).collect::<BTreeSet<_>>(), means);
+    assert_eq!(rows(&world, &cloud, "mill/seen").len(), hot.len() + means.len());
     let bad = rows(&world, &cloud, "mill/bad");
     assert_eq!(bad.len(), failed);
     assert!(bad.iter().all(|row| row.to_string().contains("division by zero")), "{}", bad[0]);

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_arith::{boolean, numeric};
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Float64Type, Int64Type};
 use arrow_array::{Array as _, ArrayRef, BooleanArray};
 use arrow_buffer::{BooleanBuffer, NullBuffer, ScalarBuffer};
 use arrow_ord::cmp;
@@ -15,6 +17,7 @@ use arrow_schema::ArrowError;
 
 use crate::cast::cast;
 use crate::expr::{Comparison, Expr, Operation, Test};
+use crate::function::Function;
 use crate::types::Type;
 use crate::value::{Cell, Value, bounded, column, known, micros};
 
@@ -86,43 +89,63 @@ impl<'a> Evaluator<'a> {
             Expr::In(of, list) => self.is_in(of, list, active),
             Expr::Case { operand, branches, otherwise } => self.case(operand.as_deref(), branches, otherwise, active),
             Expr::Coalesce(of) => self.coalesce(of, active),
-            Expr::NullIf(left, right) => {
-                let (left, right) = (self.value(left, active)?, self.value(right, active)?);
-                let equal = self.compare(Comparison::Equal, &left, &right)?.expand(self.rows)?;
-                let array = left.expand(self.rows)?;
-                let equal = Value::column(equal);
-                Ok(Value::column(arrow_select::nullif::nullif(&array, equal.booleans())?))
-            }
-            Expr::Like { text, pattern, negated, any_case } => {
-                let (text, pattern) = (self.value(text, active)?, self.value(pattern, active)?);
-                let is_scalar = text.is_scalar && pattern.is_scalar;
-                use arrow_string::like::{ilike, like, nilike, nlike};
-                let kernel = match (negated, any_case) {
-                    (false, false) => like,
-                    (true, false) => nlike,
-                    (false, true) => ilike,
-                    (true, true) => nilike,
-                };
-                Ok(Value { array: Arc::new(kernel(&text, &pattern)?), is_scalar })
-            }
-            Expr::Cast(of, to) => {
-                let of = self.value(of, active)?;
-                self.each(&[of], *to, active, |cells| match cells {
-                    [Some(cell)] => cast(cell, *to).map(Some),
-                    _ => Ok(None),
-                })
-            }
-            Expr::Call(function, arguments) => {
-                let arguments = arguments.iter().map(|argument| self.value(argument, active));
-                let arguments: Vec<Value> = arguments.collect::<Result<_, _>>()?;
-                self.each(&arguments, function.result, active, |cells| {
-                    if function.is_strict && cells.iter().any(Option::is_none) {
-                        return Ok(None);
-                    }
-                    (function.call)(cells)
-                })
-            }
+            Expr::NullIf(left, right) => self.null_if(left, right, active),
+            Expr::Like { text, pattern, negated, any_case } => self.like(text, pattern, (*negated, *any_case), active),
+            Expr::Cast(of, to) => self.cast(of, *to, active),
+            Expr::Call(function, arguments) => self.call(function, arguments, active),
         }
+    }
+
+    // Each kind that needs room of its own is a function of its own: `value` stands on the stack for every level.
+
+    fn null_if(&mut self, left: &Expr, right: &Expr, active: &Active) -> Result<Value, ArrowError> {
+        let (left, right) = (self.value(left, active)?, self.value(right, active)?);
+        let equal = Value::column(self.compare(Comparison::Equal, &left, &right)?.expand(self.rows)?);
+        let array = left.expand(self.rows)?;
+        Ok(Value::column(arrow_select::nullif::nullif(&array, equal.booleans())?))
+    }
+
+    fn like(
+        &mut self,
+        text: &Expr,
+        pattern: &Expr,
+        (negated, any_case): (bool, bool),
+        active: &Active,
+    ) -> Result<Value, ArrowError> {
+        use arrow_string::like::{ilike, like, nilike, nlike};
+        let (text, pattern) = (self.value(text, active)?, self.value(pattern, active)?);
+        let is_scalar = text.is_scalar && pattern.is_scalar;
+        let kernel = match (negated, any_case) {
+            (false, false) => like,
+            (true, false) => nlike,
+            (false, true) => ilike,
+            (true, true) => nilike,
+        };
+        Ok(Value { array: Arc::new(kernel(&text, &pattern)?), is_scalar })
+    }
+
+    fn cast(&mut self, of: &Expr, to: Type, active: &Active) -> Result<Value, ArrowError> {
+        let of = self.value(of, active)?;
+        // What the checker puts before a whole number among others cannot fail.
+        if let (Some(whole), Type::Double) = (of.array.as_primitive_opt::<Int64Type>(), to) {
+            let doubles = whole.unary::<_, Float64Type>(|value| value as f64);
+            return Ok(Value { array: Arc::new(doubles), is_scalar: of.is_scalar });
+        }
+        self.each(&[of], to, active, |cells| match cells {
+            [Some(cell)] => cast(cell, to).map(Some),
+            _ => Ok(None),
+        })
+    }
+
+    fn call(&mut self, function: &'static Function, arguments: &[Expr], active: &Active) -> Result<Value, ArrowError> {
+        let arguments = arguments.iter().map(|argument| self.value(argument, active));
+        let arguments: Vec<Value> = arguments.collect::<Result<_, _>>()?;
+        self.each(&arguments, function.result, active, |cells| {
+            if function.is_strict && cells.iter().any(Option::is_none) {
+                return Ok(None);
+            }
+            (function.call)(cells)
+        })
     }
 
     /// The second operand counts where the first is not false.
@@ -186,28 +209,24 @@ impl<'a> Evaluator<'a> {
 
     /// As PostgreSQL orders them: both zeros are equal, all that are no numbers are equal and greater than all numbers.
     fn compare_doubles(&self, comparison: Comparison, left: &Value, right: &Value, rows: usize) -> BooleanArray {
-        let (lefts, rights) = (left.doubles(), right.doubles());
-        let at = |values: &[f64], place: usize| values.get(place).copied().unwrap_or_default();
-        let of = |test: fn(f64, f64) -> bool| {
-            BooleanBuffer::collect_bool(rows, |row| test(at(lefts, left.at(row)), at(rights, right.at(row))))
-        };
-        let nulls = known(left, right, rows);
-        match comparison {
-            Comparison::Equal => BooleanArray::new(of(equal), nulls),
-            Comparison::NotEqual => BooleanArray::new(of(|a, b| !equal(a, b)), nulls),
-            Comparison::Less => BooleanArray::new(of(less), nulls),
-            Comparison::LessEqual => BooleanArray::new(of(|a, b| !less(b, a)), nulls),
-            Comparison::Greater => BooleanArray::new(of(|a, b| less(b, a)), nulls),
-            Comparison::GreaterEqual => BooleanArray::new(of(|a, b| !less(a, b)), nulls),
+        let bits = match comparison {
+            Comparison::Equal => doubles_where(left, right, rows, equal),
+            Comparison::NotEqual => doubles_where(left, right, rows, |a, b| !equal(a, b)),
+            Comparison::Less => doubles_where(left, right, rows, less),
+            Comparison::LessEqual => doubles_where(left, right, rows, |a, b| !less(b, a)),
+            Comparison::Greater => doubles_where(left, right, rows, |a, b| less(b, a)),
+            Comparison::GreaterEqual => doubles_where(left, right, rows, |a, b| !less(a, b)),
             Comparison::Distinct | Comparison::NotDistinct => {
+                let both = doubles_where(left, right, rows, equal);
                 let same = |row| match (left.is_null(row), right.is_null(row)) {
-                    (false, false) => equal(at(lefts, left.at(row)), at(rights, right.at(row))),
+                    (false, false) => both.value(row),
                     (one, other) => one == other,
                 };
                 let wanted = comparison == Comparison::NotDistinct;
-                BooleanArray::new(BooleanBuffer::collect_bool(rows, |row| same(row) == wanted), None)
+                return BooleanArray::new(BooleanBuffer::collect_bool(rows, |row| same(row) == wanted), None);
             }
-        }
+        };
+        BooleanArray::new(bits, known(left, right, rows))
     }
 
     fn arithmetic(
@@ -475,6 +494,23 @@ fn whole(operation: Operation, left: i64, right: i64) -> Result<i64, &'static st
         Operation::Remainder => Some(left.wrapping_rem(right)),
     };
     result.ok_or(OUT_OF_RANGE)
+}
+
+/// Where a test holds of two columns of doubles, of which each may be one value for all rows.
+fn doubles_where(left: &Value, right: &Value, rows: usize, test: impl Fn(f64, f64) -> bool) -> BooleanBuffer {
+    let (lefts, rights) = (left.doubles(), right.doubles());
+    let at = |values: &[f64], row: usize| values.get(row).copied().unwrap_or_default();
+    match (left.is_scalar, right.is_scalar) {
+        (false, false) => BooleanBuffer::collect_bool(rows, |row| test(at(lefts, row), at(rights, row))),
+        (false, true) => {
+            let right = at(rights, 0);
+            BooleanBuffer::collect_bool(rows, |row| test(at(lefts, row), right))
+        }
+        (true, _) => {
+            let left = at(lefts, 0);
+            BooleanBuffer::collect_bool(rows, |row| test(left, at(rights, right.at(row))))
+        }
+    }
 }
 
 fn equal(left: f64, right: f64) -> bool {

@@ -13,7 +13,7 @@ use arrow_array::ArrayRef;
 use arrow_schema::ArrowError;
 use serde::{Deserialize, Serialize};
 
-use crate::aggregate::Accumulator;
+use crate::aggregate::{Accumulator, Aggregate};
 use crate::cast::{shown, text_of, timestamp_text};
 use crate::eval::Evaluator;
 use crate::plan::{Grouping, Window, hash};
@@ -34,15 +34,14 @@ const CLOSED_BYTES_MAX: usize = 256 << 20;
 /// The version of what a snapshot is written in.
 const STATE_VERSION: u8 = 1;
 
-/// The end of a window and the encoded key.
-type GroupKey = (i64, Vec<u8>);
+/// The groups of a window that are in one part of the state, by their encoded keys.
+type Part = BTreeMap<Box<[u8]>, Group>;
 
 /// All groups of a partition.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
-    parts: BTreeMap<u32, BTreeMap<GroupKey, Group>>,
-    /// The ends of the windows that have groups.
-    ends: BTreeSet<i64>,
+    /// By the end of their window, then by part.
+    windows: BTreeMap<i64, BTreeMap<u32, Part>>,
     count: usize,
     /// The bytes of their texts.
     text_bytes: usize,
@@ -97,12 +96,34 @@ pub(crate) struct Taken {
     pub(crate) dirty: Vec<u32>,
 }
 
-/// What one key group's state is written as.
-#[derive(Serialize, Deserialize)]
-struct Part {
+/// What one key group's state is written as: groups by the end of their window and encoded key.
+#[derive(Serialize)]
+struct Writing<'g> {
     layout: u64,
-    groups: Vec<(GroupKey, Group)>,
+    groups: Vec<((i64, &'g [u8]), &'g Group)>,
     watermark_us: Option<i64>,
+}
+
+/// The same as it is read.
+#[derive(Deserialize)]
+struct Read {
+    layout: u64,
+    groups: Vec<((i64, Vec<u8>), Group)>,
+    watermark_us: Option<i64>,
+}
+
+/// What is known of one row, in room that is used again for the next one.
+#[derive(Default)]
+struct Row<'i> {
+    /// Its place among the rows that the filter passed.
+    place: usize,
+    keys: Vec<Option<Cell<'i>>>,
+    /// The keys encoded, equal for equal keys.
+    encoded: Vec<u8>,
+    /// Which part of the state it is in.
+    part: u32,
+    /// What each aggregate takes of it.
+    values: Vec<Option<Cell<'i>>>,
 }
 
 /// What is computed of the rows before they are taken.
@@ -128,18 +149,23 @@ impl Inputs {
         Ok(Self { keys, arguments, filters, faults: evaluator.faults })
     }
 
-    /// The key of a row, and its encoding, which is equal for equal keys.
-    fn key(&self, row: usize) -> (Vec<Option<Cell<'static>>>, Vec<u8>) {
-        let canonical = |cell: Cell<'_>| match cell {
+    /// Reads a row.
+    fn read<'i>(&'i self, place: usize, row: &mut Row<'i>) {
+        let canonical = |cell: Cell<'i>| match cell {
             Cell::Double(value) if value.is_nan() => Cell::Double(f64::NAN),
             // Both zeros are one.
             Cell::Double(value) => Cell::Double(value + 0.0),
-            cell => cell.into_owned(),
+            cell => cell,
         };
-        let keys: Vec<Option<Cell<'static>>> = self.keys.iter().map(|key| cell(key, row).map(canonical)).collect();
+        row.place = place;
+        row.keys.clear();
+        row.keys.extend(self.keys.iter().map(|key| cell(key, place).map(canonical)));
+        row.encoded.clear();
         // Only what has no length cannot be encoded, and cells have one.
-        let encoded = postcard::to_stdvec(&keys).unwrap_or_default();
-        (keys, encoded)
+        row.encoded = postcard::to_extend(&row.keys, std::mem::take(&mut row.encoded)).unwrap_or_default();
+        row.part = (hash(&row.encoded) % u64::from(KEY_GROUPS)) as u32;
+        row.values.clear();
+        row.values.extend((0..self.arguments.len()).map(|aggregate| self.argument(aggregate, place)));
     }
 
     /// What the aggregate at a place takes of a row.
@@ -171,12 +197,24 @@ impl Groups {
         let inputs = Inputs::new(grouping, columns, rows)?;
         let mut taken = Taken { rejected: inputs.faults.clone(), ..Taken::default() };
         let mut dirty = BTreeSet::new();
-        let (mut counted, mut bytes) = (0, 0);
+        let (mut counted, mut bytes, mut row) = (0, 0, Row::default());
         for arrival in arrivals {
             let kept = arrival.kept.filter(|kept| !taken.rejected.contains_key(kept));
             match (arrival.time_us, kept) {
+                (Some(time_us), Some(kept)) if self.is_late(grouping, time_us) => {
+                    taken.late.push(u32::try_from(kept).unwrap_or(u32::MAX));
+                }
                 (Some(time_us), Some(kept)) => {
-                    self.row(grouping, &inputs, (kept, time_us), arrival.row, &mut taken, &mut dirty);
+                    inputs.read(kept, &mut row);
+                    match self.check(grouping, &row, time_us) {
+                        Ok(()) => {
+                            dirty.insert(row.part);
+                            self.row(grouping, &row, time_us, arrival.row, &mut taken.closed);
+                        }
+                        Err(reason) => {
+                            taken.rejected.insert(kept, reason);
+                        }
+                    }
                 }
                 (None, Some(kept)) => {
                     taken.rejected.insert(kept, "the moment of the row is null".to_owned());
@@ -197,63 +235,57 @@ impl Groups {
         Ok(taken)
     }
 
-    /// Takes one row into its windows.
-    fn row(
-        &mut self,
-        grouping: &Grouping,
-        inputs: &Inputs,
-        (row, time_us): (usize, i64),
-        arrived: usize,
-        taken: &mut Taken,
-        dirty: &mut BTreeSet<u32>,
-    ) {
+    /// The windows of a moment that a row may still change.
+    fn open_windows(&self, grouping: &Grouping, time_us: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
+        let (watermark_us, lateness_us) = (self.watermark_us, grouping.lateness_us);
         let is_gone =
-            |end: i64| self.watermark_us.is_some_and(|watermark| end.saturating_add(grouping.lateness_us) <= watermark);
-        let windows: Vec<(i64, i64)> = windows(grouping.window, time_us).filter(|(_, end)| !is_gone(*end)).collect();
-        if windows.is_empty() {
-            taken.late.push(u32::try_from(row).unwrap_or(u32::MAX));
-            return;
-        }
-        let (keys, encoded) = inputs.key(row);
-        let part = (hash(&encoded) % u64::from(KEY_GROUPS)) as u32;
-        let values: Vec<Option<Cell<'_>>> =
-            (0..grouping.aggregates.len()).map(|place| inputs.argument(place, row)).collect();
-        let place = |end: i64| (end, encoded.clone());
-        let groups = self.parts.entry(part).or_default();
-        // A row is taken by all its windows or by none.
-        let known = windows.iter().filter_map(|(_, end)| groups.get(&place(*end)));
-        let mut begun = windows.len();
-        let mut adding = 0;
-        for group in known {
-            begun -= 1;
-            adding += adds(group.accumulators.iter().zip(&values));
-            let checks = group.accumulators.iter().zip(&values);
-            let failed = checks.filter_map(|(accumulator, value)| accumulator.check(value.as_ref()?).err()).next();
-            if let Some(reason) = failed {
-                taken.rejected.insert(row, reason);
-                return;
+            move |end: i64| watermark_us.is_some_and(|watermark| end.saturating_add(lateness_us) <= watermark);
+        windows(grouping.window, time_us).filter(move |(_, end)| !is_gone(*end))
+    }
+
+    fn is_late(&self, grouping: &Grouping, time_us: i64) -> bool {
+        self.open_windows(grouping, time_us).next().is_none()
+    }
+
+    /// Whether all windows of a row can take it: it is taken by all or by none.
+    fn check(&self, grouping: &Grouping, row: &Row<'_>, time_us: i64) -> Result<(), String> {
+        let (mut begun, mut adding) = (0, 0);
+        for (_, end) in self.open_windows(grouping, time_us) {
+            let part = self.windows.get(&end).and_then(|parts| parts.get(&row.part));
+            let Some(group) = part.and_then(|part| part.get(row.encoded.as_slice())) else {
+                begun += 1;
+                continue;
+            };
+            for (accumulator, value) in group.accumulators.iter().zip(&row.values) {
+                value.as_ref().map_or(Ok(()), |value| accumulator.check(value))?;
             }
+            adding += adds(group.accumulators.iter().zip(&row.values));
+        }
+        if begun > 0 {
+            let fresh = begin(grouping);
+            adding += begun * (key_bytes(&row.keys, &row.encoded) + adds(fresh.iter().zip(&row.values)));
         }
         if self.count + begun > GROUPS_MAX {
-            taken.rejected.insert(row, format!("{GROUPS_MAX} groups are open in this partition, which is the most"));
-            return;
+            return Err(format!("{GROUPS_MAX} groups are open in this partition, which is the most"));
         }
-        let fresh: Vec<Accumulator> = grouping.aggregates.iter().map(crate::aggregate::Aggregate::begin).collect();
-        adding += begun * (key_bytes(&keys, &encoded) + adds(fresh.iter().zip(&values)));
         if self.text_bytes + adding > TEXT_BYTES_MAX {
-            let message = "the texts in the open groups of this partition have 64 MiB, which is the most";
-            taken.rejected.insert(row, message.to_owned());
-            return;
+            return Err("the texts in the open groups of this partition have 64 MiB, which is the most".to_owned());
         }
-        self.count += begun;
-        dirty.insert(part);
-        for (start_us, end_us) in windows {
-            self.ends.insert(end_us);
-            let group = groups.entry(place(end_us)).or_insert_with(|| {
-                self.text_bytes += key_bytes(&keys, &encoded);
-                Group { keys: keys.clone(), accumulators: fresh.clone() }
-            });
-            for (accumulator, value) in group.accumulators.iter_mut().zip(&values) {
+        Ok(())
+    }
+
+    /// Takes one row into its windows. Those that were closed before are put out again.
+    fn row(&mut self, grouping: &Grouping, row: &Row<'_>, time_us: i64, arrived: usize, closed: &mut Vec<Closed>) {
+        for (start_us, end_us) in self.open_windows(grouping, time_us) {
+            let part = self.windows.entry(end_us).or_default().entry(row.part).or_default();
+            if !part.contains_key(row.encoded.as_slice()) {
+                let keys = row.keys.iter().cloned().map(|key| key.map(Cell::into_owned)).collect();
+                part.insert(row.encoded.as_slice().into(), Group { keys, accumulators: begin(grouping) });
+                self.count += 1;
+                self.text_bytes += key_bytes(&row.keys, &row.encoded);
+            }
+            let Some(group) = part.get_mut(row.encoded.as_slice()) else { continue };
+            for (accumulator, value) in group.accumulators.iter_mut().zip(&row.values) {
                 if let Some(value) = value {
                     self.text_bytes -= accumulator.text_bytes();
                     accumulator.take(value);
@@ -261,7 +293,7 @@ impl Groups {
                 }
             }
             if self.watermark_us.is_some_and(|watermark| end_us <= watermark) {
-                taken.closed.push(group.closed(arrived, (start_us, end_us)));
+                closed.push(group.closed(arrived, (start_us, end_us)));
             }
         }
     }
@@ -283,25 +315,17 @@ impl Groups {
         self.watermark_us = Some(watermark);
         dirty.insert(WATERMARK_GROUP);
         let from = before.map_or(i64::MIN, |before| before.saturating_add(1));
-        for end in self.ends.range(from..=watermark) {
+        for (end, parts) in self.windows.range(from..=watermark) {
             let start = end.saturating_sub(grouping.window.size_us);
-            for group in
-                self.parts.values().flat_map(|part| part.range((*end, Vec::new())..(end.saturating_add(1), Vec::new())))
-            {
-                taken.closed.push(group.1.closed(row, (start, *end)));
-            }
+            let groups = parts.values().flat_map(BTreeMap::values);
+            taken.closed.extend(groups.map(|group| group.closed(row, (start, *end))));
         }
         let gone = watermark.saturating_sub(grouping.lateness_us);
-        while let Some(end) = self.ends.first().copied().filter(|end| *end <= gone) {
-            self.ends.remove(&end);
-            for (number, part) in &mut self.parts {
-                let kept = part.split_off(&(end.saturating_add(1), Vec::new()));
-                let forgotten = std::mem::replace(part, kept);
-                self.count -= forgotten.len();
-                self.text_bytes -= text_bytes(&forgotten);
-                if !forgotten.is_empty() {
-                    dirty.insert(*number);
-                }
+        while let Some(window) = self.windows.first_entry().filter(|window| *window.key() <= gone) {
+            for (number, part) in window.remove() {
+                self.count -= part.len();
+                self.text_bytes -= text_bytes(&part);
+                dirty.insert(number);
             }
         }
     }
@@ -309,14 +333,16 @@ impl Groups {
     /// The state of a key group; nothing if it has none.
     pub(crate) fn snapshot(&self, part: u32, layout: u64) -> Vec<u8> {
         let watermark_us = if part == WATERMARK_GROUP { self.watermark_us } else { None };
-        let groups: Vec<(GroupKey, Group)> =
-            self.parts.get(&part).into_iter().flatten().map(|(key, group)| (key.clone(), group.clone())).collect();
-        if groups.is_empty() && watermark_us.is_none() {
+        let parts = self.windows.iter().filter_map(|(end, parts)| Some((*end, parts.get(&part)?)));
+        let groups =
+            parts.flat_map(|(end, part)| part.iter().map(move |(key, group)| ((end, &**key), group))).collect();
+        let state = Writing { layout, groups, watermark_us };
+        if state.groups.is_empty() && watermark_us.is_none() {
             return Vec::new();
         }
         let mut bytes = vec![STATE_VERSION];
         // What is in memory has a length, and can be encoded.
-        bytes.extend(postcard::to_stdvec(&Part { layout, groups, watermark_us }).unwrap_or_default());
+        bytes.extend(postcard::to_stdvec(&state).unwrap_or_default());
         bytes
     }
 
@@ -326,20 +352,21 @@ impl Groups {
         if *version != STATE_VERSION {
             return Err(format!("the state is of format {version}; upgrade this node"));
         }
-        let state: Part = postcard::from_bytes(bytes).map_err(|error| format!("the state cannot be read: {error}"))?;
+        let state: Read = postcard::from_bytes(bytes).map_err(|error| format!("the state cannot be read: {error}"))?;
         if state.layout != layout {
             return Err(
                 "the state is of a query with another source, or other windows, keys or aggregates; give the flow another name".to_owned()
             );
         }
         self.watermark_us = self.watermark_us.max(state.watermark_us);
-        self.ends.extend(state.groups.iter().map(|((end, _), _)| *end));
-        let groups: BTreeMap<GroupKey, Group> = state.groups.into_iter().collect();
-        self.count += groups.len();
-        self.text_bytes += text_bytes(&groups);
-        if let Some(replaced) = self.parts.insert(part, groups) {
+        for replaced in self.windows.values_mut().filter_map(|parts| parts.remove(&part)) {
             self.count -= replaced.len();
             self.text_bytes -= text_bytes(&replaced);
+        }
+        for ((end, key), group) in state.groups {
+            self.count += 1;
+            self.text_bytes += group_bytes(&key, &group);
+            self.windows.entry(end).or_default().entry(part).or_default().insert(key.into(), group);
         }
         Ok(())
     }
@@ -352,12 +379,18 @@ impl Group {
     }
 }
 
+/// What the aggregates of a group begin with.
+fn begin(grouping: &Grouping) -> Vec<Accumulator> {
+    grouping.aggregates.iter().map(Aggregate::begin).collect()
+}
+
 /// The bytes of the texts of groups.
-fn text_bytes(groups: &BTreeMap<GroupKey, Group>) -> usize {
-    let of_group = |((_, encoded), group): (&GroupKey, &Group)| {
-        key_bytes(&group.keys, encoded) + group.accumulators.iter().map(Accumulator::text_bytes).sum::<usize>()
-    };
-    groups.iter().map(of_group).sum()
+fn text_bytes(part: &Part) -> usize {
+    part.iter().map(|(key, group)| group_bytes(key, group)).sum()
+}
+
+fn group_bytes(encoded: &[u8], group: &Group) -> usize {
+    key_bytes(&group.keys, encoded) + group.accumulators.iter().map(Accumulator::text_bytes).sum::<usize>()
 }
 
 /// The bytes that a group's key takes, as cells and encoded.

@@ -49,6 +49,12 @@ impl Plan {
         matches!(self.shape, Shape::Group(_))
     }
 
+    /// Gives its result these columns, which differ from its own in their names and in what may be missing.
+    pub(crate) fn put_out(&mut self, columns: &[Column]) {
+        self.output = columns.to_vec();
+        self.fingerprint = hash(format!("{:016x} {columns:?}", self.fingerprint).as_bytes());
+    }
+
     /// What it does, an operator a line, in the order in which rows come through.
     #[must_use]
     pub fn operators(&self) -> Vec<String> {

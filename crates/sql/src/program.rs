@@ -9,7 +9,7 @@ use littoral_model::manifest::{
 };
 
 use crate::plan::Plan;
-use crate::query::{self, Table};
+use crate::query::{self, Compiled, Table};
 use crate::source::Source;
 use crate::stage::PORT_LATE;
 use crate::statement::{CreateFlow, CreateStream, Name, Statement, Watermark, parse};
@@ -212,9 +212,10 @@ impl Expansion {
             let pending: BTreeSet<String> =
                 left.iter().flat_map(|(_, flow)| written(flow)).map(|name| name.text.clone()).collect();
             let is_ready =
-                |flow: &CreateFlow| query::source_of(&flow.query).is_none_or(|from| !pending.contains(&from));
+                |flow: &CreateFlow| query::sources_of(&flow.query).iter().all(|from| !pending.contains(from));
             let Some(next) = left.iter().position(|(_, flow)| is_ready(flow)) else {
-                for (place, flow) in left {
+                let in_cycles = in_cycles(&left);
+                for (place, flow) in left.into_iter().filter(|(_, flow)| in_cycles.contains(&flow.name.text)) {
                     let Some(source) = sources.get_mut(place) else { continue };
                     let message = format!("flow {} reads what comes of its own result", flow.name.text);
                     source.add("cycle", flow.name.at, message).help("write to a stream that leads nowhere back");
@@ -239,11 +240,13 @@ impl Expansion {
         let compiled = query::check(source, &self.tables, &self.failed, flow);
         let ids = self.ids(source, flow)?;
         let compiled = compiled?;
-        let from = StreamName::new(&compiled.source).ok()?;
-        let (result, watermark) = ((&flow.name, &ids.result), compiled.watermark.clone());
-        let mut is_fine = self.write(source, flow, result, compiled.plan.output(), watermark);
-        for (name, id) in flow.late.iter().zip(&ids.late) {
-            is_fine &= self.write(source, flow, (name, id), compiled.plan.input(), None);
+        let mut is_fine = true;
+        for one in &compiled {
+            let result = (&flow.name, &ids.result);
+            is_fine &= self.write(source, flow, result, one.plan.output(), one.watermark.clone());
+            for (name, id) in flow.late.iter().zip(&ids.late) {
+                is_fine &= self.write(source, flow, (name, id), one.plan.input(), None);
+            }
         }
         for (name, id) in flow.dead_letter.iter().zip(&ids.dead_letter) {
             is_fine &= self.write(source, flow, (name, id), &dead_letter_columns(), None);
@@ -251,23 +254,60 @@ impl Expansion {
         if !is_fine {
             return None;
         }
+        for (number, one) in (1..).zip(compiled) {
+            let (name, stage) = self.arm(source, flow, number)?;
+            self.insert(flow, &ids, (name, stage), one)?;
+        }
+        Some(())
+    }
+
+    /// Adds a flow with one query.
+    fn insert(
+        &mut self,
+        flow: &CreateFlow,
+        ids: &Ids,
+        (name, stage): (FlowName, FunctionName),
+        compiled: Compiled,
+    ) -> Option<()> {
         let placement = Placement { region: regions(&flow.regions), prefer: flow.prefer, ..Placement::default() };
         let fingerprint = format!("sql:{:016x}", compiled.plan.fingerprint());
         let query = Query { placement, fingerprint, groups: compiled.plan.groups() };
-        self.manifest.queries.insert(ids.stage.clone(), query);
+        self.manifest.queries.insert(stage.clone(), query);
+        let outputs = ids.late.iter().map(|late| (PORT_LATE.to_owned(), late.clone()));
         self.manifest.flows.insert(
-            ids.flow.clone(),
+            name.clone(),
             Flow {
-                source: from,
-                stages: vec![ids.stage.clone()],
-                sink: Some(Sink::Stream(ids.result)),
-                outputs: ids.late.map(|late| (PORT_LATE.to_owned(), late)).into_iter().collect(),
-                dead_letter: ids.dead_letter,
+                source: StreamName::new(&compiled.source).ok()?,
+                stages: vec![stage.clone()],
+                sink: Some(Sink::Stream(ids.result.clone())),
+                outputs: outputs.collect(),
+                dead_letter: ids.dead_letter.clone(),
                 slo: flow.within,
             },
         );
-        self.program.flows.insert(ids.flow, FlowPlan { stage: ids.stage, plan: Arc::new(compiled.plan) });
+        self.program.flows.insert(name, FlowPlan { stage, plan: Arc::new(compiled.plan) });
         Some(())
+    }
+
+    /// The names of the flow that carries a query and of its stage, if they are free: the first has the name of what was created, those
+    /// that are united with it a number behind it.
+    fn arm(&self, source: &mut Source<'_>, flow: &CreateFlow, number: usize) -> Option<(FlowName, FunctionName)> {
+        let name = &flow.name;
+        let text = if number == 1 { name.text.clone() } else { format!("{}-{number}", name.text) };
+        let is_taken = self.manifest.flows.keys().any(|known| known.as_str() == text)
+            || self.manifest.functions.keys().any(|known| known.as_str() == text);
+        if is_taken {
+            let message = format!("the manifest has a flow or a function `{text}` already");
+            source.add("duplicate", name.at.clone(), message).help("rename one of both");
+            return None;
+        }
+        match FlowName::new(&text).and_then(|flow| Ok((flow, FunctionName::new(&text)?))) {
+            Ok(ids) => Some(ids),
+            Err(error) => {
+                source.add("invalid-name", name.at.clone(), error.to_string());
+                None
+            }
+        }
     }
 
     /// Notes that a flow writes rows of these columns to a stream, and that the stream stays where the flow does.
@@ -315,37 +355,21 @@ impl Expansion {
         true
     }
 
-    /// The names that a flow takes, if they are free.
+    /// The streams that a flow writes, if its own name is free.
     fn ids(&self, source: &mut Source<'_>, flow: &CreateFlow) -> Option<Ids> {
-        let name = &flow.name;
-        let is_taken = self.manifest.flows.keys().any(|known| known.as_str() == name.text)
-            || self.manifest.functions.keys().any(|known| known.as_str() == name.text);
-        if is_taken {
-            let message = format!("the manifest has a flow or a function `{}` already", name.text);
-            source.add("duplicate", name.at.clone(), message).help("rename one of both");
-            return None;
-        }
+        self.arm(source, flow, 1)?;
         let side = |source: &mut Source<'_>, side: &Option<Name>| match side {
             None => Some(None),
             Some(side) => stream_name(source, side).map(Some),
         };
         let dead_letter = side(source, &flow.dead_letter)?;
         let late = side(source, &flow.late)?;
-        let ids = FlowName::new(&name.text)
-            .and_then(|flow| Ok((flow, FunctionName::new(&name.text)?, StreamName::new(&name.text)?)));
-        match ids {
-            Ok((flow, stage, result)) => Some(Ids { flow, stage, result, dead_letter, late }),
-            Err(error) => {
-                source.add("invalid-name", name.at.clone(), error.to_string());
-                None
-            }
-        }
+        Some(Ids { result: stream_name(source, &flow.name)?, dead_letter, late })
     }
 }
 
+/// The streams that a flow writes.
 struct Ids {
-    flow: FlowName,
-    stage: FunctionName,
     result: StreamName,
     dead_letter: Option<StreamName>,
     late: Option<StreamName>,
@@ -368,6 +392,25 @@ fn regions(names: &[String]) -> OneOrMany<RegionId> {
 /// The streams that a flow writes.
 fn written(flow: &CreateFlow) -> impl Iterator<Item = &Name> {
     std::iter::once(&flow.name).chain(&flow.dead_letter).chain(&flow.late)
+}
+
+/// Of flows of which each waits for another those that wait for themselves; the others only read what comes of these.
+fn in_cycles(flows: &[(usize, CreateFlow)]) -> BTreeSet<String> {
+    let mut readers: BTreeMap<String, Vec<&CreateFlow>> = BTreeMap::new();
+    for (_, flow) in flows {
+        for from in query::sources_of(&flow.query) {
+            readers.entry(from).or_default().push(flow);
+        }
+    }
+    let feeds_itself = |flow: &CreateFlow| {
+        let (mut fed, mut left) = (BTreeSet::new(), vec![flow]);
+        while let Some(next) = left.pop() {
+            let new = written(next).filter(|name| fed.insert(name.text.as_str()));
+            left.extend(new.filter_map(|name| readers.get(&name.text)).flatten());
+        }
+        query::sources_of(&flow.query).iter().any(|from| fed.contains(from.as_str()))
+    };
+    flows.iter().filter(|(_, flow)| feeds_itself(flow)).map(|(_, flow)| flow.name.text.clone()).collect()
 }
 
 /// What is allowed by both; none if nothing is. Without any region it does not constrain.

@@ -17,6 +17,8 @@ use crate::types::{Column, Type, are_of_record};
 const WINDOWS_PER_ROW_MAX: i64 = 1_000;
 /// The most columns of a result.
 const COLUMNS_MAX: usize = 256;
+/// The most queries whose rows are united.
+const ARMS_MAX: usize = 16;
 
 /// A stream, as queries see it.
 #[derive(Clone, Debug)]
@@ -36,20 +38,106 @@ pub(crate) struct Compiled {
     pub(crate) watermark: Option<Watermark>,
 }
 
-/// The stream that a query reads, if it says so in a way that can be read.
-pub(crate) fn source_of(query: &ast::Query) -> Option<String> {
-    let SetExpr::Select(select) = &*query.body else { return None };
-    from(select.from.first()?).map(|(table, _)| fabric_name(table))
+/// The streams that a query reads, as far as it says so in a way that can be read.
+pub(crate) fn sources_of(query: &ast::Query) -> Vec<String> {
+    let arms = united(&query.body).unwrap_or_default();
+    let source_of = |arm: &ast::Select| from(arm.from.first()?).map(|(table, _)| fabric_name(table));
+    arms.into_iter().filter_map(source_of).collect()
 }
 
-/// Checks the query of a flow. That it reads a stream which `failed` is not said again.
+/// Checks the query of a flow: one plan, or one for each of those that `UNION ALL` unites. That it reads a stream which `failed`
+/// is not said again.
 pub(crate) fn check(
     source: &mut Source<'_>,
     tables: &BTreeMap<String, Table>,
     failed: &BTreeSet<String>,
     flow: &CreateFlow,
+) -> Option<Vec<Compiled>> {
+    let arms = plain_selects(source, &flow.query)?;
+    // All of them, so that all that is wrong is told.
+    let compiled: Vec<Option<Compiled>> =
+        arms.iter().map(|select| check_one(source, tables, failed, flow, select)).collect();
+    let mut compiled: Vec<Compiled> = compiled.into_iter().collect::<Option<_>>()?;
+    unite(source, &arms, &mut compiled)?;
+    Some(compiled)
+}
+
+/// Has all queries put out the same columns: by place, under the names of the first.
+fn unite(source: &mut Source<'_>, arms: &[&ast::Select], compiled: &mut [Compiled]) -> Option<()> {
+    let (first, others) = compiled.split_first_mut()?;
+    if others.is_empty() {
+        return Some(());
+    }
+    let mut columns = first.plan.output.clone();
+    let types = |columns: &[Column]| columns.iter().map(|column| column.ty.to_string()).collect::<Vec<_>>().join(", ");
+    let mut is_fine = true;
+    for (arm, other) in arms.iter().skip(1).zip(others.iter()) {
+        let same = |(one, other): (&Column, &Column)| one.ty == other.ty;
+        if columns.len() != other.plan.output.len() || !columns.iter().zip(&other.plan.output).all(same) {
+            let at = source.range(arm.span());
+            let message = format!("this puts out {}, unlike the first query", types(&other.plan.output));
+            let help = "select as many columns in the same order, and CAST those of other types";
+            source.add("wrong-type", at, message).expected(types(&columns)).help(help);
+            is_fine = false;
+        }
+        for (column, other) in columns.iter_mut().zip(&other.plan.output) {
+            column.nullable |= other.nullable;
+        }
+    }
+    let watermark = common_watermark(first, others);
+    for one in std::iter::once(first).chain(others) {
+        one.plan.put_out(&columns);
+        one.watermark.clone_from(&watermark);
+    }
+    is_fine.then_some(())
+}
+
+/// The watermark of what several queries put out, if all have one, of the same column.
+fn common_watermark(first: &Compiled, others: &[Compiled]) -> Option<Watermark> {
+    let place = |one: &Compiled| {
+        let watermark = one.watermark.as_ref()?;
+        one.plan.output.iter().position(|column| column.name == watermark.column).map(|at| (at, watermark.delay_us))
+    };
+    let (at, _) = place(first)?;
+    let delays = std::iter::once(first).chain(others);
+    let delays: Option<Vec<i64>> =
+        delays.map(|one| place(one).filter(|(other, _)| *other == at).map(|(_, delay_us)| delay_us)).collect();
+    Some(Watermark { column: first.watermark.as_ref()?.column.clone(), delay_us: delays?.into_iter().max()? })
+}
+
+/// The queries that `UNION ALL` unites, or the only one; nothing if something else combines them.
+fn united(body: &SetExpr) -> Option<Vec<&ast::Select>> {
+    let (mut arms, mut left) = (Vec::new(), body);
+    loop {
+        match left {
+            SetExpr::Select(select) => {
+                arms.push(&**select);
+                arms.reverse();
+                return Some(arms);
+            }
+            SetExpr::SetOperation {
+                op: ast::SetOperator::Union,
+                set_quantifier: ast::SetQuantifier::All,
+                left: next,
+                right,
+            } => {
+                let SetExpr::Select(select) = &**right else { return None };
+                arms.push(&**select);
+                left = &**next;
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// Checks one query, which reads one stream.
+fn check_one(
+    source: &mut Source<'_>,
+    tables: &BTreeMap<String, Table>,
+    failed: &BTreeSet<String>,
+    flow: &CreateFlow,
+    select: &ast::Select,
 ) -> Option<Compiled> {
-    let select = plain_select(source, &flow.query)?;
     let Some(first) = select.from.first() else {
         source
             .add("unsupported", flow.at.clone(), "the query reads no stream")
@@ -204,9 +292,9 @@ type Refused<'q> = (&'q str, &'q str, Range<usize>);
 const ROWS_DO_NOT_END: &str = "the rows of a stream do not end, so that there is no last one";
 const DROP_IT: &str = "drop it";
 
-/// The SELECT of a query that has nothing that a flow cannot have. Every part of the grammar is named here, so that nothing is
+/// The SELECTs of a query that has nothing that a flow cannot have. Every part of the grammar is named here, so that nothing is
 /// read and passed over.
-fn plain_select<'q>(source: &mut Source<'_>, query: &'q ast::Query) -> Option<&'q ast::Select> {
+fn plain_selects<'q>(source: &mut Source<'_>, query: &'q ast::Query) -> Option<Vec<&'q ast::Select>> {
     let ast::Query {
         with,
         body,
@@ -235,16 +323,17 @@ fn plain_select<'q>(source: &mut Source<'_>, query: &'q ast::Query) -> Option<&'
     refuse(!locks.is_empty() || for_clause.is_some(), "FOR", DROP_IT, None);
     refuse(settings.is_some() || format_clause.is_some(), "SETTINGS and FORMAT", DROP_IT, None);
     refuse(!pipe_operators.is_empty(), "pipes", "make a flow of each", None);
-    let SetExpr::Select(select) = &**body else {
-        source.add("unsupported", whole, "a flow has one SELECT").help("make two flows");
+    let Some(arms) = united(body).filter(|arms| arms.len() <= ARMS_MAX) else {
+        let message = format!("a flow has one SELECT, or up to {ARMS_MAX} that UNION ALL unites, without parentheses");
+        source.add("unsupported", whole, message).help("make several flows, and unite their results");
         return None;
     };
-    refused.extend(refused_in_select(source, select));
+    refused.extend(arms.iter().flat_map(|select| refused_in_select(source, select)));
     let is_fine = refused.is_empty();
     for (what, help, at) in refused {
         source.add("unsupported", at, format!("a flow cannot have {what}")).help(help);
     }
-    is_fine.then_some(select)
+    is_fine.then_some(arms)
 }
 
 fn refused_in_select<'q>(source: &Source<'_>, select: &'q ast::Select) -> Vec<Refused<'q>> {

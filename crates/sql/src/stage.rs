@@ -1,11 +1,13 @@
 //! Runs the plan of a stage over batches of rows, and keeps its state.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow_buffer::BooleanBuffer;
 use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
+use arrow_select::filter::FilterBuilder;
 
 use crate::decode::{Decoded, Decoder};
 use crate::eval::Evaluator;
@@ -147,8 +149,10 @@ impl Stage {
 /// The rows that count, and where each was in its batch.
 struct Kept {
     columns: Vec<ArrayRef>,
-    /// None if all rows count.
-    origins: Option<Vec<usize>>,
+    /// Which rows of the batch they are; none if all.
+    mask: Option<BooleanBuffer>,
+    /// Where each was, once somebody asks.
+    origins: OnceCell<Vec<usize>>,
     count: usize,
 }
 
@@ -172,13 +176,12 @@ impl Kept {
             }
         };
         if holds.is_none() && rejected.is_empty() {
-            return Ok(Self { columns, origins: None, count });
+            return Ok(Self { columns, mask: None, origins: OnceCell::new(), count });
         }
         let keeps = |row| holds.as_ref().is_none_or(|holds| holds.value(row)) && !rejected.contains_key(&row);
         let mask = BooleanArray::new(BooleanBuffer::collect_bool(count, keeps), None);
-        let origins: Vec<usize> = mask.values().set_indices().collect();
-        let columns = columns.iter().map(|column| arrow_select::filter::filter(column, &mask));
-        Ok(Self { columns: columns.collect::<Result<_, _>>()?, count: origins.len(), origins: Some(origins) })
+        let columns = filtered(&columns, &mask)?;
+        Ok(Self { columns, count: mask.true_count(), mask: Some(mask.values().clone()), origins: OnceCell::new() })
     }
 
     fn count(&self) -> usize {
@@ -186,8 +189,16 @@ impl Kept {
     }
 
     fn origin(&self, row: usize) -> usize {
-        self.origins.as_ref().and_then(|origins| origins.get(row).copied()).unwrap_or(row)
+        let Some(mask) = &self.mask else { return row };
+        self.origins.get_or_init(|| mask.set_indices().collect()).get(row).copied().unwrap_or(row)
     }
+}
+
+/// Of each column the rows that a mask keeps. How it does that is found out once for all of them.
+fn filtered(columns: &[ArrayRef], mask: &BooleanArray) -> Result<Vec<ArrayRef>, ArrowError> {
+    let filter = FilterBuilder::new(mask);
+    let filter = if columns.len() > 1 { filter.optimize() } else { filter }.build();
+    columns.iter().map(|column| filter.filter(column)).collect()
 }
 
 /// All rows, with their moments, and which of them count.
@@ -265,8 +276,7 @@ fn results_of(
     let passes = |group| holds.as_ref().is_none_or(|holds| holds.value(group)) && !faults.contains_key(&group);
     let passed = BooleanArray::new(BooleanBuffer::collect_bool(closed.len(), passes), None);
     let passing: Vec<usize> = passed.values().set_indices().collect();
-    let columns = columns.iter().map(|column| arrow_select::filter::filter(column, &passed));
-    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    let columns = filtered(&columns, &passed)?;
     let (projected, good, failed) = projected(&grouping.project, &columns, passing.len())?;
     faults.extend(failed.into_iter().filter_map(|(row, reason)| Some((*passing.get(row)?, reason))));
     let told = |(group, reason): (usize, String)| closed.get(group).map(|group| (group.row, group.told(&reason)));
@@ -308,10 +318,7 @@ fn batch(
     // A row that is left out may have a null where the column has none: it is taken out first.
     let (columns, options) = match &good {
         None => (columns, options),
-        Some(good) => {
-            let columns = columns.iter().map(|column| arrow_select::filter::filter(column, good));
-            (columns.collect::<Result<Vec<_>, _>>()?, RecordBatchOptions::new().with_row_count(Some(good.true_count())))
-        }
+        Some(good) => (filtered(&columns, good)?, RecordBatchOptions::new().with_row_count(Some(good.true_count()))),
     };
     let rows = RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?;
     Ok((rows.num_rows() > 0).then_some(rows))

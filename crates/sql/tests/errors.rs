@@ -67,7 +67,15 @@ const WRONG: &[(&str, &str)] = &[
     ("CREATE STREAM s; CREATE FLOW f AS SELECT key, key FROM s", "duplicate"),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT time - time AS d FROM s", "wrong-type"),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s a JOIN s b ON true", "unsupported"),
-    ("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s UNION ALL SELECT key FROM s", "unsupported"),
+    ("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s UNION SELECT key FROM s", "unsupported"),
+    ("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s EXCEPT SELECT key FROM s", "unsupported"),
+    ("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s UNION ALL SELECT time FROM s", "wrong-type"),
+    ("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s UNION ALL SELECT key, value FROM s", "wrong-type"),
+    ("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s UNION ALL SELECT key FROM f", "cycle"),
+    (
+        "CREATE STREAM s; CREATE FLOW \"f-2\" AS SELECT key FROM s; CREATE FLOW f AS SELECT key FROM s UNION ALL SELECT key FROM s",
+        "duplicate",
+    ),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT DISTINCT key FROM s", "unsupported"),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT (SELECT 1) AS k FROM s", "unsupported"),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s LIMIT 3", "unsupported"),
@@ -195,6 +203,11 @@ fn what_is_wrong_is_said_once_and_not_of_its_readers() {
     let rendered =
         mistakes("CREATE STREAM s; CREATE FLOW f AS SELECT nothing FROM s; CREATE FLOW g AS SELECT x FROM ff");
     assert!(rendered.contains("there is no stream `ff`"), "{rendered}");
+    let circle =
+        "CREATE FLOW f AS SELECT key FROM g; CREATE FLOW g AS SELECT key FROM f; CREATE FLOW h AS SELECT x FROM g";
+    let rendered = mistakes(circle);
+    assert_eq!(rendered.matches("error[cycle]").count(), 2, "{rendered}");
+    assert!(!rendered.contains("flow h "), "{rendered}");
 }
 
 #[test]
@@ -264,6 +277,17 @@ fn what_nests_deeply_is_refused_and_overflows_no_stack() {
             let output = process(&mut stage(&program, "f"), &records(&[r#"{"a":1}"#]));
             assert_eq!((output.rows.unwrap().num_rows(), output.rejected), (1, vec![]));
             assert!(mistakes(&of(200)).contains("error[too-deep]"));
+        }
+        for (first, link, links) in [
+            ("a", " + a", 96),
+            ("a", " * 1.5", 96),
+            ("a", " || 'x'", 96),
+            ("a", "::text::bigint", 48),
+            ("(a = 1)", " = true", 96),
+            ("'{}'", " ->> 'k'", 96),
+        ] {
+            let program = program(&nested(format!("{first}{}", link.repeat(links)))).unwrap();
+            assert!(process(&mut stage(&program, "f"), &records(&[r#"{"a":1}"#])).rows.is_some(), "{link}");
         }
         let case = |levels: usize| {
             nested(

@@ -64,3 +64,29 @@ fn a_result_that_is_declared_without_columns_has_those_of_its_flow() {
     let program = fine(&format!("{STREAM}CREATE STREAM f RETAIN '1 d'; CREATE FLOW f AS SELECT v FROM s"));
     assert_eq!(program.columns[&"f".parse().unwrap()].len(), 1);
 }
+
+#[test]
+fn queries_that_are_united_write_one_stream_under_the_names_of_the_first() {
+    let text = format!(
+        "{STREAM} CREATE STREAM t (k text, at timestamp, n double, WATERMARK FOR at AS at - INTERVAL '3 s'); \
+         CREATE FLOW f AS SELECT m, v::double AS v FROM s UNION ALL SELECT k, n + 1 AS more FROM t WHERE n > 1 \
+         UNION ALL SELECT 'x' AS x, 0.5::double AS half FROM s; \
+         CREATE FLOW both AS SELECT at AS moment, n FROM t UNION ALL SELECT at, n FROM t; \
+         CREATE FLOW sums AS SELECT sum(n) AS n FROM TUMBLE(both, moment, INTERVAL '1 s') GROUP BY window_start"
+    );
+    let manifest = expanded(&[], &text);
+    let flows: Vec<_> = manifest.flows.iter().map(|(name, flow)| (name.as_str(), flow.source.as_str())).collect();
+    assert_eq!(
+        flows,
+        [("both", "t"), ("both-2", "t"), ("f", "s"), ("f-2", "t"), ("f-3", "s"), ("sums", "both")],
+        "{flows:?}"
+    );
+    assert!(manifest.streams.keys().all(|name| name.as_str() != "f-2"), "one stream has them all");
+    let program = fine(&text);
+    let rows = records(&[r#"{"k":"a","n":1}"#, r#"{"k":"b","n":2}"#]);
+    assert_eq!(lines(process(&mut stage(&program, "f-2"), &rows).rows.as_ref()), [r#"{"m":"b","v":3.0}"#]);
+    let rows = records(&[r#"{"m":"a","v":1}"#]);
+    assert_eq!(lines(process(&mut stage(&program, "f-3"), &rows).rows.as_ref()), [r#"{"m":"x","v":0.5}"#]);
+    let sums = program.flows[&"sums".parse().unwrap()].plan.operators().join("\n");
+    assert!(sums.contains("watermark 3 s behind"), "{sums}");
+}

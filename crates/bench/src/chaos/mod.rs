@@ -10,6 +10,7 @@
 
 mod apps;
 mod calls;
+mod held;
 mod nodes;
 pub(crate) mod queue;
 mod records;

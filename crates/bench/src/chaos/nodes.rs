@@ -167,7 +167,8 @@ impl Nodes {
         run(self.command().arg("--socket").arg(self.data(0).join("admin.sock")).args(arguments))
     }
 
-    fn data(&self, number: usize) -> PathBuf {
+    /// Where a node's data is.
+    pub(super) fn data(&self, number: usize) -> PathBuf {
         self.folder.join(ROLES.get(number).map_or("", |role| role.name))
     }
 

@@ -1,6 +1,8 @@
 //! `chaos-queue`: nodes of a hall are killed, paused and wiped while clients have calls accepted for later. Whether each
 //! acknowledged call has its own answer in the end, and each key one call and one answer.
 //!
+//! Beside it the nodes run a container and a process, which outlive them, are taken up when they are back, and leave nothing in the end.
+//!
 //! The function answers with what it was sent, so that an answer shows whose it is. A client has each call accepted at one
 //! node of the hall or another, until it is acknowledged; some it sends again to another node afterwards. Strikes hit the
 //! three nodes of the hall that has the queue, one at a time, and the next only when the queue has its copies again.
@@ -15,16 +17,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
+use littoral_runtime::container::Abilities;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::held::Held;
 use super::nodes::{Nodes, slot_of};
 use super::schedule::{Disturbance, Kind};
 use super::{ANSWER, HOLD, LIMIT, LOOK_EVERY, seed_of, wire};
 use crate::client::Place;
+use crate::container;
 use crate::guests::guest;
 use crate::peers;
 use crate::results::{Results, Series, load, quantile};
@@ -70,6 +75,14 @@ async fn strike(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {
     let mut nodes = Nodes::start(&littoral, folder).await?;
     deploy(&nodes, folder)?;
     let slots = HALL.map(slot_of).into_iter().collect::<anyhow::Result<Vec<usize>>>()?;
+    let mut held = Held::of(&nodes, &slots)?;
+    match &held {
+        Some(_) => deploy_held(&nodes, folder)?,
+        None => {
+            let reason = "this machine runs neither containers nor processes".to_owned();
+            results.failed.insert("chaos_queue_orphans".to_owned(), reason);
+        }
+    }
     let places: Vec<Place> = slots.iter().map(|slot| nodes.admin(*slot)).collect();
     let (stop, stopped) = watch::channel(false);
     let told = Arc::<Told>::default();
@@ -91,6 +104,7 @@ async fn strike(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {
         let disturbance = Disturbance { kind, slot };
         let is_owner = queue.owner.starts_with(HALL.get(at).copied().unwrap_or("-"));
         let (begun, told_before) = (Instant::now(), told.lock().len());
+        let ran = held.as_mut().map(|held| held.running(slot)).unwrap_or_default();
         nodes.strike(disturbance)?;
         while told.lock().len() < told_before + HALL.len() {
             anyhow::ensure!(begun.elapsed() < LIMIT, "no call was accepted for {} s", LIMIT.as_secs());
@@ -102,6 +116,10 @@ async fn strike(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {
         println!("{number:>6} {what:8} {target:8} {is_owner:6} {waiting:>8} {told_before:>8} {resume_s:>9.2}");
         tokio::time::sleep(HOLD.saturating_sub(begun.elapsed())).await;
         nodes.mend(disturbance).await?;
+        // Of a disk that was lost nothing is taken up.
+        if let (Some(held), Kind::Kill | Kind::Pause) = (&mut held, kind) {
+            held.settle(slot, &ran).await?;
+        }
     }
     whole(&places).await?;
     stop.send_replace(true);
@@ -111,6 +129,23 @@ async fn strike(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {
     let told = std::mem::take(&mut *told.lock());
     let (lost, doubled) = check(&told, &places).await?;
     println!("{} calls acknowledged, {} lost, {} doubled", told.len(), lost.len(), doubled.len());
+    if let Some(held) = &held {
+        nodes.tell(&["delete", "beside"])?;
+        let orphans = held.orphans().await;
+        println!(
+            "{} containers taken up, {} started anew, {} things left",
+            held.adopted,
+            held.restarted.len(),
+            orphans.len()
+        );
+        orphans.iter().for_each(|orphan| println!("left: {orphan}"));
+        let figures = [
+            ("chaos_queue_adopted", held.adopted as f64),
+            ("chaos_queue_restarted", held.restarted.len() as f64),
+            ("chaos_queue_orphans", orphans.len() as f64),
+        ];
+        results.ratios.extend(figures.map(|(name, figure)| (name.to_owned(), figure)));
+    }
     let figures = [
         ("chaos_queue_lost", lost.len() as f64),
         ("chaos_queue_doubled", doubled.len() as f64),
@@ -133,6 +168,28 @@ fn deploy(nodes: &Nodes, folder: &Path) -> anyhow::Result<()> {
     std::fs::copy(guest("echo")?, source.join("echo.wasm"))?;
     let text = "name = \"later\"\nversion = \"1.0.0\"\n\n[functions.echo]\ncomponent = \"echo.wasm\"\nmemory = \"8MiB\"\n\
                 placement = { site = \"hall-a\" }\nasync = { backoff = \"100ms\" }\n";
+    std::fs::write(source.join("littoral.toml"), text)?;
+    let source = source.to_str().context("the folder's name is not text")?;
+    nodes.tell(&["deploy", source, "--no-build", "--timeout", "5min", "-o", "json"]).map(drop)
+}
+
+/// Deploys a container, where this machine has a runtime, and a process beside it.
+fn deploy_held(nodes: &Nodes, folder: &Path) -> anyhow::Result<()> {
+    let (source, server) = (folder.join("apps/beside"), container::server()?);
+    std::fs::create_dir_all(&source)?;
+    std::fs::copy(&server, source.join("server"))?;
+    let mut text = "name = \"beside\"\nversion = \"1.0.0\"\n".to_owned();
+    let mut function = |name: &str, what: &str| {
+        text += &format!(
+            "\n[functions.{name}]\n{what} = \"server\"\nplacement = {{ site = \"hall-a\" }}\nscale = {{ min = 1 }}\n"
+        );
+    };
+    function("process", "process");
+    if Abilities::find(std::env::var_os("PATH").as_deref()).images.is_ok() {
+        container::image::write(&source.join("image"), &server)?;
+        function("container", "image");
+        text = text.replace("image = \"server\"", "image = \"image\"");
+    }
     std::fs::write(source.join("littoral.toml"), text)?;
     let source = source.to_str().context("the folder's name is not text")?;
     nodes.tell(&["deploy", source, "--no-build", "--timeout", "5min", "-o", "json"]).map(drop)

@@ -13,7 +13,7 @@ const PROGRAM: &str = "server";
 const FOLDERS: [&str; 3] = ["proc/", "dev/", "tmp/"];
 
 /// Writes the layout into a folder.
-pub(super) fn write(folder: &Path, program: &Path) -> anyhow::Result<()> {
+pub(crate) fn write(folder: &Path, program: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(folder.join("blobs/sha256"))?;
     let mut layer = tar::Builder::new(Vec::new());
     let program = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;

@@ -4,7 +4,7 @@
 //! from a container that was started beforehand; from one that is held still. Requests: wrk over 1 and 64 connections to a node's HTTP, and
 //! to the same program bare on this machine, in alternating pairs: an empty handler, and one of some 2 ms of computing.
 
-mod image;
+pub(crate) mod image;
 
 use std::fs;
 use std::net::SocketAddr;
