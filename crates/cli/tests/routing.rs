@@ -63,11 +63,6 @@ fn fabric(world: &World) -> (Node, Vec<Node>) {
     (first, edges)
 }
 
-fn signal(node: &Node, signal: Signal) {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(node.id()).unwrap()).unwrap();
-    rustix::process::kill_process(pid, signal).unwrap();
-}
-
 /// Sends a request with a header; the whole answer.
 fn send(node: &Node, method: &str, path: &str, header: &str) -> String {
     let mut stream = std::net::TcpStream::connect(node.address("http")).unwrap();
@@ -110,9 +105,9 @@ fn a_key_stays_and_a_dead_instance_is_gone_around_within_the_request() {
     let key = placed.iter().find(|(_, node)| *node == "edge-1").unwrap().0.clone();
 
     let edge = edges.remove(0);
-    signal(&edge, Signal::STOP);
+    edge.signal(Signal::STOP);
     assert_eq!(answered_by(&cloud, &key), "edge-2", "a node that hangs is gone around");
-    signal(&edge, Signal::CONT);
+    edge.signal(Signal::CONT);
     eventually("the key is back", || answered_by(&cloud, &key) == "edge-1");
     edge_hangs_during_a_post(&cloud, &edge, &key);
     eventually("the key is back again", || answered_by(&cloud, &key) == "edge-1");
@@ -124,9 +119,9 @@ fn a_key_stays_and_a_dead_instance_is_gone_around_within_the_request() {
 
 /// What may have been done is not done again elsewhere, and the client is told so.
 fn edge_hangs_during_a_post(cloud: &Node, edge: &Node, key: &str) {
-    signal(edge, Signal::STOP);
+    edge.signal(Signal::STOP);
     let answer = send(cloud, "POST", "/context", &format!("littoral-key: {key}"));
-    signal(edge, Signal::CONT);
+    edge.signal(Signal::CONT);
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("may have been done"), "{answer}");
 }
 
@@ -194,8 +189,8 @@ fn what_a_node_measures_reaches_the_others_and_a_late_answer_is_hedged() {
     let hedged = || cloud.get("/metrics").contains("littoral_requests_hedged_total");
     let key = placed.iter().find(|(_, node)| *node == "edge-1").unwrap().0.clone();
     assert!(!hedged(), "no route that was asked so far has it");
-    signal(&edges[0], Signal::STOP);
+    edges[0].signal(Signal::STOP);
     let answer = send(&cloud, "GET", "/config/greeting", &format!("littoral-key: {key}"));
     assert!(answer.starts_with("HTTP/1.1 200") && hedged(), "{answer}");
-    signal(&edges[0], Signal::CONT);
+    edges[0].signal(Signal::CONT);
 }
