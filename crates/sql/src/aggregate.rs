@@ -16,11 +16,32 @@ pub(crate) enum AggregateKind {
     Min,
     Max,
     Avg,
+    StddevSamp,
+    StddevPop,
+    VarSamp,
+    VarPop,
+    BoolAnd,
+    BoolOr,
 }
 
 impl AggregateKind {
-    pub(crate) const NAMES: [(&'static str, Self); 5] =
-        [("count", Self::Count), ("sum", Self::Sum), ("min", Self::Min), ("max", Self::Max), ("avg", Self::Avg)];
+    /// The first name of each is the one that it is called by.
+    pub(crate) const NAMES: [(&'static str, Self); 14] = [
+        ("count", Self::Count),
+        ("sum", Self::Sum),
+        ("min", Self::Min),
+        ("max", Self::Max),
+        ("avg", Self::Avg),
+        ("stddev_samp", Self::StddevSamp),
+        ("stddev", Self::StddevSamp),
+        ("stddev_pop", Self::StddevPop),
+        ("var_samp", Self::VarSamp),
+        ("variance", Self::VarSamp),
+        ("var_pop", Self::VarPop),
+        ("bool_and", Self::BoolAnd),
+        ("every", Self::BoolAnd),
+        ("bool_or", Self::BoolOr),
+    ];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
@@ -43,11 +64,12 @@ pub(crate) struct Aggregate {
     pub(crate) filter: Option<Expr>,
 }
 
-/// Whether there is such an aggregate of a type.
-pub(crate) fn takes(kind: AggregateKind, ty: Type) -> bool {
+/// What an aggregate of a type would have to be of, if there is none.
+pub(crate) fn refuses(kind: AggregateKind, ty: Type) -> Option<&'static str> {
     match kind {
-        AggregateKind::Count | AggregateKind::Min | AggregateKind::Max => true,
-        AggregateKind::Sum | AggregateKind::Avg => ty.is_number(),
+        AggregateKind::Count | AggregateKind::Min | AggregateKind::Max => None,
+        AggregateKind::BoolAnd | AggregateKind::BoolOr => (ty != Type::Boolean).then_some("a boolean"),
+        _ => (!ty.is_number()).then_some("a number"),
     }
 }
 
@@ -59,8 +81,13 @@ impl Aggregate {
     pub(crate) fn result(&self) -> Type {
         match self.kind {
             AggregateKind::Count => Type::Bigint,
-            AggregateKind::Avg => Type::Double,
             AggregateKind::Sum | AggregateKind::Min | AggregateKind::Max => self.ty,
+            AggregateKind::BoolAnd | AggregateKind::BoolOr => Type::Boolean,
+            AggregateKind::Avg
+            | AggregateKind::StddevSamp
+            | AggregateKind::StddevPop
+            | AggregateKind::VarSamp
+            | AggregateKind::VarPop => Type::Double,
         }
     }
 
@@ -73,6 +100,12 @@ impl Aggregate {
             (AggregateKind::Avg, _) => Accumulator::Avg { sum: 0.0, count: 0 },
             (AggregateKind::Min, _) => Accumulator::Min(None),
             (AggregateKind::Max, _) => Accumulator::Max(None),
+            (AggregateKind::StddevSamp, _) => Accumulator::Spread(Spread::default(), SpreadOf::StddevSamp),
+            (AggregateKind::StddevPop, _) => Accumulator::Spread(Spread::default(), SpreadOf::StddevPop),
+            (AggregateKind::VarSamp, _) => Accumulator::Spread(Spread::default(), SpreadOf::VarSamp),
+            (AggregateKind::VarPop, _) => Accumulator::Spread(Spread::default(), SpreadOf::VarPop),
+            (AggregateKind::BoolAnd, _) => Accumulator::All(None),
+            (AggregateKind::BoolOr, _) => Accumulator::Any(None),
         }
     }
 }
@@ -86,6 +119,57 @@ pub(crate) enum Accumulator {
     Avg { sum: f64, count: u64 },
     Min(Option<Cell<'static>>),
     Max(Option<Cell<'static>>),
+    Spread(Spread, SpreadOf),
+    All(Option<bool>),
+    Any(Option<bool>),
+}
+
+/// How far numbers are from their mean, taken one by one (Welford, 1962).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Spread {
+    count: u64,
+    mean: f64,
+    /// The sum of the squares of the distances.
+    squares: f64,
+}
+
+/// Which figure of a spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum SpreadOf {
+    StddevSamp,
+    StddevPop,
+    VarSamp,
+    VarPop,
+}
+
+impl Spread {
+    fn with(self, value: f64) -> Self {
+        let count = self.count + 1;
+        let off = value - self.mean;
+        let mean = self.mean + off / count as f64;
+        Self { count, mean, squares: self.squares + off * (value - mean) }
+    }
+
+    fn result(self, of: SpreadOf) -> Option<f64> {
+        let others = match of {
+            SpreadOf::StddevSamp | SpreadOf::VarSamp => self.count.checked_sub(1)?,
+            SpreadOf::StddevPop | SpreadOf::VarPop => self.count,
+        };
+        let variance = if others == 0 { return None } else { self.squares / others as f64 };
+        Some(match of {
+            SpreadOf::StddevSamp | SpreadOf::StddevPop => variance.sqrt(),
+            SpreadOf::VarSamp | SpreadOf::VarPop => variance,
+        })
+    }
+}
+
+/// A number as one with a binary point.
+fn double(value: &Cell<'_>) -> f64 {
+    match value {
+        Cell::Bigint(value) => *value as f64,
+        Cell::Double(value) => *value,
+        _ => 0.0,
+    }
 }
 
 impl Accumulator {
@@ -103,6 +187,13 @@ impl Accumulator {
             {
                 Err("value out of range: overflow in sum".to_owned())
             }
+            (Self::Spread(spread, _), value)
+                if spread.squares.is_finite()
+                    && double(value).is_finite()
+                    && !spread.with(double(value)).squares.is_finite() =>
+            {
+                Err("value out of range: overflow in a variance".to_owned())
+            }
             _ => Ok(()),
         }
     }
@@ -115,12 +206,11 @@ impl Accumulator {
             (Self::SumDouble(sum), Cell::Double(value)) => *sum = Some(sum.unwrap_or(0.0) + value),
             (Self::Avg { sum, count }, value) => {
                 *count += 1;
-                *sum += match value {
-                    Cell::Bigint(value) => *value as f64,
-                    Cell::Double(value) => *value,
-                    _ => 0.0,
-                };
+                *sum += double(value);
             }
+            (Self::Spread(spread, _), value) => *spread = spread.with(double(value)),
+            (Self::All(all), Cell::Boolean(value)) => *all = Some(all.unwrap_or(true) && *value),
+            (Self::Any(any), Cell::Boolean(value)) => *any = Some(any.unwrap_or(false) || *value),
             (Self::Min(best), value) => keep(best, value, Ordering::Less),
             (Self::Max(best), value) => keep(best, value, Ordering::Greater),
             _ => {}
@@ -149,6 +239,8 @@ impl Accumulator {
             Self::Avg { count: 0, .. } => None,
             Self::Avg { sum, count } => Some(Cell::Double(sum / *count as f64)),
             Self::Min(best) | Self::Max(best) => best.clone(),
+            Self::Spread(spread, of) => spread.result(*of).map(Cell::Double),
+            Self::All(holds) | Self::Any(holds) => holds.map(Cell::Boolean),
         }
     }
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::aggregate::{Accumulator, Aggregate};
 use crate::cast::{shown, text_of, timestamp_text};
 use crate::eval::Evaluator;
-use crate::plan::{Grouping, Window, hash};
+use crate::plan::{Grouping, hash};
 use crate::value::{Cell, cell};
 
 /// Into how many parts the state of a partition is cut: a step writes the parts that changed.
@@ -240,7 +240,7 @@ impl Groups {
         let (watermark_us, lateness_us) = (self.watermark_us, grouping.lateness_us);
         let is_gone =
             move |end: i64| watermark_us.is_some_and(|watermark| end.saturating_add(lateness_us) <= watermark);
-        windows(grouping.window, time_us).filter(move |(_, end)| !is_gone(*end))
+        grouping.window.of(time_us).filter(move |(_, end)| !is_gone(*end))
     }
 
     fn is_late(&self, grouping: &Grouping, time_us: i64) -> bool {
@@ -316,7 +316,7 @@ impl Groups {
         dirty.insert(WATERMARK_GROUP);
         let from = before.map_or(i64::MIN, |before| before.saturating_add(1));
         for (end, parts) in self.windows.range(from..=watermark) {
-            let start = end.saturating_sub(grouping.window.size_us);
+            let start = grouping.window.start_of(*end);
             let groups = parts.values().flat_map(BTreeMap::values);
             taken.closed.extend(groups.map(|group| group.closed(row, (start, *end))));
         }
@@ -401,13 +401,4 @@ fn key_bytes(keys: &[Option<Cell<'_>>], encoded: &[u8]) -> usize {
 /// The most bytes that values add to what accumulators keep.
 fn adds<'a>(of: impl Iterator<Item = (&'a Accumulator, &'a Option<Cell<'a>>)>) -> usize {
     of.filter_map(|(accumulator, value)| accumulator.keeps().then_some(value.as_ref()?.text_bytes())).sum()
-}
-
-/// The windows that a moment is in, the earliest first.
-fn windows(window: Window, time_us: i64) -> impl Iterator<Item = (i64, i64)> {
-    let Window { size_us, slide_us } = window;
-    let last = time_us.saturating_sub(time_us.rem_euclid(slide_us));
-    let count = (size_us - 1) / slide_us;
-    let starts = (0..=count).rev().map(move |back| last.saturating_sub(back.saturating_mul(slide_us)));
-    starts.map(move |start| (start, start.saturating_add(size_us))).filter(move |(_, end)| time_us < *end)
 }

@@ -63,9 +63,11 @@ impl Plan {
         match &self.shape {
             Shape::Project(_) => {}
             Shape::Group(grouping) => {
-                let Window { size_us, slide_us } = grouping.window;
+                let Window { size_us, slide_us, grows } = grouping.window;
                 let window = if size_us == slide_us {
                     format!("tumble {}", seconds(size_us))
+                } else if grows {
+                    format!("cumulate {} up to {}", seconds(slide_us), seconds(size_us))
                 } else {
                     format!("hop {} every {}", seconds(size_us), seconds(slide_us))
                 };
@@ -133,11 +135,43 @@ impl Grouping {
     }
 }
 
-/// Windows of a length, one after every `slide_us`.
+/// Windows of a length, one after every `slide_us`; or, if each `grows`, by so much at a time up to its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Window {
     pub(crate) size_us: i64,
     pub(crate) slide_us: i64,
+    pub(crate) grows: bool,
+}
+
+impl Window {
+    /// The windows that a moment is in, the one that ends first first.
+    pub(crate) fn of(self, time_us: i64) -> impl Iterator<Item = (i64, i64)> {
+        let Self { size_us, slide_us, grows } = self;
+        let floor = |to: i64| time_us.saturating_sub(time_us.rem_euclid(to));
+        let (start, steps) = (floor(size_us), size_us / slide_us);
+        let hops = (size_us - 1) / slide_us;
+        let (last, passed) = (floor(slide_us), time_us.rem_euclid(size_us) / slide_us);
+        let count = if grows { steps - passed } else { hops + 1 };
+        let window = move |number: i64| {
+            if grows {
+                (start, start.saturating_add((passed + 1 + number).saturating_mul(slide_us)))
+            } else {
+                let start = last.saturating_sub((hops - number).saturating_mul(slide_us));
+                (start, start.saturating_add(size_us))
+            }
+        };
+        (0..count).map(window).filter(move |(_, end)| time_us < *end)
+    }
+
+    /// The begin of the window with an end.
+    pub(crate) fn start_of(self, end_us: i64) -> i64 {
+        if self.grows {
+            let last = end_us.saturating_sub(1);
+            last.saturating_sub(last.rem_euclid(self.size_us))
+        } else {
+            end_us.saturating_sub(self.size_us)
+        }
+    }
 }
 
 /// A hash that is the same on every machine and in every version (FNV-1a).

@@ -148,7 +148,7 @@ fn check_one(
         let at = source.range(first.span());
         source
             .add("unsupported", at, "a flow cannot read this")
-            .expected("a stream, or TUMBLE or HOP of one, by one name");
+            .expected("a stream, or TUMBLE, HOP or CUMULATE of one, by one name");
         return None;
     };
     let name = fabric_name(ident);
@@ -242,8 +242,10 @@ fn layout(stream: &str, columns: &[Column], shape: &Shape) -> u64 {
         });
     });
     let used: Vec<(&str, Type)> = used.into_iter().map(|column| (column.name.as_str(), column.ty)).collect();
-    let Grouping { time, window, keys, aggregates, .. } = &*grouping;
-    hash(format!("{stream} {used:?} {time} {window:?} {keys:?} {aggregates:?}").as_bytes())
+    let Grouping { time, window: Window { size_us, slide_us, grows }, keys, aggregates, .. } = &*grouping;
+    // As it was before windows could grow: what has a state goes on with it.
+    let window = format!("Window {{ size_us: {size_us}, slide_us: {slide_us} }}{}", if *grows { " grows" } else { "" });
+    hash(format!("{stream} {used:?} {time} {window} {keys:?} {aggregates:?}").as_bytes())
 }
 
 /// The name of what is read, and the arguments if it is a function.
@@ -550,8 +552,11 @@ fn window(source: &mut Source<'_>, scope: &Scope<'_>, call: &WindowCall<'_>) -> 
         "hop" => {
             "HOP(stream, ts, INTERVAL '10 seconds', INTERVAL '1 minute'): the way from one to the next, and the length"
         }
+        "cumulate" => {
+            "CUMULATE(stream, ts, INTERVAL '1 minute', INTERVAL '1 hour'): by how much it grows, and up to which length, a multiple of that"
+        }
         _ => {
-            let known = ["tumble", "hop"];
+            let known = ["tumble", "hop", "cumulate"];
             source
                 .add("unknown-name", at, format!("there is no table function `{name}`"))
                 .one_of(known)
@@ -561,7 +566,7 @@ fn window(source: &mut Source<'_>, scope: &Scope<'_>, call: &WindowCall<'_>) -> 
     };
     let (time, lengths) = match (call.args.as_slice(), name.as_str()) {
         ([_, time, size], "tumble") => (*time, vec![*size]),
-        ([_, time, slide, size], "hop") => (*time, vec![*size, *slide]),
+        ([_, time, slide, size], "hop" | "cumulate") => (*time, vec![*size, *slide]),
         _ => {
             source.add("wrong-type", at, format!("`{name}` has other arguments")).expected(usage);
             return None;
@@ -598,7 +603,13 @@ fn window(source: &mut Source<'_>, scope: &Scope<'_>, call: &WindowCall<'_>) -> 
         source.add("out-of-range", at, message).expected(expected);
         return None;
     }
-    Some((*place, Window { size_us, slide_us }))
+    let grows = name == "cumulate";
+    if grows && size_us % slide_us != 0 {
+        let message = "a window does not grow to its length by such steps";
+        source.add("invalid-interval", at, message).expected(usage);
+        return None;
+    }
+    Some((*place, Window { size_us, slide_us, grows }))
 }
 
 /// Whether `*` stands for all columns as they are.

@@ -94,6 +94,14 @@ const WRONG: &[(&str, &str)] = &[
         "out-of-range",
     ),
     (
+        "CREATE STREAM s; CREATE FLOW f AS SELECT key FROM CUMULATE(s, time, INTERVAL '7 s', INTERVAL '1 min') GROUP BY key, window_start",
+        "invalid-interval",
+    ),
+    (
+        "CREATE STREAM s; CREATE FLOW f AS SELECT every(key) AS e FROM TUMBLE(s, time, INTERVAL '1 s') GROUP BY window_start",
+        "wrong-type",
+    ),
+    (
         "CREATE STREAM s; CREATE FLOW f AS SELECT key FROM TUMBEL(s, time, INTERVAL '1 s') GROUP BY key, window_start",
         "unknown-name",
     ),

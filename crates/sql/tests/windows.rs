@@ -76,6 +76,42 @@ fn hopping_windows_overlap() {
 }
 
 #[test]
+fn cumulative_windows_grow_to_their_length() {
+    let query = "SELECT window_start AS s, window_end AS e, sum(v) AS sum \
+                 FROM CUMULATE(s, ts, INTERVAL '10 s', INTERVAL '30 s') GROUP BY window_start, window_end";
+    let rows =
+        [record("a", 1, 1), record("a", 12, 10), record("a", 29, 100), record("a", 30, 1000), record("a", 90, 0)];
+    let (closed, rejected) = run(&mut stage(&flow("", query), "f"), &rows);
+    let row = |start: u32, end: &str, sum: u32| {
+        format!(r#"{{"s":"1970-01-01T00:00:{start:02}Z","e":"1970-01-01T00:{end}Z","sum":{sum}}}"#)
+    };
+    let expected = [
+        row(0, "00:10", 1),
+        row(0, "00:20", 11),
+        row(0, "00:30", 111),
+        row(30, "00:40", 1000),
+        row(30, "00:50", 1000),
+        row(30, "01:00", 1000),
+    ];
+    assert_eq!((closed, rejected), (expected.to_vec(), vec![]));
+}
+
+#[test]
+fn spreads_and_conditions_of_groups() {
+    let query = "SELECT stddev(v) AS s, stddev_pop(v) AS sp, variance(v) AS v, var_pop(v) AS vp, every(v > 1) AS e, bool_or(v > 8) AS o \
+                 FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY window_start";
+    let values = [2, 4, 4, 4, 5, 5, 7, 9].map(|value| record("a", 1, value));
+    let one = record("a", 21, 1);
+    let (closed, _) = run(&mut stage(&flow("", query), "f"), &[&values[..], &[one, record("a", 60, 0)]].concat());
+    let of = |row: &str| -> serde_json::Value { serde_json::from_str(row).unwrap() };
+    let many = of(&closed[0]);
+    let is = |name: &str, wanted: f64| (many[name].as_f64().unwrap() - wanted).abs() < 1e-12;
+    assert!(is("sp", 2.0) && is("vp", 4.0) && is("v", 32.0 / 7.0) && is("s", (32.0_f64 / 7.0).sqrt()), "{many}");
+    assert_eq!((&many["e"], &many["o"]), (&true.into(), &true.into()));
+    assert_eq!(closed[1], r#"{"s":null,"sp":0.0,"v":null,"vp":0.0,"e":false,"o":false}"#);
+}
+
+#[test]
 fn aggregates_pass_over_nulls_and_what_their_filter_refuses() {
     let query = "SELECT count(v) AS n, sum(v) FILTER (WHERE v > 1) AS big, sum(v) AS none FROM TUMBLE(s, ts, INTERVAL '10 s') \
                  WHERE m = 'a' GROUP BY window_start, window_end";

@@ -215,9 +215,9 @@ impl Checker<'_, '_, '_, '_> {
     ) -> Option<Aggregate> {
         let Some(argument) = argument else { return Some(Aggregate::new(kind, None, Type::Bigint, filter)) };
         let ty = argument.ty.unwrap_or(Type::Text);
-        if !aggregate::takes(kind, ty) {
+        if let Some(wanted) = aggregate::refuses(kind, ty) {
             let message = format!("there is no {} of {ty}", kind.name());
-            self.source.add("wrong-type", at.clone(), message).expected("a number");
+            self.source.add("wrong-type", at.clone(), message).expected(wanted);
             return None;
         }
         let argument = self.settle(argument, ty)?;
