@@ -70,14 +70,28 @@ pub(crate) fn run(short: bool, seed: Option<u64>) -> anyhow::Result<()> {
 }
 
 async fn strike(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {
-    let mut results = Results::begin("chaos-queue", short);
     let littoral = peers::littoral()?;
     let mut nodes = Nodes::start(&littoral, folder).await?;
-    deploy(&nodes, folder)?;
+    let version = peers::version(&littoral)?;
+    let done = strikes(&mut nodes, &version, (short, seed), folder).await;
+    if done.is_err() {
+        // They would outlive the nodes, which are killed.
+        let slots = HALL.map(slot_of).into_iter().collect::<anyhow::Result<Vec<usize>>>()?;
+        nodes.tell(&["delete", "beside"]).ok();
+        if let Some(held) = Held::of(&nodes, &slots)? {
+            held.orphans().await.iter().for_each(|orphan| println!("left: {orphan}"));
+        }
+    }
+    done
+}
+
+async fn strikes(nodes: &mut Nodes, version: &str, (short, seed): (bool, u64), folder: &Path) -> anyhow::Result<()> {
+    let mut results = Results::begin("chaos-queue", short);
+    deploy(nodes, folder)?;
     let slots = HALL.map(slot_of).into_iter().collect::<anyhow::Result<Vec<usize>>>()?;
-    let mut held = Held::of(&nodes, &slots)?;
+    let mut held = Held::of(nodes, &slots)?;
     match &held {
-        Some(_) => deploy_held(&nodes, folder)?,
+        Some(_) => deploy_held(nodes, folder)?,
         None => {
             let reason = "this machine runs neither containers nor processes".to_owned();
             results.failed.insert("chaos_queue_orphans".to_owned(), reason);
@@ -91,7 +105,7 @@ async fn strike(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {
         clients.spawn(call(client, places.clone(), Arc::clone(&told), stopped.clone()));
     }
     let mut random = StdRng::seed_from_u64(seed);
-    let mut series = Series::new("strike and mend", format!("{}, seed {seed}", peers::version(&littoral)?), "resume_s");
+    let mut series = Series::new("strike and mend", format!("{version}, seed {seed}"), "resume_s");
     println!(
         "{:>6} {:8} {:8} {:6} {:>8} {:>8} {:>9}",
         "strike", "kind", "node", "owner", "waiting", "told", "resume_s"
@@ -106,7 +120,13 @@ async fn strike(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {
         let (begun, told_before) = (Instant::now(), told.lock().len());
         let ran = held.as_mut().map(|held| held.running(slot)).unwrap_or_default();
         nodes.strike(disturbance)?;
+        let mut is_struck = true;
         while told.lock().len() < told_before + HALL.len() {
+            // The vote of one that was wiped before may not be another's yet: then the hall needs this one to decide.
+            if is_struck && begun.elapsed() > HOLD * 2 {
+                nodes.mend(disturbance).await?;
+                is_struck = false;
+            }
             anyhow::ensure!(begun.elapsed() < LIMIT, "no call was accepted for {} s", LIMIT.as_secs());
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -114,8 +134,10 @@ async fn strike(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {
         series.note(resume_s, &[("waiting", queue.waiting as f64), ("owner", f64::from(u8::from(is_owner)))]);
         let (what, target, waiting) = (kind.names()[0], disturbance.target(), queue.waiting);
         println!("{number:>6} {what:8} {target:8} {is_owner:6} {waiting:>8} {told_before:>8} {resume_s:>9.2}");
-        tokio::time::sleep(HOLD.saturating_sub(begun.elapsed())).await;
-        nodes.mend(disturbance).await?;
+        if is_struck {
+            tokio::time::sleep(HOLD.saturating_sub(begun.elapsed())).await;
+            nodes.mend(disturbance).await?;
+        }
         // Of a disk that was lost nothing is taken up.
         if let (Some(held), Kind::Kill | Kind::Pause) = (&mut held, kind) {
             held.settle(slot, &ran).await?;
