@@ -44,7 +44,7 @@ const STATE_DIGITS: usize = 24;
 /// How long a shim may take until its container runs: far longer than any does.
 const SHIM_MAX: Duration = Duration::from_secs(60);
 /// How long the node waits for what it asks: longer than a shim may take, and the removal of what is left of it.
-const ANSWER_MAX: Duration = Duration::from_secs(90);
+const ANSWER_MAX: Duration = Duration::from_secs(120);
 /// How long a host may take to end when it is told to.
 const END_MAX: Duration = Duration::from_secs(2);
 const END_POLL: Duration = Duration::from_millis(2);
