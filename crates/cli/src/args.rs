@@ -537,6 +537,9 @@ pub(crate) enum Kind {
     /// The nodes of the fabric.
     #[value(alias = "node")]
     Nodes,
+    /// The sites, with who decides there.
+    #[value(alias = "site")]
+    Sites,
     /// The apps.
     #[value(alias = "app")]
     Apps,

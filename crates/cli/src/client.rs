@@ -17,7 +17,7 @@ use littoral_node::admin::events::EventsReport;
 use littoral_node::admin::queue::{InvocationStatus, InvocationsReport, LaterRequest};
 use littoral_node::admin::types::{
     AppBundle, AppEnd, AppHistory, AppStatus, CallRequest, CallResponse, FlowStatus, FunctionStatus, NodeStatus,
-    PlanReport, Published, Revocation, StoredArtifact, StreamStatus, TokenGrant, TokenRequest,
+    PlanReport, Published, Revocation, SiteStatus, StoredArtifact, StreamStatus, TokenGrant, TokenRequest,
 };
 use littoral_node::admin::usage::{ChainReports, UsageReport};
 use serde::Serialize;
@@ -80,6 +80,10 @@ impl Client {
 
     pub(crate) async fn nodes(&self) -> anyhow::Result<Vec<NodeStatus>> {
         self.get("/v1/nodes").await
+    }
+
+    pub(crate) async fn sites(&self) -> anyhow::Result<Vec<SiteStatus>> {
+        self.get("/v1/sites").await
     }
 
     pub(crate) async fn apps(&self) -> anyhow::Result<Vec<AppStatus>> {

@@ -2,7 +2,7 @@
 
 use littoral_node::admin::types::{
     AppStatus, FlowStatus, FunctionStatus, Health, InstancesStatus, NodeState, NodeStatus, PlanReport, Quantiles,
-    StreamStatus, TokenGrant,
+    SiteStatus, StreamStatus, TokenGrant, VoterStatus,
 };
 
 use crate::output::{Table, Tabular, list, milliseconds, optional};
@@ -68,6 +68,28 @@ impl Tabular for Vec<NodeStatus> {
             table.row(row);
         }
         table.render()
+    }
+}
+
+impl Tabular for Vec<SiteStatus> {
+    fn table(&self, _wide: bool) -> String {
+        let mut table = Table::new(&["SITE", "NODES", "LEADER", "VOTERS", "DECIDES"]);
+        for site in self {
+            let voter = |voter: &VoterStatus| {
+                if voter.alive { voter.node.clone() } else { format!("{} (missing)", voter.node) }
+            };
+            let voters: Vec<String> = site.voters.iter().map(voter).collect();
+            let decides = if site.decides { "yes" } else { "no" };
+            table.row(vec![
+                site.name.clone(),
+                list(&site.nodes),
+                optional(site.leader.as_ref()),
+                list(&voters),
+                decides.to_owned(),
+            ]);
+        }
+        let reasons = self.iter().map(|site| (site.name.clone(), site.reasons.as_slice()));
+        format!("{}{}", table.render(), remarks(reasons))
     }
 }
 

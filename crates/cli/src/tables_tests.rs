@@ -73,6 +73,28 @@ edge-1  edge  hall-7  alive  4      127.0.0.1:8080  cloud-1 40.2ms
 }
 
 #[test]
+fn sites() {
+    let voter = |name: &str, alive| VoterStatus { node: name.to_owned(), alive };
+    let site = SiteStatus {
+        name: "hall-7".to_owned(),
+        nodes: vec!["edge-1".to_owned()],
+        leader: Some("edge-1".to_owned()),
+        voters: vec![voter("edge-1", true), voter("edge-2", false), voter("region-1", true)],
+        decides: true,
+        reasons: vec!["edge-2 is missing".to_owned()],
+    };
+    assert_eq!(
+        vec![site].table(false),
+        "\
+SITE    NODES   LEADER  VOTERS                               DECIDES
+hall-7  edge-1  edge-1  edge-1, edge-2 (missing), region-1  yes
+
+hall-7: edge-2 is missing
+"
+    );
+}
+
+#[test]
 fn flows() {
     assert_eq!(
         vec![flow()].table(false),

@@ -48,6 +48,7 @@ mod runner;
 mod services;
 pub mod settings;
 pub mod signing;
+mod sites;
 mod spec;
 mod status;
 mod surveyor;

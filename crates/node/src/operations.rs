@@ -26,8 +26,8 @@ use crate::admin::operations::{Answers, Operations, TailStart};
 use crate::admin::queue::{InvocationState, InvocationStatus, InvocationsReport};
 use crate::admin::types::{
     AdminError, AdminErrorKind, AppBundle, AppEnd, AppHistory, AppStatus, FindingReport, FlowStatus, FunctionStatus,
-    LogLine, NodeState, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, StreamStatus, TailRow,
-    TokenGrant, TokenRequest,
+    LogLine, NodeState, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, SiteStatus,
+    StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
 use crate::admin::usage::{ChainReports, UsageReport};
 use crate::artifacts::Artifacts;
@@ -47,6 +47,7 @@ use crate::queue::Queues;
 use crate::queue::http::{checked_key, kept};
 use crate::report::{Reporter, assignments};
 use crate::services::Services;
+use crate::sites;
 use crate::spec::{app_id, app_spec, take_measured};
 use crate::status::{self, Picture};
 use crate::sync::lock;
@@ -242,6 +243,12 @@ impl Operations for NodeOperations {
         let mut nodes = status::nodes(&live, &seen);
         nodes.iter_mut().for_each(|node| node.revoked = revoked.iter().any(|other| other.as_str() == node.id));
         Ok(nodes)
+    }
+
+    async fn sites(&self) -> Result<Vec<SiteStatus>, AdminError> {
+        let (live, seen) = self.known_nodes();
+        let reports = self.reporter.gather().await;
+        Ok(sites::sites(&live, seen.values().map(|digest| &digest.site), &reports))
     }
 
     async fn apps(&self) -> Result<Vec<AppStatus>, AdminError> {

@@ -11,6 +11,7 @@ use littoral_model::id::{AppId, Epoch, FunctionName, NodeId};
 use littoral_model::wire;
 use littoral_model::work::{Assignment, WorkId};
 use littoral_runtime::latency::Quantiles;
+use littoral_store::consensus;
 use littoral_store::replica::Works;
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +58,9 @@ pub(crate) struct Report {
     /// How its functions stand; sent beside the report, as [`Asked`] says.
     #[serde(skip)]
     pub(crate) scales: Vec<Scale>,
+    /// Its site's keeper group as it knows it; sent beside the report, too.
+    #[serde(skip)]
+    pub(crate) group: Option<consensus::Status>,
 }
 
 /// How a function stands on a node.
@@ -73,10 +77,12 @@ pub(crate) struct Scale {
 }
 
 /// Asks for a report: the highest form that the asker reads. A node that sends nothing in its place reads the report alone; from form 2
-/// on, [`Scale`]s follow it.
+/// on, [`Scale`]s follow it, from form 3 on the keeper group.
 type Asked = u8;
 /// The form that this program reads.
-const FORM: Asked = 2;
+const FORM: Asked = 3;
+/// The form without the keeper group.
+const FORM_OF_SCALES: Asked = 2;
 
 /// What a report is made from.
 pub(crate) struct Reporter {
@@ -124,6 +130,7 @@ impl Reporter {
         }
         if let Some(group) = self.groups.own() {
             report.assignments = group.assignments().borrow().values().cloned().collect();
+            report.group = Some(group.status());
         }
         report
     }
@@ -147,12 +154,18 @@ impl Reporter {
     }
 
     async fn ask(&self, node: &NodeId) -> Result<Report, CallError> {
-        let asked = ask(&self.mesh, node, Method::Admin, Priority::Control, REPORT_DEADLINE, &FORM).await;
-        match asked {
-            Ok((report, scales)) => Ok(Report { scales, ..report }),
-            // One that knows no forms.
+        let (mesh, method, priority, limit) = (&self.mesh, Method::Admin, Priority::Control, REPORT_DEADLINE);
+        match ask(mesh, node, method, priority, limit, &FORM).await {
+            Ok((report, scales, group)) => Ok(Report { scales, group, ..report }),
+            // One that knows forms up to the second, or none.
             Err(CallError::Failed(_) | CallError::Refused { .. }) => {
-                ask(&self.mesh, node, Method::Admin, Priority::Control, REPORT_DEADLINE, &()).await
+                match ask(mesh, node, method, priority, limit, &FORM_OF_SCALES).await {
+                    Ok((report, scales)) => Ok(Report { scales, ..report }),
+                    Err(CallError::Failed(_) | CallError::Refused { .. }) => {
+                        ask(mesh, node, method, priority, limit, &()).await
+                    }
+                    Err(error) => Err(error),
+                }
             }
             Err(error) => Err(error),
         }
@@ -168,10 +181,10 @@ impl Reporter {
 fn in_form(payload: &Bytes, report: Report) -> Result<Bytes, String> {
     let encoded = match wire::decode::<()>(payload) {
         Ok(()) => wire::encode(&report),
-        Err(_) => {
-            wire::decode::<Asked>(payload).map_err(|error| error.to_string())?;
-            wire::encode(&(&report, &report.scales))
-        }
+        Err(_) => match wire::decode::<Asked>(payload).map_err(|error| error.to_string())? {
+            ..=FORM_OF_SCALES => wire::encode(&(&report, &report.scales)),
+            _ => wire::encode(&(&report, &report.scales, &report.group)),
+        },
     };
     encoded.map_err(|error| error.to_string())
 }
@@ -196,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nodes_that_know_no_instances_are_told_of_none() {
+    fn nodes_of_older_forms_are_told_what_they_read() {
         let scale = Scale {
             app: AppId { tenant: TenantId::default_tenant(), app: "shop".parse().unwrap() },
             function: "web".parse().unwrap(),
@@ -204,12 +217,22 @@ mod tests {
             refused: None,
             held: Some("for others".to_owned()),
         };
-        let report = Report { scales: vec![scale], ..Report::default() };
+        let group = consensus::Status {
+            leader: None,
+            term: 3,
+            voters: [NodeId::new("edge-1").unwrap()].into(),
+            learners: [].into(),
+            applied: 7,
+        };
+        let report = Report { scales: vec![scale], group: Some(group), ..Report::default() };
         let old = in_form(&wire::encode(&()).unwrap(), report.clone()).unwrap();
         assert_eq!(wire::decode::<Report>(&old).unwrap().scales, []);
-        let new = in_form(&wire::encode(&FORM).unwrap(), report.clone()).unwrap();
-        let (_, scales): (Report, Vec<Scale>) = wire::decode(&new).unwrap();
+        let newer = in_form(&wire::encode(&FORM_OF_SCALES).unwrap(), report.clone()).unwrap();
+        let (_, scales): (Report, Vec<Scale>) = wire::decode(&newer).unwrap();
         assert_eq!(scales, report.scales);
+        let newest = in_form(&wire::encode(&FORM).unwrap(), report.clone()).unwrap();
+        let (_, scales, group): (Report, Vec<Scale>, Option<consensus::Status>) = wire::decode(&newest).unwrap();
+        assert_eq!((scales, group), (report.scales, report.group));
         // Such a node takes what it does not know for malformed, and is asked again.
         assert!(wire::decode::<()>(&wire::encode(&FORM).unwrap()).is_err());
     }

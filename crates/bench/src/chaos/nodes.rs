@@ -157,6 +157,11 @@ impl Nodes {
         Place::Tcp(self.slots.get(number).map_or(ANY_PORT, |slot| slot.http))
     }
 
+    /// The name of what stands in a role now.
+    pub(super) fn name(&self, number: usize) -> &str {
+        self.slots.get(number).map_or("", |slot| &slot.node)
+    }
+
     /// The process of a node.
     pub(super) fn process(&self, number: usize) -> u32 {
         self.slots.get(number).map_or(0, |slot| slot.child.id())

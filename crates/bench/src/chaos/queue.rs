@@ -111,7 +111,7 @@ async fn strikes(nodes: &mut Nodes, version: &str, (short, seed): (bool, u64), f
         "strike", "kind", "node", "owner", "waiting", "told", "resume_s"
     );
     for number in 1..=if short { STRIKES.1 } else { STRIKES.0 } {
-        let queue = whole(&places).await?;
+        let queue = whole(nodes, &places).await?;
         let kind = [Kind::Kill, Kind::Pause, Kind::Wipe].get(random.random_range(0..3)).copied().unwrap_or(Kind::Kill);
         let at = random.random_range(0..slots.len());
         let slot = slots.get(at).copied().unwrap_or_default();
@@ -143,7 +143,7 @@ async fn strikes(nodes: &mut Nodes, version: &str, (short, seed): (bool, u64), f
             held.settle(slot, &ran).await?;
         }
     }
-    whole(&places).await?;
+    whole(nodes, &places).await?;
     stop.send_replace(true);
     while let Some(ended) = clients.join_next().await {
         ended??;
@@ -262,16 +262,21 @@ async fn accepted(place: &Place, key: &str) -> Option<String> {
     Some(told.get("id")?.as_str()?.to_owned())
 }
 
-/// The queue, once two nodes or more have all of it.
+/// The queue, once it stands any one strike: two nodes or more have all of it, and those of the hall vote.
 struct Queue {
     owner: String,
     waiting: usize,
 }
 
-async fn whole(places: &[Place]) -> anyhow::Result<Queue> {
+async fn whole(nodes: &Nodes, places: &[Place]) -> anyhow::Result<Queue> {
     let deadline = Instant::now() + LIMIT;
+    let hall =
+        HALL.into_iter().map(|role| Ok(nodes.name(slot_of(role)?))).collect::<anyhow::Result<BTreeSet<&str>>>()?;
     loop {
         for place in places {
+            if !votes(place, &hall).await {
+                continue;
+            }
             let Ok(report) = wire::get(place, "/v1/invocations?app=later", ANSWER).await else { continue };
             let queue = report.pointer("/queues/0");
             let copies = queue.and_then(|queue| queue.get("in_sync")?.as_array().map(Vec::len)).unwrap_or(0);
@@ -284,9 +289,21 @@ async fn whole(places: &[Place]) -> anyhow::Result<Queue> {
                 return Ok(Queue { owner: owner.to_owned(), waiting });
             }
         }
-        anyhow::ensure!(Instant::now() < deadline, "the queue has no two copies within {} s", LIMIT.as_secs());
+        let late = "the queue has no two copies, or the hall not its three voters";
+        anyhow::ensure!(Instant::now() < deadline, "{late} within {} s", LIMIT.as_secs());
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Whether the nodes of the hall, and they alone, vote there, and all of them are alive.
+async fn votes(place: &Place, hall: &BTreeSet<&str>) -> bool {
+    let Ok(sites) = wire::get(place, "/v1/sites", ANSWER).await else { return false };
+    let is_hall = |site: &&Value| site.get("name").and_then(Value::as_str) == Some("hall-a");
+    let site = sites.as_array().and_then(|sites| sites.iter().find(is_hall));
+    let voters = site.and_then(|site| site.get("voters")?.as_array()).into_iter().flatten();
+    let alive = voters.filter(|voter| voter.get("alive").and_then(Value::as_bool) == Some(true));
+    alive.filter_map(|voter| voter.get("node")?.as_str()).collect::<BTreeSet<_>>() == *hall
+        && site.and_then(|site| site.get("decides")?.as_bool()) == Some(true)
 }
 
 /// The keys without their own answer, and those with two calls.

@@ -22,6 +22,7 @@ pub(super) async fn run(args: &GetArgs, client: &Client) -> anyhow::Result<ExitC
 async fn ask(args: &GetArgs, client: &Client) -> anyhow::Result<String> {
     match args.kind {
         Kind::Nodes => show(args, client.nodes().await?, |node| [None, Some(&node.id)]),
+        Kind::Sites => show(args, client.sites().await?, |site| [None, Some(&site.name)]),
         Kind::Apps => show(args, client.apps().await?, |app| [None, Some(&app.name)]),
         Kind::Functions => show(args, client.functions().await?, |item| [Some(&item.app), Some(&item.name)]),
         Kind::Flows => show(args, client.flows().await?, |item| [Some(&item.app), Some(&item.name)]),

@@ -17,7 +17,7 @@ use super::operations::{Answers, TailStart};
 use super::router::Api;
 use super::types::{
     AppBundle, AppEnd, AppHistory, AppStatus, Base64Bytes, CallRequest, CallResponse, FlowStatus, FunctionStatus,
-    NodeStatus, PlanReport, PublishRecord, Published, Revocation, StoredArtifact, StreamStatus, TokenGrant,
+    NodeStatus, PlanReport, PublishRecord, Published, Revocation, SiteStatus, StoredArtifact, StreamStatus, TokenGrant,
     TokenRequest,
 };
 
@@ -60,6 +60,10 @@ pub(super) async fn node(State(api): State<Api>) -> Answer<NodeStatus> {
 
 pub(super) async fn nodes(State(api): State<Api>) -> Answer<Vec<NodeStatus>> {
     api.operations.nodes().await.map(Json)
+}
+
+pub(super) async fn sites(State(api): State<Api>) -> Answer<Vec<SiteStatus>> {
+    api.operations.sites().await.map(Json)
 }
 
 pub(super) async fn apps(State(api): State<Api>) -> Answer<Vec<AppStatus>> {

@@ -12,8 +12,8 @@ use super::queue::{InvocationStatus, InvocationsReport, LaterRequest};
 use super::router::{Content, ROUTES, Route};
 use super::types::{
     AppBundle, AppEnd, AppHistory, AppStatus, CallRequest, CallResponse, FlowStatus, FunctionStatus, LogLine,
-    NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, StoredArtifact, StreamStatus, TailRow,
-    TokenGrant, TokenRequest,
+    NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, SiteStatus, StoredArtifact, StreamStatus,
+    TailRow, TokenGrant, TokenRequest,
 };
 use super::usage::{ChainReports, UsageReport};
 
@@ -128,6 +128,7 @@ fn schemas() -> Map<String, Value> {
         Published,
         Readiness,
         Revocation,
+        SiteStatus,
         StoredArtifact,
         StreamStatus,
         TailRow,

@@ -14,7 +14,7 @@ use littoral_model::invocation::{InvocationName, Record};
 
 use super::types::{
     AdminError, AppBundle, AppEnd, AppHistory, AppStatus, FlowStatus, FunctionStatus, LogLine, NodeStatus, PlanReport,
-    PublishRecord, Published, Readiness, Revocation, StreamStatus, TailRow, TokenGrant, TokenRequest,
+    PublishRecord, Published, Readiness, Revocation, SiteStatus, StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
 
 use super::events::EventsReport;
@@ -51,6 +51,12 @@ pub trait Operations: Send + Sync + 'static {
     /// # Errors
     /// When the node is stopping.
     async fn nodes(&self) -> Result<Vec<NodeStatus>, AdminError>;
+
+    /// All sites that this node knows, with who decides there.
+    ///
+    /// # Errors
+    /// When the node is stopping.
+    async fn sites(&self) -> Result<Vec<SiteStatus>, AdminError>;
 
     /// The apps that are or should be running.
     ///

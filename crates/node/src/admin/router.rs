@@ -156,6 +156,17 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: Method::GET,
+        path: "/v1/sites",
+        id: "sites",
+        summary: "The sites of all nodes, with who decides there.",
+        query: &[],
+        request: Content::Empty,
+        status: 200,
+        response: Content::JsonList("SiteStatus"),
+        handler: || get(handlers::sites),
+    },
+    Route {
+        method: Method::GET,
         path: "/v1/apps",
         id: "apps",
         summary: "The apps that are or should be running.",

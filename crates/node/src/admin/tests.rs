@@ -27,8 +27,8 @@ use super::router::{ARTIFACT_BYTES_MAX, REQUEST_BYTES_MAX, ROUTES, router};
 use super::serve::{AdminSocket, ServeError, serve_tls, serve_unix};
 use super::types::{
     AdminError, AppBundle, AppEnd, AppHistory, AppStatus, ConditionStatus, FlowStatus, FunctionStatus, Health, LogLine,
-    NodeState, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, StreamStatus, TailRow,
-    TokenGrant, TokenRequest,
+    NodeState, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, SiteStatus, StreamStatus,
+    TailRow, TokenGrant, TokenRequest,
 };
 use super::usage::{ChainReports, UsageReport};
 
@@ -107,6 +107,9 @@ impl Operations for Fake {
     }
     async fn nodes(&self) -> Result<Vec<NodeStatus>, AdminError> {
         Ok(vec![self.node().await?])
+    }
+    async fn sites(&self) -> Result<Vec<SiteStatus>, AdminError> {
+        Ok(Vec::new())
     }
     async fn apps(&self) -> Result<Vec<AppStatus>, AdminError> {
         Ok(vec![app_status("a")])

@@ -104,6 +104,32 @@ pub struct LinkStatus {
     pub bandwidth_bps: Option<u64>,
 }
 
+/// A site, and who decides there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SiteStatus {
+    /// Its name.
+    pub name: String,
+    /// Its nodes that are alive.
+    pub nodes: Vec<String>,
+    /// Who leads its keeper group; nobody, or nobody who is reached.
+    pub leader: Option<String>,
+    /// Who votes in the group. One of another site is lent by it.
+    pub voters: Vec<VoterStatus>,
+    /// Whether a majority of the voters is alive: without it nothing gets a new owner here.
+    pub decides: bool,
+    /// Why it stands as it does, if not well.
+    pub reasons: Vec<String>,
+}
+
+/// A voter of a site's keeper group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VoterStatus {
+    /// The node.
+    pub node: String,
+    /// Whether it is alive, as the asked node sees it.
+    pub alive: bool,
+}
+
 /// How an app or a flow fares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
