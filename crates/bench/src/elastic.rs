@@ -61,7 +61,7 @@ enum Policy {
 
 impl Policy {
     fn ours(idle_s: u64) -> Self {
-        let settings = Settings { min: 0, max: 8, target: 256, idle_ms: idle_s * 1_000 };
+        let settings = Settings { min: 0, max: 8, target: 256, idle_ms: idle_s * 1_000, expects: true };
         Self::Ours(Box::new(Scaling::new(settings)))
     }
 

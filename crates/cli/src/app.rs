@@ -43,7 +43,7 @@ pub(crate) struct App {
 /// A function as far as building and uploading it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AppFunction {
-    /// Its name.
+    /// Its name; of one that is a component and a container, each under the name that its artefact has in a bundle.
     pub(crate) name: String,
     /// Where its component is.
     pub(crate) component: Component,
@@ -228,26 +228,30 @@ fn parse(file: &Path, text: &str, format: Format) -> anyhow::Result<Manifest> {
 }
 
 fn functions(manifest: &Manifest, folder: &Path) -> Vec<AppFunction> {
-    let mut functions: Vec<AppFunction> = manifest
-        .functions
-        .iter()
-        .map(|(name, function)| AppFunction {
-            name: name.to_string(),
-            component: component(function, folder),
-            build: function.build.clone(),
-        })
-        .collect();
+    let mut functions: Vec<AppFunction> = Vec::new();
+    for (name, function) in &manifest.functions {
+        let mut made_of = |name: String, component| {
+            functions.push(AppFunction { name, component, build: function.build.clone() });
+        };
+        if let Some(component) = component(function, folder) {
+            made_of(name.to_string(), component);
+        }
+        let container = match (&function.image, &function.process) {
+            (Some(image), _) => Some(Component::Image(folder.join(image))),
+            (None, program) => program.as_ref().map(|program| Component::Program(folder.join(program))),
+        };
+        if let Some((name, container)) = function.container_artifact(name).zip(container) {
+            made_of(name, container);
+        }
+    }
     functions.sort_by(|a, b| a.name.cmp(&b.name));
     functions
 }
 
-fn component(function: &Function, folder: &Path) -> Component {
-    match (function.registry(), &function.image, &function.process) {
-        (_, Some(image), _) => Component::Image(folder.join(image)),
-        (_, _, Some(program)) => Component::Program(folder.join(program)),
-        (Some(reference), ..) => Component::Registry(reference),
-        _ => Component::File(folder.join(&function.component)),
-    }
+fn component(function: &Function, folder: &Path) -> Option<Component> {
+    let component = function.registry().map(Component::Registry);
+    let file = || Component::File(folder.join(&function.component));
+    (!function.component.is_empty()).then(|| component.unwrap_or_else(file))
 }
 
 /// A time with its unit, as in manifests.

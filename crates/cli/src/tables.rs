@@ -2,7 +2,7 @@
 
 use littoral_node::admin::types::{
     AppStatus, FlowStatus, FunctionStatus, Health, InstancesStatus, NodeState, NodeStatus, PlanReport, Quantiles,
-    SiteStatus, StreamStatus, TokenGrant, VoterStatus,
+    SiteStatus, StreamStatus, TokenGrant, VariantStatus, VoterStatus,
 };
 
 use crate::output::{Table, Tabular, list, milliseconds, optional};
@@ -140,7 +140,7 @@ impl Tabular for Vec<FunctionStatus> {
     fn table(&self, wide: bool) -> String {
         let mut columns = vec!["FUNCTION", "NODES", "CALLS", "ERRORS", "P50 / P95 / P99", "OBJECTIVE", "MET"];
         if wide {
-            columns.extend(["INSTANCES", "PRIORITY", "HELD", "LAST ERROR"]);
+            columns.extend(["INSTANCES", "VARIANT", "PRIORITY", "HELD", "LAST ERROR"]);
         }
         let mut table = Table::new(&columns);
         for function in self {
@@ -156,7 +156,10 @@ impl Tabular for Vec<FunctionStatus> {
             if wide {
                 let instances: Vec<String> = function.instances.iter().map(instances).collect();
                 let (priority, held) = (function.priority.clone(), list(&function.held));
-                row.extend([list(&instances), priority, held, optional(function.last_error.as_ref())]);
+                let variant = |it: &VariantStatus| format!("{}: {} ({})", it.node, it.variant, it.reason);
+                let variants: Vec<String> = function.variants.iter().map(variant).collect();
+                let error = optional(function.last_error.as_ref());
+                row.extend([list(&instances), list(&variants), priority, held, error]);
             }
             table.row(row);
         }

@@ -81,6 +81,7 @@ fn sites() {
         leader: Some("edge-1".to_owned()),
         voters: vec![voter("edge-1", true), voter("edge-2", false), voter("region-1", true)],
         decides: true,
+        settled: true,
         reasons: vec!["edge-2 is missing".to_owned()],
     };
     assert_eq!(
@@ -154,6 +155,7 @@ machine/readings  0@shop     -     1      9
         }],
         priority: "low".to_owned(),
         held: Vec::new(),
+        variants: Vec::new(),
     };
     assert_eq!(
         vec![function].table(true),

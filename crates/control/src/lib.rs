@@ -13,8 +13,8 @@
 //! [`leases`], what a node has offered to schedulers, [`slo`], which watches objectives, [`settle`], what a node says
 //! of a situation that flaps, [`queue`], which holds the asynchronous invocations of a function, [`admission`], which
 //! refuses requests that could not meet their deadlines, [`scaling`], which says how many instances a
-//! function is to have, [`rollout`], which sends a new version back that is worse than the one before, and [`yielding`], which
-//! holds still what is in the way of functions of higher priority.
+//! function is to have, [`rollout`], which sends a new version back that is worse than the one before, [`variants`], which says
+//! whether a component or a container answers for a function that is both, and [`yielding`], which holds still what is in the way of functions of higher priority.
 //!
 //! No I/O, no clock, no randomness but from a seed: equal events give equal commands.
 
@@ -34,6 +34,7 @@ pub mod rollout;
 pub mod scaling;
 pub mod settle;
 pub mod slo;
+pub mod variants;
 mod voters;
 mod workers;
 pub mod yielding;

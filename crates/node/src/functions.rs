@@ -1,6 +1,7 @@
 //! The functions that this node serves. `invoke` has HTTP requests to them and to those that others serve, `calls` the
 //! calls of functions by functions, `demand` counts those that others answer, `objective` keeps what is promised of their latency.
-//! A function is a `version` of it, whose `instances` may come and go; `rollout` replaces one by the next. Those that other
+//! A function is a `version` of it, whose `instances` may come and go; `rollout` replaces one by the next, and `variants` chooses between the
+//! component and the container of one that is both. Those that other
 //! functions call by their interfaces are started and stopped here, too, and called in `exports`.
 
 pub(crate) mod admission;
@@ -11,6 +12,7 @@ mod invoke;
 mod learned;
 mod objective;
 mod rollout;
+mod variants;
 mod version;
 pub(crate) mod yielding;
 
@@ -36,6 +38,7 @@ use version::Version;
 
 pub(crate) use instances::Standing;
 pub(crate) use invoke::{Chosen, Elsewhere, Manner};
+pub(crate) use variants::Chosen as ChosenVariant;
 
 /// The largest body that goes to another node, either way: it must fit into a message.
 pub(crate) const BODY_BYTES_MAX: usize = 8 << 20;
@@ -95,6 +98,8 @@ pub(crate) struct Fares {
     pub(crate) standing: Option<Standing>,
     /// Why the version that is deployed is not the one that answers.
     pub(crate) refused: Option<String>,
+    /// Which of its variants answers, if it has two.
+    pub(crate) chosen: Option<ChosenVariant>,
 }
 
 /// The functions of this node.
@@ -227,7 +232,8 @@ impl Functions {
             let trouble = lock(&served.trouble).clone();
             let standing = served.current.as_ref().and_then(|version| version.standing());
             let error = trouble.or_else(|| standing.as_ref().and_then(|standing| standing.error.clone()));
-            let fares = Fares { stats: self.stats(key), error, standing, refused: served.refused.clone() };
+            let chosen = served.current.as_ref().and_then(|version| version.chosen());
+            let fares = Fares { stats: self.stats(key), error, standing, refused: served.refused.clone(), chosen };
             (key.clone(), fares)
         });
         all.collect()
@@ -237,7 +243,7 @@ impl Functions {
     pub(crate) fn artifacts(&self) -> BTreeSet<String> {
         let served = self.lock_served();
         let versions = served.values().flat_map(|served| [&served.current, &served.incoming, &served.former]);
-        versions.flatten().map(|version| version.artifact.clone()).collect()
+        versions.flatten().flat_map(|version| version.artifacts.iter().cloned()).collect()
     }
 
     /// What was measured of a function that is loaded, of both ways in which it may be called.

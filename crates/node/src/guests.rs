@@ -15,7 +15,7 @@ use littoral_model::oci::OciReference;
 use littoral_runtime::composition::Linking;
 use littoral_runtime::container::{CPU_SHARES_DEFAULT, ContainerSpec, Containers, Contents, HeldContents, Program};
 use littoral_runtime::fabric::{Attached, Device, Fabric, Place, Surroundings};
-use littoral_runtime::{Access, Artifact, Directory, Limits, Runtime, Usage};
+use littoral_runtime::{Access, Artifact, Background, Directory, Limits, Runtime, Shards, Usage};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::artifacts::{ArtifactError, Artifacts};
@@ -48,8 +48,9 @@ pub(crate) fn settings_of(app: &App, name: &FunctionName) -> String {
             let manifest::Function { memory, timeout, priority, limits, config, grants, health, .. } = function;
             let (process, arguments) = (&function.process, &function.arguments);
             let (target, stays) = (function.target(), function.is_contained() || function.instances_min() > 0);
+            let variant = function.has_variants().then(|| app.bundle.artifacts.get(&function.container_artifact(name)?));
             format!(
-                "{memory} {timeout} {priority} {limits:?} {config:?} {grants:?} {imports:?} {health:?} {process:?} {arguments:?} {target} {stays}"
+                "{variant:?} {memory} {timeout} {priority} {limits:?} {config:?} {grants:?} {imports:?} {health:?} {process:?} {arguments:?} {target} {stays}"
             )
         })
         .unwrap_or_default()
@@ -63,6 +64,8 @@ pub(crate) struct Loader {
     /// What functions are given of the fabric.
     pub(crate) fabric: Arc<dyn Fabric>,
     pub(crate) runtime: Runtime,
+    /// Where components of low priority compute.
+    pub(crate) background: Background,
     /// What runs images and programs, if this machine does.
     pub(crate) containers: Option<Arc<Containers>>,
     pub(crate) artifacts: Artifacts,
@@ -106,6 +109,8 @@ pub(crate) struct Loaded {
     pub(crate) access: Arc<Access>,
     pub(crate) surroundings: Arc<Surroundings>,
     pub(crate) logs: Arc<FunctionLog>,
+    /// On which threads it computes, if its priority keeps it from those that the data passes through.
+    pub(crate) aside: Option<Shards>,
 }
 
 /// A function's image or program, ready to be run as containers.
@@ -126,12 +131,12 @@ pub(crate) struct Unpacked {
 impl Loader {
     /// Loads a function of an app.
     pub(crate) async fn load(&self, app: &App, name: &FunctionName, digest: &str) -> anyhow::Result<Loaded> {
-        let function = self.signed(app, name, digest)?;
+        let function = self.signed(app, name, name.as_str(), digest)?;
         let does_not_load = || format!("function {name} does not load");
         let artifact = match self.runtime.held(digest) {
             Some(artifact) => artifact,
             None => {
-                let bytes = self.artifact(function, digest).await?;
+                let bytes = self.artifact(function.registry().as_ref(), digest).await?;
                 self.runtime.load(bytes).await.with_context(does_not_load)?
             }
         };
@@ -139,23 +144,37 @@ impl Loader {
         let (limits, concurrency) = (Limits::of(function), function.limits.concurrency as usize);
         let usage = self.metering.of(&app.id, name);
         usage.set_priority(function.priority);
+        let aside = (function.priority == manifest::Priority::Low).then(|| self.background.shards());
+        let aside = aside.transpose().context("there are no threads for functions of low priority")?;
         let logs = self.log(app, name);
         let access = self.access(&function.grants).with_context(|| format!("function {name}"))?;
         let config = self.config(&app.id, name, function).await?;
         let attached = Some(Attached { place: self.place(app, name), fabric: Arc::clone(&self.fabric) });
         let surroundings = Arc::new(Surroundings { config: config.clone(), attached });
         let (access, logs) = (Arc::new(access), Arc::new(logs));
-        Ok(Loaded { artifact, limits, concurrency, usage, config, access, surroundings, logs })
+        Ok(Loaded { artifact, limits, concurrency, usage, config, access, surroundings, logs, aside })
     }
 
-    /// Has a function's image or program ready.
-    pub(crate) async fn unpack(&self, app: &App, name: &FunctionName, digest: &str) -> anyhow::Result<Unpacked> {
-        let function = self.signed(app, name, digest)?;
+    /// What a function uses here, in all.
+    pub(crate) fn usage(&self, app: &AppId, name: &FunctionName) -> Arc<Usage> {
+        self.metering.of(app, name)
+    }
+
+    /// Has a function's image or program ready. What its containers use counts as `usage`.
+    pub(crate) async fn unpack(
+        &self,
+        app: &App,
+        name: &FunctionName,
+        digest: &str,
+        usage: Arc<Usage>,
+    ) -> anyhow::Result<Unpacked> {
+        let described = app.manifest.functions.get(name).and_then(|function| function.container_artifact(name));
+        let function = self.signed(app, name, described.as_deref().unwrap_or(name.as_str()), digest)?;
         let containers = self
             .containers
             .as_ref()
             .context("this node runs no containers or processes; it said why when it started")?;
-        self.artifact(function, digest).await?;
+        self.artifact(None, digest).await?;
         let contents = self.contents(containers, function, digest).await;
         let (contents, _held) = contents.with_context(|| format!("function {name}"))?;
         let limits = Limits::of(function);
@@ -166,7 +185,7 @@ impl Loader {
             health_path: function.health.clone().unwrap_or_else(|| "/".to_owned()),
             ..ContainerSpec::new(format!("{}/{name}", app.id), contents)
         };
-        let (usage, logs) = (self.metering.of(&app.id, name), Arc::new(self.log(app, name)));
+        let logs = Arc::new(self.log(app, name));
         let concurrency = function.limits.concurrency as usize;
         let containers = Arc::clone(containers);
         Ok(Unpacked { containers, spec, _held, limits, concurrency, usage, logs })
@@ -191,11 +210,17 @@ impl Loader {
     }
 
     /// A function whose artefact is the one that was signed.
-    fn signed<'a>(&self, app: &'a App, name: &FunctionName, digest: &str) -> anyhow::Result<&'a Function> {
+    fn signed<'a>(
+        &self,
+        app: &'a App,
+        name: &FunctionName,
+        artifact: &str,
+        digest: &str,
+    ) -> anyhow::Result<&'a Function> {
         let function = app.manifest.functions.get(name).ok_or_else(|| anyhow!("the app has no function {name}"))?;
         // Checked when the app came in; what is compiled or run now is what was signed then.
         self.verifier.check_held(&app.id, &app.bundle)?;
-        let signed = app.bundle.artifacts.get(name.as_str());
+        let signed = app.bundle.artifacts.get(artifact);
         anyhow::ensure!(
             signed.is_some_and(|signed| signed == digest),
             "the artefact {digest} of function {name} is not the one that is deployed now"
@@ -262,12 +287,12 @@ impl Loader {
     }
 
     /// An artefact from here, from a near node that holds it, or from the registry.
-    async fn artifact(&self, function: &Function, digest: &str) -> anyhow::Result<Bytes> {
+    async fn artifact(&self, registry: Option<&OciReference>, digest: &str) -> anyhow::Result<Bytes> {
         // Functions and partitions of one component fetch it once, and who waited finds what it waited for.
         let _alone = self.fetching.of(digest).lock_owned().await;
         let found = self.artifacts.fetch(&self.mesh, digest, &self.holders(digest)).await;
-        match (found, function.registry()) {
-            (Err(ArtifactError::Missing(_)), Some(reference)) => self.pull(&reference, digest).await,
+        match (found, registry) {
+            (Err(ArtifactError::Missing(_)), Some(reference)) => self.pull(reference, digest).await,
             (found, _) => Ok(found?),
         }
     }

@@ -14,7 +14,7 @@ use littoral_model::digest::NodeDigest;
 use littoral_model::entry::ProducerSequence;
 use littoral_model::id::{AppId, AppName, FunctionName, NodeId, StreamName, TenantId};
 use littoral_model::invocation::{InvocationName, Record, StateKind};
-use littoral_model::manifest::Manifest;
+use littoral_model::manifest::{Function, Manifest};
 use littoral_model::unit::Bandwidth;
 use littoral_model::work::Assignment;
 use littoral_plan::sample::sample;
@@ -288,8 +288,12 @@ impl Operations for NodeOperations {
         let app = app_id(&manifest);
         self.intent.check(&app, &bundle).map_err(|error| AdminError::refused(error.to_string()))?;
         free_routes(&self.intent.now(), &app, &manifest)?;
-        for name in manifest.functions.keys() {
-            let digest = bundle.artifacts.get(name.as_str()).ok_or_else(|| {
+        let named = |(name, function): (&FunctionName, &Function)| {
+            let component = (!function.is_contained() || function.has_variants()).then(|| name.to_string());
+            component.into_iter().chain(function.container_artifact(name))
+        };
+        for name in manifest.functions.iter().flat_map(named) {
+            let digest = bundle.artifacts.get(&name).ok_or_else(|| {
                 AdminError::invalid(format!("the bundle has no artefact of function {name}"))
                     .hint("build the app first")
             })?;

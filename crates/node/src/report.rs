@@ -15,7 +15,7 @@ use littoral_store::consensus;
 use littoral_store::replica::Works;
 use serde::{Deserialize, Serialize};
 
-use crate::functions::{Functions, Standing};
+use crate::functions::{ChosenVariant, Functions, Standing};
 use crate::groups::Groups;
 use crate::runner::Runner;
 use crate::wiring::ask;
@@ -60,7 +60,26 @@ pub(crate) struct Report {
     pub(crate) scales: Vec<Scale>,
     /// Its site's keeper group as it knows it; sent beside the report, too.
     #[serde(skip)]
-    pub(crate) group: Option<consensus::Status>,
+    pub(crate) group: Option<Group>,
+    /// Which variant answers for its functions that have two; sent beside the report, too.
+    #[serde(skip)]
+    pub(crate) variants: Vec<ServedVariant>,
+}
+
+/// A site's keeper group as a node of it knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Group {
+    pub(crate) status: consensus::Status,
+    /// Whether its voters are decided.
+    pub(crate) has_settled: bool,
+}
+
+/// Which variant of a function answers on a node, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ServedVariant {
+    pub(crate) app: AppId,
+    pub(crate) function: FunctionName,
+    pub(crate) chosen: ChosenVariant,
 }
 
 /// How a function stands on a node.
@@ -77,7 +96,8 @@ pub(crate) struct Scale {
 }
 
 /// Asks for a report: the highest form that the asker reads. A node that sends nothing in its place reads the report alone; from form 2
-/// on, [`Scale`]s follow it, from form 3 on the keeper group.
+/// on, [`Scale`]s follow it, from form 3 on the keeper group and
+/// the variants.
 type Asked = u8;
 /// The form that this program reads.
 const FORM: Asked = 3;
@@ -119,6 +139,9 @@ impl Reporter {
                 let (standing, refused) = (fares.standing, fares.refused.clone());
                 report.scales.push(Scale { app: key.0, function: key.1, standing, refused, held });
             }
+            if let Some(chosen) = fares.chosen {
+                report.variants.push(ServedVariant { app: app.clone(), function: function.clone(), chosen });
+            }
             report.functions.push(ServedFunction {
                 app,
                 function,
@@ -130,7 +153,7 @@ impl Reporter {
         }
         if let Some(group) = self.groups.own() {
             report.assignments = group.assignments().borrow().values().cloned().collect();
-            report.group = Some(group.status());
+            report.group = Some(Group { status: group.status(), has_settled: group.has_settled() });
         }
         report
     }
@@ -156,7 +179,7 @@ impl Reporter {
     async fn ask(&self, node: &NodeId) -> Result<Report, CallError> {
         let (mesh, method, priority, limit) = (&self.mesh, Method::Admin, Priority::Control, REPORT_DEADLINE);
         match ask(mesh, node, method, priority, limit, &FORM).await {
-            Ok((report, scales, group)) => Ok(Report { scales, group, ..report }),
+            Ok((report, scales, group, variants)) => Ok(Report { scales, group, variants, ..report }),
             // One that knows forms up to the second, or none.
             Err(CallError::Failed(_) | CallError::Refused { .. }) => {
                 match ask(mesh, node, method, priority, limit, &FORM_OF_SCALES).await {
@@ -183,7 +206,7 @@ fn in_form(payload: &Bytes, report: Report) -> Result<Bytes, String> {
         Ok(()) => wire::encode(&report),
         Err(_) => match wire::decode::<Asked>(payload).map_err(|error| error.to_string())? {
             ..=FORM_OF_SCALES => wire::encode(&(&report, &report.scales)),
-            _ => wire::encode(&(&report, &report.scales, &report.group)),
+            _ => wire::encode(&(&report, &report.scales, &report.group, &report.variants)),
         },
     };
     encoded.map_err(|error| error.to_string())
@@ -217,22 +240,29 @@ mod tests {
             refused: None,
             held: Some("for others".to_owned()),
         };
-        let group = consensus::Status {
+        let status = consensus::Status {
             leader: None,
             term: 3,
             voters: [NodeId::new("edge-1").unwrap()].into(),
             learners: [].into(),
             applied: 7,
         };
-        let report = Report { scales: vec![scale], group: Some(group), ..Report::default() };
+        let variant = ServedVariant {
+            app: scale.app.clone(),
+            function: scale.function.clone(),
+            chosen: ChosenVariant { variant: "container".to_owned(), reason: "it is tried".to_owned() },
+        };
+        let group = Some(Group { status, has_settled: true });
+        let report = Report { scales: vec![scale], group, variants: vec![variant], ..Report::default() };
         let old = in_form(&wire::encode(&()).unwrap(), report.clone()).unwrap();
         assert_eq!(wire::decode::<Report>(&old).unwrap().scales, []);
         let newer = in_form(&wire::encode(&FORM_OF_SCALES).unwrap(), report.clone()).unwrap();
         let (_, scales): (Report, Vec<Scale>) = wire::decode(&newer).unwrap();
         assert_eq!(scales, report.scales);
         let newest = in_form(&wire::encode(&FORM).unwrap(), report.clone()).unwrap();
-        let (_, scales, group): (Report, Vec<Scale>, Option<consensus::Status>) = wire::decode(&newest).unwrap();
-        assert_eq!((scales, group), (report.scales, report.group));
+        type Newest = (Report, Vec<Scale>, Option<Group>, Vec<ServedVariant>);
+        let (_, scales, group, variants): Newest = wire::decode(&newest).unwrap();
+        assert_eq!((scales, group, variants), (report.scales, report.group, report.variants));
         // Such a node takes what it does not know for malformed, and is asked again.
         assert!(wire::decode::<()>(&wire::encode(&FORM).unwrap()).is_err());
     }

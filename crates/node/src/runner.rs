@@ -14,7 +14,6 @@ use littoral_model::id::Epoch;
 use littoral_model::work::WorkId;
 use littoral_plan::{Ack, PlacedWork, Placement, Role, StageFunction};
 use littoral_runtime::latency::Latency;
-use littoral_runtime::shards::Task;
 use littoral_runtime::stage::StageSettings;
 use littoral_runtime::{LogSink, Shards};
 use littoral_store::replica::{Ack as LogAck, Owned, Retention, WorkConfig, Works};
@@ -56,15 +55,6 @@ pub(crate) struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-/// A task on a shard that ends with whoever waits for it.
-struct OnShard(Task<Ended>);
-
-impl Drop for OnShard {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -228,7 +218,14 @@ impl Runner {
         ingest::run(IngestWork { owned, inputs, source: Arc::clone(&self.source), stats }).await
     }
 
-    async fn run_stage(&self, owned: Owned, input: Input, guests: Guests, stats: Arc<Stats>) -> Ended {
+    async fn run_stage(
+        &self,
+        owned: Owned,
+        input: Input,
+        loaded: (Guests, Option<Shards>),
+        stats: Arc<Stats>,
+    ) -> Ended {
+        let (guests, aside) = loaded;
         let first = first_position(&owned.work().name);
         let work = StageWork {
             owned,
@@ -239,21 +236,25 @@ impl Runner {
             lateness_us: LATENESS_US,
             stats: Arc::clone(&stats),
         };
-        let mut task = OnShard(self.shards.spawn(self.shards.pick(), move || stage::run(work)));
-        match (&mut task.0).await {
+        let shards = aside.as_ref().unwrap_or(&self.shards);
+        match shards.spawn(shards.pick(), move || stage::run(work)).attended().await {
             Ok(ended) => ended,
             Err(error) => failed(&stats, error.to_string()),
         }
     }
 
-    async fn guests(&self, app: &Arc<App>, functions: &[StageFunction]) -> anyhow::Result<Guests> {
+    /// What a stage's functions are, and on which threads they compute, if on other ones: all of them, where none has a higher
+    /// priority.
+    async fn guests(&self, app: &Arc<App>, functions: &[StageFunction]) -> anyhow::Result<(Guests, Option<Shards>)> {
         let mut guests = Vec::with_capacity(functions.len());
+        let mut asides = Vec::new();
         for function in functions {
             if let Some(plan) = app.program.stage(&function.function) {
                 guests.push(Guest::Query(Arc::clone(plan)));
                 continue;
             }
             let loaded = self.loader.load(app, &function.function, &function.artifact).await?;
+            asides.push(loaded.aside);
             let logs: Arc<dyn LogSink> = loaded.logs;
             let settings = StageSettings {
                 limits: loaded.limits,
@@ -266,7 +267,10 @@ impl Runner {
             guests.push(Guest::Component { artifact: loaded.artifact, settings: Box::new(settings) });
         }
         let names = functions.iter().map(|function| function.function.to_string()).collect();
-        Ok(Guests { runtime: self.loader.runtime.clone(), names, guests })
+        // A query has no priority, so that it goes on as what has the usual one.
+        let has_other = asides.len() < guests.len() || asides.iter().any(Option::is_none);
+        let aside = if has_other { None } else { asides.into_iter().flatten().next() };
+        Ok((Guests { runtime: self.loader.runtime.clone(), names, guests }, aside))
     }
 
     fn lock_prepared(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
+use littoral_runtime::Background;
+
 use crate::auction::Bidder;
 use crate::core::Core;
 use crate::dispatch::Parts;
@@ -45,6 +47,7 @@ impl Services {
             site: core.facts.site.clone(),
             fabric: Arc::<NodeFabric>::clone(&fabric),
             runtime: core.runtime.clone(),
+            background: Background::default(),
             containers: core.containers.clone(),
             artifacts: core.artifacts.clone(),
             data: core.data.clone(),

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use littoral_mesh::Members;
 use littoral_model::id::{NodeId, SiteId};
-use littoral_store::consensus;
 
 use crate::admin::types::{SiteStatus, VoterStatus};
-use crate::report::Report;
+use crate::report::{Group, Report};
 
 /// The sites of all nodes that are alive or were, each with its keeper group as its own nodes tell of it.
 pub(crate) fn sites<'a>(
@@ -26,8 +25,13 @@ fn site_status(live: &Members, site: &SiteId, nodes: &[&NodeId], reports: &[(Nod
     let told = reports.iter().filter(|(node, _)| nodes.contains(&node));
     let told = told.filter_map(|(node, report)| Some((node, report.group.as_ref()?)));
     // Of what they say, the leader's word is the newest, and of several the one with the higher term leads.
-    let group = told.max_by_key(|(node, group)| (group.term, group.leader.as_ref() == Some(*node), group.applied));
-    let group = group.map(|(_, group)| group);
+    let newness = |(node, group): &(&NodeId, &Group)| {
+        let status = &group.status;
+        (status.term, status.leader.as_ref() == Some(*node), status.applied)
+    };
+    let group = told.max_by_key(newness).map(|(_, group)| group);
+    let settled = group.is_some_and(|group| group.has_settled);
+    let group = group.map(|group| &group.status);
     let leader = group.and_then(|group| group.leader.clone()).filter(|leader| live.contains_key(leader));
     let voters = group.map_or_else(BTreeSet::new, |group| group.voters.clone());
     let voters: Vec<VoterStatus> =
@@ -46,7 +50,8 @@ fn site_status(live: &Members, site: &SiteId, nodes: &[&NodeId], reports: &[(Nod
         Some(_) if !dead.is_empty() => {
             Some(format!("{} is missing and votes no more until it is back", dead.join(", ")))
         }
-        Some(consensus::Status { .. }) => None,
+        Some(_) if !settled => Some("its voters are being replaced".to_owned()),
+        Some(_) => None,
     };
     SiteStatus {
         name: site.to_string(),
@@ -54,6 +59,7 @@ fn site_status(live: &Members, site: &SiteId, nodes: &[&NodeId], reports: &[(Nod
         leader: leader.map(|leader| leader.to_string()),
         voters,
         decides,
+        settled,
         reasons: reason.into_iter().collect(),
     }
 }
@@ -62,6 +68,8 @@ fn site_status(live: &Members, site: &SiteId, nodes: &[&NodeId], reports: &[(Nod
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use std::sync::Arc;
+
+    use littoral_store::consensus;
 
     use super::*;
     use crate::spec::tests::digest;
@@ -72,9 +80,9 @@ mod tests {
 
     fn report(leader: Option<&str>, term: u64, voters: &[&str]) -> Report {
         let voters = voters.iter().map(|name| node(name)).collect();
-        let group =
-            consensus::Status { leader: leader.map(node), term, voters, learners: BTreeSet::new(), applied: term };
-        Report { group: Some(group), ..Report::default() }
+        let (leader, learners) = (leader.map(node), BTreeSet::new());
+        let status = consensus::Status { leader, term, voters, learners, applied: term };
+        Report { group: Some(Group { status, has_settled: term != 7 }), ..Report::default() }
     }
 
     /// The sites as three live nodes of a hall and one of a cloud are heard of.
@@ -107,6 +115,11 @@ mod tests {
         assert!(one_lost.decides && one_lost.reasons[0].contains("e3"), "{one_lost:?}");
         let two_lost = seen(&[(node("e1"), report(Some("e1"), 1, &["e1", "e3", "e4"]))]).remove(2);
         assert!(!two_lost.decides && two_lost.reasons[0].contains("e3, e4 are missing"), "{two_lost:?}");
+        let changing = seen(&[(node("e1"), report(Some("e1"), 7, &["c1", "e1", "e2"]))]).remove(2);
+        assert!(
+            changing.decides && !changing.settled && changing.reasons[0].contains("being replaced"),
+            "{changing:?}"
+        );
         let led_by_the_dead = seen(&[(node("e1"), report(Some("e3"), 1, &["e1", "e2", "e3"]))]).remove(2);
         assert!(!led_by_the_dead.decides && led_by_the_dead.leader.is_none());
     }

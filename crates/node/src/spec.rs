@@ -113,9 +113,12 @@ pub(crate) fn take_measured(spec: &mut AppSpec, reports: &[(NodeId, Report)], li
     }
 }
 
-/// Where a function may run: what its manifest says, and where there is a runtime for it.
+/// Where a function may run: what its manifest says, and where there is a runtime for it. One that is a component, too, runs anywhere.
 fn placement(function: &manifest::Function) -> Constraints {
     let mut placement = Constraints::from(&function.placement);
+    if function.has_variants() {
+        return placement;
+    }
     for (is_asked, (label, value)) in
         [(function.image.is_some(), CONTAINER_LABEL), (function.process.is_some(), PROCESS_LABEL)]
     {

@@ -17,7 +17,7 @@ use littoral_runtime::latency;
 use crate::admin::exchange::artifact_digest;
 use crate::admin::types::{
     AppStatus, ConditionStatus, FlowStatus, FunctionStatus, Health, InstancesStatus, LinkStatus, NodeState, NodeStatus,
-    PartitionStatus, Quantiles, ServedStatus, SinkStatus, StageStatus, StreamStatus,
+    PartitionStatus, Quantiles, ServedStatus, SinkStatus, StageStatus, StreamStatus, VariantStatus,
 };
 use crate::functions::Standing;
 use crate::intent::{App, Apps};
@@ -159,12 +159,19 @@ impl Picture {
             instances: Vec::new(),
             priority: app.manifest.functions.get(id).map(|function| function.priority).unwrap_or_default().to_string(),
             held: Vec::new(),
+            variants: Vec::new(),
         };
         for (node, report) in &self.reports {
             for scale in report.scales.iter().filter(|scale| scale.app == app.id && scale.function == *id) {
                 status.instances.extend(instances(node, scale));
                 status.held.extend(scale.held.as_ref().map(|why| format!("{node}: {why}")));
             }
+            let chosen = report.variants.iter().filter(|served| served.app == app.id && served.function == *id);
+            status.variants.extend(chosen.map(|served| VariantStatus {
+                node: node.to_string(),
+                variant: served.chosen.variant.clone(),
+                reason: served.chosen.reason.clone(),
+            }));
             let served =
                 report.functions.iter().filter(|served| served.app == app.id && served.function.as_str() == name);
             for served in served {

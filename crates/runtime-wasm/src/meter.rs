@@ -30,6 +30,8 @@ pub struct Usage {
     allowance: Arc<Allowance>,
     /// Which guests it goes before; as a number of [`PRIORITIES`].
     priority: AtomicU8,
+    /// What this is a part of: what is measured elsewhere counts there, too.
+    whole: Option<Arc<Usage>>,
 }
 
 /// The first is that of a function of which nothing is said.
@@ -51,6 +53,12 @@ pub struct UsageTotals {
 }
 
 impl Usage {
+    /// That of a part of a function, of which is known apart from the rest what was [measured elsewhere](Usage::used).
+    #[must_use]
+    pub fn part_of(whole: Arc<Self>) -> Self {
+        Self { whole: Some(whole), ..Self::default() }
+    }
+
     /// Counts a call.
     pub fn invoked(&self) {
         self.invocations.fetch_add(1, Ordering::Relaxed);
@@ -86,6 +94,9 @@ impl Usage {
 
     /// Counts what was measured elsewhere, as of a container: CPU time, and memory times the time that it was held.
     pub fn used(&self, cpu: Duration, memory_bytes: u64, held: Duration) {
+        if let Some(whole) = &self.whole {
+            whole.used(cpu, memory_bytes, held);
+        }
         let saturated = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
         self.cpu_ns.fetch_add(saturated(cpu.as_nanos()), Ordering::Relaxed);
         let byte_us = u128::from(memory_bytes).saturating_mul(held.as_micros());

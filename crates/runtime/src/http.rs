@@ -1,5 +1,6 @@
 //! Functions that answer HTTP requests.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use crate::bodies;
 use crate::container::{Client, Container};
 use crate::latency::{Latency, Quantiles};
 use crate::pool::{Lease, Pool};
+use crate::shards::Shards;
 
 /// Sees each invocation of a function that did not fail.
 pub trait Observer: Send + Sync {
@@ -48,6 +50,8 @@ pub struct HttpSettings {
     pub usage: Arc<Usage>,
     /// What learns from its invocations.
     pub observer: Option<Arc<dyn Observer>>,
+    /// On which threads a component computes, if not on the one that calls.
+    pub aside: Option<Shards>,
 }
 
 impl Default for HttpSettings {
@@ -62,11 +66,12 @@ impl Default for HttpSettings {
             logs: Arc::new(Discard),
             usage: Arc::default(),
             observer: None,
+            aside: None,
         }
     }
 }
 
-/// A function that answers HTTP requests, each on the thread that calls.
+/// A function that answers HTTP requests, each on the thread that calls unless its settings say otherwise.
 pub struct HttpFunction {
     name: String,
     engine: Engine,
@@ -74,6 +79,7 @@ pub struct HttpFunction {
     concurrency_max: usize,
     usage: Arc<Usage>,
     observer: Option<Arc<dyn Observer>>,
+    aside: Option<Shards>,
     answered: Counter,
     duration: Histogram,
     failures: Failures,
@@ -85,6 +91,24 @@ enum Engine {
     One(Instance),
     /// Some that come and go, all with the same limits.
     Pool(Arc<Pool<Instance>>, Limits),
+    /// A component and a container, of which one answers.
+    Variants(Box<Variants>),
+}
+
+struct Variants {
+    component: Instance,
+    containers: Arc<Pool<Instance>>,
+    /// Whether the container answers.
+    is_contained: AtomicBool,
+    by_component: Answered,
+    by_container: Answered,
+}
+
+/// What was answered so far.
+#[derive(Debug, Default)]
+struct Answered {
+    calls: AtomicU64,
+    took_us: AtomicU64,
 }
 
 /// What answers requests.
@@ -93,7 +117,7 @@ pub struct Instance(Kind);
 
 enum Kind {
     /// A component.
-    Wasm(Box<Handler>),
+    Wasm(Arc<Handler>),
     /// A container of an image.
     Container(Client),
 }
@@ -173,8 +197,29 @@ impl HttpFunction {
         Self::of(Engine::Pool(pool, settings.limits), settings)
     }
 
+    /// A function of a component and of containers that come and go. The component answers until
+    /// [`HttpFunction::answer_by_container`] says otherwise.
+    ///
+    /// # Errors
+    /// When the component does not answer requests.
+    pub fn of_variants(
+        runtime: &Runtime,
+        artifact: &Arc<Artifact>,
+        containers: Arc<Pool<Instance>>,
+        settings: HttpSettings,
+    ) -> Result<Self, Fault> {
+        let variants = Variants {
+            component: Instance::component(runtime, artifact, &settings)?,
+            containers,
+            is_contained: AtomicBool::new(false),
+            by_component: Answered::default(),
+            by_container: Answered::default(),
+        };
+        Ok(Self::of(Engine::Variants(Box::new(variants)), settings))
+    }
+
     fn of(engine: Engine, settings: HttpSettings) -> Self {
-        let HttpSettings { name, concurrency_max, logs, usage, observer, .. } = settings;
+        let HttpSettings { name, concurrency_max, logs, usage, observer, aside, .. } = settings;
         let concurrency_max = concurrency_max.min(Semaphore::MAX_PERMITS);
         let labels = |outcome: &'static str| [("function", name.clone()), ("outcome", outcome.to_owned())];
         let failed = metrics::counter!("littoral_function_calls_total", &labels("failed"));
@@ -184,6 +229,7 @@ impl HttpFunction {
             concurrency_max,
             usage,
             observer,
+            aside,
             answered: metrics::counter!("littoral_function_calls_total", &labels("answered")),
             duration: metrics::histogram!("littoral_function_seconds", "function" => name.clone()),
             failures: Failures { failed, seen: Arc::default(), logs },
@@ -196,8 +242,24 @@ impl HttpFunction {
     pub fn container(&self) -> Option<&Arc<Container>> {
         match &self.engine {
             Engine::One(Instance(Kind::Container(client))) => Some(client.container()),
-            Engine::One(_) | Engine::Pool(..) => None,
+            Engine::One(_) | Engine::Pool(..) | Engine::Variants(_) => None,
         }
+    }
+
+    /// Has its container answer what comes from now on, or its component. Requests that are under way stay where they are. Without effect
+    /// on a function that is not both.
+    pub fn answer_by_container(&self, is_contained: bool) {
+        if let Engine::Variants(variants) = &self.engine {
+            variants.is_contained.store(is_contained, Ordering::Release);
+        }
+    }
+
+    /// How many requests its component and its container have answered, and how long these took together until their responses began;
+    /// nothing of a function that is not both.
+    #[must_use]
+    pub fn answered_by(&self) -> Option<[(u64, Duration); 2]> {
+        let Engine::Variants(variants) = &self.engine else { return None };
+        Some([&variants.by_component, &variants.by_container].map(Answered::so_far))
     }
 
     /// The name in its settings.
@@ -272,21 +334,30 @@ impl HttpFunction {
         let (body, exceeded) = bodies::incoming(body, limits.request_bytes, &self.usage)?;
         let begun = Instant::now();
         let mut request = Request::from_parts(parts, body);
-        let lease = match &self.engine {
+        let pool = match &self.engine {
             Engine::One(_) => None,
-            Engine::Pool(pool, limits) => Some(lease(pool, *limits, &mut request).await?),
+            Engine::Pool(pool, _) => Some(pool),
+            Engine::Variants(variants) => variants.is_contained.load(Ordering::Acquire).then_some(&variants.containers),
+        };
+        let lease = match pool {
+            Some(pool) => Some(lease(pool, limits, &mut request).await?),
+            None => None,
         };
         let held = Arc::new(Holding { _permit: permit, lease });
         // A guest may go on when its response is complete.
         request.extensions_mut().insert(Held(Arc::<Holding>::clone(&held)));
         let instance = match (&self.engine, &held.lease) {
-            (Engine::One(instance), _) => instance,
             (_, Some(lease)) => lease.instance(),
+            (Engine::One(instance), None) => instance,
+            (Engine::Variants(variants), None) => &variants.component,
             (Engine::Pool(..), None) => return Err(Fault::Gone),
         };
-        let outcome = instance.call(request).await;
+        let outcome = instance.call(request, self.aside.as_ref()).await;
         let elapsed = begun.elapsed();
         self.duration.record(elapsed.as_secs_f64());
+        if let Engine::Variants(variants) = &self.engine {
+            variants.answered(held.lease.is_some(), elapsed);
+        }
         let has_failed = outcome.as_ref().map_or(true, |response| response.status().is_server_error());
         self.failures.answered(elapsed, has_failed && !exceeded.get());
         if let (Some(observer), true) = (&self.observer, outcome.is_ok()) {
@@ -323,10 +394,24 @@ async fn lease(
 impl Engine {
     fn limits(&self) -> Limits {
         match self {
-            Self::One(Instance(Kind::Wasm(handler))) => handler.limits(),
-            Self::One(Instance(Kind::Container(client))) => client.limits(),
+            Self::One(instance) => instance.limits(),
             Self::Pool(_, limits) => *limits,
+            Self::Variants(variants) => variants.component.limits(),
         }
+    }
+}
+
+impl Variants {
+    fn answered(&self, by_container: bool, took: Duration) {
+        let answered = if by_container { &self.by_container } else { &self.by_component };
+        answered.calls.fetch_add(1, Ordering::Relaxed);
+        answered.took_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl Answered {
+    fn so_far(&self) -> (u64, Duration) {
+        (self.calls.load(Ordering::Relaxed), Duration::from_micros(self.took_us.load(Ordering::Relaxed)))
     }
 }
 
@@ -345,7 +430,7 @@ impl Instance {
             usage: Arc::clone(&settings.usage),
             ..HandlerSettings::default()
         };
-        Ok(Self(Kind::Wasm(Box::new(Handler::new(runtime, artifact, handler)?))))
+        Ok(Self(Kind::Wasm(Arc::new(Handler::new(runtime, artifact, handler)?))))
     }
 
     /// A container that runs.
@@ -354,10 +439,23 @@ impl Instance {
         Self(Kind::Container(Client::new(container, limits)))
     }
 
-    async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Fault> {
+    fn limits(&self) -> Limits {
         match &self.0 {
-            Kind::Wasm(handler) => handler.call(request).await,
-            Kind::Container(client) => client.call(request).await,
+            Kind::Wasm(handler) => handler.limits(),
+            Kind::Container(client) => client.limits(),
+        }
+    }
+
+    async fn call(&self, request: Request<Body>, aside: Option<&Shards>) -> Result<Response<Body>, Fault> {
+        match (&self.0, aside) {
+            (Kind::Wasm(handler), None) => handler.call(request).await,
+            (Kind::Wasm(handler), Some(aside)) => {
+                let handler = Arc::clone(handler);
+                let called = aside.spawn(aside.pick(), move || async move { handler.call(request).await });
+                // It is refused where the threads have no room for it, and ends early only with them.
+                called.attended().await.map_err(|_| Fault::Busy)?
+            }
+            (Kind::Container(client), _) => client.call(request).await,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Runs functions: the threads they run on, and one shape for whatever runs them.
 //!
 //! [`shards`] are the data-plane threads, one per core: the thread that accepts a connection or owns a stage's
-//! partition also runs the guest. [`latency`] is what is measured of them. [`stage`] and [`http`] are instances of the two worlds, and a [`pool`] has those of a function that come and go; [`interfaces`] are what other functions call. A function is a
+//! partition also runs the guest, unless that has a low priority: then it runs in the [`Background`]. [`latency`] is what is measured of them. [`stage`] and [`http`] are instances of the two worlds, and a [`pool`] has those of a function that come and go; [`interfaces`] are what other functions call. A function is a
 //! WebAssembly component, and [`Runtime`] is the engine, or runs in a [`container`].
 //!
 //! ```no_run
@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+mod background;
 mod bodies;
 pub mod container;
 pub mod http;
@@ -31,6 +32,7 @@ pub mod stage {
     pub use littoral_runtime_wasm::stage::{Port, Rejection, Stage, StageError, StageOutput, StageSettings};
 }
 
+pub use background::Background;
 pub use littoral_runtime_wasm::{
     Access, Artifact, CompileFailure, CompilerProcess, Directory, Discard, Fault, GuestOutput, Limits, LoadError,
     LogSink, LogStream, StartError, Usage, UsageTotals, Wasm as Runtime, WasmOptions as RuntimeOptions, compile_here,

@@ -11,6 +11,8 @@ use futures::future::{AbortHandle, Abortable};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use crate::background;
+
 /// How many tasks may wait to be started on one thread; it takes them up within microseconds.
 const STARTING_MAX: usize = 4_096;
 /// Tokio looks for I/O after so many polls. A guest that computes gives way each millisecond, so that with the default
@@ -38,6 +40,13 @@ struct Shard {
     tasks: Arc<AtomicUsize>,
 }
 
+/// What a thread is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Data,
+    Background,
+}
+
 /// Why a task has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TaskError {
@@ -62,7 +71,15 @@ impl Shards {
     /// # Errors
     /// When the system gives no more threads.
     pub fn new(count: usize) -> std::io::Result<Self> {
-        (0..count.max(1)).map(Shard::start).collect::<std::io::Result<Arc<[_]>>>().map(Self)
+        (0..count.max(1))
+            .map(|number| Shard::start(number, Kind::Data))
+            .collect::<std::io::Result<Arc<[_]>>>()
+            .map(Self)
+    }
+
+    /// The same threads, but behind all others of the machine; see [`crate::Background`].
+    pub(crate) fn behind(count: usize) -> std::io::Result<Self> {
+        (0..count).map(|number| Shard::start(number, Kind::Background)).collect::<std::io::Result<Arc<[_]>>>().map(Self)
     }
 
     /// One thread for each core that this process may use.
@@ -131,12 +148,16 @@ impl std::fmt::Debug for Shards {
 }
 
 impl Shard {
-    fn start(number: usize) -> std::io::Result<Self> {
+    fn start(number: usize, kind: Kind) -> std::io::Result<Self> {
         let (jobs, mut receiver) = mpsc::channel::<Job>(STARTING_MAX);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().event_interval(POLLS_BETWEEN_IO).build()?;
-        std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
-            HERE.set(Some(number));
+        let name = if kind == Kind::Data { "shard" } else { "background" };
+        std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
+            match kind {
+                Kind::Data => HERE.set(Some(number)),
+                Kind::Background => background::stand_behind(),
+            }
             let tasks = LocalSet::new();
             tasks.block_on(&runtime, async {
                 while let Some(job) = receiver.recv().await {
@@ -163,6 +184,32 @@ impl<T> Future for Task<T> {
             None => Poll::Ready(Err(TaskError::Refused)),
             Some(result) => Pin::new(result).poll(context).map_err(|_| TaskError::Ended),
         }
+    }
+}
+
+/// A task that ends with whoever waits for it.
+#[derive(Debug)]
+pub struct Attended<T>(Task<T>);
+
+impl<T> Task<T> {
+    /// Ends it when this is dropped.
+    #[must_use]
+    pub fn attended(self) -> Attended<T> {
+        Attended(self)
+    }
+}
+
+impl<T> Future for Attended<T> {
+    type Output = Result<T, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+impl<T> Drop for Attended<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -212,6 +259,19 @@ mod tests {
         assert_eq!(aborted.await, Err(TaskError::Ended));
         assert_eq!(panicked.await, Err::<(), _>(TaskError::Ended));
         assert_eq!(shards.spawn(0, || async { 7 }).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_task_that_nobody_waits_for_any_more_ends() {
+        let shards = Shards::new(1).unwrap();
+        let (running, ended) = oneshot::channel::<()>();
+        let task = shards.spawn(0, move || async move {
+            std::future::pending::<()>().await;
+            drop(running);
+        });
+        drop(task.attended());
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(10), ended).await;
+        assert!(ended.is_ok_and(|told| told.is_err()), "it still runs");
     }
 
     #[tokio::test]

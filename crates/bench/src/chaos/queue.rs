@@ -303,7 +303,7 @@ async fn votes(place: &Place, hall: &BTreeSet<&str>) -> bool {
     let voters = site.and_then(|site| site.get("voters")?.as_array()).into_iter().flatten();
     let alive = voters.filter(|voter| voter.get("alive").and_then(Value::as_bool) == Some(true));
     alive.filter_map(|voter| voter.get("node")?.as_str()).collect::<BTreeSet<_>>() == *hall
-        && site.and_then(|site| site.get("decides")?.as_bool()) == Some(true)
+        && ["decides", "settled"].iter().all(|key| site.and_then(|site| site.get(key)?.as_bool()) == Some(true))
 }
 
 /// The keys without their own answer, and those with two calls.

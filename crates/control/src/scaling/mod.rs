@@ -33,6 +33,8 @@ pub struct Settings {
     pub target: u32,
     /// How long the last instance is kept without a request where nothing better is known, in milliseconds.
     pub idle_ms: u64,
+    /// Whether an instance is to be there when a request is expected: not where others answer those.
+    pub expects: bool,
 }
 
 /// What a function had to do since it was last looked at.
@@ -218,7 +220,8 @@ impl Scaling {
         let (stable, _, now) = self.needed(now_ms);
         let kept = self.rush.map_or(0, |(_, instances)| instances).max(stable).max(now).max(1);
         let look = |ms: u64| if kept > 1 { Some((now_ms + LOOK_MS).min(since_ms.saturating_add(ms))) } else { at(ms) };
-        let Some(window) = self.idle_times.window(self.start_ms * START_AHEAD, keep_ms) else {
+        let window = self.idle_times.window(self.start_ms * START_AHEAD, keep_ms);
+        let Some(window) = window.filter(|_| self.settings.expects) else {
             return match for_ms < keep_ms {
                 true => (kept, Reason::Kept { for_ms: keep_ms }, look(keep_ms)),
                 false => (0, Reason::Idle { for_ms }, None),

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const SETTINGS: Settings = Settings { min: 0, max: 8, target: 1, idle_ms: 300_000 };
+const SETTINGS: Settings = Settings { min: 0, max: 8, target: 1, idle_ms: 300_000, expects: true };
 /// How long an instance takes to start here.
 const START_MS: u64 = 500;
 

@@ -4,17 +4,21 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::types::Function;
+use crate::id::FunctionName;
 use crate::unit::Time;
 
 /// The most instances of a function that one node may have.
 pub const INSTANCES_MAX: u32 = 64;
+
+/// What follows a function's name where its container's artefact is meant, beside its component's: no name has such a sign.
+const CONTAINER_SUFFIX: &str = "@container";
 
 /// How many instances of a function each node has that serves it. Between `min` and `max` they follow its requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Scale {
     /// So many there always are. Left out: 1 for a component, which stays loaded; 0 for an image, of which an instance is started
-    /// when a request comes or is expected. A component has 0 or 1.
+    /// when a request comes or is expected. A component has 0 or 1. Of a function that is both, it is about the container while that answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 64))]
     pub min: Option<u32>,
@@ -46,10 +50,24 @@ impl Scale {
 }
 
 impl Function {
-    /// Whether it runs in a container: an image or a program, not a component.
+    /// Whether it runs in a container: it is an image or a program, if perhaps not only that.
     #[must_use]
     pub fn is_contained(&self) -> bool {
         self.image.is_some() || self.process.is_some()
+    }
+
+    /// Whether it is a component and a container, of which one answers at a time.
+    #[must_use]
+    pub fn has_variants(&self) -> bool {
+        self.is_contained() && !self.component.is_empty()
+    }
+
+    /// By which name a bundle has the artefact of its container; nothing if it is none. Its component, if it is one, too, has the function's
+    /// own name.
+    #[must_use]
+    pub fn container_artifact(&self, name: &FunctionName) -> Option<String> {
+        let suffix = if self.has_variants() { CONTAINER_SUFFIX } else { "" };
+        self.is_contained().then(|| format!("{name}{suffix}"))
     }
 
     /// How many instances of it a node always has.

@@ -123,18 +123,19 @@ impl Partition {
     }
 }
 
-/// A unit of code: a WebAssembly component, a container's image, or a program that runs as a process.
+/// A unit of code: a WebAssembly component, a container's image, or a program that runs as a process; or a component and one of the
+/// other two, of which that answers which costs less under the load that there is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Function {
     /// The component's file, from the app's folder; or one in a registry, `oci://HOST/REPOSITORY@sha256:DIGEST`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub component: String,
-    /// In place of a component: a container's image, an OCI layout's folder or an archive of one, from the app's folder. It serves HTTP
+    /// In place of a component, or beside it: a container's image, an OCI layout's folder or an archive of one, from the app's folder. It serves HTTP
     /// on the port that the variable `PORT` says, and runs on nodes that have a container runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// In place of a component: an executable file from the app's folder, a binary of Linux or a script that begins with `#!`. It serves HTTP
+    /// In place of a component, or beside it: an executable file from the app's folder, a binary of Linux or a script that begins with `#!`. It serves HTTP
     /// on the port that the variable `PORT` says, and runs as a confined process on nodes whose kernel can confine it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<String>,

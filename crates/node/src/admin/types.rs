@@ -117,6 +117,8 @@ pub struct SiteStatus {
     pub voters: Vec<VoterStatus>,
     /// Whether a majority of the voters is alive: without it nothing gets a new owner here.
     pub decides: bool,
+    /// Whether its voters are agreed on: while they are being replaced, one more of them may be needed.
+    pub settled: bool,
     /// Why it stands as it does, if not well.
     pub reasons: Vec<String>,
 }
@@ -217,12 +219,26 @@ pub struct FunctionStatus {
     /// Its instances node by node, where they come and go; where a component simply stays loaded, nothing.
     #[serde(default)]
     pub instances: Vec<InstancesStatus>,
+    /// Which variant answers on each node, and why, of one that is a component and a container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<VariantStatus>,
     /// Its priority where a node is saturated: `low`, `normal` or `high`.
     #[serde(default)]
     pub priority: String,
     /// The nodes that hold it still for others of higher priority, each with the reason.
     #[serde(default)]
     pub held: Vec<String>,
+}
+
+/// Which variant of a function answers on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VariantStatus {
+    /// The node.
+    pub node: String,
+    /// `component` or `container`.
+    pub variant: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// The instances of a function on a node.

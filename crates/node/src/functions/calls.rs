@@ -167,7 +167,8 @@ impl Functions {
             let (parts, body) = function.call(request.map(|body| -> Body { full(body) })).await.into_parts();
             (parts, Limited::new(body, PAYLOAD_BYTES_MAX).collect().await.map_err(|error| error.to_string()))
         });
-        let (parts, body) = called.await.map_err(|error| CallError::Unavailable(format!("{name}: {error}")))?;
+        let (parts, body) =
+            called.attended().await.map_err(|error| CallError::Unavailable(format!("{name}: {error}")))?;
         let body = body.map_err(|error| CallError::Failed(format!("the answer of {name} broke off: {error}")))?;
         let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let content_type = content_type.to_owned();

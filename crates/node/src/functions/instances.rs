@@ -143,24 +143,40 @@ pub(crate) struct Standing {
 
 /// How long an instance of a version that was replaced is kept without a request, in milliseconds.
 const REPLACED_IDLE_MS: u64 = 10_000;
+/// The same of a container in whose place a component answers: no request is on its way to it any more.
+const VARIANT_IDLE_MS: u64 = 1_000;
+
+/// What answers requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// These instances do.
+    Answer,
+    /// They are about to: one is to be there before any request is.
+    Prepare,
+    /// Those of another version do, and these are there only for those who still ask for this one.
+    Replaced,
+    /// A component does.
+    Relieved,
+}
 
 /// What the instances are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Order {
     bounds: Settings,
-    /// Whether another version answers: then instances are there only for those who still ask for this one.
-    rests: bool,
+    duty: Duty,
     /// Whether they are to finish what they are answering, and to go.
     leaves: bool,
 }
 
 impl Order {
     fn settings(self) -> Settings {
-        let Settings { idle_ms, .. } = self.bounds;
-        if self.rests {
-            Settings { min: 0, idle_ms: idle_ms.min(REPLACED_IDLE_MS), ..self.bounds }
-        } else {
-            self.bounds
+        let Settings { min, idle_ms, .. } = self.bounds;
+        let at_most = |most_ms: u64| Settings { min: 0, idle_ms: idle_ms.min(most_ms), expects: false, ..self.bounds };
+        match self.duty {
+            Duty::Answer => self.bounds,
+            Duty::Prepare => Settings { min: min.max(1), ..self.bounds },
+            Duty::Replaced => at_most(REPLACED_IDLE_MS),
+            Duty::Relieved => at_most(VARIANT_IDLE_MS),
         }
     }
 }
@@ -182,9 +198,10 @@ impl Drop for Instances {
 
 impl Instances {
     /// Of a function called `name` in metrics. Those that run already are taken up.
-    pub(super) fn run(name: &str, starter: Starter, pool: Arc<Pool<Instance>>, settings: Settings) -> Self {
+    pub(super) fn run(name: &str, starter: Starter, pool: Arc<Pool<Instance>>, bounds: Settings, duty: Duty) -> Self {
         let starter = Arc::new(starter);
-        let (orders, ordered) = watch::channel(Order { bounds: settings, rests: false, leaves: false });
+        let order = Order { bounds, duty, leaves: false };
+        let (settings, (orders, ordered)) = (order.settings(), watch::channel(order));
         let (told, standing) = watch::channel(Standing::default());
         let driver = Driver {
             name: name.to_owned(),
@@ -222,9 +239,9 @@ impl Instances {
         self.order(|order| order.bounds = bounds);
     }
 
-    /// Another version answers now, or not any more.
-    pub(super) fn rest(&self, rests: bool) {
-        self.order(|order| order.rests = rests);
+    /// Says what they are for now.
+    pub(super) fn charge(&self, duty: Duty) {
+        self.order(|order| order.duty = duty);
     }
 
     fn order(&self, change: impl FnOnce(&mut Order)) {

@@ -15,7 +15,6 @@ use littoral_model::id::{AppId, FunctionName, NodeId};
 use littoral_model::wire;
 use littoral_plan::route::Choice;
 use littoral_runtime::http::{Body, HttpFunction, full};
-use littoral_runtime::shards::Task;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
@@ -80,15 +79,6 @@ enum Attempt {
     /// It did not answer, but may have begun: another one may be asked only if that does no harm.
     Unanswered(String),
     Failed(AdminError),
-}
-
-/// A call that ends with whoever waits for it: one that was given up may be made again, and must not run beside that.
-struct Waited<T>(Task<T>);
-
-impl<T> Drop for Waited<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Functions {
@@ -274,12 +264,13 @@ impl Functions {
         function: Arc<HttpFunction>,
         request: Request<Bytes>,
     ) -> Result<Response<Bytes>, AdminError> {
-        let mut called = Waited(self.shards.spawn(self.shards.pick_near(), move || async move {
+        let called = self.shards.spawn(self.shards.pick_near(), move || async move {
             let (parts, body) = function.call(request.map(|body| -> Body { full(body) })).await.into_parts();
             let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
             (parts, body.map(http_body_util::Collected::to_bytes).map_err(|error| error.to_string()))
-        }));
-        let (parts, body) = (&mut called.0).await.map_err(|error| AdminError::unavailable(error.to_string()))?;
+        });
+        // One that was given up may be made again, and must not run beside that.
+        let (parts, body) = called.attended().await.map_err(|error| AdminError::unavailable(error.to_string()))?;
         let body =
             body.map_err(|error| AdminError::unavailable(format!("the function's answer broke off: {error}")))?;
         Ok(Response::from_parts(parts, body))
@@ -318,25 +309,4 @@ fn response(answer: Answer) -> Result<Response<Bytes>, AdminError> {
         response = response.header(name, value.as_ref());
     }
     response.body(answer.body).map_err(|error| AdminError::internal(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use littoral_runtime::Shards;
-    use tokio::sync::oneshot;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_call_that_nobody_waits_for_any_more_ends() {
-        let shards = Shards::new(1).unwrap();
-        let (running, ended) = oneshot::channel::<()>();
-        let called = Waited(shards.spawn(0, move || async move {
-            std::future::pending::<()>().await;
-            drop(running);
-        }));
-        drop(called);
-        let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
-        assert!(ended.is_ok_and(|told| told.is_err()), "it still runs");
-    }
 }

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use littoral_control::rollout::Outcomes;
 use littoral_control::scaling::Settings;
 use littoral_model::manifest::Function;
-use littoral_runtime::LogSink;
 use littoral_runtime::composition::ExporterSettings;
 use littoral_runtime::http::{HttpFunction, HttpSettings};
 use littoral_runtime::interfaces::InterfaceFunction;
 use littoral_runtime::pool::Pool;
+use littoral_runtime::{Artifact, LogSink, Usage};
 use tokio::time::Instant;
 
-use super::instances::{Component, Instances, Standing, Starter};
+use super::instances::{Component, Duty, Instances, Standing, Starter};
+use super::variants::{Choice, Chooser, Chosen};
 use super::{DRAIN_MAX, DRAIN_POLL, Functions, Key};
+use crate::guests::Unpacked;
 use crate::intent::App;
 
 /// A version of a function on this node.
@@ -22,9 +24,11 @@ pub(super) struct Version {
     pub(super) http: Option<Arc<HttpFunction>>,
     pub(super) interfaces: Option<Arc<InterfaceFunction>>,
     /// Those of a function whose instances come and go.
-    instances: Option<Instances>,
-    /// Its artefact, which is kept on this node's disk for as long as it may be loaded again.
-    pub(super) artifact: String,
+    instances: Option<Arc<Instances>>,
+    /// What chooses between its component and its container, if it is both.
+    choice: Option<Choice>,
+    /// Its artefacts, which are kept on this node's disk for as long as it may be loaded again.
+    pub(super) artifacts: Vec<String>,
     /// The app's version, for people.
     pub(super) release: String,
 }
@@ -38,7 +42,12 @@ impl Version {
 
     /// How its instances stand; nothing for one that simply stays loaded.
     pub(super) fn standing(&self) -> Option<Standing> {
-        self.instances.as_ref().map(Instances::standing)
+        self.instances.as_ref().map(|instances| instances.standing())
+    }
+
+    /// Which variant answers, and why, if there are two.
+    pub(super) fn chosen(&self) -> Option<Chosen> {
+        self.choice.as_ref().map(Choice::chosen)
     }
 
     /// Whether it counts its starts itself, instance by instance.
@@ -48,15 +57,20 @@ impl Version {
 
     /// Waits until an instance was ready, or starting one has failed so often.
     pub(super) async fn until_ready(&self, failed_starts: u32) -> Standing {
-        let Some(instances) = &self.instances else { return Standing { was_ready: true, ..Standing::default() } };
+        // Where there is a component, too, it is there from the beginning.
+        let Some(instances) = self.instances.as_ref().filter(|_| self.choice.is_none()) else {
+            return Standing { was_ready: true, ..Standing::default() };
+        };
         instances.until(|standing| standing.was_ready || standing.failed_starts >= failed_starts).await;
         instances.standing()
     }
 
     /// Another version answers now, or not any more.
     pub(super) fn rest(&self, rests: bool) {
-        if let Some(instances) = &self.instances {
-            instances.rest(rests);
+        match (&self.choice, &self.instances) {
+            (Some(choice), _) => choice.rest(rests),
+            (None, Some(instances)) => instances.charge(if rests { Duty::Replaced } else { Duty::Answer }),
+            (None, None) => {}
         }
     }
 
@@ -99,6 +113,7 @@ fn scale_of(function: &Function) -> Settings {
         max: if function.is_contained() { scale.max } else { 1 },
         target: function.target(),
         idle_ms: scale.idle.as_micros() / 1_000,
+        expects: true,
     }
 }
 
@@ -108,12 +123,14 @@ impl Functions {
         let apps = self.intent.now();
         let app = apps.apps.get(&key.0).ok_or("the app is gone")?;
         let function = app.manifest.functions.get(&key.1).ok_or("the app has no such function any more")?;
-        let version = if function.is_contained() {
+        let beside = function.container_artifact(&key.1).and_then(|name| app.bundle.artifacts.get(&name));
+        let version = if function.is_contained() && !function.has_variants() {
             self.unpack(key, app, function, digest).await?
         } else {
             self.compile(key, app, function, digest).await?
         };
-        Ok(Version { artifact: digest.to_owned(), release: app.manifest.version.clone(), ..version })
+        let artifacts = [digest].into_iter().map(str::to_owned).chain(beside.cloned()).collect();
+        Ok(Version { artifacts, release: app.manifest.version.clone(), ..version })
     }
 
     /// A version of a component.
@@ -145,7 +162,12 @@ impl Functions {
             logs,
             usage: loaded.usage,
             observer: Some(self.learner(key)),
+            aside: loaded.aside,
         };
+        if let Some(container) = self.container(key, app, function).await? {
+            let version = self.both(key, &loaded.artifact, settings, (container, function))?;
+            return Ok(Version { interfaces, ..version });
+        }
         // What others import stays loaded anyway.
         if function.instances_min() == 0 && interfaces.is_none() {
             let (loader, app) = (Arc::clone(&self.loader), Arc::clone(app));
@@ -162,9 +184,53 @@ impl Functions {
         Ok(Version { http: Some(Arc::new(http)), interfaces, ..Version::default() })
     }
 
+    /// The container of a function that is a component, too, where this node runs such ones.
+    async fn container(&self, key: &Key, app: &App, function: &Function) -> Result<Option<Unpacked>, String> {
+        let (true, Some(containers)) = (function.has_variants(), &self.loader.containers) else { return Ok(None) };
+        let abilities = containers.abilities();
+        let is_able = if function.image.is_some() { abilities.images.is_ok() } else { abilities.programs.is_ok() };
+        if !is_able {
+            return Ok(None);
+        }
+        let name = function.container_artifact(&key.1).unwrap_or_default();
+        let digest = app.bundle.artifacts.get(&name).ok_or_else(|| format!("the app has no artefact {name}"))?;
+        let usage = Arc::new(Usage::part_of(self.loader.usage(&key.0, &key.1)));
+        let container = self.loader.unpack(app, &key.1, digest, usage).await;
+        container.map(Some).map_err(|error| format!("{error:#}"))
+    }
+
+    /// A version that is a component and a container.
+    fn both(
+        &self,
+        key: &Key,
+        artifact: &Arc<Artifact>,
+        settings: HttpSettings,
+        (container, function): (Unpacked, &Function),
+    ) -> Result<Version, String> {
+        let scale = scale_of(function);
+        let (whole, contained) = (Arc::clone(&settings.usage), Arc::clone(&container.usage));
+        let pool = Arc::new(Pool::new(scale.target as usize));
+        let starter = Starter::Image(Box::new(container));
+        let instances = Instances::run(&settings.name, starter, Arc::clone(&pool), scale, Duty::Relieved);
+        let instances = Arc::new(instances);
+        let name = settings.name.clone();
+        let http = HttpFunction::of_variants(&self.loader.runtime, artifact, pool, settings);
+        let http = Arc::new(http.map_err(|error| error.to_string())?);
+        let events = (Arc::clone(&self.events), key.0.app.clone());
+        let chooser =
+            Chooser { name, events, http: Arc::downgrade(&http), instances: Arc::clone(&instances), whole, contained };
+        Ok(Version {
+            http: Some(http),
+            instances: Some(instances),
+            choice: Some(Choice::run(chooser)),
+            ..Version::default()
+        })
+    }
+
     /// A version of an image or a program.
     async fn unpack(&self, key: &Key, app: &App, function: &Function, digest: &str) -> Result<Version, String> {
-        let image = self.loader.unpack(app, &key.1, digest).await.map_err(|error| format!("{error:#}"))?;
+        let usage = self.loader.usage(&key.0, &key.1);
+        let image = self.loader.unpack(app, &key.1, digest, usage).await.map_err(|error| format!("{error:#}"))?;
         let settings = HttpSettings {
             name: format!("{}/{}", key.0, key.1),
             limits: image.limits,
@@ -182,7 +248,7 @@ impl Functions {
 fn pooled(starter: Starter, settings: HttpSettings, function: &Function) -> Version {
     let scale = scale_of(function);
     let pool = Arc::new(Pool::new(scale.target as usize));
-    let instances = Instances::run(&settings.name, starter, Arc::clone(&pool), scale);
+    let instances = Instances::run(&settings.name, starter, Arc::clone(&pool), scale, Duty::Answer);
     let http = Some(Arc::new(HttpFunction::of_pool(pool, settings)));
-    Version { http, instances: Some(instances), ..Version::default() }
+    Version { http, instances: Some(Arc::new(instances)), ..Version::default() }
 }

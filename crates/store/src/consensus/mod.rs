@@ -272,6 +272,18 @@ impl SiteGroup {
         }
     }
 
+    /// Whether the voters of [`SiteGroup::status`] are decided. While they change, it takes a majority of those before, too, to decide
+    /// anything.
+    #[must_use]
+    pub fn has_settled(&self) -> bool {
+        let metrics = self.raft.metrics().borrow().clone();
+        let decided = metrics
+            .membership_config
+            .log_id()
+            .is_some_and(|at| metrics.last_applied.is_some_and(|last| at.index <= last.index));
+        decided && metrics.membership_config.membership().get_joint_config().len() == 1
+    }
+
     /// Answers a message of another node of the group.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! Functions of a container's image or of a program, in place of a component: what they may say, and what does not concern them.
+//! Functions of a container's image or of a program, in place of a component or beside one: what they may say, and what does not
+//! concern them.
 
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ const OF_COMPONENTS: [&str; 2] = ["grants", "imports"];
 const LIMITS_OF_COMPONENTS: [&str; 3] = ["cpu", "table-elements", "core-instances"];
 
 impl<'t> Meaning<'t, '_, '_, '_> {
-    /// A function has a component, an image or a process, and what it says fits that.
+    /// A function has a component, an image or a process, or a component and one of these two, and what it says fits that.
     pub(super) fn image(&mut self, name: &str, function: &'t DeTable<'_>, span: Range<usize>) {
         let said: Vec<_> = KINDS.iter().filter(|(key, _)| function.contains_key(*key)).collect();
         if said.is_empty() {
@@ -33,7 +34,10 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             }
             return;
         };
-        if let [(_, first), .., (_, last)] = said.as_slice() {
+        let has_component = function.contains_key("component");
+        if let [.., (_, first), (_, last)] = said.as_slice()
+            && said.len() > 1 + usize::from(has_component)
+        {
             let message = format!("function {name} has {first} and {last}");
             self.report.add("contradiction", written, message).help("drop one of both");
         } else {
@@ -46,19 +50,26 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             self.report.add("invalid-path", span, message).expected("a path that begins with /");
         }
         let limits = table(function, "limits").into_iter().flatten();
-        let limits = limits.filter(|(key, _)| LIMITS_OF_COMPONENTS.contains(&key.get_ref().as_ref()));
+        // Where there is a component, too, they bound that.
+        let limits = limits.filter(|(key, _)| !has_component && LIMITS_OF_COMPONENTS.contains(&key.get_ref().as_ref()));
         let own = function.into_iter().filter(|(key, _)| OF_COMPONENTS.contains(&key.get_ref().as_ref()));
         let foreign: Vec<_> = limits.chain(own).map(|(key, _)| (key.get_ref().to_string(), key.span())).collect();
         for (key, span) in foreign {
             let message = format!("`{key}` does not concern a container or process");
-            self.report.add("contradiction", span, message).help("drop it, or give the function a component");
+            let help = if has_component {
+                "drop it, or let the function be a component alone"
+            } else {
+                "drop it, or give the function a component"
+            };
+            self.report.add("contradiction", span, message).help(help);
         }
         let root = self.root;
         for (flow, stage) in
             entries(root, "flows").flat_map(|(flow, table)| functions_of(table).map(move |it| (flow, it)))
         {
             if stage.0 == name {
-                let message = format!("function {name} is no component and cannot be a stage of flow {flow}");
+                let is_no = if has_component { "is not a component alone" } else { "is no component" };
+                let message = format!("function {name} {is_no} and cannot be a stage of flow {flow}");
                 self.report.add("contradiction", stage.1, message).help("give the flow a function of a component");
             }
         }
