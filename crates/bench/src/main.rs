@@ -14,6 +14,7 @@ mod fabric;
 mod flow_basic;
 mod guests;
 mod http;
+mod hybrid;
 mod idle;
 mod mesh;
 mod neighbour;
@@ -27,7 +28,7 @@ mod server;
 use std::process::ExitCode;
 
 /// Every benchmark by name.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "chaos",
     "chaos-queue",
     "flow-basic",
@@ -36,6 +37,7 @@ const NAMES: [&str; 13] = [
     "container",
     "density",
     "elastic",
+    "hybrid",
     "idle",
     "mesh",
     "neighbour",
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         ["container"] => container::run(short),
         ["density"] => density::run(short),
         ["elastic"] => elastic::run(short),
+        ["hybrid"] => hybrid::run(short),
         ["idle"] => idle::run(short),
         ["mesh"] => mesh::run(short),
         ["place"] => place::run(short),
