@@ -117,9 +117,9 @@ fn what_is_no_image_is_refused_before_it_is_sent() {
     let refused = node.ask(&world, &["deploy", folder.to_str().unwrap()]);
     assert!(!refused.status.success());
     assert!(errors(&refused).contains("it is no OCI image layout"), "{}", errors(&refused));
-    let both = MANIFEST.replace("image = \"image\"", "image = \"image\"\ncomponent = \"a.wasm\"");
+    let both = MANIFEST.replace("image = \"image\"", "image = \"image\"\nprocess = \"a\"");
     std::fs::write(folder.join("littoral.toml"), both).unwrap();
     let refused = node.ask(&world, &["deploy", folder.to_str().unwrap()]);
-    assert!(errors(&refused).contains("function web has a component and an image"), "{}", errors(&refused));
+    assert!(errors(&refused).contains("function web has an image and a process"), "{}", errors(&refused));
     assert_eq!(node.stop(), 0);
 }

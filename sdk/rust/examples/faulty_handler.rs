@@ -22,6 +22,13 @@ fn obey(request: Request) -> Response {
             text(200, "talked")
         }
         "/large" => text(200, "x".repeat(4 << 20)),
+        "/page/x" => {
+            // A page that takes long: some tens of milliseconds.
+            (0..20_000_000_u32).for_each(|step| {
+                std::hint::black_box(step);
+            });
+            text(200, "page")
+        }
         "/headers" => text(200, format!("{:?}", request.headers())),
         path => text(200, format!("{} {path} {} bytes", request.method(), request.body().len())),
     }

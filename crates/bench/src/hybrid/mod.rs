@@ -161,7 +161,7 @@ fn write(folder: &Path, name: &str, (component, container): (bool, bool)) -> any
         image::write(&folder.join("image"), &server()?)?;
         text += "image = \"image\"\n";
     }
-    text += "\n[[routes]]\npath = \"/score\"\nfunction = \"score\"\n";
+    text += "\n[[routes]]\npath = \"/score/*\"\nfunction = \"score\"\n";
     fs::write(folder.join("littoral.toml"), text).context("cannot write the manifest")
 }
 

@@ -442,7 +442,15 @@ fn a_function_has_a_component_an_image_or_a_process() {
     one(&format!("{process}priority = \"urgent\""), "3 unknown-value: `priority` cannot be `urgent`");
     one("[functions.f]\nmemory = \"8MiB\"", "1 missing-key: function f lacks the key `component`");
     one(&format!("{process}image = \"i\""), "2 contradiction: function f has an image and a process");
-    one(&format!("{process}component = \"c.wasm\""), "2 contradiction: function f has a component and a process");
+    let both = format!("{BASE}{process}component = \"c.wasm\"\nlimits = {{ cpu = \"1s\" }}\n");
+    let manifest = parse("littoral.toml", &both).unwrap_or_else(|findings| panic!("{findings}"));
+    let name = "f".parse().unwrap();
+    let function = manifest.functions.get(&name).unwrap();
+    assert!(function.has_variants() && function.container_artifact(&name).as_deref() == Some("f@container"));
+    one(
+        &format!("{process}component = \"c.wasm\"\nimage = \"i\""),
+        "2 contradiction: function f has an image and a process",
+    );
     one(&process.replace("server", "../server"), "2 invalid-path: `../server` is no path inside the app's folder");
     one(&format!("{process}health = \"ready\""), "3 invalid-path: `ready` is no path of a request");
     one(
