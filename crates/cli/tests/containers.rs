@@ -12,7 +12,7 @@ use common::*;
 use littoral_node::OciRuntime;
 
 const MANIFEST: &str = "name = \"shop\"\nversion = \"1.0.0\"\n\
-    [functions.web]\nimage = \"image\"\nmemory = \"32MiB\"\ntimeout = \"30s\"\nhealth = \"/page/x\"\nconfig = { COLOUR = \"blue\" }\n\
+    [functions.web]\nimage = \"image\"\nmemory = \"32MiB\"\ntimeout = \"30s\"\nhealth = \"/page/x\"\nconfig = { COLOUR = \"blue\" }\nlimits = { cpus = \"1500m\" }\n\
     [[routes]]\npath = \"/page/*\"\nfunction = \"web\"\n\
     [[routes]]\npath = \"/cgi-bin/*\"\nfunction = \"web\"\n";
 
@@ -69,6 +69,9 @@ fn an_image_is_served_outlives_its_node_and_leaves_nothing() {
     let nodes = node.json(&world, &["get", "nodes", "-o", "json"]);
     assert_eq!(nodes[0]["labels"]["littoral-container"], "yes", "{nodes}");
     let before = container(&node).unwrap();
+    let quota = |file: &str| cgroups(&before.0).iter().find_map(|group| std::fs::read_to_string(group.join(file)).ok());
+    let quota = quota("cpu.cfs_quota_us").or_else(|| quota("cpu.max"));
+    assert!(quota.as_ref().is_some_and(|quota| quota.starts_with("150000")), "{quota:?}");
     // As `kill -9`; the container serves on, and the node that comes back takes it up.
     node.kill();
     assert!(before.1.iter().all(|pid| layout::runs(*pid)), "it ended with its node");

@@ -162,6 +162,7 @@ impl Loader {
         let spec = ContainerSpec {
             environment: self.config(&app.id, name, function).await?,
             memory_bytes: limits.memory_bytes,
+            cpu_millis: function.limits.cpus.map(|cpus| u32::try_from(cpus.as_millis()).unwrap_or(u32::MAX)),
             cpu_shares: shares(function.priority),
             health_path: function.health.clone().unwrap_or_else(|| "/".to_owned()),
             ..ContainerSpec::new(format!("{}/{name}", app.id), contents)

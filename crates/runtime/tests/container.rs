@@ -17,7 +17,7 @@ use littoral_runtime::Limits;
 use littoral_runtime::container::{ContainerSpec, Containers, OciRuntime, run_host, run_shim};
 use littoral_runtime::http::{HttpFunction, HttpSettings};
 
-use bench::{Bench, Lines, Test, ask, cgroups, program, until};
+use bench::{Bench, Lines, Test, ask, cgroups, is_throttled, program, until};
 use layout::{BUSYBOX, make_layout, runs};
 
 fn main() -> ExitCode {
@@ -34,9 +34,10 @@ fn main() -> ExitCode {
 }
 
 fn tests(words: &[&str]) -> ExitCode {
-    let tests: [Test; 8] = [
+    let tests: [Test; 9] = [
         ("a_container_serves_and_is_confined", |bench| Box::pin(a_container_serves_and_is_confined(bench))),
         ("limits_hold", |bench| Box::pin(limits_hold(bench))),
+        ("processors_are_limited", |bench| Box::pin(processors_are_limited(bench))),
         ("it_is_held_still_and_goes_on", |bench| Box::pin(it_is_held_still_and_goes_on(bench))),
         ("what_it_writes_and_how_it_ends_is_known", |bench| Box::pin(what_it_writes_and_how_it_ends_is_known(bench))),
         ("a_container_that_is_not_healthy_leaves_nothing", |bench| Box::pin(not_healthy_leaves_nothing(bench))),
@@ -138,6 +139,13 @@ async fn limits_hold(bench: Arc<Bench>) {
     let used = function.container().unwrap().used().unwrap();
     assert!(used.cpu > Duration::ZERO && used.memory_bytes > 0, "{used:?}");
     until("what it uses is counted", || bench.usage.now().cpu_ns > 0 && bench.usage.now().memory_byte_us > 0);
+    bench.stop(&function).await;
+}
+
+async fn processors_are_limited(bench: Arc<Bench>) {
+    let function = bench.start(ContainerSpec { cpu_millis: Some(200), ..bench.spec().await }).await;
+    assert_eq!(page(&function, "spin").await, "spins\n");
+    is_throttled(function.container().unwrap(), 200);
     bench.stop(&function).await;
 }
 

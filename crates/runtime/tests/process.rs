@@ -21,7 +21,7 @@ use littoral_runtime::Limits;
 use littoral_runtime::container::{Abilities, ContainerSpec, Containers, Program, run_host, run_shim};
 use littoral_runtime::http::{HttpFunction, HttpSettings};
 
-use bench::{Bench, Lines, Test, ask, cgroups, program, until};
+use bench::{Bench, Lines, Test, ask, cgroups, is_throttled, program, until};
 use layout::{BUSYBOX, runs};
 
 fn main() -> ExitCode {
@@ -39,11 +39,12 @@ fn main() -> ExitCode {
 }
 
 fn tests(words: &[&str]) -> ExitCode {
-    let tests: [Test; 8] = [
+    let tests: [Test; 9] = [
         ("a_program_serves_and_sees_nothing_else", |bench| Box::pin(serves_and_sees_nothing_else(bench))),
         ("a_program_has_no_rights", |bench| Box::pin(has_no_rights(bench))),
         ("limits_hold", |bench| Box::pin(limits_hold(bench))),
         ("static_programs_and_scripts_are_served", |bench| Box::pin(static_programs_and_scripts(bench))),
+        ("processors_are_limited", |bench| Box::pin(processors_are_limited(bench))),
         ("it_is_held_still_and_goes_on", |bench| Box::pin(it_is_held_still_and_goes_on(bench))),
         ("what_it_writes_and_how_it_ends_is_known", |bench| Box::pin(what_it_writes_and_how_it_ends(bench))),
         ("a_program_that_does_not_start_leaves_nothing", |bench| Box::pin(does_not_start(bench))),
@@ -220,6 +221,13 @@ async fn static_programs_and_scripts(bench: Arc<Bench>) {
         assert_eq!(page(&function, "/").await, "python");
         bench.stop(&function).await;
     }
+}
+
+async fn processors_are_limited(bench: Arc<Bench>) {
+    let function = bench.start(ContainerSpec { cpu_millis: Some(200), ..bench.spec().await }).await;
+    assert_eq!(page(&function, "/spin").await, "it spins");
+    is_throttled(function.container().unwrap(), 200);
+    bench.stop(&function).await;
 }
 
 async fn it_is_held_still_and_goes_on(bench: Arc<Bench>) {

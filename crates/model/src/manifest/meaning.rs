@@ -17,11 +17,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::cycles::{self, Cycle, Edge};
 use super::finding::Report;
-use super::limits::{REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
+use super::limits::{CPUS_MILLIS, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
 use super::sql;
 use crate::id::check_name;
 use crate::oci::OciReference;
-use crate::unit::{Distance, Size, Time};
+use crate::unit::{Cpus, Distance, Size, Time};
 
 /// What a value that names a secret begins with.
 const SECRET_PREFIX: &str = "secret:";
@@ -117,6 +117,12 @@ impl<'t> Meaning<'t, '_, '_, '_> {
     fn limits(&mut self, function: &'t DeTable<'_>) {
         let Some(limits) = table(function, "limits") else { return };
         self.not_zero(limits, "cpu");
+        if let Some((cpus, span)) = text(limits, "cpus")
+            && cpus.parse::<Cpus>().is_ok_and(|cpus| !CPUS_MILLIS.contains(&cpus.as_millis()))
+        {
+            let message = format!("an instance cannot have {cpus} processors");
+            self.report.add("out-of-range", span, message).expected("10m to 1000");
+        }
         for (key, max_bytes) in [("request", REQUEST_BYTES_MAX), ("response", RESPONSE_BYTES_MAX)] {
             if let Some((size, span)) = text(limits, key)
                 && let Ok(bytes) = size.parse::<Size>()

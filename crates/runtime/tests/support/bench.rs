@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt as _;
-use littoral_runtime::container::{Abilities, ContainerProgram, ContainerSpec, Containers, HostProcess};
+use littoral_runtime::container::{Abilities, Container, ContainerProgram, ContainerSpec, Containers, HostProcess};
 use littoral_runtime::http::{HttpFunction, HttpSettings, full};
 use littoral_runtime::{Limits, LogSink, LogStream, Usage};
 use tempfile::TempDir;
@@ -26,6 +26,9 @@ pub(crate) struct Bench {
     pub(crate) lines: Arc<Lines>,
     pub(crate) usage: Arc<Usage>,
 }
+
+/// In how many periods a container that spins has to be throttled.
+const PERIODS_THROTTLED: u64 = 5;
 
 #[derive(Default)]
 pub(crate) struct Lines(pub(crate) Mutex<Vec<String>>);
@@ -121,6 +124,25 @@ pub(crate) fn cgroups(id: &str) -> Vec<PathBuf> {
     let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
     let all = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]).map(|path| path.join(id));
     all.filter(|path| path.exists()).collect()
+}
+
+/// Waits until the kernel has held a container to its limit of processor time in several periods of a tenth of a second, and sees that it
+/// has used no more than the limit in all that have begun.
+pub(crate) fn is_throttled(container: &Container, cpu_millis: u64) {
+    let groups = cgroups(container.id());
+    // Where both versions are mounted, that of version 2 has no limit.
+    let stats = || groups.iter().filter_map(|group| fs::read_to_string(group.join("cpu.stat")).ok());
+    let stat = || stats().find(|stat| stat.contains("nr_throttled ")).unwrap();
+    let number = |stat: &str, name: &str| -> u64 {
+        stat.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse().unwrap()
+    };
+    until("it is throttled", || number(&stat(), "nr_throttled ") >= PERIODS_THROTTLED);
+    // First what it has used: more periods may pass in between, and more is used in none than its part.
+    let used = container.used().unwrap().cpu.as_micros() as u64;
+    let periods = number(&stat(), "nr_periods ");
+    let allowed = (periods + 1) * cpu_millis * 100;
+    // What each processor had fetched of the part before it stopped is used up a little later.
+    assert!(used <= allowed + allowed / 4, "it used {used} us in {periods} periods, and may use {allowed}");
 }
 
 /// Waits for something that happens in other processes.

@@ -27,6 +27,7 @@ case "$QUERY_STRING" in
   memory) head -c 400000000 /dev/zero | tail -c 300000000 | wc -c; echo "status $?" ;;
   fork) i=0; while [ $i -lt 100 ]; do sleep 1 & i=$((i+1)); done 2>&1; echo "begun $i"; kill $(jobs -p) ;;
   end) echo >/tmp/end ;;
+  spin) (while :; do :; done) >/dev/null 2>&1 & echo spins ;;
   sleep) sleep 1; echo slept ;;
   *) echo "hello from $(cat /proc/sys/kernel/hostname)" ;;
 esac

@@ -66,6 +66,14 @@ fn done(path: &str, greeting: &str) -> String {
         "call" => call(rest),
         "fork" => fork().to_string(),
         "fill" => fill().to_string(),
+        "spin" => {
+            std::thread::spawn(|| {
+                loop {
+                    std::hint::spin_loop();
+                }
+            });
+            "it spins".to_owned()
+        }
         "allocate" => {
             let mut held: Vec<Vec<u8>> = Vec::new();
             loop {

@@ -31,6 +31,11 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                 let message = "`health` is of images and processes; a component is ready once it is compiled";
                 self.report.add("contradiction", health, message).help("drop it");
             }
+            if let Some((_, cpus)) = table(function, "limits").and_then(|limits| text(limits, "cpus")) {
+                let message = "`cpus` is of images and processes; a component runs on one processor at a time";
+                let help = "drop it; `cpu` bounds the CPU time of a component's call";
+                self.report.add("contradiction", cpus, message).help(help);
+            }
             return;
         };
         if let [(_, first), .., (_, last)] = said.as_slice() {
