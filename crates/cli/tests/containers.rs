@@ -6,6 +6,8 @@ mod common;
 #[path = "../../runtime/tests/support/layout.rs"]
 mod layout;
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use common::*;
@@ -108,6 +110,56 @@ fn an_image_is_served_outlives_its_node_and_leaves_nothing() {
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(world.path("").to_str().unwrap()), "{mounts}");
+    assert_eq!(node.stop(), 0);
+}
+
+/// A server of this machine; it ends with this process.
+fn server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 6\r\n\r\nserver");
+        }
+    });
+    address
+}
+
+#[test]
+fn a_container_reaches_what_is_granted_also_by_a_later_node_and_no_more() {
+    if let Some(reason) = unable() {
+        eprintln!("skipped: {reason}");
+        return;
+    }
+    let world = World::new();
+    let node = world.first("cloud-1");
+    let (granted, other) = (server(), server());
+    let manifest = MANIFEST
+        .replace("health = ", &format!("grants = {{ http = [\"{granted}\"] }}\nscale = {{ min = 1 }}\nhealth = "));
+    let folder = app(&world, "shop", &manifest);
+    node.tell(&world, &["deploy", folder.to_str().unwrap()]);
+    eventually("the route is served", || node.get("/page/x").starts_with("HTTP/1.1 200"));
+    let get = |node: &Node, from: SocketAddr| node.get(&format!("/cgi-bin/do?get/{from}"));
+    assert!(get(&node, granted).contains("serverstatus 0"), "{}", get(&node, granted));
+    assert!(get(&node, other).contains("403 Forbidden"), "{}", get(&node, other));
+    let missing = format!("a request to {other} was denied; grant it with `http = [\"{other}\"]`");
+    eventually("it is in the log", || node.tell(&world, &["logs", "shop"]).contains(&missing));
+    let before = container(&node).unwrap();
+    node.kill();
+    let node = world.start("cloud-1", &[]);
+    eventually("the route is served again", || node.get("/page/x").starts_with("HTTP/1.1 200"));
+    assert_eq!(container(&node).unwrap(), before, "another container took its place");
+    assert!(get(&node, granted).contains("serverstatus 0"), "{}", get(&node, granted));
+    // Other grants are another container's.
+    let manifest = manifest.replace(&granted.to_string(), &other.to_string()).replace("1.0.0", "1.0.1");
+    std::fs::write(folder.join("littoral.toml"), manifest).unwrap();
+    node.tell(&world, &["deploy", folder.to_str().unwrap()]);
+    eventually("the other one serves", || get(&node, other).contains("serverstatus 0"));
+    assert!(get(&node, granted).contains("403 Forbidden"), "{}", get(&node, granted));
+    node.tell(&world, &["delete", "shop"]);
+    eventually("nothing is left of it", || container(&node).is_none() && cgroups(&before.0).is_empty());
     assert_eq!(node.stop(), 0);
 }
 

@@ -164,6 +164,7 @@ impl Loader {
             memory_bytes: limits.memory_bytes,
             cpu_millis: function.limits.cpus.map(|cpus| u32::try_from(cpus.as_millis()).unwrap_or(u32::MAX)),
             cpu_shares: shares(function.priority),
+            http: function.grants.http.clone(),
             health_path: function.health.clone().unwrap_or_else(|| "/".to_owned()),
             ..ContainerSpec::new(format!("{}/{name}", app.id), contents)
         };

@@ -17,7 +17,7 @@ use littoral_runtime::Limits;
 use littoral_runtime::container::{ContainerSpec, Containers, OciRuntime, run_host, run_shim};
 use littoral_runtime::http::{HttpFunction, HttpSettings};
 
-use bench::{Bench, Lines, Test, ask, cgroups, is_throttled, program, until};
+use bench::{Bench, Lines, Test, ask, cgroups, echo, is_throttled, program, until};
 use layout::{BUSYBOX, make_layout, runs};
 
 fn main() -> ExitCode {
@@ -34,10 +34,11 @@ fn main() -> ExitCode {
 }
 
 fn tests(words: &[&str]) -> ExitCode {
-    let tests: [Test; 9] = [
+    let tests: [Test; 10] = [
         ("a_container_serves_and_is_confined", |bench| Box::pin(a_container_serves_and_is_confined(bench))),
         ("limits_hold", |bench| Box::pin(limits_hold(bench))),
         ("processors_are_limited", |bench| Box::pin(processors_are_limited(bench))),
+        ("it_reaches_what_is_granted", |bench| Box::pin(it_reaches_what_is_granted(bench))),
         ("it_is_held_still_and_goes_on", |bench| Box::pin(it_is_held_still_and_goes_on(bench))),
         ("what_it_writes_and_how_it_ends_is_known", |bench| Box::pin(what_it_writes_and_how_it_ends_is_known(bench))),
         ("a_container_that_is_not_healthy_leaves_nothing", |bench| Box::pin(not_healthy_leaves_nothing(bench))),
@@ -146,6 +147,45 @@ async fn processors_are_limited(bench: Arc<Bench>) {
     let function = bench.start(ContainerSpec { cpu_millis: Some(200), ..bench.spec().await }).await;
     assert_eq!(page(&function, "spin").await, "spins\n");
     is_throttled(function.container().unwrap(), 200);
+    bench.stop(&function).await;
+}
+
+async fn it_reaches_what_is_granted(bench: Arc<Bench>) {
+    let (granted, other) = (echo(), echo());
+    let http = vec![granted.to_string().parse().unwrap()];
+    let function = bench.start(ContainerSpec { http, ..bench.spec().await }).await;
+    let variables = page(&function, "variables").await;
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        assert!(variables.lines().any(|line| line == format!("{name}=http://127.0.0.1:3128")), "{name}: {variables}");
+    }
+    // By its address, and by a name that leads to it.
+    for host in [granted.to_string(), format!("localhost:{}", granted.port())] {
+        let answer = page(&function, &format!("get/{host}")).await;
+        assert!(answer.contains("GET /path HTTP/1.1") && answer.contains("via: 1.1 littoral"), "{answer}");
+        assert!(
+            answer.to_lowercase().contains(&format!("host: {host}\r")) && answer.ends_with("status 0\n"),
+            "{answer}"
+        );
+    }
+    let answer = page(&function, &format!("tunnel/{granted}")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("Host: within\r\n"), "{answer}");
+    let missing = format!("a request to {other} was denied; grant it with `http = [\"{other}\"]`");
+    let answer = page(&function, &format!("get/{other}")).await;
+    assert!(answer.contains("403 Forbidden") && answer.ends_with("status 1\n"), "{answer}");
+    let answer = page(&function, &format!("tunnel/{other}")).await;
+    assert!(answer.starts_with("HTTP/1.1 403 Forbidden") && answer.contains(&missing), "{answer}");
+    assert!(bench.lines.0.lock().unwrap().contains(&missing), "{:?}", bench.lines.0);
+    // There is no other way.
+    for way in [granted.to_string(), "192.0.2.1:80".to_owned()] {
+        let answer = page(&function, &format!("direct/{way}")).await;
+        assert!(answer.ends_with("status 1\n"), "{way}: {answer}");
+    }
+    bench.stop(&function).await;
+    // Who is granted nothing finds no proxy.
+    let function = bench.start(bench.spec().await).await;
+    assert!(!page(&function, "variables").await.to_lowercase().contains("proxy"));
+    let answer = page(&function, &format!("tunnel/{granted}")).await;
+    assert!(answer.contains("refused") && answer.ends_with("status 1\n"), "{answer}");
     bench.stop(&function).await;
 }
 

@@ -21,7 +21,7 @@ use littoral_runtime::Limits;
 use littoral_runtime::container::{Abilities, ContainerSpec, Containers, Program, run_host, run_shim};
 use littoral_runtime::http::{HttpFunction, HttpSettings};
 
-use bench::{Bench, Lines, Test, ask, cgroups, is_throttled, program, until};
+use bench::{Bench, Lines, Test, ask, cgroups, echo, is_throttled, program, until};
 use layout::{BUSYBOX, runs};
 
 fn main() -> ExitCode {
@@ -39,12 +39,13 @@ fn main() -> ExitCode {
 }
 
 fn tests(words: &[&str]) -> ExitCode {
-    let tests: [Test; 9] = [
+    let tests: [Test; 10] = [
         ("a_program_serves_and_sees_nothing_else", |bench| Box::pin(serves_and_sees_nothing_else(bench))),
         ("a_program_has_no_rights", |bench| Box::pin(has_no_rights(bench))),
         ("limits_hold", |bench| Box::pin(limits_hold(bench))),
         ("static_programs_and_scripts_are_served", |bench| Box::pin(static_programs_and_scripts(bench))),
         ("processors_are_limited", |bench| Box::pin(processors_are_limited(bench))),
+        ("it_reaches_what_is_granted", |bench| Box::pin(it_reaches_what_is_granted(bench))),
         ("it_is_held_still_and_goes_on", |bench| Box::pin(it_is_held_still_and_goes_on(bench))),
         ("what_it_writes_and_how_it_ends_is_known", |bench| Box::pin(what_it_writes_and_how_it_ends(bench))),
         ("a_program_that_does_not_start_leaves_nothing", |bench| Box::pin(does_not_start(bench))),
@@ -227,6 +228,24 @@ async fn processors_are_limited(bench: Arc<Bench>) {
     let function = bench.start(ContainerSpec { cpu_millis: Some(200), ..bench.spec().await }).await;
     assert_eq!(page(&function, "/spin").await, "it spins");
     is_throttled(function.container().unwrap(), 200);
+    bench.stop(&function).await;
+}
+
+async fn it_reaches_what_is_granted(bench: Arc<Bench>) {
+    let (granted, other) = (echo(), echo());
+    let http = vec![granted.to_string().parse().unwrap()];
+    let function = bench.start(ContainerSpec { http, ..bench.spec().await }).await;
+    let answer = page(&function, &format!("/get/{granted}")).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(&format!("host: {granted}")), "{answer}");
+    let answer = page(&function, &format!("/tunnel/{granted}")).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("Host: within"), "{answer}");
+    let missing = format!("a request to {other} was denied; grant it with `http = [\"{other}\"]`");
+    for way in ["get", "tunnel"] {
+        let answer = page(&function, &format!("/{way}/{other}")).await;
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains(&missing), "{way}: {answer}");
+    }
+    assert!(bench.lines.0.lock().unwrap().contains(&missing), "{:?}", bench.lines.0);
+    assert_eq!(page(&function, &format!("/connect/{granted}")).await, "ConnectionRefused");
     bench.stop(&function).await;
 }
 

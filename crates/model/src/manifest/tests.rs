@@ -449,6 +449,9 @@ fn a_function_has_a_component_an_image_or_a_process() {
         &format!("{process}limits = {{ cpu = \"1s\" }}"),
         "3 contradiction: `cpu` does not concern a container or process",
     );
+    let grants = |grants: &str| format!("{process}grants = {{ {grants} }}");
+    assert_eq!(findings(&grants("http = [\"api.example.com:443\"]")), Vec::<String>::new());
+    one(&grants("sockets = [\"10.0.0.1:53\"]"), "3 contradiction: `sockets` does not concern a container or process");
     let cpus = |cpus: &str| format!("{process}limits = {{ cpus = \"{cpus}\" }}");
     let manifest =
         parse("littoral.toml", &format!("{BASE}{}", cpus("1.5"))).unwrap_or_else(|findings| panic!("{findings}"));

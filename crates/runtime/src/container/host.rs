@@ -399,6 +399,9 @@ impl Host {
     /// Has a shim make and start a container.
     fn make(&self, spec: &ContainerSpec) -> Result<Record, String> {
         self.checked(&spec.contents)?;
+        if spec.proxy_port() == Some(spec.port) {
+            return Err(format!("it cannot serve on port {}, where it finds its proxy", spec.port));
+        }
         let id = spec.id(&self.folder, self.abilities.has_user_namespaces());
         let folder = self.run_folder(&id);
         let (what, config) = match &spec.contents {
@@ -413,7 +416,8 @@ impl Host {
                 (What::Program(launch), None)
             }
         };
-        let order = Order { version: VERSION, id: id.clone(), port: spec.port, what };
+        let (version, port, proxy_port) = (VERSION, spec.port, spec.proxy_port());
+        let order = Order { version, id: id.clone(), port, proxy_port, what };
         let written = || {
             fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&folder)?;
             if let Some(config) = config {

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::able::Abilities;
 use super::cgroup::{Cgroup, Used};
 use super::client::is_healthy;
+use super::egress::Egress;
 use super::host::{HostProcess, Request, read_record};
 use super::image::layer::Bounds;
 use super::image::layout::Layout;
@@ -429,8 +430,13 @@ impl Container {
         let cgroup = Cgroup::new(&id);
         let metered = Metered::new(cgroup.clone(), usage, adopted);
         let note = folder.join(ENDED);
+        let [_, errors] = &outputs;
+        let way_out = Egress::new(spec.http.clone(), errors.clone());
         let following = tokio::spawn(async move {
-            let how = follow(&follower, outputs, metered, &note).await;
+            let how = tokio::select! {
+                how = follow(&follower, outputs, metered, &note) => how,
+                never = way_out.serve(&follower) => match never {},
+            };
             // Nobody may care for it any more.
             let _ = ending.send(Some(how));
         });

@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::future::Future;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -143,6 +145,25 @@ pub(crate) fn is_throttled(container: &Container, cpu_millis: u64) {
     let allowed = (periods + 1) * cpu_millis * 100;
     // What each processor had fetched of the part before it stopped is used up a little later.
     assert!(used <= allowed + allowed / 4, "it used {used} us in {periods} periods, and may use {allowed}");
+}
+
+/// A server of this machine that answers each connection with the head of a request that it was sent; it ends with this process.
+pub(crate) fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
+                head.push(byte[0]);
+            }
+            let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", head.len());
+            let _ = stream.write_all(&[answer.as_bytes(), &head].concat());
+        }
+    });
+    address
 }
 
 /// Waits for something that happens in other processes.

@@ -8,8 +8,10 @@ use super::{Meaning, entries, functions_of, table, text};
 
 /// What a function may be made of, and how messages call it.
 const KINDS: [(&str, &str); 3] = [("component", "a component"), ("image", "an image"), ("process", "a process")];
-/// What is only of components: what they are granted, import, and use within an engine.
-const OF_COMPONENTS: [&str; 2] = ["grants", "imports"];
+/// What is only of components: what they import, use within an engine, and reach by it.
+const OF_COMPONENTS: [&str; 1] = ["imports"];
+/// The one grant that others may have: they find a proxy for HTTP.
+const GRANT_OF_OTHERS: &str = "http";
 const LIMITS_OF_COMPONENTS: [&str; 3] = ["cpu", "table-elements", "core-instances"];
 
 impl<'t> Meaning<'t, '_, '_, '_> {
@@ -53,7 +55,10 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         let limits = table(function, "limits").into_iter().flatten();
         let limits = limits.filter(|(key, _)| LIMITS_OF_COMPONENTS.contains(&key.get_ref().as_ref()));
         let own = function.into_iter().filter(|(key, _)| OF_COMPONENTS.contains(&key.get_ref().as_ref()));
-        let foreign: Vec<_> = limits.chain(own).map(|(key, _)| (key.get_ref().to_string(), key.span())).collect();
+        let grants = table(function, "grants").into_iter().flatten();
+        let grants = grants.filter(|(key, _)| key.get_ref().as_ref() != GRANT_OF_OTHERS);
+        let foreign: Vec<_> =
+            limits.chain(grants).chain(own).map(|(key, _)| (key.get_ref().to_string(), key.span())).collect();
         for (key, span) in foreign {
             let message = format!("`{key}` does not concern a container or process");
             self.report.add("contradiction", span, message).help("drop it, or give the function a component");
