@@ -18,6 +18,7 @@ use littoral_runtime::fabric::{Attached, Device, Fabric, Place, Surroundings};
 use littoral_runtime::{Access, Artifact, Directory, Limits, Runtime, Usage};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+use crate::admin::exchange::artifact_digest;
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::condition::hint;
 use crate::data_dir::DataDir;
@@ -268,18 +269,30 @@ impl Loader {
         // Functions and partitions of one component fetch it once, and who waited finds what it waited for.
         let _alone = self.fetching.of(digest).lock_owned().await;
         let found = self.artifacts.fetch(&self.mesh, digest, &self.holders(digest)).await;
-        match (found, function.registry()) {
-            (Err(ArtifactError::Missing(_)), Some(reference)) => self.pull(&reference, digest).await,
-            (found, _) => Ok(found?),
+        match (found, function.registry(), function.image_registry()) {
+            (Err(ArtifactError::Missing(_)), Some(component), _) => self.pull(&component, digest, false).await,
+            (Err(ArtifactError::Missing(_)), _, Some(image)) => self.pull(&image, digest, true).await,
+            (found, ..) => Ok(found?),
         }
     }
 
-    async fn pull(&self, reference: &OciReference, digest: &str) -> anyhow::Result<Bytes> {
+    async fn pull(&self, reference: &OciReference, digest: &str, is_image: bool) -> anyhow::Result<Bytes> {
         // Read each time, so that a node need not be started anew for new credentials.
         let registry = Registry::new(Credentials::of_node(&self.data.registries())?, false);
         let unreached =
             || format!("no reachable node holds the artefact {digest}, and the registry gives it not either");
-        let bytes = registry.pull(reference, digest, &|_, _| {}).await.with_context(unreached)?;
+        let bytes = if is_image {
+            let image = registry.pull_image(reference, &|_, _| {}).await.with_context(unreached)?.archive;
+            // Another version of this program may put it together in another way.
+            let found = artifact_digest(&image);
+            anyhow::ensure!(
+                found == digest,
+                "{reference} comes to the artefact {found} here, and {digest} was deployed; deploy the app again"
+            );
+            image
+        } else {
+            registry.pull(reference, digest, &|_, _| {}).await.with_context(unreached)?
+        };
         self.artifacts.put(bytes.clone()).await?;
         tracing::info!(digest, %reference, "fetched an artefact from its registry, as no reachable node holds it");
         Ok(bytes)

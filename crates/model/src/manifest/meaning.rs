@@ -69,7 +69,7 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             let Some(function) = value.get_ref().as_table() else { continue };
             match text(function, "component") {
                 Some((component, span)) if OciReference::is_meant(component) => {
-                    self.reference(component, span);
+                    self.reference("component", component, span);
                     self.not_built(name, function);
                 }
                 _ => self.path_inside(function, "component"),
@@ -135,17 +135,17 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         }
     }
 
-    /// A component in a registry: pinned, so that every node runs the same one, today and tomorrow.
-    fn reference(&mut self, component: &str, span: Range<usize>) {
+    /// A component or an image in a registry: pinned, so that every node runs the same one, today and tomorrow.
+    fn reference(&mut self, what: &str, text: &str, span: Range<usize>) {
         let expected = "\"oci://HOST/REPOSITORY@sha256:DIGEST\"";
-        match component.parse::<OciReference>() {
+        match text.parse::<OciReference>() {
             Err(error) => {
-                let message = format!("`{component}` is no component in a registry: {}", error.reason);
+                let message = format!("`{text}` is no {what} in a registry: {}", error.reason);
                 self.report.add("invalid-reference", span, message).expected(expected);
             }
             Ok(OciReference { digest: None, .. }) => {
-                let message = format!("`{component}` has no digest, so that it may be another component tomorrow");
-                let help = format!("`littoral pull {component}` prints it with the digest that it has now");
+                let message = format!("`{text}` has no digest, so that it may be another {what} tomorrow");
+                let help = format!("`littoral pull {text}` prints it with the digest that it has now");
                 self.report.add("missing-digest", span, message).expected(expected).help(help);
             }
             Ok(_) => {}

@@ -449,6 +449,22 @@ fn a_function_has_a_component_an_image_or_a_process() {
         &format!("{process}limits = {{ cpu = \"1s\" }}"),
         "3 contradiction: `cpu` does not concern a container or process",
     );
+    let image = |image: &str| format!("[functions.f]\nimage = \"{image}\"\n");
+    let pinned = format!("oci://registry.example/shop@sha256:{}", "a".repeat(64));
+    let manifest =
+        parse("littoral.toml", &format!("{BASE}{}", image(&pinned))).unwrap_or_else(|findings| panic!("{findings}"));
+    let registry = manifest.functions.get(&"f".parse().unwrap()).unwrap().image_registry();
+    assert_eq!(registry.map(|reference| reference.to_string()), Some(pinned.clone()));
+    let tagged = "oci://registry.example/shop:1";
+    one(
+        &image(tagged),
+        &format!("2 missing-digest: `{tagged}` has no digest, so that it may be another image tomorrow"),
+    );
+    one(&image("oci://shop"), "2 invalid-reference: `oci://shop` is no image in a registry: it names no registry");
+    one(
+        &format!("{}build = \"make\"", image(&pinned)),
+        "3 contradiction: function f comes from a registry and cannot be built",
+    );
     let grants = |grants: &str| format!("{process}grants = {{ {grants} }}");
     assert_eq!(findings(&grants("http = [\"api.example.com:443\"]")), Vec::<String>::new());
     one(&grants("sockets = [\"10.0.0.1:53\"]"), "3 contradiction: `sockets` does not concern a container or process");

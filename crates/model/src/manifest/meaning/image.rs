@@ -5,6 +5,7 @@ use std::ops::Range;
 use toml::de::DeTable;
 
 use super::{Meaning, entries, functions_of, table, text};
+use crate::oci::OciReference;
 
 /// What a function may be made of, and how messages call it.
 const KINDS: [(&str, &str); 3] = [("component", "a component"), ("image", "an image"), ("process", "a process")];
@@ -26,7 +27,7 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             let message = "`arguments` are of a process; an image says itself what it runs, a component is given none";
             self.report.add("contradiction", arguments.span(), message).help("drop them");
         }
-        let Some((key, (_, written))) =
+        let Some((key, (content, written))) =
             ["process", "image"].into_iter().find_map(|key| Some((key, text(function, key)?)))
         else {
             if let Some((_, health)) = text(function, "health") {
@@ -43,6 +44,9 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         if let [(_, first), .., (_, last)] = said.as_slice() {
             let message = format!("function {name} has {first} and {last}");
             self.report.add("contradiction", written, message).help("drop one of both");
+        } else if key == "image" && OciReference::is_meant(content) {
+            self.reference("image", content, written);
+            self.not_built(name, function);
         } else {
             self.path_inside(function, key);
         }
