@@ -9,7 +9,7 @@ mod layout;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 }
 
 fn tests(words: &[&str]) -> ExitCode {
-    let tests: [Test; 10] = [
+    let tests: [Test; 11] = [
         ("a_container_serves_and_is_confined", |bench| Box::pin(a_container_serves_and_is_confined(bench))),
         ("limits_hold", |bench| Box::pin(limits_hold(bench))),
         ("processors_are_limited", |bench| Box::pin(processors_are_limited(bench))),
@@ -42,6 +42,7 @@ fn tests(words: &[&str]) -> ExitCode {
         ("it_is_held_still_and_goes_on", |bench| Box::pin(it_is_held_still_and_goes_on(bench))),
         ("what_it_writes_and_how_it_ends_is_known", |bench| Box::pin(what_it_writes_and_how_it_ends_is_known(bench))),
         ("a_container_that_is_not_healthy_leaves_nothing", |bench| Box::pin(not_healthy_leaves_nothing(bench))),
+        ("what_a_wiped_node_left_is_removed_by_the_next", |bench| Box::pin(what_a_wiped_node_left_is_removed(bench))),
         ("another_process_takes_it_up", |bench| Box::pin(another_process_takes_it_up(bench))),
         ("another_one_is_made_while_the_last_one_ends", |bench| Box::pin(another_one_while_the_last_one_ends(bench))),
         ("requests_are_answered_over_kept_connections", |bench| Box::pin(requests_over_kept_connections(bench))),
@@ -265,12 +266,33 @@ async fn not_healthy_leaves_nothing(bench: Arc<Bench>) {
     bench.stop(&function).await;
 }
 
+async fn what_a_wiped_node_left_is_removed(bench: Arc<Bench>) {
+    bench.layout();
+    let (folder, next) = (&bench.folder.path().join("other"), bench.folder.path().join("next"));
+    let (mut other, said) = bench::other(folder);
+    let left: Vec<String> = fs::read_dir(folder.join("containers/run"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let state = fs::read_link(folder.join("containers/run")).unwrap().parent().unwrap().to_owned();
+    // As `kill -9`, and then the disk is lost.
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let socket = folder.join("containers/host.sock");
+    until("its host has ended", || std::os::unix::net::UnixStream::connect(&socket).is_err());
+    fs::remove_dir_all(folder).unwrap();
+    let pids: Vec<i32> = said.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    assert!(!left.is_empty() && pids.iter().all(|pid| runs(*pid)), "{left:?} {pids:?}");
+    let _next = containers(&next);
+    until("nothing of it runs", || pids.iter().all(|pid| !runs(*pid)));
+    until("nothing of it is left", || left.iter().all(|id| cgroups(id).is_empty()) && !state.exists());
+    // What is in use stays.
+    assert!(bench.folder.path().join("containers/run").is_dir());
+}
+
 async fn another_process_takes_it_up(bench: Arc<Bench>) {
     let (layout, folder) = (bench.layout(), &bench.folder.path().join("other"));
-    let mut other = Command::new(std::env::current_exe().unwrap());
-    let mut other = other.args(["start-and-wait", folder.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(other.stdout.take().unwrap()), &mut said).unwrap();
+    let (mut other, said) = bench::other(folder);
     let pids: Vec<i32> = said.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
     // As `kill -9`.
     other.kill().unwrap();

@@ -3,12 +3,12 @@
 
 use std::fs;
 use std::future::Future;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::process::ExitCode;
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -73,6 +73,15 @@ pub(crate) fn run(words: &[&str], tests: &[Test], path: Option<&std::ffi::OsStr>
 /// This program, as the host and the shims.
 pub(crate) fn program() -> ContainerProgram {
     ContainerProgram { program: std::env::current_exe().unwrap(), arguments: vec!["container".into()] }
+}
+
+/// Another process, this program, that has started containers in a folder; and what it says of them.
+pub(crate) fn other(folder: &Path) -> (Child, String) {
+    let mut other = Command::new(std::env::current_exe().unwrap());
+    let mut other = other.args(["start-and-wait", folder.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(other.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    (other, said)
 }
 
 /// The containers of a folder, on a machine with the runtime that is found in `path`, or with none.
