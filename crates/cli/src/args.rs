@@ -96,7 +96,7 @@ Examples:
   littoral push target/score.wasm ghcr.io/acme/score:1.2
   littoral push my-app ghcr.io/acme/my-app      each function, as ghcr.io/acme/my-app/FUNCTION:VERSION")]
     Push(PushArgs),
-    /// Fetch a component from an OCI registry, verify it, and print its reference with the digest.
+    /// Fetch a component or an image from an OCI registry, verify it, and print its reference with the digest.
     #[command(after_long_help = "\
 Examples:
   littoral pull ghcr.io/acme/score:1.2                    the digest that the tag has now

@@ -10,6 +10,7 @@
 //! images/DIGEST-OWNER/   the files of an image, read-only
 //! programs/DIGEST        a program
 //! host.sock              what the host answers on
+//! counted.json           how far the use of containers was counted
 //! run/ID/                a container: its configuration, the shim's order, record and socket
 //! runtime/ID/            what the runtime keeps
 //! ```
@@ -17,6 +18,7 @@
 mod able;
 mod cgroup;
 mod client;
+mod counted;
 mod egress;
 mod host;
 pub mod image;

@@ -72,6 +72,14 @@ fn done(path: &str, greeting: &str) -> String {
         "call" => call(rest),
         "fork" => fork().to_string(),
         "fill" => fill().to_string(),
+        "burn" => {
+            let used = || rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            let until = Duration::from_millis(rest.parse().unwrap());
+            while Duration::try_from(used()).unwrap() < until {
+                std::hint::spin_loop();
+            }
+            "burnt".to_owned()
+        }
         "spin" => {
             std::thread::spawn(|| {
                 loop {
