@@ -60,6 +60,8 @@ pub(crate) enum Component {
     Registry(OciReference),
     /// The layout of a container's image, in this folder or archive.
     Image(PathBuf),
+    /// A container's image in a registry.
+    ImageRegistry(OciReference),
     /// A program, in this file, once it is built.
     Program(PathBuf),
 }
@@ -69,7 +71,7 @@ impl Component {
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {
             Self::File(path) | Self::Image(path) | Self::Program(path) => Some(path),
-            Self::Registry(_) => None,
+            Self::Registry(_) | Self::ImageRegistry(_) => None,
         }
     }
 }
@@ -131,6 +133,7 @@ impl App {
         for function in &self.functions {
             let digest = match &function.component {
                 Component::Registry(reference) => relay(client, registry, reference).await?,
+                Component::ImageRegistry(reference) => relay_image(client, registry, reference).await?,
                 Component::File(path) | Component::Image(path) | Component::Program(path) => {
                     upload(client, function.read(path)?).await?
                 }
@@ -162,6 +165,14 @@ async fn relay(client: &Client, registry: &Registry, reference: &OciReference) -
     Ok(resolved.artifact)
 }
 
+/// The same of a registry's image. What it comes to is not known before all of it is here.
+async fn relay_image(client: &Client, registry: &Registry, reference: &OciReference) -> anyhow::Result<String> {
+    let transfer = Transfer::new(format!("pulling {reference}"));
+    let image = registry.pull_image(reference, &|done, total| transfer.at(done, total)).await?;
+    drop(transfer);
+    upload(client, image.archive).await
+}
+
 impl AppFunction {
     /// Reads its component from this file.
     ///
@@ -182,7 +193,7 @@ impl AppFunction {
             Component::Program(_) => {
                 read_program(path).with_context(|| format!("the program of function {}", self.name))
             }
-            Component::File(_) | Component::Registry(_) => read_component(path),
+            Component::File(_) | Component::Registry(_) | Component::ImageRegistry(_) => read_component(path),
         }
     }
 }
@@ -236,11 +247,7 @@ fn functions(manifest: &Manifest, folder: &Path) -> Vec<AppFunction> {
         if let Some(component) = component(function, folder) {
             made_of(name.to_string(), component);
         }
-        let container = match (&function.image, &function.process) {
-            (Some(image), _) => Some(Component::Image(folder.join(image))),
-            (None, program) => program.as_ref().map(|program| Component::Program(folder.join(program))),
-        };
-        if let Some((name, container)) = function.container_artifact(name).zip(container) {
+        if let Some((name, container)) = function.container_artifact(name).zip(container(function, folder)) {
             made_of(name, container);
         }
     }
@@ -252,6 +259,14 @@ fn component(function: &Function, folder: &Path) -> Option<Component> {
     let component = function.registry().map(Component::Registry);
     let file = || Component::File(folder.join(&function.component));
     (!function.component.is_empty()).then(|| component.unwrap_or_else(file))
+}
+
+fn container(function: &Function, folder: &Path) -> Option<Component> {
+    if let Some(reference) = function.image_registry() {
+        return Some(Component::ImageRegistry(reference));
+    }
+    let image = function.image.as_ref().map(|image| Component::Image(folder.join(image)));
+    image.or_else(|| function.process.as_ref().map(|program| Component::Program(folder.join(program))))
 }
 
 /// A time with its unit, as in manifests.

@@ -96,7 +96,7 @@ Examples:
   littoral push target/score.wasm ghcr.io/acme/score:1.2
   littoral push my-app ghcr.io/acme/my-app      each function, as ghcr.io/acme/my-app/FUNCTION:VERSION")]
     Push(PushArgs),
-    /// Fetch a component from an OCI registry, verify it, and print its reference with the digest.
+    /// Fetch a component or an image from an OCI registry, verify it, and print its reference with the digest.
     #[command(after_long_help = "\
 Examples:
   littoral pull ghcr.io/acme/score:1.2                    the digest that the tag has now
@@ -510,9 +510,9 @@ pub(crate) struct PushArgs {
 /// `littoral pull`.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
-    /// Which component, as `ghcr.io/acme/score:1.2`, or with `@sha256:DIGEST` instead of the tag.
+    /// Which component or image, as `ghcr.io/acme/score:1.2`, or with `@sha256:DIGEST` instead of the tag.
     pub(crate) reference: String,
-    /// Where to write it; without this it is verified and not kept.
+    /// Where to write it, an image as an archive of its layout; without this it is verified and not kept.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Do without TLS, and so without knowing who answers; never needed for a registry on this machine.

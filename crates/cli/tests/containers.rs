@@ -6,13 +6,15 @@ mod common;
 #[path = "../../runtime/tests/support/layout.rs"]
 mod layout;
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use common::*;
 use littoral_node::OciRuntime;
 
 const MANIFEST: &str = "name = \"shop\"\nversion = \"1.0.0\"\n\
-    [functions.web]\nimage = \"image\"\nmemory = \"32MiB\"\ntimeout = \"30s\"\nhealth = \"/page/x\"\nconfig = { COLOUR = \"blue\" }\n\
+    [functions.web]\nimage = \"image\"\nmemory = \"32MiB\"\ntimeout = \"30s\"\nhealth = \"/page/x\"\nconfig = { COLOUR = \"blue\" }\nlimits = { cpus = \"1500m\" }\n\
     [[routes]]\npath = \"/page/*\"\nfunction = \"web\"\n\
     [[routes]]\npath = \"/cgi-bin/*\"\nfunction = \"web\"\n";
 
@@ -69,6 +71,9 @@ fn an_image_is_served_outlives_its_node_and_leaves_nothing() {
     let nodes = node.json(&world, &["get", "nodes", "-o", "json"]);
     assert_eq!(nodes[0]["labels"]["littoral-container"], "yes", "{nodes}");
     let before = container(&node).unwrap();
+    let quota = |file: &str| cgroups(&before.0).iter().find_map(|group| std::fs::read_to_string(group.join(file)).ok());
+    let quota = quota("cpu.cfs_quota_us").or_else(|| quota("cpu.max"));
+    assert!(quota.as_ref().is_some_and(|quota| quota.starts_with("150000")), "{quota:?}");
     // As `kill -9`; the container serves on, and the node that comes back takes it up.
     node.kill();
     assert!(before.1.iter().all(|pid| layout::runs(*pid)), "it ended with its node");
@@ -105,6 +110,61 @@ fn an_image_is_served_outlives_its_node_and_leaves_nothing() {
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(world.path("").to_str().unwrap()), "{mounts}");
+    assert_eq!(node.stop(), 0);
+}
+
+/// A server of this machine; it ends with this process.
+fn server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 6\r\n\r\nserver");
+        }
+    });
+    address
+}
+
+#[test]
+fn a_container_reaches_what_is_granted_also_by_a_later_node_and_no_more() {
+    if let Some(reason) = unable() {
+        eprintln!("skipped: {reason}");
+        return;
+    }
+    let world = World::new();
+    let node = world.first("cloud-1");
+    let (granted, other) = (server(), server());
+    let manifest = MANIFEST
+        .replace("health = ", &format!("grants = {{ http = [\"{granted}\"] }}\nscale = {{ min = 1 }}\nhealth = "));
+    let folder = app(&world, "shop", &manifest);
+    node.tell(&world, &["deploy", folder.to_str().unwrap()]);
+    eventually("the route is served", || node.get("/page/x").starts_with("HTTP/1.1 200"));
+    let get = |node: &Node, from: SocketAddr| {
+        node.tell(&world, &["call", "shop/web", "--path", &format!("/cgi-bin/do?get/{from}")])
+    };
+    assert!(get(&node, granted).starts_with("serverstatus 0"), "{}", get(&node, granted));
+    assert!(get(&node, other).contains("403 Forbidden"), "{}", get(&node, other));
+    let missing = format!("a request to {other} was denied; grant it with `http = [\"{other}\"]`");
+    eventually("it is in the log", || node.tell(&world, &["logs", "shop"]).contains(&missing));
+    let before = container(&node).unwrap();
+    node.kill();
+    let node = world.start("cloud-1", &[]);
+    eventually("the route is served again", || node.get("/page/x").starts_with("HTTP/1.1 200"));
+    assert_eq!(container(&node).unwrap(), before, "another container took its place");
+    assert!(get(&node, granted).starts_with("serverstatus 0"), "{}", get(&node, granted));
+    // Other grants are another container's.
+    let manifest = manifest.replace(&granted.to_string(), &other.to_string()).replace("1.0.0", "1.0.1");
+    std::fs::write(folder.join("littoral.toml"), manifest).unwrap();
+    node.tell(&world, &["deploy", folder.to_str().unwrap()]);
+    eventually("the other one serves", || get(&node, other).starts_with("serverstatus 0"));
+    assert!(get(&node, granted).contains("403 Forbidden"), "{}", get(&node, granted));
+    node.tell(&world, &["delete", "shop"]);
+    let run = node.data.join("containers/run");
+    eventually("nothing is left of it", || {
+        std::fs::read_dir(&run).unwrap().count() == 0 && cgroups(&before.0).is_empty()
+    });
     assert_eq!(node.stop(), 0);
 }
 

@@ -1,15 +1,19 @@
-//! Components in an OCI registry: Debian's `docker-registry`, on loopback. What is pushed is pulled and deployed, from a
+//! Components and images in an OCI registry: Debian's `docker-registry`, on loopback. What is pushed is pulled and deployed, from a
 //! near node where one holds it, and nothing else is ever run.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
+#[path = "../../runtime/tests/support/layout.rs"]
+mod layout;
 #[path = "../../runtime-wasm/tests/support/mod.rs"]
 mod support;
 
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::*;
+use littoral_node::{Layout, OciRuntime};
 use serde_json::Value;
 
 /// A registry's user; the password is `s3cret`, as bcrypt.
@@ -77,6 +81,71 @@ impl Registry {
     fn tamper(&self, digest: &str, with: &[u8]) {
         std::fs::write(self.blob(digest), with).unwrap();
     }
+}
+
+/// Sends a request, as clients of registries do; the status, and the header `Location`.
+fn send(address: &str, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    let location = answer.lines().find_map(|line| line.strip_prefix("Location: ")).unwrap_or_default().to_owned();
+    (status, location)
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    format!("sha256:{}", digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+/// Pushes the image of a layout's folder as `acme/shop:1`: an index of it, of the same for another processor, and of one that no node
+/// runs. The reference of the index, and the digest of the layer.
+fn push_image(registry: &Registry, folder: &Path) -> (String, String) {
+    let read = |digest: &Value| {
+        std::fs::read(folder.join("blobs/sha256").join(text(digest).trim_start_matches("sha256:"))).unwrap()
+    };
+    let put_blob = |content: &[u8]| {
+        let (status, location) = send(&registry.address, "POST", "/v2/acme/shop/blobs/uploads/", "", b"");
+        assert_eq!(status, 202);
+        let path = location.split(&registry.address).nth(1).unwrap();
+        let path = format!("{path}&digest={}", sha256(content));
+        assert_eq!(send(&registry.address, "PUT", &path, "application/octet-stream", content).0, 201);
+    };
+    let put_manifest = |name: &str, kind: &str, content: &str| {
+        let kind = format!("application/vnd.oci.image.{kind}.v1+json");
+        let path = format!("/v2/acme/shop/manifests/{name}");
+        assert_eq!(send(&registry.address, "PUT", &path, &kind, content.as_bytes()).0, 201, "{content}");
+        serde_json::json!({ "mediaType": kind, "digest": sha256(content.as_bytes()), "size": content.len() })
+    };
+    let index: Value = serde_json::from_slice(&std::fs::read(folder.join("index.json")).unwrap()).unwrap();
+    let manifest: Value = serde_json::from_slice(&read(&index["manifests"][0]["digest"])).unwrap();
+    let (config, layer) = (read(&manifest["config"]["digest"]), read(&manifest["layers"][0]["digest"]));
+    put_blob(&layer);
+    let config = String::from_utf8(config).unwrap();
+    let mut manifests = Vec::new();
+    for architecture in ["s390x", "arm64", "amd64"] {
+        let config = config.replace("amd64", architecture);
+        put_blob(config.as_bytes());
+        let mut manifest = manifest.clone();
+        manifest["mediaType"] = "application/vnd.oci.image.manifest.v1+json".into();
+        manifest["config"]["digest"] = sha256(config.as_bytes()).into();
+        manifest["config"]["size"] = config.len().into();
+        manifest["config"]["mediaType"] = "application/vnd.oci.image.config.v1+json".into();
+        let manifest = manifest.to_string();
+        let mut descriptor = put_manifest(&sha256(manifest.as_bytes()), "manifest", &manifest);
+        descriptor["platform"] = serde_json::json!({ "os": "linux", "architecture": architecture });
+        manifests.push(descriptor);
+    }
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index = serde_json::json!({ "schemaVersion": 2, "mediaType": kind, "manifests": manifests });
+    let index = put_manifest("1", "index", &index.to_string());
+    (format!("oci://{}/acme/shop@{}", registry.address, text(&index["digest"])), sha256(&layer))
 }
 
 /// Writes a component to a file; its path.
@@ -305,4 +374,62 @@ fn nodes_fetch_from_near_nodes_first_and_from_the_registry_last() {
     called(&world, &edge);
     assert!(edge.data.join("artifacts").join(&artifact).exists());
     assert!(!edge.said().contains("from its registry"), "{}", edge.said());
+}
+
+#[test]
+fn an_image_is_deployed_from_a_registry_and_fetched_from_it_by_a_node_that_has_lost_it() {
+    let unable = OciRuntime::find(std::env::var_os("PATH").as_deref()).err().map(|unable| unable.to_string());
+    if !Path::new(layout::BUSYBOX).exists() || unable.is_some() {
+        eprintln!("skipped: {}", unable.unwrap_or_else(|| "busybox-static is not installed".to_owned()));
+        return;
+    }
+    let world = World::new();
+    let registry = Registry::start(&world, false);
+    layout::make_layout(&world.path("image"), &["/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/www"]);
+    let (pinned, layer) = push_image(&registry, &world.path("image"));
+
+    // The tag tells the digest, and what is pulled is an image for this machine.
+    let file = world.path("image.tar");
+    let pulled = world.run(&["pull", &registry.reference("acme/shop:1"), "-o", file.to_str().unwrap()]);
+    assert!(pulled.status.success(), "{}", errors(&pulled));
+    assert_eq!(String::from_utf8(pulled.stdout).unwrap().trim(), pinned);
+    Layout::open(&file).unwrap();
+    // It is no component, and a component is no image.
+    let node = world.first("cloud-1");
+    refused(&node.ask(&world, &["deploy", &app(&world, &pinned)]), "is no Wasm component");
+    let hello = push(&world, &component(&world), &registry.reference("acme/hello:1"));
+    let folder = app(&world, "");
+    let manifest = |image: &str| {
+        format!(
+            "name = \"web\"\nversion = \"1.0.0\"\n[functions.web]\nimage = \"{image}\"\nmemory = \"32MiB\"\ntimeout = \"30s\"\n\
+             scale = {{ min = 1 }}\n[[routes]]\npath = \"/page/*\"\nfunction = \"web\"\n"
+        )
+    };
+    let write = |image: &str| std::fs::write(world.path("web/littoral.toml"), manifest(image)).unwrap();
+    write(text(&hello["reference"]));
+    refused(&node.ask(&world, &["deploy", &folder]), "is no image that nodes can run");
+
+    write(&pinned);
+    node.tell(&world, &["deploy", &folder]);
+    eventually("the image is served", || node.get("/page/x").starts_with("HTTP/1.1 200"));
+    let (data, artifact) = (node.data.clone(), sha256_of_only_artifact(&node.data));
+    // What is deployed is what is pulled.
+    assert_eq!(sha256(&std::fs::read(&file).unwrap()), format!("sha256:{artifact}"));
+    assert_eq!(node.stop(), 0);
+
+    // A node that has lost it fetches it from the registry, and nothing else than it.
+    std::fs::remove_file(data.join("artifacts").join(&artifact)).unwrap();
+    let whole = std::fs::read(registry.blob(&layer)).unwrap();
+    registry.tamper(&layer, &whole[..whole.len() - 1]);
+    let node = world.start("cloud-1", &[]);
+    let apps = || node.json(&world, &["get", "apps", "-o", "json"])[0].clone();
+    eventually("the node says that it was given something else", || {
+        apps()["reasons"].to_string().contains("sent something else")
+    });
+    registry.tamper(&layer, &whole);
+    eventually("the image is served again", || node.get("/page/x").starts_with("HTTP/1.1 200"));
+    assert_eq!(sha256_of_only_artifact(&data), artifact);
+    node.tell(&world, &["delete", "web"]);
+    eventually("nothing of it runs", || std::fs::read_dir(data.join("containers/run")).unwrap().next().is_none());
+    assert_eq!(node.stop(), 0);
 }

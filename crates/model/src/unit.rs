@@ -98,6 +98,8 @@ const BANDWIDTH: Kind = Kind {
     units: &[("bit/s", 1), ("kbit/s", 1_000), ("Mbit/s", 1_000_000), ("Gbit/s", 1_000_000_000)],
 };
 const DISTANCE: Kind = Kind { name: "distance", example: "500m", units: &[("m", 1), ("km", 1_000)] };
+/// As Kubernetes has it: thousandths of a processor, or whole ones without a unit.
+const CPUS: Kind = Kind { name: "cpu-quantity", example: "500m", units: &[("m", 1), ("", 1_000)] };
 const RATIO: Kind = Kind { name: "ratio", example: "0.5%", units: &[("%", PARTS_PER_PERCENT)] };
 /// Ratios are kept in millionths.
 const PARTS_PER_PERCENT: u64 = 10_000;
@@ -109,7 +111,8 @@ const UNIT_CHARS_MAX: usize = 32;
 
 impl Kind {
     fn error(&self, text: &str, problem: UnitProblem) -> UnitError {
-        let units: Vec<&str> = self.units.iter().map(|(unit, _)| *unit).collect();
+        let name = |unit: &&'static str| if unit.is_empty() { "no unit" } else { unit };
+        let units: Vec<&str> = self.units.iter().map(|(unit, _)| name(unit)).collect();
         UnitError { text: text.to_owned(), kind: self.name, problem, example: self.example, units: units.join(", ") }
     }
 
@@ -125,10 +128,10 @@ impl Kind {
         if number.is_empty() {
             return Err(if unit.starts_with('-') { UnitProblem::Negative } else { UnitProblem::NoNumber });
         }
-        if unit.is_empty() {
-            return Err(UnitProblem::NoUnit);
-        }
         let Some((_, factor)) = self.units.iter().find(|(known, _)| *known == unit) else {
+            if unit.is_empty() {
+                return Err(UnitProblem::NoUnit);
+            }
             return Err(UnitProblem::UnknownUnit { unit: unit.to_owned(), nearest: self.nearest(unit) });
         };
         scale(number, *factor)
@@ -224,6 +227,8 @@ quantities! {
     Distance: DISTANCE;
     /// A share of the whole, as `0.5%`; kept in millionths.
     Ratio: RATIO;
+    /// So many processors, as `500m` or `1.5`; kept in thousandths of one.
+    Cpus: CPUS;
 }
 
 macro_rules! shown_by_kind {
@@ -249,6 +254,7 @@ shown_by_kind! {
     Size: SIZE;
     Bandwidth: BANDWIDTH;
     Distance: DISTANCE;
+    Cpus: CPUS;
 }
 
 impl Ratio {
@@ -327,6 +333,20 @@ impl Distance {
     }
 }
 
+impl Cpus {
+    /// So many thousandths of a processor.
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// It in thousandths of a processor.
+    #[must_use]
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+}
+
 impl Ratio {
     /// A share of so many percent; the whole if they are more.
     #[must_use]
@@ -384,6 +404,12 @@ mod tests {
         }
         assert_eq!("1024KiB".parse::<Size>().unwrap().to_string(), "1MiB");
         assert_eq!("0.25%".parse::<Ratio>().unwrap().to_string(), "0.25%");
+        for (text, millis, written) in
+            [("500m", 500, "500m"), ("0.5", 500, "500m"), ("2", 2_000, "2"), ("1.25", 1_250, "1250m")]
+        {
+            let cpus: Cpus = text.parse().unwrap();
+            assert_eq!((cpus.as_millis(), cpus.to_string().as_str()), (millis, written));
+        }
     }
 
     #[test]
@@ -401,6 +427,9 @@ mod tests {
         for text in ["1.2.3s", "1.s", ".5s", "1,5s", "1.0000000000s", "1\u{a0}s", "", "s", "+1s", "1e3s", "1 s "] {
             assert!(text.parse::<Time>().is_err(), "{text:?}");
         }
+        let cpus = |text: &str| text.parse::<Cpus>().unwrap_err().to_string();
+        assert!(cpus("5x").ends_with("write it like `500m`, with one of m, no unit"), "{}", cpus("5x"));
+        assert!(cpus("0.5m").contains("smallest step"));
         let unknown = UnitProblem::UnknownUnit { unit: "mib".to_owned(), nearest: "MiB" };
         assert_eq!("1mib".parse::<Size>().unwrap_err().problem, unknown);
         assert_eq!("17000000TiB".parse::<Size>().unwrap_err().problem, UnitProblem::TooLarge);
@@ -415,6 +444,7 @@ mod tests {
             prop_assert_eq!(time.to_string().parse::<Time>(), Ok(time));
             prop_assert_eq!(size.to_string().parse::<Size>(), Ok(size));
             prop_assert_eq!(rate.to_string().parse::<Bandwidth>(), Ok(rate));
+            prop_assert_eq!(Cpus(number).to_string().parse::<Cpus>(), Ok(Cpus(number)));
             prop_assert_eq!(Ratio(part).to_string().parse::<Ratio>(), Ok(Ratio(part)));
         }
 
@@ -425,6 +455,7 @@ mod tests {
                 _ = text.parse::<Size>();
                 _ = text.parse::<Bandwidth>();
                 _ = text.parse::<Ratio>();
+                _ = text.parse::<Cpus>();
             }
         }
     }

@@ -18,6 +18,7 @@ use littoral_runtime::fabric::{Attached, Device, Fabric, Place, Surroundings};
 use littoral_runtime::{Access, Artifact, Background, Directory, Limits, Runtime, Shards, Usage};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+use crate::admin::exchange::artifact_digest;
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::condition::hint;
 use crate::data_dir::DataDir;
@@ -54,6 +55,12 @@ pub(crate) fn settings_of(app: &App, name: &FunctionName) -> String {
             )
         })
         .unwrap_or_default()
+}
+
+/// What a registry has of a function.
+enum Pulled {
+    Component(OciReference),
+    Image(OciReference),
 }
 
 /// Loads functions on this node.
@@ -136,7 +143,7 @@ impl Loader {
         let artifact = match self.runtime.held(digest) {
             Some(artifact) => artifact,
             None => {
-                let bytes = self.artifact(function.registry().as_ref(), digest).await?;
+                let bytes = self.artifact(function.registry().map(Pulled::Component), digest).await?;
                 self.runtime.load(bytes).await.with_context(does_not_load)?
             }
         };
@@ -174,14 +181,16 @@ impl Loader {
             .containers
             .as_ref()
             .context("this node runs no containers or processes; it said why when it started")?;
-        self.artifact(None, digest).await?;
+        self.artifact(function.image_registry().map(Pulled::Image), digest).await?;
         let contents = self.contents(containers, function, digest).await;
         let (contents, _held) = contents.with_context(|| format!("function {name}"))?;
         let limits = Limits::of(function);
         let spec = ContainerSpec {
             environment: self.config(&app.id, name, function).await?,
             memory_bytes: limits.memory_bytes,
+            cpu_millis: function.limits.cpus.map(|cpus| u32::try_from(cpus.as_millis()).unwrap_or(u32::MAX)),
             cpu_shares: shares(function.priority),
+            http: function.grants.http.clone(),
             health_path: function.health.clone().unwrap_or_else(|| "/".to_owned()),
             ..ContainerSpec::new(format!("{}/{name}", app.id), contents)
         };
@@ -287,22 +296,36 @@ impl Loader {
     }
 
     /// An artefact from here, from a near node that holds it, or from the registry.
-    async fn artifact(&self, registry: Option<&OciReference>, digest: &str) -> anyhow::Result<Bytes> {
+    async fn artifact(&self, registry: Option<Pulled>, digest: &str) -> anyhow::Result<Bytes> {
         // Functions and partitions of one component fetch it once, and who waited finds what it waited for.
         let _alone = self.fetching.of(digest).lock_owned().await;
         let found = self.artifacts.fetch(&self.mesh, digest, &self.holders(digest)).await;
         match (found, registry) {
-            (Err(ArtifactError::Missing(_)), Some(reference)) => self.pull(reference, digest).await,
+            (Err(ArtifactError::Missing(_)), Some(pulled)) => self.pull(&pulled, digest).await,
             (found, _) => Ok(found?),
         }
     }
 
-    async fn pull(&self, reference: &OciReference, digest: &str) -> anyhow::Result<Bytes> {
+    async fn pull(&self, pulled: &Pulled, digest: &str) -> anyhow::Result<Bytes> {
         // Read each time, so that a node need not be started anew for new credentials.
         let registry = Registry::new(Credentials::of_node(&self.data.registries())?, false);
         let unreached =
             || format!("no reachable node holds the artefact {digest}, and the registry gives it not either");
-        let bytes = registry.pull(reference, digest, &|_, _| {}).await.with_context(unreached)?;
+        let (reference, bytes) = match pulled {
+            Pulled::Image(reference) => {
+                let image = registry.pull_image(reference, &|_, _| {}).await.with_context(unreached)?.archive;
+                // Another version of this program may put it together in another way.
+                let found = artifact_digest(&image);
+                anyhow::ensure!(
+                    found == digest,
+                    "{reference} comes to the artefact {found} here, and {digest} was deployed; deploy the app again"
+                );
+                (reference, image)
+            }
+            Pulled::Component(reference) => {
+                (reference, registry.pull(reference, digest, &|_, _| {}).await.with_context(unreached)?)
+            }
+        };
         self.artifacts.put(bytes.clone()).await?;
         tracing::info!(digest, %reference, "fetched an artefact from its registry, as no reachable node holds it");
         Ok(bytes)

@@ -106,8 +106,12 @@ impl Access {
         false
     }
 
-    /// The addresses of a host to which HTTP requests are granted.
-    pub(crate) async fn http_addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Denied> {
+    /// The addresses of a host to which HTTP requests are granted, checked after its name was resolved: whoever connects to one of these,
+    /// and resolves nothing again, reaches nothing else.
+    ///
+    /// # Errors
+    /// When none is granted, or there is none.
+    pub async fn http_addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Denied> {
         if !self.http.iter().any(|peer| peer.may_grant(host, port)) {
             return Err(Denied::NotGranted);
         }
@@ -124,13 +128,33 @@ impl Access {
 
 /// Why a request may not be sent.
 #[derive(Debug)]
-pub(crate) enum Denied {
+pub enum Denied {
     /// No grant names the host and port.
     NotGranted,
     /// The name leads to an address that it does not grant.
     Address(SocketAddr),
     /// The name leads nowhere.
     Unresolved(std::io::Error),
+}
+
+impl Denied {
+    /// What the log of the function says of a request to such a host and port, with the grant that is missing; nothing if none is.
+    #[must_use]
+    pub fn missing_grant(&self, host: &str, port: u16) -> Option<String> {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        match self {
+            Self::NotGranted => {
+                Some(format!("a request to {host}:{port} was denied; grant it with `http = [\"{host}:{port}\"]`"))
+            }
+            Self::Address(address) => {
+                let ip = address.ip();
+                Some(format!(
+                    "a request to {host} was denied: it leads to {ip}, which is not public; grant it with `http = [\"{ip}\"]`"
+                ))
+            }
+            Self::Unresolved(_) => None,
+        }
+    }
 }
 
 async fn resolve(host: &str, port: u16) -> std::io::Result<impl Iterator<Item = SocketAddr>> {

@@ -37,24 +37,16 @@ pub(crate) async fn send(
     options: Option<RequestOptions>,
 ) -> Result<(Response<WasiBody>, Sending), Error> {
     let target = Target::of(request.uri())?;
-    let addresses = access.http_addresses(&target.host, target.port).await.map_err(|denied| match denied {
-        Denied::NotGranted => {
-            let (host, port) = (&target.host, target.port);
-            output.host_line(&format!(
-                "a request to {host}:{port} was denied; grant it with `http = [\"{host}:{port}\"]`"
-            ));
-            Error::HttpRequestDenied
+    let addresses = access.http_addresses(&target.host, target.port).await.map_err(|denied| {
+        if let Some(missing) = denied.missing_grant(&target.host, target.port) {
+            output.host_line(&missing);
         }
-        Denied::Address(address) => {
-            let ip = address.ip();
-            output.host_line(&format!(
-                "a request to {} was denied: it leads to {ip}, which is not public; grant it with `http = [\"{ip}\"]`",
-                target.host
-            ));
-            Error::DestinationIpProhibited
+        match denied {
+            Denied::NotGranted => Error::HttpRequestDenied,
+            Denied::Address(_) => Error::DestinationIpProhibited,
+            Denied::Unresolved(error) if error.kind() == std::io::ErrorKind::TimedOut => Error::DnsTimeout,
+            Denied::Unresolved(error) => Error::DnsError { rcode: Some(error.to_string()), info_code: None },
         }
-        Denied::Unresolved(error) if error.kind() == std::io::ErrorKind::TimedOut => Error::DnsTimeout,
-        Denied::Unresolved(error) => Error::DnsError { rcode: Some(error.to_string()), info_code: None },
     })?;
     let allowed = |wanted: Option<Duration>| wanted.unwrap_or(TIMEOUT_MAX).min(TIMEOUT_MAX);
     let options = options.unwrap_or_default();

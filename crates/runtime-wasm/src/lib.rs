@@ -31,11 +31,12 @@ mod native;
 mod ticker;
 mod turns;
 
-pub use access::{Access, Directory};
+pub use access::{Access, Denied, Directory};
 pub use artifact::{Artifact, LoadError};
 pub use compiler::{CompileFailure, CompilerProcess, compile_here};
 pub use engine::{StartError, Wasm, WasmOptions};
 pub use fault::Fault;
 pub use limits::{CONCURRENCY_DEFAULT, Limits};
+pub use littoral_model::grant::Peer;
 pub use logs::{Discard, GuestOutput, LogSink, LogStream};
 pub use meter::{Usage, UsageTotals};

@@ -129,7 +129,7 @@ impl GuestOutput {
     }
 
     /// Adds a line of the host's own, about something that the guest did.
-    pub(crate) fn host_line(&self, text: &str) {
+    pub fn host_line(&self, text: &str) {
         self.lines(|lines| {
             lines.end_line();
             lines.extend(text.as_bytes());

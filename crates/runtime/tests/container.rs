@@ -9,7 +9,7 @@ mod layout;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use littoral_runtime::Limits;
 use littoral_runtime::container::{ContainerSpec, Containers, OciRuntime, run_host, run_shim};
 use littoral_runtime::http::{HttpFunction, HttpSettings};
 
-use bench::{Bench, Lines, Test, ask, cgroups, program, until};
+use bench::{Bench, Lines, Test, ask, cgroups, echo, is_throttled, program, until};
 use layout::{BUSYBOX, make_layout, runs};
 
 fn main() -> ExitCode {
@@ -34,12 +34,15 @@ fn main() -> ExitCode {
 }
 
 fn tests(words: &[&str]) -> ExitCode {
-    let tests: [Test; 8] = [
+    let tests: [Test; 11] = [
         ("a_container_serves_and_is_confined", |bench| Box::pin(a_container_serves_and_is_confined(bench))),
         ("limits_hold", |bench| Box::pin(limits_hold(bench))),
+        ("processors_are_limited", |bench| Box::pin(processors_are_limited(bench))),
+        ("it_reaches_what_is_granted", |bench| Box::pin(it_reaches_what_is_granted(bench))),
         ("it_is_held_still_and_goes_on", |bench| Box::pin(it_is_held_still_and_goes_on(bench))),
         ("what_it_writes_and_how_it_ends_is_known", |bench| Box::pin(what_it_writes_and_how_it_ends_is_known(bench))),
         ("a_container_that_is_not_healthy_leaves_nothing", |bench| Box::pin(not_healthy_leaves_nothing(bench))),
+        ("what_a_wiped_node_left_is_removed_by_the_next", |bench| Box::pin(what_a_wiped_node_left_is_removed(bench))),
         ("another_process_takes_it_up", |bench| Box::pin(another_process_takes_it_up(bench))),
         ("another_one_is_made_while_the_last_one_ends", |bench| Box::pin(another_one_while_the_last_one_ends(bench))),
         ("requests_are_answered_over_kept_connections", |bench| Box::pin(requests_over_kept_connections(bench))),
@@ -141,6 +144,52 @@ async fn limits_hold(bench: Arc<Bench>) {
     bench.stop(&function).await;
 }
 
+async fn processors_are_limited(bench: Arc<Bench>) {
+    let function = bench.start(ContainerSpec { cpu_millis: Some(200), ..bench.spec().await }).await;
+    assert_eq!(page(&function, "spin").await, "spins\n");
+    is_throttled(function.container().unwrap(), 200);
+    bench.stop(&function).await;
+}
+
+async fn it_reaches_what_is_granted(bench: Arc<Bench>) {
+    let (granted, other) = (echo(), echo());
+    let http = vec![granted.to_string().parse().unwrap()];
+    let function = bench.start(ContainerSpec { http, ..bench.spec().await }).await;
+    let variables = page(&function, "variables").await;
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        assert!(variables.lines().any(|line| line == format!("{name}=http://127.0.0.1:3128")), "{name}: {variables}");
+    }
+    // By its address, and by a name that leads to it.
+    for host in [granted.to_string(), format!("localhost:{}", granted.port())] {
+        let answer = page(&function, &format!("get/{host}")).await;
+        assert!(answer.contains("GET /path HTTP/1.1") && answer.contains("via: 1.1 littoral"), "{answer}");
+        assert!(
+            answer.to_lowercase().contains(&format!("host: {host}\r")) && answer.ends_with("status 0\n"),
+            "{answer}"
+        );
+    }
+    let answer = page(&function, &format!("tunnel/{granted}")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("Host: within\r\n"), "{answer}");
+    let missing = format!("a request to {other} was denied; grant it with `http = [\"{other}\"]`");
+    let answer = page(&function, &format!("get/{other}")).await;
+    assert!(answer.contains("403 Forbidden") && answer.ends_with("status 1\n"), "{answer}");
+    let answer = page(&function, &format!("tunnel/{other}")).await;
+    assert!(answer.starts_with("HTTP/1.1 403 Forbidden") && answer.contains(&missing), "{answer}");
+    assert!(bench.lines.0.lock().unwrap().contains(&missing), "{:?}", bench.lines.0);
+    // There is no other way.
+    for way in [granted.to_string(), "192.0.2.1:80".to_owned()] {
+        let answer = page(&function, &format!("direct/{way}")).await;
+        assert!(answer.ends_with("status 1\n"), "{way}: {answer}");
+    }
+    bench.stop(&function).await;
+    // Who is granted nothing finds no proxy.
+    let function = bench.start(bench.spec().await).await;
+    assert!(!page(&function, "variables").await.to_lowercase().contains("proxy"));
+    let answer = page(&function, &format!("tunnel/{granted}")).await;
+    assert!(answer.contains("refused") && answer.ends_with("status 1\n"), "{answer}");
+    bench.stop(&function).await;
+}
+
 async fn it_is_held_still_and_goes_on(bench: Arc<Bench>) {
     let function = Arc::new(bench.start(bench.spec().await).await);
     let container = Arc::clone(function.container().unwrap());
@@ -217,12 +266,33 @@ async fn not_healthy_leaves_nothing(bench: Arc<Bench>) {
     bench.stop(&function).await;
 }
 
+async fn what_a_wiped_node_left_is_removed(bench: Arc<Bench>) {
+    bench.layout();
+    let (folder, next) = (&bench.folder.path().join("other"), bench.folder.path().join("next"));
+    let (mut other, said) = bench::other(folder);
+    let left: Vec<String> = fs::read_dir(folder.join("containers/run"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let state = fs::read_link(folder.join("containers/run")).unwrap().parent().unwrap().to_owned();
+    // As `kill -9`, and then the disk is lost.
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let socket = folder.join("containers/host.sock");
+    until("its host has ended", || std::os::unix::net::UnixStream::connect(&socket).is_err());
+    fs::remove_dir_all(folder).unwrap();
+    let pids: Vec<i32> = said.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    assert!(!left.is_empty() && pids.iter().all(|pid| runs(*pid)), "{left:?} {pids:?}");
+    let _next = containers(&next);
+    until("nothing of it runs", || pids.iter().all(|pid| !runs(*pid)));
+    until("nothing of it is left", || left.iter().all(|id| cgroups(id).is_empty()) && !state.exists());
+    // What is in use stays.
+    assert!(bench.folder.path().join("containers/run").is_dir());
+}
+
 async fn another_process_takes_it_up(bench: Arc<Bench>) {
     let (layout, folder) = (bench.layout(), &bench.folder.path().join("other"));
-    let mut other = Command::new(std::env::current_exe().unwrap());
-    let mut other = other.args(["start-and-wait", folder.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(other.stdout.take().unwrap()), &mut said).unwrap();
+    let (mut other, said) = bench::other(folder);
     let pids: Vec<i32> = said.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
     // As `kill -9`.
     other.kill().unwrap();

@@ -13,16 +13,19 @@ mod server;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use littoral_runtime::Limits;
 use littoral_runtime::container::{Abilities, ContainerSpec, Containers, Program, run_host, run_shim};
 use littoral_runtime::http::{HttpFunction, HttpSettings};
+use littoral_runtime::{Limits, Usage};
 
-use bench::{Bench, Lines, Test, ask, cgroups, program, until};
+use bench::{Bench, Lines, Test, ask, cgroups, echo, is_throttled, program, until};
 use layout::{BUSYBOX, runs};
+
+/// The processor time that a process uses after its use was noted.
+const BURNT_MS: u64 = 500;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,14 +42,17 @@ fn main() -> ExitCode {
 }
 
 fn tests(words: &[&str]) -> ExitCode {
-    let tests: [Test; 8] = [
+    let tests: [Test; 11] = [
         ("a_program_serves_and_sees_nothing_else", |bench| Box::pin(serves_and_sees_nothing_else(bench))),
         ("a_program_has_no_rights", |bench| Box::pin(has_no_rights(bench))),
         ("limits_hold", |bench| Box::pin(limits_hold(bench))),
         ("static_programs_and_scripts_are_served", |bench| Box::pin(static_programs_and_scripts(bench))),
+        ("processors_are_limited", |bench| Box::pin(processors_are_limited(bench))),
+        ("it_reaches_what_is_granted", |bench| Box::pin(it_reaches_what_is_granted(bench))),
         ("it_is_held_still_and_goes_on", |bench| Box::pin(it_is_held_still_and_goes_on(bench))),
         ("what_it_writes_and_how_it_ends_is_known", |bench| Box::pin(what_it_writes_and_how_it_ends(bench))),
         ("a_program_that_does_not_start_leaves_nothing", |bench| Box::pin(does_not_start(bench))),
+        ("what_a_wiped_node_left_is_removed_by_the_next", |bench| Box::pin(what_a_wiped_node_left_is_removed(bench))),
         ("another_process_takes_it_up", |bench| Box::pin(another_process_takes_it_up(bench))),
     ];
     bench::run(words, &tests, None, Abilities::find(None).programs.err().map(|unable| unable.to_string()))
@@ -222,6 +228,31 @@ async fn static_programs_and_scripts(bench: Arc<Bench>) {
     }
 }
 
+async fn processors_are_limited(bench: Arc<Bench>) {
+    let function = bench.start(ContainerSpec { cpu_millis: Some(200), ..bench.spec().await }).await;
+    assert_eq!(page(&function, "/spin").await, "it spins");
+    is_throttled(function.container().unwrap(), 200);
+    bench.stop(&function).await;
+}
+
+async fn it_reaches_what_is_granted(bench: Arc<Bench>) {
+    let (granted, other) = (echo(), echo());
+    let http = vec![granted.to_string().parse().unwrap()];
+    let function = bench.start(ContainerSpec { http, ..bench.spec().await }).await;
+    let answer = page(&function, &format!("/get/{granted}")).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(&format!("host: {granted}")), "{answer}");
+    let answer = page(&function, &format!("/tunnel/{granted}")).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("Host: within"), "{answer}");
+    let missing = format!("a request to {other} was denied; grant it with `http = [\"{other}\"]`");
+    for way in ["get", "tunnel"] {
+        let answer = page(&function, &format!("/{way}/{other}")).await;
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains(&missing), "{way}: {answer}");
+    }
+    assert!(bench.lines.0.lock().unwrap().contains(&missing), "{:?}", bench.lines.0);
+    assert_eq!(page(&function, &format!("/connect/{granted}")).await, "ConnectionRefused");
+    bench.stop(&function).await;
+}
+
 async fn it_is_held_still_and_goes_on(bench: Arc<Bench>) {
     let function = Arc::new(bench.start(bench.spec().await).await);
     let container = Arc::clone(function.container().unwrap());
@@ -292,23 +323,49 @@ async fn does_not_start(bench: Arc<Bench>) {
     assert_eq!(fs::read_dir(bench.folder.path().join("containers/programs")).unwrap().count(), 0);
 }
 
+async fn what_a_wiped_node_left_is_removed(bench: Arc<Bench>) {
+    let (folder, next) = (&bench.folder.path().join("other"), bench.folder.path().join("next"));
+    let (mut other, said) = bench::other(folder);
+    let left: Vec<String> = fs::read_dir(folder.join("containers/run"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let state = fs::read_link(folder.join("containers/run")).unwrap().parent().unwrap().to_owned();
+    // As `kill -9`, and then the disk is lost.
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let socket = folder.join("containers/host.sock");
+    until("its host has ended", || std::os::unix::net::UnixStream::connect(&socket).is_err());
+    fs::remove_dir_all(folder).unwrap();
+    let pids: Vec<i32> = said.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    assert!(!left.is_empty() && pids.iter().all(|pid| runs(*pid)), "{left:?} {pids:?}");
+    let _next = containers(&next);
+    until("nothing of it runs", || pids.iter().all(|pid| !runs(*pid)));
+    until("nothing of it is left", || left.iter().all(|id| cgroups(id).is_empty()) && !state.exists());
+    // What is in use stays.
+    assert!(bench.folder.path().join("containers/run").is_dir());
+}
+
 async fn another_process_takes_it_up(bench: Arc<Bench>) {
     let folder = &bench.folder.path().join("other");
-    let mut other = Command::new(std::env::current_exe().unwrap());
-    let mut other = other.args(["start-and-wait", folder.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(other.stdout.take().unwrap()), &mut said).unwrap();
+    let (mut other, said) = bench::other(folder);
     let pids: Vec<i32> = said.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
     // As `kill -9`.
     other.kill().unwrap();
     other.wait().unwrap();
     let again = containers(folder);
-    let container = again.start(adopted_spec(&again).await, Arc::clone(&bench.lines) as _, 100, Arc::default());
+    let usage = Arc::<Usage>::default();
+    let container = again.start(adopted_spec(&again).await, Arc::clone(&bench.lines) as _, 100, Arc::clone(&usage));
     let container = container.await.unwrap();
     assert!(container.is_adopted());
     assert_eq!([container.pid(), container.shim_pid()], [pids[0], pids[1]]);
     let function = HttpFunction::of_container(Arc::clone(&container), HttpSettings::default());
     assert_eq!(ask(&function, "/").await.0, 200);
+    // What it used since its use was noted counts, although nobody was there to count it, and what was counted does not again.
+    until("it is counted", || usage.now().cpu_ns >= BURNT_MS * 1_000_000);
+    let counted = Duration::from_nanos(usage.now().cpu_ns);
+    assert!(counted < container.used().unwrap().cpu, "{counted:?} of {:?}", container.used());
+    assert!(usage.now().memory_byte_us > 0);
     // What nobody asks for is removed, and only that.
     let removed = again.remove_unknown().await;
     assert_eq!(removed.len(), 1, "{removed:?}");
@@ -333,8 +390,16 @@ fn start_and_wait(folder: &Path) {
         let containers = containers(folder);
         let spec = adopted_spec(&containers).await;
         let start = |spec| containers.start(spec, Arc::<Lines>::default() as _, 100, Arc::default());
-        let wanted = start(spec.clone()).await.unwrap();
+        let usage = Arc::<Usage>::default();
+        let wanted =
+            containers.start(spec.clone(), Arc::<Lines>::default() as _, 100, Arc::clone(&usage)).await.unwrap();
+        until("something of it is counted", || usage.now().cpu_ns > 0);
         let unwanted = start(ContainerSpec { name: "t/a/g".to_owned(), ..spec }).await.unwrap();
+        containers.note_counted().unwrap();
+        let limits = Limits { timeout: Duration::from_secs(600), ..Limits::default() };
+        let settings = HttpSettings { limits, ..HttpSettings::default() };
+        let function = HttpFunction::of_container(Arc::clone(&wanted), settings);
+        assert_eq!(page(&function, &format!("/burn/{BURNT_MS}")).await, "burnt");
         println!("{} {} {} {}", wanted.pid(), wanted.shim_pid(), unwanted.pid(), unwanted.shim_pid());
         std::future::pending::<()>().await;
     });

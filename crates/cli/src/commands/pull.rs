@@ -1,4 +1,4 @@
-//! `littoral pull`: a component from a registry.
+//! `littoral pull`: a component or an image from a registry.
 
 use std::process::ExitCode;
 
@@ -10,20 +10,27 @@ use crate::failure::Usage;
 use crate::output;
 use crate::transfer::{Transfer, registry};
 
-/// Fetches and verifies a component, keeps it where wanted, and prints its reference with the digest.
+/// Fetches and verifies a component or an image, keeps it where wanted, and prints its reference with the digest.
 pub(super) async fn run(args: &PullArgs) -> anyhow::Result<ExitCode> {
     let reference: OciReference = args
         .reference
         .parse()
         .map_err(|error: InvalidReference| Usage::new(error.to_string()).hint("for instance ghcr.io/acme/score:1.2"))?;
     let registry = registry(args.plain_http)?;
-    let resolved = registry.resolve(&reference).await?;
+    let is_image = registry.is_image(&reference).await?;
     let transfer = Transfer::new(format!("pulling {reference}"));
-    let component = registry.pull(&reference, &resolved.artifact, &|done, total| transfer.at(done, total)).await?;
+    let progress = |done, total| transfer.at(done, total);
+    let (pinned, content) = if is_image {
+        let image = registry.pull_image(&reference, &progress).await?;
+        (image.reference, image.archive)
+    } else {
+        let resolved = registry.resolve(&reference).await?;
+        (resolved.reference, registry.pull(&reference, &resolved.artifact, &progress).await?)
+    };
     drop(transfer);
     if let Some(path) = &args.output {
-        std::fs::write(path, &component).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(path, &content).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    output::print(&format!("{}\n", resolved.reference))?;
+    output::print(&format!("{pinned}\n"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::unit::{Size, Time};
+use crate::unit::{Cpus, Size, Time};
 
 /// The largest body of a request that any function takes: what goes to a function on another node is one message.
 pub const REQUEST_BYTES_MAX: u64 = 8 << 20;
@@ -12,6 +12,9 @@ pub const REQUEST_BYTES_MAX: u64 = 8 << 20;
 pub const RESPONSE_BYTES_MAX: u64 = 4 << 30;
 /// The most elements of a table that may be allowed: what a slot of the pool of instances has room for.
 pub const TABLE_ELEMENTS_MAX: u32 = 32 << 10;
+/// How many processors an instance may be limited to, in thousandths: the kernel counts no less than a millisecond in each
+/// tenth of a second, and no machine has more.
+pub(super) const CPUS_MILLIS: std::ops::RangeInclusive<u64> = 10..=1_000_000;
 /// How many requests of an HTTP function one node answers at once where nothing else is said.
 pub const CONCURRENCY_DEFAULT: u32 = 256;
 
@@ -22,6 +25,9 @@ pub struct Limits {
     /// How much CPU time one call may use; its `timeout` if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Time>,
+    /// How many processors' time an instance of an image or of a program may use, 10m to 1000; all there is if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Cpus>,
     /// How many requests of an HTTP function one node answers at once; more are answered with 503.
     #[schemars(range(min = 1, max = 10_000))]
     pub concurrency: u32,
@@ -47,6 +53,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             cpu: None,
+            cpus: None,
             concurrency: CONCURRENCY_DEFAULT,
             request: Size::from_bytes(REQUEST_BYTES_MAX),
             response: Size::from_bytes(64 << 20),

@@ -17,11 +17,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::cycles::{self, Cycle, Edge};
 use super::finding::Report;
-use super::limits::{REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
+use super::limits::{CPUS_MILLIS, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
 use super::sql;
 use crate::id::check_name;
 use crate::oci::OciReference;
-use crate::unit::{Distance, Size, Time};
+use crate::unit::{Cpus, Distance, Size, Time};
 
 /// What a value that names a secret begins with.
 const SECRET_PREFIX: &str = "secret:";
@@ -69,7 +69,7 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             let Some(function) = value.get_ref().as_table() else { continue };
             match text(function, "component") {
                 Some((component, span)) if OciReference::is_meant(component) => {
-                    self.reference(component, span);
+                    self.reference("component", component, span);
                     self.not_built(name, function);
                 }
                 _ => self.path_inside(function, "component"),
@@ -117,6 +117,12 @@ impl<'t> Meaning<'t, '_, '_, '_> {
     fn limits(&mut self, function: &'t DeTable<'_>) {
         let Some(limits) = table(function, "limits") else { return };
         self.not_zero(limits, "cpu");
+        if let Some((cpus, span)) = text(limits, "cpus")
+            && cpus.parse::<Cpus>().is_ok_and(|cpus| !CPUS_MILLIS.contains(&cpus.as_millis()))
+        {
+            let message = format!("an instance cannot have {cpus} processors");
+            self.report.add("out-of-range", span, message).expected("10m to 1000");
+        }
         for (key, max_bytes) in [("request", REQUEST_BYTES_MAX), ("response", RESPONSE_BYTES_MAX)] {
             if let Some((size, span)) = text(limits, key)
                 && let Ok(bytes) = size.parse::<Size>()
@@ -129,17 +135,17 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         }
     }
 
-    /// A component in a registry: pinned, so that every node runs the same one, today and tomorrow.
-    fn reference(&mut self, component: &str, span: Range<usize>) {
+    /// A component or an image in a registry: pinned, so that every node runs the same one, today and tomorrow.
+    fn reference(&mut self, what: &str, text: &str, span: Range<usize>) {
         let expected = "\"oci://HOST/REPOSITORY@sha256:DIGEST\"";
-        match component.parse::<OciReference>() {
+        match text.parse::<OciReference>() {
             Err(error) => {
-                let message = format!("`{component}` is no component in a registry: {}", error.reason);
+                let message = format!("`{text}` is no {what} in a registry: {}", error.reason);
                 self.report.add("invalid-reference", span, message).expected(expected);
             }
             Ok(OciReference { digest: None, .. }) => {
-                let message = format!("`{component}` has no digest, so that it may be another component tomorrow");
-                let help = format!("`littoral pull {component}` prints it with the digest that it has now");
+                let message = format!("`{text}` has no digest, so that it may be another {what} tomorrow");
+                let help = format!("`littoral pull {text}` prints it with the digest that it has now");
                 self.report.add("missing-digest", span, message).expected(expected).help(help);
             }
             Ok(_) => {}

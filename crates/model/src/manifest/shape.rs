@@ -10,7 +10,7 @@ use super::finding::Report;
 use crate::grant::{Peer, PeerError};
 use crate::id::{self, InvalidName};
 use crate::situation::{Position, PositionError};
-use crate::unit::{Bandwidth, Distance, Ratio, Size, Time, UnitError, UnitProblem};
+use crate::unit::{Bandwidth, Cpus, Distance, Ratio, Size, Time, UnitError, UnitProblem};
 
 /// Compares tables and values with the parts of one schema.
 pub(super) struct Shape<'s, 'r, 'a> {
@@ -285,6 +285,7 @@ fn check_format(format: &str, text: &str) -> Result<(), Problem> {
         "peer" => text.parse::<Peer>().map(drop).map_err(Problem::Peer),
         "distance" => unit(text.parse::<Distance>().map(drop)),
         "position" => text.parse::<Position>().map(drop).map_err(Problem::Position),
+        "cpu-quantity" => unit(text.parse::<Cpus>().map(drop)),
         "ratio" => unit(text.parse::<Ratio>().map(drop)),
         _ => Ok(()),
     }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use super::*;
-use crate::unit::{Size, Time};
+use crate::unit::{Cpus, Size, Time};
 
 /// The lines of [`BASE`].
 const BASE_LINES: usize = 8;
@@ -89,7 +89,7 @@ fn limits_have_ranges() {
     one(&limits("request = \"9MiB\""), "3 out-of-range: the body of a request cannot have 9MiB");
     one(&limits("response = \"0B\""), "3 out-of-range: the body of a response cannot have 0B");
     one(&limits("table-elements = 40_000"), "3 out-of-range: `table-elements` cannot be 40000");
-    one(&limits("cpus = \"1s\""), "3 unknown-key: `limits` has no key `cpus`");
+    one(&limits("cpuz = \"1s\""), "3 unknown-key: `limits` has no key `cpuz`");
 }
 
 #[test]
@@ -456,6 +456,36 @@ fn a_function_has_a_component_an_image_or_a_process() {
     one(
         &format!("{process}limits = {{ cpu = \"1s\" }}"),
         "3 contradiction: `cpu` does not concern a container or process",
+    );
+    let image = |image: &str| format!("[functions.f]\nimage = \"{image}\"\n");
+    let pinned = format!("oci://registry.example/shop@sha256:{}", "a".repeat(64));
+    let manifest =
+        parse("littoral.toml", &format!("{BASE}{}", image(&pinned))).unwrap_or_else(|findings| panic!("{findings}"));
+    let registry = manifest.functions.get(&"f".parse().unwrap()).unwrap().image_registry();
+    assert_eq!(registry.map(|reference| reference.to_string()), Some(pinned.clone()));
+    let tagged = "oci://registry.example/shop:1";
+    one(
+        &image(tagged),
+        &format!("2 missing-digest: `{tagged}` has no digest, so that it may be another image tomorrow"),
+    );
+    one(&image("oci://shop"), "2 invalid-reference: `oci://shop` is no image in a registry: it names no registry");
+    one(
+        &format!("{}build = \"make\"", image(&pinned)),
+        "3 contradiction: function f comes from a registry and cannot be built",
+    );
+    let grants = |grants: &str| format!("{process}grants = {{ {grants} }}");
+    assert_eq!(findings(&grants("http = [\"api.example.com:443\"]")), Vec::<String>::new());
+    one(&grants("sockets = [\"10.0.0.1:53\"]"), "3 contradiction: `sockets` does not concern a container or process");
+    let cpus = |cpus: &str| format!("{process}limits = {{ cpus = \"{cpus}\" }}");
+    let manifest =
+        parse("littoral.toml", &format!("{BASE}{}", cpus("1.5"))).unwrap_or_else(|findings| panic!("{findings}"));
+    let limits = manifest.functions.get(&"f".parse().unwrap()).unwrap().limits;
+    assert_eq!(limits.cpus.map(Cpus::as_millis), Some(1_500));
+    one(&cpus("5m"), "3 out-of-range: an instance cannot have 5m processors");
+    one(&cpus("1s"), "3 invalid-unit: `cpus` cannot be `1s`: there is no unit `s`");
+    one(
+        &cpus("1").replace("process = \"server\"", "component = \"c.wasm\""),
+        "3 contradiction: `cpus` is of images and processes; a component runs on one processor at a time",
     );
     one("[functions.f]\nimage = \"i\"\narguments = [\"-v\"]", "3 contradiction: `arguments` are of a process");
     one(

@@ -295,6 +295,12 @@ impl Function {
     pub fn registry(&self) -> Option<OciReference> {
         OciReference::is_meant(&self.component).then(|| self.component.parse().ok()).flatten()
     }
+
+    /// The registry's image, if it comes from a registry and not from the app's folder.
+    #[must_use]
+    pub fn image_registry(&self) -> Option<OciReference> {
+        self.image.as_deref().filter(|image| OciReference::is_meant(image)).and_then(|image| image.parse().ok())
+    }
 }
 
 fn default_memory() -> Size {

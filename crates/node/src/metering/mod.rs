@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use littoral_flow::stats::now_us;
 use littoral_model::id::{AppId, FunctionName, NodeId};
+use littoral_runtime::container::Containers;
 use littoral_runtime::{Usage, UsageTotals};
 use littoral_store::disk::RealDisk;
 use littoral_store::usage::{UsageLog, UsageLogOptions, UsageRecord, UsageRow};
@@ -84,24 +85,36 @@ impl Metering {
         Arc::clone(functions.entry((app.clone(), function.clone())).or_default())
     }
 
-    /// Writes down what was used, each `period` and at the end.
-    pub(crate) async fn keep(self: Arc<Self>, period: Duration, stop: CancellationToken) {
+    /// Writes down what was used, each `period` and at the end; and how far that of containers was counted, which a later process may
+    /// take up.
+    pub(crate) async fn keep(
+        self: Arc<Self>,
+        containers: Option<Arc<Containers>>,
+        period: Duration,
+        stop: CancellationToken,
+    ) {
         let mut looks = tokio::time::interval(LOOK_EVERY.min(period));
         let mut records = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                _ = records.tick() => self.write_down().await,
+                _ = records.tick() => self.write_down(containers.clone()).await,
                 _ = looks.tick() => drop(self.span().clocks.look()),
             }
         }
-        self.write_down().await;
+        self.write_down(containers).await;
     }
 
-    async fn write_down(self: &Arc<Self>) {
+    async fn write_down(self: &Arc<Self>, containers: Option<Arc<Containers>>) {
         let this = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || this.close()).await {
+        let closed = tokio::task::spawn_blocking(move || {
+            this.close()?;
+            // Afterwards: what a crash in between loses is what was used in the moment, and nothing is counted twice.
+            containers
+                .map_or(Ok(()), |containers| containers.note_counted().context("cannot note what containers used"))
+        });
+        match closed.await {
             Ok(Ok(())) => {}
             // What was used stays in the span, and is written down with the next record.
             Ok(Err(error)) => tracing::error!(%error, "cannot write down what functions used; trying again"),

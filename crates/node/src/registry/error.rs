@@ -10,7 +10,7 @@ use super::ARTIFACT_BYTES_MAX;
 /// The most characters of what a registry says that are passed on: an error page may be long.
 const REASON_CHARS_MAX: usize = 400;
 
-/// Why a component cannot be pushed or pulled.
+/// Why a component cannot be pushed or pulled, or an image not be pulled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
     /// No answer.
@@ -36,7 +36,7 @@ pub enum RegistryError {
         reason: String,
     },
     /// There is no such thing.
-    #[error("{reference} is not in the registry; push it with `littoral push`, or correct the reference")]
+    #[error("{reference} is not in the registry; push it (a component with `littoral push`), or correct the reference")]
     Missing {
         /// What was asked for.
         reference: String,
@@ -51,6 +51,16 @@ pub enum RegistryError {
         /// What it is.
         reason: String,
     },
+    /// Something else than an image of containers is there, or one that no node can use.
+    #[error(
+        "{reference} is no image that nodes can run: {reason}; push one with `docker push` or `skopeo copy`, or correct the reference"
+    )]
+    NoImage {
+        /// What was asked for.
+        reference: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// What is to be pushed is no component.
     #[error(
         "this is no WebAssembly component: {reason}; build for wasm32-wasip2, or make one of a module with `wasm-tools component new`"
@@ -62,7 +72,7 @@ pub enum RegistryError {
     /// The registry sent other bytes than those that were asked for.
     #[error(
         "the registry sent something else than {reference} (SHA-256 {found}): it is damaged or was tampered with, and is \
-         not used; push the component again, and see who can write to the registry"
+         not used; push it again, and see who can write to the registry"
     )]
     Damaged {
         /// What was asked for.
@@ -71,7 +81,9 @@ pub enum RegistryError {
         found: String,
     },
     /// More than a node takes.
-    #[error("{reference} has more than {ARTIFACT_BYTES_MAX} bytes; strip debug information from it")]
+    #[error(
+        "{reference} has more than {ARTIFACT_BYTES_MAX} bytes; strip debug information from it, or leave out what is not run"
+    )]
     TooLarge {
         /// What was pushed or pulled.
         reference: String,
@@ -89,6 +101,10 @@ pub enum RegistryError {
 impl RegistryError {
     pub(super) fn no_component(reference: &OciReference, reason: impl Into<String>) -> Self {
         Self::NoComponent { reference: reference.to_string(), reason: shortened(&reason.into()) }
+    }
+
+    pub(super) fn no_image(reference: &OciReference, reason: impl Into<String>) -> Self {
+        Self::NoImage { reference: reference.to_string(), reason: shortened(&reason.into()) }
     }
 
     pub(super) fn slow(reference: &OciReference, deadline: Duration) -> Self {

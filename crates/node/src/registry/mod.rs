@@ -1,10 +1,14 @@
-//! Wasm components in OCI registries: pushed and pulled by the command line, and pulled by nodes that no other node can help.
+//! Wasm components and images of containers in OCI registries: components are pushed and both are pulled by the command line, and
+//! pulled by nodes that no other node can help.
 //!
 //! The layout is the CNCF's "Wasm OCI Artifact layout": an OCI image manifest whose config is of media type
 //! `application/vnd.wasm.config.v0+json`, with one layer `application/wasm`, the component. A reference pins the
 //! manifest's digest; the layer's digest is the artefact's SHA-256, which is its name everywhere else in Littoral. So
 //! only who deploys reads the manifest; nodes ask for the layer, whose digest is in the app's signed bundle, and no node
 //! can be given anything else.
+//!
+//! Of an image everything is asked for that a node may need, and put together to one archive ([`Gathering`]), which is the artefact. A
+//! node that pulls the image itself comes to the same archive, or does not use it.
 
 mod component;
 mod credentials;
@@ -19,9 +23,14 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use http::HeaderValue;
 use littoral_model::oci::OciReference;
+use littoral_runtime::container::image::gather::Gathering;
+use littoral_runtime::container::image::layout::LayoutError;
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
-use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest};
+use oci_client::manifest::{
+    IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE,
+    OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest,
+};
 use oci_client::{Client, Reference, RegistryOperation};
 
 use crate::admin::exchange::artifact_digest;
@@ -33,8 +42,13 @@ pub use error::RegistryError;
 
 /// The media type of the config of a Wasm artefact.
 const CONFIG_MEDIA_TYPE: &str = "application/vnd.wasm.config.v0+json";
+/// The media types of the configuration of an image.
+const IMAGE_CONFIG_MEDIA_TYPES: [&str; 2] = [IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE];
 /// The media type of a component or a module.
 const LAYER_MEDIA_TYPE: &str = "application/wasm";
+/// What is taken as a manifest: of a component, of an image, and an index of images; as OCI has them, and as Docker does.
+const MANIFEST_MEDIA_TYPES: [&str; 4] =
+    [OCI_IMAGE_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE];
 /// The largest OCI manifest that is taken: the specification tells registries to take 4 MiB.
 const MANIFEST_BYTES_MAX: usize = 4 << 20;
 /// How many manifests are kept; each has less than a kilobyte.
@@ -74,6 +88,15 @@ pub struct Resolved {
     pub bytes: u64,
 }
 
+/// An image of containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PulledImage {
+    /// The reference with the digest of its manifest or index, as a manifest of an app names it.
+    pub reference: OciReference,
+    /// An archive of a layout with what nodes need of it: the artefact.
+    pub archive: Bytes,
+}
+
 impl Registry {
     /// Uses these credentials. Registries on this machine's loopback are asked without TLS, others only with `plain_http`.
     #[must_use]
@@ -93,21 +116,74 @@ impl Registry {
     /// # Errors
     /// When the registry cannot be asked, has no such manifest, or it is of something else.
     pub async fn resolve(&self, reference: &OciReference) -> Result<Resolved, RegistryError> {
-        let kept = reference.digest.as_deref().and_then(|digest| self.kept_manifest(digest));
-        let bytes = match kept {
-            Some(bytes) => bytes,
-            None => self.ask_manifest(reference).await?,
-        };
+        let bytes = self.manifest(reference).await?;
         let digest = artifact_digest(&bytes);
         let (artifact, size) = layer_of(&bytes).map_err(|reason| RegistryError::no_component(reference, reason))?;
         Ok(Resolved { reference: reference.pinned(&digest), artifact, bytes: size })
+    }
+
+    /// Whether a reference stands for an image, or an index of images, and not for a component.
+    ///
+    /// # Errors
+    /// When the registry cannot be asked, or has no such manifest.
+    pub async fn is_image(&self, reference: &OciReference) -> Result<bool, RegistryError> {
+        let bytes = self.manifest(reference).await?;
+        Ok(is_image(&bytes))
+    }
+
+    /// Fetches an image with all that nodes may need of it. The same image always gives the same archive.
+    ///
+    /// # Errors
+    /// When the registry cannot be asked, does not have all of it, it is no image, or more than a node takes.
+    pub async fn pull_image(
+        &self,
+        reference: &OciReference,
+        progress: Progress<'_>,
+    ) -> Result<PulledImage, RegistryError> {
+        let document = self.manifest(reference).await?;
+        let pinned = reference.pinned(&artifact_digest(&document));
+        if !is_image(&document) {
+            return Err(RegistryError::no_image(reference, "it is something else, a component perhaps"));
+        }
+        let gathered = tokio::time::timeout(TRANSFER_DEADLINE, self.gathered(&pinned, document, progress)).await;
+        let archive = gathered.map_err(|_| RegistryError::slow(reference, TRANSFER_DEADLINE))??;
+        Ok(PulledImage { reference: pinned, archive })
+    }
+
+    async fn gathered(
+        &self,
+        reference: &OciReference,
+        document: Bytes,
+        progress: Progress<'_>,
+    ) -> Result<Bytes, RegistryError> {
+        let refused = |error: LayoutError| RegistryError::no_image(reference, error.to_string());
+        let mut gathering = Gathering::new(document.into(), ARTIFACT_BYTES_MAX as u64).map_err(refused)?;
+        while let Some(wanted) = gathering.wanted() {
+            let digest = wanted.digest.trim_start_matches("sha256:");
+            let (before, total) = gathering.progress();
+            let content = if wanted.is_manifest {
+                self.manifest(&reference.pinned(digest)).await?
+            } else {
+                self.pull(reference, digest, &|done, _| progress(before + done, total)).await?
+            };
+            gathering.take(content.into()).map_err(refused)?;
+        }
+        Ok(gathering.archive().map_err(refused)?.into())
+    }
+
+    /// The manifest or index that a reference stands for, with the digest that it pins.
+    async fn manifest(&self, reference: &OciReference) -> Result<Bytes, RegistryError> {
+        match reference.digest.as_deref().and_then(|digest| self.kept_manifest(digest)) {
+            Some(bytes) => Ok(bytes),
+            None => self.ask_manifest(reference).await,
+        }
     }
 
     async fn ask_manifest(&self, reference: &OciReference) -> Result<Bytes, RegistryError> {
         let client = self.client(reference, SILENCE_TIMEOUT)?;
         let auth = self.credentials.of(&reference.registry);
         let named = named(reference);
-        let asked = client.pull_manifest_raw(&named, &auth, &[OCI_IMAGE_MEDIA_TYPE]);
+        let asked = client.pull_manifest_raw(&named, &auth, &MANIFEST_MEDIA_TYPES);
         let (bytes, _) = within(MANIFEST_DEADLINE, reference, asked).await?;
         if bytes.len() > MANIFEST_BYTES_MAX {
             return Err(RegistryError::no_component(reference, "its manifest has more than 4 MiB"));
@@ -316,6 +392,13 @@ fn manifest(config: &str, config_bytes: usize, layer: &str, layer_bytes: usize) 
     }
 }
 
+/// Whether a manifest is an image's, or an index of them.
+fn is_image(manifest: &[u8]) -> bool {
+    let manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap_or_default();
+    let config = manifest.pointer("/config/mediaType").and_then(serde_json::Value::as_str);
+    manifest.get("manifests").is_some() || config.is_some_and(|config| IMAGE_CONFIG_MEDIA_TYPES.contains(&config))
+}
+
 /// Digest and size of the one layer that a Wasm artefact has.
 fn layer_of(manifest: &[u8]) -> Result<(String, u64), String> {
     let manifest: OciImageManifest =
@@ -369,6 +452,8 @@ mod tests {
         tar.layers.iter_mut().for_each(|layer| layer.media_type = "application/x-tar".to_owned());
         assert!(read(&tar).unwrap_err().contains("its layer is of type"));
         assert!(layer_of(b"{}").is_err());
+        let is_image = |manifest: &OciImageManifest| is_image(&serde_json::to_vec(manifest).unwrap());
+        assert!(is_image(&image) && !is_image(&good) && !is_image(&tar));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::able::Abilities;
 use super::cgroup::Cgroup;
 use super::image::Image;
 use super::image::layout::hex;
-use super::process::write_whole;
+use super::process::{StartTime, write_whole};
 use super::shim::{Bundle, Launch, ORDER, Order, READY, RECORD, Record, VERSION, What};
 use super::spec::{ContainerSpec, Contents, is_id, program_user};
 
@@ -41,6 +41,9 @@ const STATES: &str = "/run/littoral";
 const STATE_PARTS: [&str; 2] = ["run", "runtime"];
 /// How many digits of its name.
 const STATE_DIGITS: usize = 24;
+/// The file in it that says whose it is, and its version.
+const OWNER: &str = "host.json";
+const OWNER_VERSION: u32 = 1;
 /// How long a shim may take until its container runs: far longer than any does.
 const SHIM_MAX: Duration = Duration::from_secs(60);
 /// How long the node waits for what it asks: longer than a shim may take, and the removal of what is left of it.
@@ -89,6 +92,28 @@ pub(super) enum Reply {
     Made(Record),
     Done,
     Failed(String),
+}
+
+/// Whose a folder of states is.
+#[derive(Debug, Serialize, Deserialize)]
+struct Owner {
+    version: u32,
+    /// The containers' folder.
+    folder: PathBuf,
+    host: StartTime,
+}
+
+impl Owner {
+    fn read(state: &Path) -> Option<Self> {
+        let owner: Self = serde_json::from_slice(&fs::read(state.join(OWNER)).ok()?).ok()?;
+        (owner.version == OWNER_VERSION).then_some(owner)
+    }
+
+    /// Whether the containers' folder was removed, and nobody is there for whom it was.
+    fn is_gone(&self) -> bool {
+        let found = fs::symlink_metadata(&self.folder);
+        found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && !self.host.is_alive()
+    }
 }
 
 /// A host that was started, and ends when this is dropped.
@@ -246,6 +271,7 @@ pub fn run_host(folder: &Path, program: &ContainerProgram) -> io::Result<()> {
     for part in STATE_PARTS {
         make_folder(&host.state.join(part))?;
     }
+    host.own()?;
     // Only who is root may ask.
     rustix::process::umask(Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(SOCKET)?;
@@ -253,8 +279,9 @@ pub fn run_host(folder: &Path, program: &ContainerProgram) -> io::Result<()> {
     rustix::process::umask(Mode::from_raw_mode(0o022));
     // A signal to the node's group, from its terminal, is the node's to see to.
     rustix::process::setsid()?;
-    let listening = Arc::clone(&host);
+    let (listening, sweeping) = (Arc::clone(&host), Arc::clone(&host));
     std::thread::spawn(move || listening.listen(&listener));
+    std::thread::spawn(move || sweeping.sweep_wiped());
     let mut output = io::stdout();
     writeln!(output, "{READY}").and_then(|()| output.flush())?;
     let ended = io::copy(&mut io::stdin(), &mut io::sink()).map(drop);
@@ -356,7 +383,35 @@ impl Host {
         for part in STATE_PARTS {
             let _ = fs::remove_dir(self.state.join(part));
         }
+        if STATE_PARTS.iter().all(|part| !self.state.join(part).exists()) {
+            let _ = fs::remove_file(self.state.join(OWNER));
+        }
         let _ = fs::remove_dir(&self.state);
+    }
+
+    /// Says whose the folder of states is.
+    fn own(&self) -> io::Result<()> {
+        let owner = Owner { version: OWNER_VERSION, folder: self.folder.clone(), host: StartTime::own()? };
+        write_whole(&self.state.join(OWNER), &serde_json::to_vec(&owner)?)
+    }
+
+    /// Removes the containers of folders that are not there any more: with a node's data directory its containers are wiped, and no
+    /// node comes back for them.
+    fn sweep_wiped(&self) {
+        for entry in fs::read_dir(STATES).into_iter().flatten().flatten() {
+            let state = entry.path();
+            let Some(owner) = Owner::read(&state).filter(Owner::is_gone) else { continue };
+            let (abilities, program) = (self.abilities.clone(), self.program.clone());
+            let wiped = Self { folder: owner.folder, state, abilities, program };
+            let entries =
+                STATE_PARTS.iter().flat_map(|part| fs::read_dir(wiped.state.join(part)).into_iter().flatten());
+            let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+            for id in names.filter(|id| is_id(id)) {
+                // What does not end is tried again by the next host of this machine.
+                let _ = wiped.remove(&id);
+            }
+            wiped.leave();
+        }
     }
 
     fn signal(&self, id: &str, kill: bool) -> Result<(), String> {
@@ -399,6 +454,9 @@ impl Host {
     /// Has a shim make and start a container.
     fn make(&self, spec: &ContainerSpec) -> Result<Record, String> {
         self.checked(&spec.contents)?;
+        if spec.proxy_port() == Some(spec.port) {
+            return Err(format!("it cannot serve on port {}, where it finds its proxy", spec.port));
+        }
         let id = spec.id(&self.folder, self.abilities.has_user_namespaces());
         let folder = self.run_folder(&id);
         let (what, config) = match &spec.contents {
@@ -413,7 +471,8 @@ impl Host {
                 (What::Program(launch), None)
             }
         };
-        let order = Order { version: VERSION, id: id.clone(), port: spec.port, what };
+        let (version, port, proxy_port) = (VERSION, spec.port, spec.proxy_port());
+        let order = Order { version, id: id.clone(), port, proxy_port, what };
         let written = || {
             fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&folder)?;
             if let Some(config) = config {

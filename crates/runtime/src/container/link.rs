@@ -9,10 +9,10 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use super::shim::SOCKET;
-use super::shim::serve::{CONNECT, CONNECTED, FOLLOW, FRAME_BYTES_MAX, KINDS};
+use super::shim::serve::{CONNECT, CONNECTED, FOLLOW, FRAME_BYTES_MAX, KINDS, PROXY};
 
 /// How long a shim may take to answer; it takes some microseconds unless the container does not accept.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -46,7 +46,8 @@ impl Link {
         let asked = async {
             let stream = self.ask(CONNECT).await?;
             let connection = stream.async_io(Interest::READABLE, || receive(&stream)).await?;
-            let connection = std::net::TcpStream::from(connection);
+            let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "it does not listen on its port");
+            let connection = std::net::TcpStream::from(connection.ok_or_else(refused)?);
             connection.set_nonblocking(true)?;
             connection.set_nodelay(true)?;
             TcpStream::from_std(connection)
@@ -54,6 +55,19 @@ impl Link {
         let late =
             |_| io::Error::new(io::ErrorKind::TimedOut, format!("it accepts no connection within {ANSWER_MAX:?}"));
         tokio::time::timeout(ANSWER_MAX, asked).await.map_err(late)?
+    }
+
+    /// The socket on which the container's connections to its proxy come in.
+    pub(super) async fn proxy(&self) -> io::Result<TcpListener> {
+        let asked = async {
+            let stream = self.ask(PROXY).await?;
+            let socket = stream.async_io(Interest::READABLE, || receive(&stream)).await?;
+            let socket = socket.ok_or_else(|| io::Error::other("its shim has none"))?;
+            let socket = std::net::TcpListener::from(socket);
+            socket.set_nonblocking(true)?;
+            TcpListener::from_std(socket)
+        };
+        tokio::time::timeout(ANSWER_MAX, asked).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
     /// Follows what the container does from now on, and what it did and nobody followed.
@@ -92,8 +106,8 @@ impl Followed {
     }
 }
 
-/// Takes a descriptor from a shim that has one to give.
-fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
+/// Takes a descriptor from a shim, if that has one to give.
+fn receive(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
     let mut answer = [0];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -102,6 +116,5 @@ fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "it does not listen on its port");
-    connection.filter(|_| answer == [CONNECTED]).ok_or_else(refused)
+    Ok(connection.filter(|_| answer == [CONNECTED]))
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use littoral_runtime_wasm::{GuestOutput, LogSink, LogStream, Usage};
 use tokio::net::TcpStream;
@@ -15,6 +15,8 @@ use tokio::sync::watch;
 use super::able::Abilities;
 use super::cgroup::{Cgroup, Used};
 use super::client::is_healthy;
+use super::counted::{self, Counted};
+use super::egress::Egress;
 use super::host::{HostProcess, Request, read_record};
 use super::image::layer::Bounds;
 use super::image::layout::Layout;
@@ -84,6 +86,8 @@ pub struct Containers {
     held: Mutex<Vec<Weak<HeldContents>>>,
     /// By name, held while one is made or removed, so that neither finds the other's halves.
     changing: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// What an earlier process of this folder has counted of the containers that it left.
+    counted: Mutex<HashMap<String, Counted>>,
     /// Read while something is unpacked or a container made of it, and written while what nobody needs is removed.
     contents: tokio::sync::RwLock<()>,
 }
@@ -102,6 +106,8 @@ pub struct Container {
     record: Record,
     link: Link,
     cgroup: Cgroup,
+    /// How much of its processor time was counted.
+    counted_ns: Arc<AtomicU64>,
     ended: watch::Receiver<Option<String>>,
     adopted: bool,
     still: Mutex<Still>,
@@ -138,8 +144,9 @@ impl Containers {
         let images = Arc::new(images.map_err(|error| ContainerError::Image(error.to_string()))?);
         let folder = host.folder().join("programs");
         let programs = Arc::new(Programs::open(folder.clone()).map_err(disk(&folder))?);
+        let counted = Mutex::new(counted::read(host.folder()));
         let (known, held, changing, contents) = Default::default();
-        Ok(Self { host, images, programs, known, held, changing, contents })
+        Ok(Self { host, images, programs, known, held, changing, counted, contents })
     }
 
     /// What can be started here.
@@ -236,8 +243,10 @@ impl Containers {
             };
             let output = |stream| GuestOutput::alone(Arc::clone(&logs), stream, log_lines_per_second);
             let outputs = [output(LogStream::Stdout), output(LogStream::Stderr)];
+            let before = self.counted.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            let metered = Metered::new(Cgroup::new(&id), usage, adopted.then_some(before), &record);
             let container =
-                Arc::new(Container::new(self.host.folder(), id.clone(), spec, record, adopted, outputs, usage)?);
+                Arc::new(Container::new(self.host.folder(), id.clone(), spec, record, adopted, outputs, metered)?);
             let mut known = self.known();
             known.retain(|_, container| container.strong_count() > 0);
             known.insert(id.clone(), Arc::downgrade(&container));
@@ -265,6 +274,18 @@ impl Containers {
         let known: Vec<Arc<Container>> = self.known().values().filter_map(Weak::upgrade).collect();
         let runs = |known: &Container| !known.is_leaving.load(Ordering::Relaxed) && known.ended().is_none();
         known.into_iter().filter(|known| known.spec.name == name && runs(known)).collect()
+    }
+
+    /// Notes how far the use of all containers that run was counted, for whoever takes them up later: it counts on from there. To be called
+    /// when what was counted is kept.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn note_counted(&self) -> io::Result<()> {
+        let known: Vec<Arc<Container>> = self.known().values().filter_map(Weak::upgrade).collect();
+        let running = known.iter().filter(|container| container.ended().is_none());
+        let counted = running.filter_map(|container| Some((container.id.clone(), container.counted()?))).collect();
+        counted::write(self.host.folder(), counted)
     }
 
     /// Whether this process knows any container at all.
@@ -420,24 +441,42 @@ impl Container {
         record: Record,
         adopted: bool,
         outputs: [GuestOutput; 2],
-        usage: Arc<Usage>,
+        metered: Metered,
     ) -> Result<Self, ContainerError> {
         let folder = run_folder(containers, &id);
         let link = Link::new(&folder).map_err(disk(&folder))?;
         let follower = Link::new(&folder).map_err(disk(&folder))?;
         let (ending, ended) = watch::channel(None);
-        let cgroup = Cgroup::new(&id);
-        let metered = Metered::new(cgroup.clone(), usage, adopted);
+        let (cgroup, counted_ns) = (Cgroup::new(&id), Arc::clone(&metered.counted_ns));
         let note = folder.join(ENDED);
+        let [_, errors] = &outputs;
+        let way_out = Egress::new(spec.http.clone(), errors.clone());
         let following = tokio::spawn(async move {
-            let how = follow(&follower, outputs, metered, &note).await;
+            let how = tokio::select! {
+                how = follow(&follower, outputs, metered, &note) => how,
+                never = way_out.serve(&follower) => match never {},
+            };
             // Nobody may care for it any more.
             let _ = ending.send(Some(how));
         });
         let folder = containers.to_owned();
         let (still, following) = (Mutex::default(), following.abort_handle());
         let (is_leaving, was_ready) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { id, folder, spec, record, link, cgroup, ended, adopted, still, is_leaving, was_ready, following })
+        Ok(Self {
+            id,
+            folder,
+            spec,
+            record,
+            link,
+            cgroup,
+            counted_ns,
+            ended,
+            adopted,
+            still,
+            is_leaving,
+            was_ready,
+            following,
+        })
     }
 
     /// Its name for the runtime, and that of its control group.
@@ -532,6 +571,12 @@ impl Container {
         self.cgroup.used()
     }
 
+    /// How far its use was counted.
+    fn counted(&self) -> Option<Counted> {
+        let process = self.record.container?;
+        Some(Counted { process, cpu_ns: self.counted_ns.load(Ordering::Relaxed), at: SystemTime::now() })
+    }
+
     async fn until_ready(&self) -> Result<(), ContainerError> {
         if self.was_ready.load(Ordering::Relaxed) {
             return Ok(());
@@ -599,22 +644,41 @@ struct Metered {
     cgroup: Cgroup,
     usage: Arc<Usage>,
     last: Used,
+    counted_ns: Arc<AtomicU64>,
     measured: Instant,
 }
 
 impl Metered {
-    /// What a container used for another process, that one has counted.
-    fn new(cgroup: Cgroup, usage: Arc<Usage>, adopted: bool) -> Self {
-        let last = if adopted { cgroup.used().unwrap_or_default() } else { Used::default() };
-        Self { cgroup, usage, last, measured: Instant::now() }
+    /// Of one that was taken up what was counted of it is given, if that is known. What it has used since counts now: the memory that it
+    /// has now, all that time. Where nothing is known, it counts from now on.
+    fn new(cgroup: Cgroup, usage: Arc<Usage>, adopted: Option<Option<Counted>>, record: &Record) -> Self {
+        let used = || cgroup.used().unwrap_or_default();
+        let last = match adopted {
+            None => Used::default(),
+            Some(before) => match before.filter(|before| record.container == Some(before.process)) {
+                None => used(),
+                Some(before) => {
+                    let memory_bytes = used().memory_bytes;
+                    usage.used(Duration::ZERO, memory_bytes, before.at.elapsed().unwrap_or_default());
+                    Used { cpu: Duration::from_nanos(before.cpu_ns), memory_bytes }
+                }
+            },
+        };
+        let counted_ns = Arc::new(AtomicU64::new(nanos(last.cpu)));
+        Self { cgroup, usage, last, counted_ns, measured: Instant::now() }
     }
 
     fn measure(&mut self) {
         let (Ok(used), now) = (self.cgroup.used(), Instant::now()) else { return };
         let held = now.duration_since(self.measured);
         self.usage.used(used.cpu.saturating_sub(self.last.cpu), used.memory_bytes, held);
+        self.counted_ns.store(nanos(used.cpu), Ordering::Relaxed);
         (self.last, self.measured) = (used, now);
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn disk(path: &Path) -> impl Fn(io::Error) -> ContainerError {

@@ -2,7 +2,7 @@
 //! come back to.
 //!
 //! [`image`] unpacks images, `program` keeps programs, [`ContainerSpec`] is what a container is to be, [`OciRuntime`] the program that
-//! makes those of images, [`Abilities`] what this machine can run. `shim` is the process beside it, and `host` the one that makes containers for a node, which is confined; [`run_shim`] and [`run_host`] turn a
+//! makes those of images, [`Abilities`] what this machine can run, `egress` the way out of those that are granted one. `shim` is the process beside it, and `host` the one that makes containers for a node, which is confined; [`run_shim`] and [`run_host`] turn a
 //! process into one. [`Containers`] starts what is asked for, or takes up what already runs
 //! as it is asked for, and removes the rest. All of it lies in one folder of a node's data directory:
 //!
@@ -10,6 +10,7 @@
 //! images/DIGEST-OWNER/   the files of an image, read-only
 //! programs/DIGEST        a program
 //! host.sock              what the host answers on
+//! counted.json           how far the use of containers was counted
 //! run/ID/                a container: its configuration, the shim's order, record and socket
 //! runtime/ID/            what the runtime keeps
 //! ```
@@ -17,6 +18,8 @@
 mod able;
 mod cgroup;
 mod client;
+mod counted;
+mod egress;
 mod host;
 pub mod image;
 mod link;

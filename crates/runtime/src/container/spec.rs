@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use littoral_runtime_wasm::Peer;
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -16,6 +17,13 @@ use super::seccomp;
 
 /// Where a container serves, unless it is told otherwise.
 pub const PORT_DEFAULT: u16 = 8_080;
+/// Where a container that is granted a way out finds its proxy, on its own loopback: the port that Squid has made usual.
+pub(super) const PROXY_PORT: u16 = 3_128;
+/// The variables that tell programs of it. Some look at those in capitals only (Go reads both), some at the others only (curl, for http).
+const PROXY_VARIABLES: [&str; 6] = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+/// What is not asked for through it: the container itself.
+const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
+const NO_PROXY: &str = "localhost,127.0.0.1,::1";
 /// How many processes and threads a container may have, unless it is told otherwise.
 pub const PIDS_DEFAULT: u32 = 512;
 /// The share of the processors that a process or a control group has of which nothing is said.
@@ -88,6 +96,8 @@ pub struct ContainerSpec {
     /// Its share of the processors beside others that want them, against [`CPU_SHARES_DEFAULT`] of each of those. It is set anew whenever the
     /// container is asked for, and makes no other container of it.
     pub cpu_shares: u32,
+    /// Where it may send HTTP requests and what it may have tunnels to, through a proxy on its loopback; without any it finds none.
+    pub http: Vec<Peer>,
     /// What it answers with a status below 500 when it is ready.
     pub health_path: String,
     /// How long it may take until it is ready.
@@ -111,6 +121,7 @@ impl ContainerSpec {
             cpu_millis: None,
             pids: PIDS_DEFAULT,
             cpu_shares: CPU_SHARES_DEFAULT,
+            http: Vec::new(),
             health_path: "/".to_owned(),
             ready_within: Duration::from_secs(30),
             stop_within: Duration::from_secs(5),
@@ -136,8 +147,17 @@ impl ContainerSpec {
         if let (1.., Value::Object(told)) = (self.ordinal, &mut told) {
             told.insert("ordinal".to_owned(), self.ordinal.into());
         }
+        // So had those before there was a way out.
+        if let (false, Value::Object(told)) = (self.http.is_empty(), &mut told) {
+            told.insert("http".to_owned(), json!(self.http));
+        }
         let hash = hex(digest(&SHA256, told.to_string().as_bytes()).as_ref());
         format!("{ID_PREFIX}{}", hash.get(..ID_DIGITS).unwrap_or(&hash))
+    }
+
+    /// Where it finds its proxy, if it is granted a way out.
+    pub(super) fn proxy_port(&self) -> Option<u16> {
+        (!self.http.is_empty()).then_some(PROXY_PORT)
     }
 
     /// What its control group may use.
@@ -203,9 +223,13 @@ impl ContainerSpec {
 
     /// `NAME=value`, those of an image first; later ones replace them.
     pub(super) fn variables(&self, of_image: &[String]) -> Vec<String> {
-        let own = self.environment.iter().map(|(name, value)| format!("{name}={value}"));
-        let own: Vec<String> = own.chain([format!("PORT={}", self.port)]).collect();
         let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+        let own = self.environment.iter().map(|(name, value)| format!("{name}={value}"));
+        let mut own: Vec<String> = own.chain([format!("PORT={}", self.port)]).collect();
+        // What is configured is meant so, that of a proxy, too.
+        let proxy: Vec<String> =
+            self.proxy_variables().into_iter().filter(|it| own.iter().all(|own| name(own) != name(it))).collect();
+        own.extend(proxy);
         let is_replaced = |variable: &&String| own.iter().any(|own| name(own) == name(variable));
         let mut variables: Vec<String> = of_image.iter().filter(|it| !is_replaced(it)).cloned().collect();
         if !variables.iter().chain(&own).any(|variable| name(variable) == "PATH") {
@@ -213,6 +237,12 @@ impl ContainerSpec {
         }
         variables.extend(own);
         variables
+    }
+
+    fn proxy_variables(&self) -> Vec<String> {
+        let Some(port) = self.proxy_port() else { return Vec::new() };
+        let proxy = PROXY_VARIABLES.map(|name| format!("{name}=http://127.0.0.1:{port}"));
+        proxy.into_iter().chain(NO_PROXY_VARIABLES.map(|name| format!("{name}={NO_PROXY}"))).collect()
     }
 
     fn resources(&self) -> Value {

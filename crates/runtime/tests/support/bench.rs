@@ -3,15 +3,17 @@
 
 use std::fs;
 use std::future::Future;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::process::ExitCode;
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt as _;
-use littoral_runtime::container::{Abilities, ContainerProgram, ContainerSpec, Containers, HostProcess};
+use littoral_runtime::container::{Abilities, Container, ContainerProgram, ContainerSpec, Containers, HostProcess};
 use littoral_runtime::http::{HttpFunction, HttpSettings, full};
 use littoral_runtime::{Limits, LogSink, LogStream, Usage};
 use tempfile::TempDir;
@@ -26,6 +28,9 @@ pub(crate) struct Bench {
     pub(crate) lines: Arc<Lines>,
     pub(crate) usage: Arc<Usage>,
 }
+
+/// In how many periods a container that spins has to be throttled.
+const PERIODS_THROTTLED: u64 = 5;
 
 #[derive(Default)]
 pub(crate) struct Lines(pub(crate) Mutex<Vec<String>>);
@@ -68,6 +73,15 @@ pub(crate) fn run(words: &[&str], tests: &[Test], path: Option<&std::ffi::OsStr>
 /// This program, as the host and the shims.
 pub(crate) fn program() -> ContainerProgram {
     ContainerProgram { program: std::env::current_exe().unwrap(), arguments: vec!["container".into()] }
+}
+
+/// Another process, this program, that has started containers in a folder; and what it says of them.
+pub(crate) fn other(folder: &Path) -> (Child, String) {
+    let mut other = Command::new(std::env::current_exe().unwrap());
+    let mut other = other.args(["start-and-wait", folder.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(other.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    (other, said)
 }
 
 /// The containers of a folder, on a machine with the runtime that is found in `path`, or with none.
@@ -121,6 +135,44 @@ pub(crate) fn cgroups(id: &str) -> Vec<PathBuf> {
     let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
     let all = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]).map(|path| path.join(id));
     all.filter(|path| path.exists()).collect()
+}
+
+/// Waits until the kernel has held a container to its limit of processor time in several periods of a tenth of a second, and sees that it
+/// has used no more than the limit in all that have begun.
+pub(crate) fn is_throttled(container: &Container, cpu_millis: u64) {
+    let groups = cgroups(container.id());
+    // Where both versions are mounted, that of version 2 has no limit.
+    let stats = || groups.iter().filter_map(|group| fs::read_to_string(group.join("cpu.stat")).ok());
+    let stat = || stats().find(|stat| stat.contains("nr_throttled ")).unwrap();
+    let number = |stat: &str, name: &str| -> u64 {
+        stat.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse().unwrap()
+    };
+    until("it is throttled", || number(&stat(), "nr_throttled ") >= PERIODS_THROTTLED);
+    // First what it has used: more periods may pass in between, and more is used in none than its part.
+    let used = container.used().unwrap().cpu.as_micros() as u64;
+    let periods = number(&stat(), "nr_periods ");
+    let allowed = (periods + 1) * cpu_millis * 100;
+    // What each processor had fetched of the part before it stopped is used up a little later.
+    assert!(used <= allowed + allowed / 4, "it used {used} us in {periods} periods, and may use {allowed}");
+}
+
+/// A server of this machine that answers each connection with the head of a request that it was sent; it ends with this process.
+pub(crate) fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
+                head.push(byte[0]);
+            }
+            let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", head.len());
+            let _ = stream.write_all(&[answer.as_bytes(), &head].concat());
+        }
+    });
+    address
 }
 
 /// Waits for something that happens in other processes.

@@ -27,6 +27,10 @@ case "$QUERY_STRING" in
   memory) head -c 400000000 /dev/zero | tail -c 300000000 | wc -c; echo "status $?" ;;
   fork) i=0; while [ $i -lt 100 ]; do sleep 1 & i=$((i+1)); done 2>&1; echo "begun $i"; kill $(jobs -p) ;;
   end) echo >/tmp/end ;;
+  direct/*) at=${QUERY_STRING#direct/}; nc -w 5 "${at%:*}" "${at##*:}" </dev/null 2>&1; echo "status $?" ;;
+  get/*) wget -q -O - "http://${QUERY_STRING#get/}/path" 2>&1; echo "status $?" ;;
+  tunnel/*) at=${QUERY_STRING#tunnel/}; printf 'CONNECT %s HTTP/1.1\r\nHost: nobody\r\n\r\nGET /path HTTP/1.1\r\nHost: within\r\n\r\n' "$at" | nc -w 5 127.0.0.1 3128 2>&1; echo "status $?" ;;
+  spin) (while :; do :; done) >/dev/null 2>&1 & echo spins ;;
   sleep) sleep 1; echo slept ;;
   *) echo "hello from $(cat /proc/sys/kernel/hostname)" ;;
 esac
@@ -60,8 +64,10 @@ pub fn make_layout(folder: &Path, command: &[&str]) {
         header.set_mtime(0);
         layer.append_data(&mut header, format!("{name}/"), std::io::empty()).unwrap();
     }
-    let applets =
-        ["sh", "echo", "cat", "env", "mount", "unshare", "dmesg", "ps", "head", "tail", "wc", "sleep", "kill", "true"];
+    let applets = [
+        "sh", "echo", "cat", "env", "mount", "unshare", "dmesg", "ps", "head", "tail", "wc", "sleep", "kill", "true",
+        "nc", "wget",
+    ];
     for name in applets {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);

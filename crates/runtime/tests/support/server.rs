@@ -51,6 +51,12 @@ fn done(path: &str, greeting: &str) -> String {
         "connect" => said(
             TcpStream::connect_timeout(&rest.parse().unwrap(), Duration::from_secs(5)).map(|_| "connected".to_owned()),
         ),
+        "get" => {
+            said(ask_proxy(&format!("GET http://{rest}/path HTTP/1.1\r\nHost: nobody\r\nConnection: close\r\n\r\n")))
+        }
+        "tunnel" => said(ask_proxy(&format!(
+            "CONNECT {rest} HTTP/1.1\r\nHost: nobody\r\n\r\nGET /path HTTP/1.1\r\nHost: within\r\n\r\n"
+        ))),
         "connect-unix" => said(UnixStream::connect(&file).map(|_| "connected".to_owned())),
         "processes" => fs::read_dir("/proc")
             .unwrap()
@@ -66,6 +72,22 @@ fn done(path: &str, greeting: &str) -> String {
         "call" => call(rest),
         "fork" => fork().to_string(),
         "fill" => fill().to_string(),
+        "burn" => {
+            let used = || rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            let until = Duration::from_millis(rest.parse().unwrap());
+            while Duration::try_from(used()).unwrap() < until {
+                std::hint::spin_loop();
+            }
+            "burnt".to_owned()
+        }
+        "spin" => {
+            std::thread::spawn(|| {
+                loop {
+                    std::hint::spin_loop();
+                }
+            });
+            "it spins".to_owned()
+        }
         "allocate" => {
             let mut held: Vec<Vec<u8>> = Vec::new();
             loop {
@@ -82,6 +104,24 @@ fn done(path: &str, greeting: &str) -> String {
             format!("{greeting} from {name}, user {}", rustix::process::getuid().as_raw() / 1_000_000)
         }
     }
+}
+
+/// All that the proxy answers to a request.
+fn ask_proxy(request: &str) -> io::Result<String> {
+    let proxy = std::env::var("HTTPS_PROXY").map_err(|_| io::Error::from(io::ErrorKind::Unsupported))?;
+    let mut stream = TcpStream::connect(proxy.trim_start_matches("http://"))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    // A refusal leaves the connection open for the next request.
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut buffer = [0; 4096];
+    while !answer.contains("was denied") && !answer.contains("GET /path") {
+        match io::Read::read(&mut stream, &mut buffer)? {
+            0 => break,
+            read => answer.push_str(&String::from_utf8_lossy(&buffer[..read])),
+        }
+    }
+    Ok(answer)
 }
 
 fn said(outcome: io::Result<String>) -> String {

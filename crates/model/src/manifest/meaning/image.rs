@@ -6,11 +6,14 @@ use std::ops::Range;
 use toml::de::DeTable;
 
 use super::{Meaning, entries, functions_of, table, text};
+use crate::oci::OciReference;
 
 /// What a function may be made of, and how messages call it.
 const KINDS: [(&str, &str); 3] = [("component", "a component"), ("image", "an image"), ("process", "a process")];
-/// What is only of components: what they are granted, import, and use within an engine.
-const OF_COMPONENTS: [&str; 2] = ["grants", "imports"];
+/// What is only of components: what they import, use within an engine, and reach by it.
+const OF_COMPONENTS: [&str; 1] = ["imports"];
+/// The one grant that others may have: they find a proxy for HTTP.
+const GRANT_OF_OTHERS: &str = "http";
 const LIMITS_OF_COMPONENTS: [&str; 3] = ["cpu", "table-elements", "core-instances"];
 
 impl<'t> Meaning<'t, '_, '_, '_> {
@@ -25,12 +28,17 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             let message = "`arguments` are of a process; an image says itself what it runs, a component is given none";
             self.report.add("contradiction", arguments.span(), message).help("drop them");
         }
-        let Some((key, (_, written))) =
+        let Some((key, (content, written))) =
             ["process", "image"].into_iter().find_map(|key| Some((key, text(function, key)?)))
         else {
             if let Some((_, health)) = text(function, "health") {
                 let message = "`health` is of images and processes; a component is ready once it is compiled";
                 self.report.add("contradiction", health, message).help("drop it");
+            }
+            if let Some((_, cpus)) = table(function, "limits").and_then(|limits| text(limits, "cpus")) {
+                let message = "`cpus` is of images and processes; a component runs on one processor at a time";
+                let help = "drop it; `cpu` bounds the CPU time of a component's call";
+                self.report.add("contradiction", cpus, message).help(help);
             }
             return;
         };
@@ -40,6 +48,12 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         {
             let message = format!("function {name} has {first} and {last}");
             self.report.add("contradiction", written, message).help("drop one of both");
+        } else if key == "image" && OciReference::is_meant(content) {
+            self.reference("image", content, written);
+            // What is built may be the component beside it.
+            if !has_component {
+                self.not_built(name, function);
+            }
         } else {
             self.path_inside(function, key);
         }
@@ -53,7 +67,10 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         // Where there is a component, too, they bound that.
         let limits = limits.filter(|(key, _)| !has_component && LIMITS_OF_COMPONENTS.contains(&key.get_ref().as_ref()));
         let own = function.into_iter().filter(|(key, _)| OF_COMPONENTS.contains(&key.get_ref().as_ref()));
-        let foreign: Vec<_> = limits.chain(own).map(|(key, _)| (key.get_ref().to_string(), key.span())).collect();
+        let grants = table(function, "grants").into_iter().flatten();
+        let grants = grants.filter(|(key, _)| key.get_ref().as_ref() != GRANT_OF_OTHERS);
+        let foreign: Vec<_> =
+            limits.chain(grants).chain(own).map(|(key, _)| (key.get_ref().to_string(), key.span())).collect();
         for (key, span) in foreign {
             let message = format!("`{key}` does not concern a container or process");
             let help = if has_component {

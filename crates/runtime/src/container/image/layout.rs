@@ -12,15 +12,15 @@ use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
 /// An index, a manifest or the configuration of an image; some KiB in practice.
-const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
+pub(super) const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
 /// Overlay file systems take no more than this, and so do other engines.
-const LAYERS_MAX: usize = 127;
+pub(super) const LAYERS_MAX: usize = 127;
 /// How many blobs an archive may have.
 const BLOBS_MAX: usize = 4_096;
 /// An index may name indexes, one for each platform's images.
-const INDEX_DEPTH_MAX: usize = 4;
-const INDEX: &str = "index.json";
-const BLOBS: &str = "blobs/sha256";
+pub(super) const INDEX_DEPTH_MAX: usize = 4;
+pub(super) const INDEX: &str = "index.json";
+pub(super) const BLOBS: &str = "blobs/sha256";
 
 /// Why there is no image to be had from a file or folder.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +81,26 @@ struct Platform {
 }
 
 #[derive(Debug, Deserialize)]
-struct Index {
+pub(super) struct Index {
     manifests: Vec<Descriptor>,
+}
+
+impl Index {
+    /// The image, or the index of images, for Linux on such a processor.
+    pub(super) fn of(&self, architecture: &str) -> Option<&Descriptor> {
+        let fits = |platform: &Platform| platform.os == "linux" && platform.architecture == architecture;
+        self.manifests.iter().find(|named| named.platform.as_ref().is_some_and(fits))
+    }
+
+    /// What it has instead, in words.
+    pub(super) fn platforms(&self) -> String {
+        let name = |named: &Descriptor| {
+            let platform = named.platform.as_ref();
+            platform.map_or("one of no platform".to_owned(), |it| format!("{}/{}", it.os, it.architecture))
+        };
+        let found: Vec<String> = self.manifests.iter().take(LAYERS_MAX).map(name).collect();
+        if found.is_empty() { "none".to_owned() } else { found.join(", ") }
+    }
 }
 
 /// An image: its configuration and its layers, the lowest first.
@@ -100,6 +118,18 @@ pub struct ImageConfig {
     pub config: Execution,
     /// The digests of its layers when they are not compressed.
     pub(crate) rootfs: RootFs,
+}
+
+impl ImageConfig {
+    /// Whether an image of so many layers can be of this configuration.
+    pub(super) fn has_layers(&self, layers: usize) -> Result<(), LayoutError> {
+        let named = self.rootfs.diff_ids.len();
+        if layers <= LAYERS_MAX && layers == named {
+            return Ok(());
+        }
+        let message = format!("it has {layers} layers (at most {LAYERS_MAX}), and its configuration names {named}");
+        Err(LayoutError::Form(message))
+    }
 }
 
 /// How an image is started.
@@ -163,12 +193,7 @@ impl Layout {
         let descriptor = place.choose(index, 0)?;
         let manifest: Manifest = parse("the manifest", &place.document(&descriptor)?)?;
         let config: ImageConfig = parse("the configuration", &place.document(&manifest.config)?)?;
-        if manifest.layers.len() > LAYERS_MAX || manifest.layers.len() != config.rootfs.diff_ids.len() {
-            let (layers, named) = (manifest.layers.len(), config.rootfs.diff_ids.len());
-            return Err(LayoutError::Form(format!(
-                "it has {layers} layers (at most {LAYERS_MAX}), and its configuration names {named}"
-            )));
-        }
+        config.has_layers(manifest.layers.len())?;
         Ok(Self { place, digest: hex_of(&descriptor.digest)?.to_owned(), manifest, config })
     }
 
@@ -202,13 +227,23 @@ pub fn pack(folder: &Path) -> io::Result<Vec<u8>> {
     blobs.sort();
     let mut archive = tar::Builder::new(Vec::new());
     for path in blobs.iter().map(PathBuf::as_path).chain([Path::new(INDEX)]) {
-        let mut file = File::open(folder.join(path))?;
-        let mut header = tar::Header::new_gnu();
-        header.set_size(file.metadata()?.len());
-        header.set_mode(0o644);
-        archive.append_data(&mut header, path, &mut file)?;
+        let file = File::open(folder.join(path))?;
+        append(&mut archive, path, file.metadata()?.len(), file)?;
     }
     archive.into_inner()
+}
+
+/// Adds a file to an archive; nothing of the moment is in it.
+pub(super) fn append(
+    archive: &mut tar::Builder<Vec<u8>>,
+    path: &Path,
+    size: u64,
+    content: impl Read,
+) -> io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, path, content)
 }
 
 impl Place {
@@ -243,20 +278,11 @@ impl Place {
             "aarch64" => "arm64",
             other => other,
         };
-        let fits = |platform: &Platform| platform.os == "linux" && platform.architecture == architecture;
-        let found = index.manifests.iter().find(|named| named.platform.as_ref().is_some_and(fits));
         // A layout of one image need not say what it is for.
         let only = || index.manifests.first().filter(|named| index.manifests.len() == 1 && named.platform.is_none());
-        let Some(descriptor) = found.or_else(only) else {
-            let name = |named: &Descriptor| {
-                named
-                    .platform
-                    .as_ref()
-                    .map_or("one of no platform".to_owned(), |it| format!("{}/{}", it.os, it.architecture))
-            };
-            let found: Vec<String> = index.manifests.iter().take(LAYERS_MAX).map(name).collect();
-            let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
-            return Err(LayoutError::Platform { platform: format!("linux/{architecture}"), found });
+        let Some(descriptor) = index.of(architecture).or_else(only) else {
+            let (platform, found) = (format!("linux/{architecture}"), index.platforms());
+            return Err(LayoutError::Platform { platform, found });
         };
         if !descriptor.media_type.contains("index") && !descriptor.media_type.contains("manifest.list") {
             return Ok(descriptor.clone());
@@ -355,12 +381,12 @@ impl<R: Read> Read for Checked<R> {
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(what: &str, bytes: &'a [u8]) -> Result<T, LayoutError> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(what: &str, bytes: &'a [u8]) -> Result<T, LayoutError> {
     serde_json::from_slice(bytes).map_err(|error| LayoutError::Form(format!("{what} is not as it should be: {error}")))
 }
 
 /// The hexadecimal digits of a SHA-256, which may name a file.
-fn hex_of(digest: &str) -> Result<&str, LayoutError> {
+pub(super) fn hex_of(digest: &str) -> Result<&str, LayoutError> {
     let digits = digest.strip_prefix("sha256:");
     let valid =
         |digits: &&str| digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));

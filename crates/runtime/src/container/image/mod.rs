@@ -1,8 +1,9 @@
 //! Images of containers: read from a layout and unpacked once, by digest, below a node's data directory.
 //!
-//! [`layout`] reads what an image consists of, [`layer`] unpacks one layer, [`root`] keeps what it writes within the image. What is
+//! [`layout`] reads what an image consists of, [`gather`] puts an archive of a layout together from what a registry has, [`layer`] unpacks one layer, [`root`] keeps what it writes within the image. What is
 //! unpacked is read-only from then on and shared by all containers of the image.
 
+pub mod gather;
 pub mod layer;
 pub mod layout;
 pub mod root;

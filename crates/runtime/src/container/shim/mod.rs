@@ -5,7 +5,8 @@
 //! process of one thread may; or it makes that of a program itself ([`program`], [`root`], [`confine`]), in a network of its own. Then it
 //! gives up what rights it had. From then on it collects what the container writes, hands out connections to it over the Unix socket
 //! `sock` in its folder ([`serve`]), and ends when the container ends. It reads nothing that the container says, and carries no
-//! traffic: a connection is made in the container's network and then handed over as a descriptor.
+//! traffic: a connection is made in the container's network and then handed over as a descriptor, and so is the socket on which a
+//! container that is granted a way out finds its proxy.
 
 mod bundle;
 mod confine;
@@ -17,6 +18,7 @@ pub(crate) mod serve;
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -54,8 +56,19 @@ pub(crate) struct Order {
     pub(crate) id: String,
     /// Where it serves, within its own network.
     pub(crate) port: u16,
+    /// Where it finds a proxy within its own network, if it is granted a way out.
+    #[serde(default)]
+    pub(crate) proxy_port: Option<u16>,
     /// What it is made of.
     pub(crate) what: What,
+}
+
+impl Order {
+    /// The socket of the proxy, which the node answers on. It is there before the container is, whose network this process is in.
+    fn way_out(&self) -> Result<Option<TcpListener>, ShimError> {
+        let listen = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(cannot("listen as its proxy"));
+        self.proxy_port.map(listen).transpose()
+    }
 }
 
 /// What a container is made of.
@@ -142,18 +155,21 @@ fn start(folder: &Path) -> Result<Server, ShimError> {
             let (container, outputs) = bundle.create(&order.id)?;
             let (process, ended) = watch(&mut record, container)?;
             let spaces = namespaces::Spaces::of(container, bundle.has_user_namespace)?;
+            spaces.enter_network()?;
+            let way_out = order.way_out()?;
             bundle.begin(&order.id)?;
-            spaces.enter()?;
-            Server::new(listener, container, process, outputs, ended, order.port)
+            spaces.enter_users()?;
+            Server::new(listener, container, process, outputs, ended, order.port, way_out)
         }
         What::Program(launch) => {
             namespaces::own_network()?;
+            let way_out = order.way_out()?;
             let listener = listen()?;
             let (first, outputs, words) = launch.start(&order.id)?;
             let (process, ended) = watch(&mut record, first)?;
             program::until_started(words)?;
             namespaces::become_user(launch.user)?;
-            Server::new(listener, first, process, outputs, ended, order.port)
+            Server::new(listener, first, process, outputs, ended, order.port, way_out)
         }
     }
 }

@@ -119,13 +119,17 @@ impl Spaces {
         Ok(Self { users: has_user_namespace.then(|| open("user")).transpose()?, network: open("net")? })
     }
 
-    /// Enters them: with users of its own this is root of the machine no more, but root of the container.
-    pub(super) fn enter(&self) -> Result<(), ShimError> {
-        let enter = |space: &OwnedFd, kind| rustix::thread::move_into_link_name_space(space.as_fd(), Some(kind));
-        if let Some(users) = &self.users {
-            enter(users, LinkNameSpaceType::User).map_err(cannot(ENTER))?;
-        }
-        enter(&self.network, LinkNameSpaceType::Network).map_err(cannot(ENTER))?;
-        if self.users.is_some() { become_user(Uid::ROOT.as_raw()) } else { Ok(()) }
+    /// Enters the network: sockets that are made from now on are in it.
+    pub(super) fn enter_network(&self) -> Result<(), ShimError> {
+        rustix::thread::move_into_link_name_space(self.network.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(cannot(ENTER))
+    }
+
+    /// Enters that of users, where it has its own: this is root of the machine no more, but root of the container.
+    pub(super) fn enter_users(&self) -> Result<(), ShimError> {
+        let Some(users) = &self.users else { return Ok(()) };
+        rustix::thread::move_into_link_name_space(users.as_fd(), Some(LinkNameSpaceType::User))
+            .map_err(cannot(ENTER))?;
+        become_user(Uid::ROOT.as_raw())
     }
 }

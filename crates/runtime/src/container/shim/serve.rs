@@ -1,14 +1,14 @@
 //! What a shim does while its container runs: one loop over `poll`.
 //!
 //! Whoever connects to the socket sends one byte. [`CONNECT`] is answered with a byte and the descriptor of a connection to the
-//! container's port. [`FOLLOW`] makes it the one who is told what the container writes and how it ends, in frames of a kind (one byte),
+//! container's port, [`PROXY`] with that of the socket on which connections out of the container come in. [`FOLLOW`] makes it the one who is told what the container writes and how it ends, in frames of a kind (one byte),
 //! a length (four, little-endian) and the content; what nobody has taken yet is kept, the newest of it.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, PipeReader, Read as _, Write as _};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
@@ -23,11 +23,13 @@ use super::{ShimError, cannot};
 
 /// Asks for a connection.
 pub(crate) const CONNECT: u8 = b'c';
+/// Asks for the socket of the proxy that the container finds.
+pub(crate) const PROXY: u8 = b'p';
 /// Asks for what the container writes.
 pub(crate) const FOLLOW: u8 = b'f';
-/// Comes with a connection.
+/// Comes with a connection, or the proxy's socket.
 pub(crate) const CONNECTED: u8 = b'k';
-/// Comes without: the container does not listen.
+/// Comes without: the container does not listen, or has no way out.
 pub(crate) const REFUSED: u8 = b'r';
 /// Frames of standard output, of standard error, and of how it ended.
 pub(crate) const KINDS: [u8; 3] = [b'o', b'e', b'x'];
@@ -51,6 +53,7 @@ pub(super) struct Server {
     outputs: [Option<PipeReader>; 2],
     ended: File,
     port: u16,
+    way_out: Option<TcpListener>,
     asking: Vec<Asking>,
     follower: Option<UnixStream>,
     alone_since: Instant,
@@ -64,7 +67,7 @@ pub(super) struct Server {
 /// Somebody who wants something.
 struct Asking {
     stream: UnixStream,
-    /// The connection that is being made for it.
+    /// The connection that is being made for it, or what else it is handed.
     connecting: Option<OwnedFd>,
     /// Whether it was answered.
     is_done: bool,
@@ -88,6 +91,7 @@ impl Server {
         [output, errors]: [PipeReader; 2],
         ended: File,
         port: u16,
+        way_out: Option<TcpListener>,
     ) -> Result<Self, ShimError> {
         listener.set_nonblocking(true).map_err(cannot("listen on its socket"))?;
         for pipe in [&output, &errors] {
@@ -100,6 +104,7 @@ impl Server {
             outputs: [Some(output), Some(errors)],
             ended,
             port,
+            way_out,
             asking: Vec::new(),
             follower: None,
             alone_since: Instant::now(),
@@ -190,6 +195,13 @@ impl Server {
             Ok(1) if wish == [CONNECT] => match dial(self.port) {
                 Ok(connection) => asking.connecting = Some(connection),
                 Err(_) => asking.refuse(),
+            },
+            Ok(1) if wish == [PROXY] => match self.way_out.as_ref().map(TcpListener::try_clone) {
+                Some(Ok(way_out)) => {
+                    asking.connecting = Some(way_out.into());
+                    asking.answer();
+                }
+                _ => asking.refuse(),
             },
             Ok(1) if wish == [FOLLOW] => {
                 self.follower = asking.stream.try_clone().ok();
