@@ -6,7 +6,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use async_trait::async_trait;
 use bytes::Bytes;
-use littoral_model::entry::PORT_MAIN;
+use littoral_model::entry::{PORT_MAIN, partition_port};
 use littoral_runtime::stage::{Rejection, StageError, StageOutput};
 use littoral_sql::{PORT_LATE, Plan, Stage};
 
@@ -17,10 +17,10 @@ use crate::chain::Operator;
 pub struct Query(Stage);
 
 impl Query {
-    /// A query without state.
+    /// A query without state, over that partition of its input.
     #[must_use]
-    pub fn new(plan: Arc<Plan>) -> Self {
-        Self(Stage::new(plan))
+    pub fn new(plan: Arc<Plan>, partition: u32) -> Self {
+        Self(Stage::new(plan, partition))
     }
 }
 
@@ -33,10 +33,11 @@ impl Operator for Query {
     async fn process(&mut self, rows: &RecordBatch, _: i64) -> Result<StageOutput, StageError> {
         let output = self.0.process(rows).map_err(rejected)?;
         let main = output.rows.map(|rows| (PORT_MAIN.to_owned(), rows));
+        let spread = output.spread.into_iter().map(|(partition, rows)| (partition_port(partition), rows));
         let late = output.late.map(|rows| (PORT_LATE.to_owned(), rows));
         let rejected = output.rejected.into_iter().map(|(row, reason)| Rejection { row, reason });
         Ok(StageOutput {
-            outputs: main.into_iter().chain(late).collect(),
+            outputs: main.into_iter().chain(spread).chain(late).collect(),
             rejected: rejected.collect(),
             dirty: output.dirty,
             timer_us: None,

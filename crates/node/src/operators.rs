@@ -16,8 +16,8 @@ use crate::logs::Logs;
 pub(crate) enum Guest {
     /// A component.
     Component { artifact: Arc<Artifact>, settings: Box<StageSettings> },
-    /// A query in SQL.
-    Query(Arc<Plan>),
+    /// A query in SQL, and over which partition of its input.
+    Query(Arc<Plan>, u32),
 }
 
 /// The functions of a stage.
@@ -38,7 +38,7 @@ impl Operators for Guests {
             Guest::Component { artifact, settings } => {
                 Ok(Box::new(Stage::instantiate(&self.runtime, artifact, (**settings).clone()).await?))
             }
-            Guest::Query(plan) => Ok(Box::new(Query::new(Arc::clone(plan)))),
+            Guest::Query(plan, partition) => Ok(Box::new(Query::new(Arc::clone(plan), *partition))),
         }
     }
 }

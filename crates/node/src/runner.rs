@@ -192,7 +192,7 @@ impl Runner {
         self.works.configure(work, work_config(app, placed));
         let guests = match &placed.role {
             Role::StreamPartition { .. } | Role::Queue { .. } => None,
-            Role::Stage { functions, .. } => match self.guests(app, functions).await {
+            Role::Stage { functions, .. } => match self.guests(app, functions, work.partition).await {
                 Ok(guests) => Some(guests),
                 Err(error) => return failed(stats, format!("{error:#}")),
             },
@@ -246,11 +246,11 @@ impl Runner {
         }
     }
 
-    async fn guests(&self, app: &Arc<App>, functions: &[StageFunction]) -> anyhow::Result<Guests> {
+    async fn guests(&self, app: &Arc<App>, functions: &[StageFunction], partition: u32) -> anyhow::Result<Guests> {
         let mut guests = Vec::with_capacity(functions.len());
         for function in functions {
             if let Some(plan) = app.program.stage(&function.function) {
-                guests.push(Guest::Query(Arc::clone(plan)));
+                guests.push(Guest::Query(Arc::clone(plan), partition));
                 continue;
             }
             let loaded = self.loader.load(app, &function.function, &function.artifact).await?;

@@ -8,6 +8,8 @@ use crate::expr::Expr;
 use crate::types::Type;
 use crate::value::{Cell, compare};
 
+const VARIANCE_OVERFLOWS: &str = "value out of range: overflow in a variance";
+
 /// Which aggregate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AggregateKind {
@@ -150,6 +152,17 @@ impl Spread {
         Self { count, mean, squares: self.squares + off * (value - mean) }
     }
 
+    /// What both took in (Chan, Golub and LeVeque, 1979).
+    fn and(self, other: Self) -> Self {
+        if self.count == 0 || other.count == 0 {
+            return if self.count == 0 { other } else { self };
+        }
+        let count = self.count + other.count;
+        let (off, share) = (other.mean - self.mean, other.count as f64 / count as f64);
+        let squares = self.squares + other.squares + off * off * self.count as f64 * share;
+        Self { count, mean: self.mean + off * share, squares }
+    }
+
     fn result(self, of: SpreadOf) -> Option<f64> {
         let others = match of {
             SpreadOf::StddevSamp | SpreadOf::VarSamp => self.count.checked_sub(1)?,
@@ -192,7 +205,7 @@ impl Accumulator {
                     && double(value).is_finite()
                     && !spread.with(double(value)).squares.is_finite() =>
             {
-                Err("value out of range: overflow in a variance".to_owned())
+                Err(VARIANCE_OVERFLOWS.to_owned())
             }
             _ => Ok(()),
         }
@@ -215,6 +228,46 @@ impl Accumulator {
             (Self::Max(best), value) => keep(best, value, Ordering::Greater),
             _ => {}
         }
+    }
+
+    /// Takes in what another one of the same aggregate has taken in.
+    ///
+    /// # Errors
+    /// When a sum leaves the numbers of its type.
+    pub(crate) fn merge(&mut self, other: &Self) -> Result<(), String> {
+        match (self, other) {
+            (Self::Count(count), Self::Count(more)) => *count += more,
+            (sum @ Self::Sum(_), Self::Sum(Some(more))) => return sum.add(&Cell::Bigint(*more)),
+            (sum @ Self::SumDouble(_), Self::SumDouble(Some(more))) => return sum.add(&Cell::Double(*more)),
+            (avg @ Self::Avg { .. }, Self::Avg { sum, count }) => {
+                avg.check(&Cell::Double(*sum))?;
+                if let Self::Avg { sum: all, count: rows } = avg {
+                    *all += sum;
+                    *rows += count;
+                }
+            }
+            (Self::Spread(spread, _), Self::Spread(more, _)) => {
+                let both = spread.and(*more);
+                if !both.squares.is_finite() && spread.squares.is_finite() && more.squares.is_finite() {
+                    return Err(VARIANCE_OVERFLOWS.to_owned());
+                }
+                *spread = both;
+            }
+            (all @ Self::All(_), Self::All(Some(more))) | (all @ Self::Any(_), Self::Any(Some(more))) => {
+                all.take(&Cell::Boolean(*more));
+            }
+            (best @ Self::Min(_), Self::Min(Some(more))) | (best @ Self::Max(_), Self::Max(Some(more))) => {
+                best.take(more)
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, value: &Cell<'_>) -> Result<(), String> {
+        self.check(value)?;
+        self.take(value);
+        Ok(())
     }
 
     /// Whether it keeps a value that it took.

@@ -106,7 +106,7 @@ const WRONG: &[(&str, &str)] = &[
         "unknown-name",
     ),
     (
-        "CREATE STREAM s PARTITIONS 2; CREATE FLOW f AS SELECT key FROM TUMBLE(s, time, INTERVAL '1 s') GROUP BY key, window_start",
+        "CREATE STREAM s ON TIER device; CREATE FLOW f AS SELECT key FROM TUMBLE(s, time, INTERVAL '1 s') GROUP BY key, window_start",
         "partitioned",
     ),
     (
