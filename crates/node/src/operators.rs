@@ -1,6 +1,7 @@
 //! The guests of a stage: their artefacts, loaded, and what the manifest sets for them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use littoral_flow::chain::{Operator, Operators};
@@ -31,6 +32,13 @@ pub(crate) struct Guests {
 impl Operators for Guests {
     fn names(&self) -> &[String] {
         &self.names
+    }
+
+    fn idle_after(&self) -> Option<Duration> {
+        match self.guests.first()? {
+            Guest::Component { .. } => None,
+            Guest::Query(plan, _) => plan.idle_after(),
+        }
     }
 
     async fn make(&self, place: usize) -> Result<Box<dyn Operator>, StageError> {

@@ -60,8 +60,8 @@ pub(crate) struct Groups {
     /// The bytes of their texts.
     text_bytes: usize,
     watermark_us: Option<i64>,
-    /// How far the partitions of the source are that have been heard of, where there are several.
-    producers: BTreeMap<u32, i64>,
+    /// How far the partitions of the source are that have been heard of, where there are several; nothing of one that is idle.
+    producers: BTreeMap<u32, Option<i64>>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -306,19 +306,19 @@ impl Groups {
     /// Notes how far a partition of the source is: before the row that says it, and behind that. Answers the least of all, if that
     /// may have changed and each has been heard of.
     fn hear(&mut self, count: u32, said: Said, reached: Option<i64>, dirty: &mut BTreeSet<u32>) -> Option<i64> {
-        let now = said.watermark_us.max(reached)?;
+        let now = said.watermark_us.max(reached);
         let before = self.producers.get(&said.producer).copied();
-        if before.is_some_and(|before| before >= now) {
+        if before.is_some_and(|before| before == now || now.is_some() && before > now) {
             return None;
         }
         self.producers.insert(said.producer, now);
         dirty.insert(PRODUCERS_FROM + said.producer);
         // One that was ahead of the least does not make that another.
-        let was_ahead = before.is_some_and(|before| Some(before) > self.watermark_us);
+        let was_ahead = before.flatten().is_some_and(|before| Some(before) > self.watermark_us);
         if was_ahead || self.producers.len() < count as usize {
             return None;
         }
-        self.producers.values().min().copied()
+        self.producers.values().flatten().min().copied()
     }
 
     /// Whether all windows of a row can take it: it is taken by all or by none.
@@ -416,13 +416,16 @@ impl Groups {
 
     /// The state of a key group; nothing if it has none.
     pub(crate) fn snapshot(&self, part: u32, layout: u64) -> Vec<u8> {
-        let watermark_us = match part.checked_sub(PRODUCERS_FROM) {
-            Some(producer) => self.producers.get(&producer).copied(),
-            None => self.watermark_us.filter(|_| part == WATERMARK_GROUP),
-        };
+        if let Some(producer) = part.checked_sub(PRODUCERS_FROM) {
+            return self.producers.get(&producer).map_or_else(Vec::new, |us| written(layout, Vec::new(), *us));
+        }
+        let watermark_us = self.watermark_us.filter(|_| part == WATERMARK_GROUP);
         let parts = self.windows.iter().filter_map(|(end, parts)| Some((*end, parts.get(&part)?)));
-        let groups =
+        let groups: Vec<_> =
             parts.flat_map(|(end, part)| part.iter().map(move |(key, group)| ((end, &**key), group))).collect();
+        if groups.is_empty() && watermark_us.is_none() {
+            return Vec::new();
+        }
         written(layout, groups, watermark_us)
     }
 
@@ -430,7 +433,9 @@ impl Groups {
     pub(crate) fn restore(&mut self, part: u32, bytes: &[u8], layout: u64) -> Result<(), String> {
         let Some(state) = read(layout, bytes)? else { return Ok(()) };
         match part.checked_sub(PRODUCERS_FROM) {
-            Some(producer) => self.producers.extend(state.watermark_us.map(|us| (producer, us))),
+            Some(producer) => {
+                self.producers.insert(producer, state.watermark_us);
+            }
             None => self.watermark_us = self.watermark_us.max(state.watermark_us),
         }
         for replaced in self.windows.values_mut().filter_map(|parts| parts.remove(&part)) {
@@ -478,15 +483,12 @@ fn put_out<'g>(
     }
 }
 
-/// The state of a key group; nothing if it has none.
+/// The state of a key group with nothing but a watermark; nothing if it has none.
 pub(crate) fn written_watermark(layout: u64, watermark_us: Option<i64>) -> Vec<u8> {
-    written(layout, Vec::new(), watermark_us)
+    watermark_us.map_or_else(Vec::new, |us| written(layout, Vec::new(), Some(us)))
 }
 
 fn written(layout: u64, groups: Vec<((i64, &[u8]), &Group)>, watermark_us: Option<i64>) -> Vec<u8> {
-    if groups.is_empty() && watermark_us.is_none() {
-        return Vec::new();
-    }
     let mut bytes = vec![STATE_VERSION];
     // What is in memory has a length, and can be encoded.
     bytes.extend(postcard::to_stdvec(&Writing { layout, groups, watermark_us }).unwrap_or_default());

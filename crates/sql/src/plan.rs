@@ -1,5 +1,7 @@
 //! What the stage of a flow does with its rows.
 
+use std::time::Duration;
+
 use littoral_model::manifest::Partitioning;
 
 use crate::aggregate::Aggregate;
@@ -57,6 +59,13 @@ impl Plan {
         }
     }
 
+    /// After how long without rows it is to be told that [its partition is idle](crate::Stage::idle), if ever.
+    #[must_use]
+    pub fn idle_after(&self) -> Option<Duration> {
+        let Shape::Shard(sharding) = &self.shape else { return None };
+        Some(Duration::from_micros(u64::try_from(sharding.idle_us?).ok()?))
+    }
+
     /// The same with its fingerprint.
     pub(crate) fn identified(self) -> Self {
         let Self { input, is_record, filter, shape, output, has_late_port, .. } = &self;
@@ -77,12 +86,15 @@ impl Plan {
         operators.extend(self.filter.as_ref().map(|_| "filter".to_owned()));
         match &self.shape {
             Shape::Project(_) => {}
-            Shape::Shard(sharding) => operators.push(format!(
-                "spread by {} keys over {} partitions, watermark {} behind",
-                sharding.keys.len(),
-                sharding.partitions,
-                seconds(sharding.delay_us)
-            )),
+            Shape::Shard(sharding) => {
+                let idle = sharding.idle_us.map_or_else(String::new, |us| format!(", idle after {}", seconds(us)));
+                operators.push(format!(
+                    "spread by {} keys over {} partitions, watermark {} behind{idle}",
+                    sharding.keys.len(),
+                    sharding.partitions,
+                    seconds(sharding.delay_us)
+                ));
+            }
             Shape::Group(grouping) => {
                 let window = grouping.window.told();
                 let aggregates: Vec<&str> = grouping.aggregates.iter().map(|aggregate| aggregate.kind.name()).collect();
@@ -139,6 +151,8 @@ pub(crate) struct Sharding {
     pub(crate) delay_us: i64,
     /// How much later a row still changes the result of its window.
     pub(crate) lateness_us: i64,
+    /// After how long without rows a partition of the source is not waited for.
+    pub(crate) idle_us: Option<i64>,
     pub(crate) keys: Vec<Expr>,
     /// What aggregates take of rows.
     pub(crate) arguments: Vec<Argument>,

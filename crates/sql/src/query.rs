@@ -206,6 +206,12 @@ fn check_one(
             return None;
         }
     }
+    let waits = matches!(shape, Shape::Group(_)) && table.partitions.is_some_and(|partitions| partitions > 1);
+    if let Some(idle) = flow.idle.as_ref().filter(|idle| !waits || idle.us == 0) {
+        let message = "only windows over several partitions wait for those without rows, and for some time";
+        source.add("contradiction", idle.at.clone(), message).help("drop IDLE AFTER, or say a longer time");
+        return None;
+    }
     let watermark = carried(table, &shape, &output);
     let producers = table.partitions.filter(|partitions| *partitions > 1);
     let state_layout = layout(&name, &table.columns, &shape, producers);
@@ -213,7 +219,7 @@ fn check_one(
     let input = if has_late_port { table.columns.clone() } else { used(&table.columns, &mut filter, &mut shape) };
     let plan = Plan { input, is_record, filter, shape, output, has_late_port, state_layout, fingerprint: 0 };
     let (spread, plan) = match producers {
-        Some(producers) => spread(plan, producers),
+        Some(producers) => spread(plan, producers, flow.idle.as_ref().map(|idle| idle.us)),
         None => (None, plan.identified()),
     };
     Some(Compiled { source: name, spread, watermark, plan })
@@ -221,7 +227,7 @@ fn check_one(
 
 /// What groups the rows of several partitions, in two: what each of these does with its rows, and what becomes of all that are of
 /// one group.
-fn spread(plan: Plan, producers: u32) -> (Option<Spread>, Plan) {
+fn spread(plan: Plan, producers: u32, idle_us: Option<i64>) -> (Option<Spread>, Plan) {
     let Shape::Group(mut grouping) = plan.shape else { return (None, plan.identified()) };
     let mut arguments: Vec<Argument> = Vec::new();
     let types: Vec<Type> = grouping.keys.iter().map(|(_, ty)| *ty).collect();
@@ -249,6 +255,7 @@ fn spread(plan: Plan, producers: u32) -> (Option<Spread>, Plan) {
         window: grouping.window,
         delay_us: grouping.delay_us,
         lateness_us: grouping.lateness_us,
+        idle_us,
         keys: keys.map(|(place, (key, _))| std::mem::replace(key, Expr::Column(place))).collect(),
         arguments,
     };

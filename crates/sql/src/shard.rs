@@ -2,12 +2,13 @@
 //!
 //! Each partition of the source runs this by itself. Of a row it sends the key, what the aggregates take, its moment, and how far
 //! the partition was before it; rows that are late for their own partition go no further. The partitions of the groups that a
-//! batch says too little of are told how far it has come by a row without a moment.
+//! batch says too little of are told how far it has come by a row without a moment; one without a watermark, too, says that the
+//! partition is idle.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch, UInt32Array};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, UInt32Array, new_null_array};
 use arrow_schema::{ArrowError, SchemaRef};
 use arrow_select::take::take;
 
@@ -117,6 +118,18 @@ impl Shards {
             }
         }
         Ok(sharded)
+    }
+
+    /// What tells all partitions of the groups that this one of the source is idle.
+    pub(crate) fn idle(
+        (sharding, schema): (&Sharding, &SchemaRef),
+        producer: u32,
+    ) -> Result<Vec<(u32, RecordBatch)>, ArrowError> {
+        let nothing = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1));
+        let producer: ArrayRef = Arc::new(Int64Array::from(vec![i64::from(producer)]));
+        let columns: Vec<ArrayRef> = std::iter::once(producer).chain(nothing.skip(1)).collect();
+        let rows = RecordBatch::try_new(Arc::clone(schema), columns)?;
+        Ok((0..sharding.partitions).map(|partition| (partition, rows.clone())).collect())
     }
 
     /// The state of a key group; nothing if it has none.

@@ -138,6 +138,18 @@ impl Stage {
         Ok(output)
     }
 
+    /// Tells those that wait for rows of this partition that there are none for now. It need not have been opened.
+    ///
+    /// # Errors
+    /// When Arrow cannot hold what is to be told.
+    pub fn idle(&self) -> Result<Output, StageError> {
+        let spread = match &self.plan.shape {
+            Shape::Shard(sharding) => Shards::idle((sharding, &self.result), self.partition)?,
+            Shape::Project(_) | Shape::Group(_) => Vec::new(),
+        };
+        Ok(Output { spread, ..Output::default() })
+    }
+
     /// The whole state of key groups; nothing for a group without state.
     #[must_use]
     pub fn snapshot(&self, groups: &[u32]) -> Vec<(u32, Vec<u8>)> {

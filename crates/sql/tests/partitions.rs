@@ -219,6 +219,41 @@ fn a_partition_that_is_silent_is_waited_for() {
 }
 
 #[test]
+fn a_partition_that_is_idle_is_not_waited_for_until_it_says_something() {
+    let program = fine(&statements(2, "IDLE AFTER '30 s'", QUERY));
+    assert_eq!(program.flows[&"f-by-key".parse().unwrap()].plan.idle_after(), Some(std::time::Duration::from_secs(30)));
+    let spread = |partition: u32, lines: &[Line]| {
+        let texts: Vec<String> = lines.iter().map(record).collect();
+        let mut stage = stage_of(&program, "f-by-key", partition);
+        process(&mut stage, &records(&texts.iter().map(String::as_str).collect::<Vec<_>>())).spread
+    };
+    let idle = stage_of(&program, "f-by-key", 1).idle().unwrap().spread;
+    let (one, two) = (spread(0, &[(0, 1, 1), (0, 30, 1), (0, 35, 1)]), spread(1, &[(0, 5, 1), (0, 31, 2), (0, 60, 1)]));
+    let last = spread(0, &[(0, 60, 1)]);
+    let (mut closed, mut rejected) = (Vec::new(), Vec::new());
+    for restarts in [false, true] {
+        let (mut rows, mut reasons) = (Vec::new(), Vec::new());
+        for to in 0..2 {
+            let mut groups = Running::new(&program, "f", to, restarts);
+            for batch in [&one, &idle, &two, &last].into_iter().flatten().filter(|(partition, _)| *partition == to) {
+                let output = groups.take(&batch.1);
+                rows.extend(lines(output.rows.as_ref()));
+                reasons.extend(output.rejected);
+            }
+        }
+        assert!(closed.is_empty() || (&closed, &rejected) == (&rows, &reasons), "{rows:?} {reasons:?}");
+        (closed, rejected) = (rows, reasons);
+    }
+    // The first window closes without the second partition; its row for that is late, and the one for the third is not.
+    let (n, w) = (r#""n":1"#, r#""w":"1970-01-01T00:00:00Z""#);
+    assert!(closed.len() == 2 && closed[0].contains(w) && closed[0].contains(n), "{closed:?}");
+    assert!(closed[1].contains(r#""n":3,"s":4"#), "{closed:?}");
+    assert_eq!(rejected, [(0, "it came after its window was closed".to_owned())]);
+    let alone = mistakes(&statements(1, "IDLE AFTER '30 s'", QUERY));
+    assert!(alone.contains("drop IDLE AFTER"), "{alone}");
+}
+
+#[test]
 fn the_last_result_that_late_rows_change_is_the_same() {
     let program = fine(&statements(2, "ALLOW LATENESS '20 s'", QUERY));
     let sources =
