@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 use crate::expr::Expr;
+use crate::sketch::{Buckets, Distinct, ENTRY_BYTES, Estimate};
 use crate::types::Type;
 use crate::value::{Cell, compare};
 
@@ -24,11 +25,16 @@ pub(crate) enum AggregateKind {
     VarPop,
     BoolAnd,
     BoolOr,
+    /// `count(DISTINCT …)`.
+    CountDistinct,
+    ApproxCountDistinct,
+    /// The value at so many millionths of all.
+    ApproxQuantile(u32),
 }
 
 impl AggregateKind {
     /// The first name of each is the one that it is called by.
-    pub(crate) const NAMES: [(&'static str, Self); 14] = [
+    pub(crate) const NAMES: [(&'static str, Self); 16] = [
         ("count", Self::Count),
         ("sum", Self::Sum),
         ("min", Self::Min),
@@ -43,6 +49,8 @@ impl AggregateKind {
         ("bool_and", Self::BoolAnd),
         ("every", Self::BoolAnd),
         ("bool_or", Self::BoolOr),
+        ("approx_count_distinct", Self::ApproxCountDistinct),
+        ("approx_quantile", Self::ApproxQuantile(0)),
     ];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -50,6 +58,11 @@ impl AggregateKind {
     }
 
     pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::CountDistinct => return "count distinct",
+            Self::ApproxQuantile(_) => return "approx_quantile",
+            _ => {}
+        }
         Self::NAMES.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
     }
 }
@@ -69,7 +82,11 @@ pub(crate) struct Aggregate {
 /// What an aggregate of a type would have to be of, if there is none.
 pub(crate) fn refuses(kind: AggregateKind, ty: Type) -> Option<&'static str> {
     match kind {
-        AggregateKind::Count | AggregateKind::Min | AggregateKind::Max => None,
+        AggregateKind::Count
+        | AggregateKind::CountDistinct
+        | AggregateKind::ApproxCountDistinct
+        | AggregateKind::Min
+        | AggregateKind::Max => None,
         AggregateKind::BoolAnd | AggregateKind::BoolOr => (ty != Type::Boolean).then_some("a boolean"),
         _ => (!ty.is_number()).then_some("a number"),
     }
@@ -82,14 +99,15 @@ impl Aggregate {
 
     pub(crate) fn result(&self) -> Type {
         match self.kind {
-            AggregateKind::Count => Type::Bigint,
+            AggregateKind::Count | AggregateKind::CountDistinct | AggregateKind::ApproxCountDistinct => Type::Bigint,
             AggregateKind::Sum | AggregateKind::Min | AggregateKind::Max => self.ty,
             AggregateKind::BoolAnd | AggregateKind::BoolOr => Type::Boolean,
             AggregateKind::Avg
             | AggregateKind::StddevSamp
             | AggregateKind::StddevPop
             | AggregateKind::VarSamp
-            | AggregateKind::VarPop => Type::Double,
+            | AggregateKind::VarPop
+            | AggregateKind::ApproxQuantile(_) => Type::Double,
         }
     }
 
@@ -108,6 +126,9 @@ impl Aggregate {
             (AggregateKind::VarPop, _) => Accumulator::Spread(Spread::default(), SpreadOf::VarPop),
             (AggregateKind::BoolAnd, _) => Accumulator::All(None),
             (AggregateKind::BoolOr, _) => Accumulator::Any(None),
+            (AggregateKind::CountDistinct, _) => Accumulator::Distinct(Distinct::default()),
+            (AggregateKind::ApproxCountDistinct, _) => Accumulator::Estimate(Estimate::default()),
+            (AggregateKind::ApproxQuantile(millionths), _) => Accumulator::Buckets(Buckets::default(), millionths),
         }
     }
 }
@@ -124,6 +145,9 @@ pub(crate) enum Accumulator {
     Spread(Spread, SpreadOf),
     All(Option<bool>),
     Any(Option<bool>),
+    Distinct(Distinct),
+    Estimate(Estimate),
+    Buckets(Buckets, u32),
 }
 
 /// How far numbers are from their mean, taken one by one (Welford, 1962).
@@ -224,6 +248,9 @@ impl Accumulator {
             (Self::Spread(spread, _), value) => *spread = spread.with(double(value)),
             (Self::All(all), Cell::Boolean(value)) => *all = Some(all.unwrap_or(true) && *value),
             (Self::Any(any), Cell::Boolean(value)) => *any = Some(any.unwrap_or(false) || *value),
+            (Self::Distinct(distinct), value) => distinct.take(value),
+            (Self::Estimate(estimate), value) => estimate.take(value),
+            (Self::Buckets(buckets, _), value) => buckets.take(double(value)),
             (Self::Min(best), value) => keep(best, value, Ordering::Less),
             (Self::Max(best), value) => keep(best, value, Ordering::Greater),
             _ => {}
@@ -253,6 +280,9 @@ impl Accumulator {
                 }
                 *spread = both;
             }
+            (Self::Distinct(distinct), Self::Distinct(more)) => distinct.merge(more),
+            (Self::Estimate(estimate), Self::Estimate(more)) => estimate.merge(more),
+            (Self::Buckets(buckets, _), Self::Buckets(more, _)) => buckets.merge(more),
             (all @ Self::All(_), Self::All(Some(more))) | (all @ Self::Any(_), Self::Any(Some(more))) => {
                 all.take(&Cell::Boolean(*more));
             }
@@ -270,15 +300,23 @@ impl Accumulator {
         Ok(())
     }
 
-    /// Whether it keeps a value that it took.
-    pub(crate) fn keeps(&self) -> bool {
-        matches!(self, Self::Min(_) | Self::Max(_))
+    /// The most bytes that a value adds to what it keeps.
+    pub(crate) fn adds(&self, value: &Cell<'_>) -> usize {
+        match self {
+            Self::Min(_) | Self::Max(_) => value.text_bytes(),
+            Self::Distinct(distinct) => distinct.adds(value),
+            Self::Estimate(_) | Self::Buckets(..) => ENTRY_BYTES,
+            _ => 0,
+        }
     }
 
-    /// The bytes of the text that it keeps.
+    /// The bytes of the text that it keeps, or of what it keeps of many values.
     pub(crate) fn text_bytes(&self) -> usize {
         match self {
             Self::Min(Some(cell)) | Self::Max(Some(cell)) => cell.text_bytes(),
+            Self::Distinct(distinct) => distinct.bytes(),
+            Self::Estimate(estimate) => estimate.bytes(),
+            Self::Buckets(buckets, _) => buckets.bytes(),
             _ => 0,
         }
     }
@@ -294,6 +332,9 @@ impl Accumulator {
             Self::Min(best) | Self::Max(best) => best.clone(),
             Self::Spread(spread, of) => spread.result(*of).map(Cell::Double),
             Self::All(holds) | Self::Any(holds) => holds.map(Cell::Boolean),
+            Self::Distinct(distinct) => Some(Cell::Bigint(distinct.count())),
+            Self::Estimate(estimate) => Some(Cell::Bigint(estimate.count())),
+            Self::Buckets(buckets, millionths) => buckets.quantile(*millionths).map(Cell::Double),
         }
     }
 }

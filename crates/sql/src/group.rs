@@ -39,8 +39,8 @@ const PRODUCERS_FROM: u32 = KEY_GROUPS + 1;
 const PRODUCER_BYTES: usize = 4;
 /// The most groups that a partition keeps; a row that would begin another is rejected. One takes some 200 bytes.
 const GROUPS_MAX: usize = 1 << 20;
-/// The most bytes of texts in the groups of a partition, in keys (which are there twice) and in what `min` and `max` keep; a
-/// row that would add more is rejected.
+/// The most bytes of texts in the groups of a partition, in keys (which are there twice) and in what `min` and `max` keep, and of
+/// what aggregates keep of many values; a row that would add more is rejected.
 const TEXT_BYTES_MAX: usize = 64 << 20;
 /// The most bytes of the texts of the groups that a batch of rows closes, or changes once more after that. One row cannot
 /// close so many, for there are none.
@@ -203,15 +203,9 @@ impl Inputs {
 
     /// Reads the key of a row, and which part of the state it is in.
     pub(crate) fn read_key<'i>(&'i self, place: usize, row: &mut Row<'i>) {
-        let canonical = |cell: Cell<'i>| match cell {
-            Cell::Double(value) if value.is_nan() => Cell::Double(f64::NAN),
-            // Both zeros are one.
-            Cell::Double(value) => Cell::Double(value + 0.0),
-            cell => cell,
-        };
         row.place = place;
         row.keys.clear();
-        row.keys.extend(self.keys.iter().map(|key| cell(key, place).map(canonical)));
+        row.keys.extend(self.keys.iter().map(|key| cell(key, place).map(Cell::canonical)));
         row.encoded.clear();
         // Only what has no length cannot be encoded, and cells have one.
         row.encoded = postcard::to_extend(&row.keys, std::mem::take(&mut row.encoded)).unwrap_or_default();
@@ -535,5 +529,5 @@ fn key_bytes(keys: &[Option<Cell<'_>>], encoded: &[u8]) -> usize {
 
 /// The most bytes that values add to what accumulators keep.
 fn adds<'a>(of: impl Iterator<Item = (&'a Accumulator, &'a Option<Cell<'a>>)>) -> usize {
-    of.filter_map(|(accumulator, value)| accumulator.keeps().then_some(value.as_ref()?.text_bytes())).sum()
+    of.filter_map(|(accumulator, value)| Some(accumulator.adds(value.as_ref()?))).sum()
 }

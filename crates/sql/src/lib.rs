@@ -22,6 +22,7 @@ mod plan;
 mod program;
 mod query;
 mod shard;
+mod sketch;
 mod source;
 mod stage;
 mod statement;

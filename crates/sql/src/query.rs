@@ -455,7 +455,7 @@ fn refused_in_select<'q>(source: &Source<'_>, select: &'q ast::Select) -> Vec<Re
         ast::GroupByExpr::Expressions(_, modifiers) => !modifiers.is_empty(),
     };
     let others = [
-        (distinct.is_some(), "DISTINCT", "group by all columns, in a window"),
+        (matches!(distinct, Some(ast::Distinct::On(_))), "DISTINCT ON", "group by its columns, in a window"),
         (select_modifiers.is_some(), "words between SELECT and the columns", DROP_IT),
         (top.is_some(), "TOP", ROWS_DO_NOT_END),
         (exclude.is_some(), "EXCLUDE", "name the columns that it selects"),
@@ -476,6 +476,17 @@ fn refused_in_select<'q>(source: &Source<'_>, select: &'q ast::Select) -> Vec<Re
 
 /// Each row becomes one.
 fn project(source: &mut Source<'_>, scope: &Scope<'_>, select: &ast::Select) -> Option<(Shape, Vec<Column>)> {
+    if is_distinct(select) {
+        let at = source.range(select.span());
+        let help = format!(
+            "select what is distinct in each window: SELECT DISTINCT …, window_end FROM TUMBLE({}, ts, INTERVAL '1 minute')",
+            scope.table
+        );
+        source
+            .add("unbounded", at, "what has been there before would have to be known of a stream that never ends")
+            .help(help);
+        return None;
+    }
     let group_by = group_by(select);
     if let Some(key) = group_by.first() {
         let at = source.range(key.span());
@@ -535,7 +546,7 @@ fn group(
         ast::Expr::Identifier(ident) => matches!(column_name(ident).as_str(), "window_start" | "window_end"),
         _ => false,
     };
-    let by = group_by(select);
+    let by = if is_distinct(select) { distinct_by(source, select, window)? } else { group_by(select) };
     if !by.iter().any(|expr| is_window(expr)) {
         let at = source.range(function.name.span);
         let help = "add GROUP BY window_start, window_end";
@@ -609,6 +620,36 @@ fn delay_us(
     let help = format!("declare the stream with WATERMARK FOR {} AS {}", column.name, column.name);
     source.add("wrong-watermark", at, message).expected(format!("`{}`", watermark.column)).help(help);
     None
+}
+
+fn is_distinct(select: &ast::Select) -> bool {
+    matches!(select.distinct, Some(ast::Distinct::Distinct))
+}
+
+/// What rows are grouped by of which each is to be there once in a window: all that is selected.
+fn distinct_by<'q>(source: &mut Source<'_>, select: &'q ast::Select, window: Window) -> Option<Vec<&'q ast::Expr>> {
+    let at = source.range(select.span());
+    if !group_by(select).is_empty() || select.having.is_some() {
+        let message = "DISTINCT groups by what is selected, and there is GROUP BY or HAVING, too";
+        source.add("contradiction", at, message).help("drop DISTINCT, and group by what is to be there once");
+        return None;
+    }
+    let mut by = Vec::new();
+    for item in &select.projection {
+        let (expr, _) = item_of(source, item)?;
+        // A constant is the same in all rows.
+        if !matches!(expr, ast::Expr::Value(_)) {
+            by.push(expr);
+        }
+    }
+    let names =
+        |name: &str| by.iter().any(|expr| matches!(expr, ast::Expr::Identifier(ident) if column_name(ident) == name));
+    if !names("window_end") && (window.grows || !names("window_start")) {
+        let message = "rows are distinct within a window, which is not among what is selected";
+        source.add("unbounded", at, message).help("select window_end, too");
+        return None;
+    }
+    Some(by)
 }
 
 fn group_by(select: &ast::Select) -> Vec<&ast::Expr> {

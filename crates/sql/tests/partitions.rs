@@ -196,6 +196,19 @@ proptest! {
 }
 
 #[test]
+fn what_aggregates_keep_of_many_values_comes_together() {
+    let query = "SELECT count(DISTINCT v) AS d, approx_count_distinct(v) AS a, approx_quantile(v, 0.5) AS q, every(v > 0) AS e, avg(v) AS mean \
+                 FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY window_start";
+    let program = fine(&statements(2, "", query));
+    let sources = [vec![(0, 1, 3), (0, 1, 4), (0, 30, 0)], vec![(0, 1, 4), (0, 2, 5), (0, 30, 0)]];
+    assert_eq!(run(&program, &sources, &whole(2)).rows.concat(), [r#"{"d":3,"a":3,"q":4.0,"e":true,"mean":4.0}"#]);
+    let distinct = "SELECT DISTINCT v, window_end AS e FROM TUMBLE(s, ts, INTERVAL '10 s')";
+    let mut rows = run(&fine(&statements(2, "", distinct)), &sources, &whole(2)).rows.concat();
+    rows.sort();
+    assert_eq!(rows, [3, 4, 5].map(|v| format!(r#"{{"v":{v},"e":"1970-01-01T00:00:10Z"}}"#)));
+}
+
+#[test]
 fn what_comes_late_is_said_by_its_own_partition() {
     let program = fine(&statements(2, "LATE INTO too_late", QUERY));
     // The first partition is ahead: a row that is behind there is late, although the window is still open for the second.
