@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use littoral_model::condition::Coordinate;
 use littoral_model::digest::LinkReport;
 use littoral_model::id::{AppId, AppName, FlowName, FunctionName, NodeId, SiteId, StreamName, TenantId, Tier};
-use littoral_model::manifest::Objectives;
+use littoral_model::manifest::{Objectives, Partitioning};
 use littoral_model::situation::Situation;
 use littoral_plan::coordinate::estimate_us;
 use littoral_plan::{
@@ -131,7 +131,7 @@ fn case(random: &mut Random, nodes: usize) -> anyhow::Result<Case> {
         memory_bytes: stage_mib(random) << 20,
         placement: Constraints::any(),
         execution_us: Some(100 + random.below(20_000)),
-        groups: false,
+        partitioning: Partitioning::Any,
     };
     let functions = names.iter().map(|name| (name.clone(), function(name, random))).collect();
     let stream = |tier| StreamSpec {

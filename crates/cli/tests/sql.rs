@@ -95,19 +95,36 @@ fn plain(row: &Value, columns: &[&str]) -> Value {
     columns.iter().map(|column| ((*column).to_owned(), row[*column].clone())).collect()
 }
 
-fn stage(world: &World, node: &Node, flow: &str) -> Option<(String, usize)> {
+/// Who runs the partitions of a flow's stage, and how many nodes have the state of each.
+fn stages(world: &World, node: &Node, flow: &str) -> Option<Vec<(String, usize)>> {
     let flows = node.json(world, &["get", "flows", "-o", "json"]);
     let flow = flows.as_array()?.iter().find(|status| status["name"] == flow)?.clone();
-    let stage = &flow["stages"][0];
-    Some((stage["owner"].as_str()?.to_owned(), stage["in_sync"].as_array()?.len()))
+    let told = |stage: &Value| Some((stage["owner"].as_str()?.to_owned(), stage["in_sync"].as_array()?.len()));
+    flow["stages"].as_array()?.iter().map(told).collect()
+}
+
+fn stage(world: &World, node: &Node, flow: &str) -> Option<(String, usize)> {
+    stages(world, node, flow)?.into_iter().next()
 }
 
 fn write(world: &World, flows: &str) -> String {
+    write_app(world, MANIFEST, flows)
+}
+
+fn write_app(world: &World, manifest: &str, flows: &str) -> String {
     let folder = world.path("mill");
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("littoral.toml"), MANIFEST).unwrap();
+    std::fs::write(folder.join("littoral.toml"), manifest).unwrap();
     std::fs::write(folder.join("flows.sql"), flows).unwrap();
     folder.to_str().unwrap().to_owned()
+}
+
+fn publish(world: &World, node: &Node, records: impl Iterator<Item = String>) {
+    let mut lines = String::new();
+    records.for_each(|record| writeln!(lines, "{record}").unwrap());
+    let file = world.path("portion.json");
+    std::fs::write(&file, lines).unwrap();
+    node.tell(world, &["stream", "publish", "mill/readings", "--file", file.to_str().unwrap()]);
 }
 
 fn start(world: &World) -> (Node, BTreeMap<String, Node>) {
@@ -144,12 +161,8 @@ fn a_flow_in_sql_is_exact_through_kills_and_says_where_it_runs() {
         ["hot", "means"].iter().all(|flow| stage(&world, &cloud, flow).is_some_and(|(_, copies)| copies == 2))
     });
     for portion in 0..PORTIONS {
-        let mut lines = String::new();
         let size = RECORDS / PORTIONS;
-        (portion * size..(portion + 1) * size).for_each(|number| writeln!(lines, "{}", record(number)).unwrap());
-        let file = world.path("portion.json");
-        std::fs::write(&file, lines).unwrap();
-        cloud.tell(&world, &["stream", "publish", "mill/readings", "--file", file.to_str().unwrap()]);
+        publish(&world, &cloud, (portion * size..(portion + 1) * size).map(record));
         if portion % 2 == 1 && portion + 1 < PORTIONS {
             let mut owner = None;
             eventually("it has an owner", || {
@@ -188,6 +201,98 @@ fn a_flow_in_sql_is_exact_through_kills_and_says_where_it_runs() {
     assert!(bad.iter().all(|row| row.to_string().contains("division by zero")), "{}", bad[0]);
     let explained = cloud.tell(&world, &["flow", "explain", &folder, "hot"]);
     assert!(explained.contains("measured hot.0/0 on edge-"), "{explained}");
+}
+
+const SPREAD_MANIFEST: &str = r#"
+name = "mill"
+version = "1.0.0"
+
+[streams.readings]
+partitions = 4
+placement = { tier = "cloud" }
+"#;
+
+const SPREAD: &str = "\
+CREATE STREAM readings (machine text, ts timestamp, temperature bigint);
+CREATE STREAM taps (ts timestamp) PARTITIONS 4;
+
+CREATE FLOW sums PREFER edge DEAD LETTER INTO bad AS
+  SELECT machine, window_start, count(*) AS n, avg(temperature) AS mean, max(temperature) FILTER (WHERE temperature < 90) AS top
+  FROM TUMBLE(readings, ts, INTERVAL '10 seconds')
+  WHERE temperature > 10
+  GROUP BY machine, window_start, window_end;
+
+-- All of its rows are in one partition.
+CREATE FLOW tapped PREFER edge IDLE AFTER '1 s' AS
+  SELECT window_start, count(*) AS n FROM TUMBLE(taps, ts, INTERVAL '10 seconds') GROUP BY window_start;
+";
+
+/// What `sums` has to come to.
+fn expected_sums() -> BTreeSet<String> {
+    let mut groups: BTreeMap<(usize, usize), Vec<i64>> = BTreeMap::new();
+    for number in (0..RECORDS).filter(|number| temperature(*number) > 10) {
+        groups.entry((number / 100, number % 3)).or_default().push(temperature(number));
+    }
+    let told = |((window, machine), of): ((usize, usize), Vec<i64>)| {
+        let (n, mean) = (of.len(), of.iter().sum::<i64>() as f64 / of.len() as f64);
+        let top = of.iter().filter(|temperature| **temperature < 90).max();
+        let (machine, window_start) = (format!("m{machine}"), moment(window * 100));
+        json!({ "machine": machine, "window_start": window_start, "n": n, "mean": mean, "top": top }).to_string()
+    };
+    groups.into_iter().map(told).collect()
+}
+
+#[test]
+fn groups_over_several_partitions_are_exact_through_kills() {
+    let world = World::new();
+    let (cloud, mut edges) = start(&world);
+    let folder = write_app(&world, SPREAD_MANIFEST, SPREAD);
+    let explained = cloud.tell(&world, &["flow", "explain", &folder, "sums"]);
+    for part in ["spread by 1 keys over 4 partitions", "watermark the least of 4 partitions", "from sums-by-key"] {
+        assert!(explained.contains(part), "{part} in\n{explained}");
+    }
+    cloud.tell(&world, &["deploy", &folder]);
+    let are_copied = || {
+        let four = |flow: &str| stages(&world, &cloud, flow).filter(|stages| stages.len() == 4);
+        let is_copied = |flow: &&str| four(flow).is_some_and(|stages| stages.iter().all(|(_, copies)| *copies == 2));
+        ["sums-by-key", "sums"].iter().all(|flow| is_copied(flow))
+    };
+    eventually("two edges hold each stage", are_copied);
+    for portion in 0..PORTIONS {
+        let size = RECORDS / PORTIONS;
+        publish(&world, &cloud, (portion * size..(portion + 1) * size).map(record));
+        let struck = ["sums-by-key", "sums"].get(portion / 2).filter(|_| portion % 2 == 1);
+        if let Some(flow) = struck {
+            let mut owner = None;
+            eventually("it has an owner", || {
+                owner = stage(&world, &cloud, flow).map(|(owner, _)| owner);
+                owner.is_some()
+            });
+            let owner = owner.unwrap();
+            edges.remove(&owner).unwrap().kill();
+            edges.insert(owner.clone(), world.start(&owner, &[]));
+            eventually("both hold the stages again", are_copied);
+        }
+    }
+    // Each partition has to say that it is past all windows: of so many records there is one for each.
+    publish(
+        &world,
+        &cloud,
+        (0..64).map(|number| record(0).replace(":00Z", &format!(":{:02}Z", number % 60)).replace("T00", "T01")),
+    );
+    let expected = expected_sums();
+    assert!(expected.len() > 50, "{}", expected.len());
+    eventually("all groups arrive", || rows(&world, &cloud, "mill/sums").len() >= expected.len());
+    let found = rows(&world, &cloud, "mill/sums");
+    let plainly = |row: &Value| plain(row, &["machine", "window_start", "n", "mean", "top"]).to_string();
+    assert_eq!(found.len(), expected.len());
+    assert_eq!(found.iter().map(plainly).collect::<BTreeSet<_>>(), expected);
+    assert_eq!(rows(&world, &cloud, "mill/bad"), Vec::<Value>::new());
+    for moment in [moment(0), moment(RECORDS)] {
+        let record = json!({ "ts": moment }).to_string();
+        cloud.tell(&world, &["stream", "publish", "mill/taps", "--key", "one", "--value", &record]);
+    }
+    eventually("a window does not wait for idle partitions", || rows(&world, &cloud, "mill/tapped").len() == 1);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use common::{agent, app, digest, intent, members, names, node, proposals};
 use littoral_control::{Agent, Command, Event};
 use littoral_model::digest::NodeDigest;
 use littoral_model::id::{Epoch, NodeId, SiteId, Tier};
-use littoral_model::manifest::{self, Objectives};
+use littoral_model::manifest::{self, Objectives, Partitioning};
 use littoral_model::situation::{FailureDomain, PowerSource};
 use littoral_model::work::{Assignment, KeeperCommand};
 use littoral_plan::{
@@ -445,7 +445,7 @@ fn place(scenario: &Scenario, digests: &[NodeDigest], function: bool) -> Result<
             memory_bytes: function.memory.into(),
             placement: Constraints::from(&function.placement),
             execution_us: None,
-            groups: false,
+            partitioning: Partitioning::Any,
         };
         (name.clone(), spec)
     });

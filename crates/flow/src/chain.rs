@@ -1,7 +1,7 @@
 //! The guests of a fused stage, one after the other, with the state they had after the last step that succeeded.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
@@ -27,6 +27,10 @@ pub trait Operator {
     async fn process(&mut self, rows: &RecordBatch, watermark_us: i64) -> Result<StageOutput, StageError>;
     /// Fires a timer that the guest asked for.
     async fn on_timer(&mut self, time_us: i64) -> Result<StageOutput, StageError>;
+    /// Tells a guest that asks for it that nothing has come [for so long](Operators::idle_after); it may not have been opened.
+    async fn on_idle(&mut self) -> Result<StageOutput, StageError> {
+        Ok(StageOutput::default())
+    }
     /// The state of key groups.
     async fn snapshot(&mut self, groups: &[u32]) -> Result<Vec<(u32, Bytes)>, StageError>;
     /// Gives the state of key groups back.
@@ -59,6 +63,10 @@ pub trait Operators: Send {
     fn names(&self) -> &[String];
     /// Makes a fresh instance of the function at `place`, from 0.
     async fn make(&self, place: usize) -> Result<Box<dyn Operator>, StageError>;
+    /// After how long without rows the first of them is to be told; never if none.
+    fn idle_after(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What one step of a chain did.
@@ -177,6 +185,44 @@ impl Chain {
         outcome
     }
 
+    /// After how long without rows [`idle`](Self::idle) is to be called.
+    pub(crate) fn idle_after(&self) -> Option<Duration> {
+        self.operators.idle_after()
+    }
+
+    /// Tells the first guest that nothing has come for a while. What it puts out on its main port no other guest sees.
+    ///
+    /// # Errors
+    /// As those of [`process`](Self::process).
+    pub(crate) async fn idle(&mut self) -> Result<ChainOutput, ChainError> {
+        if self.done.take().is_some() {
+            self.forget();
+        }
+        let mut step = self.begin();
+        let outcome = self.tell_idle(&mut step).await;
+        if outcome.is_err() {
+            self.forget();
+        }
+        outcome?;
+        self.finish(step).await
+    }
+
+    async fn tell_idle(&mut self, step: &mut Step) -> Result<(), ChainError> {
+        let name = self.name(0);
+        let Some(slot) = self.slots.first_mut() else { return Ok(()) };
+        let cannot = |error: &StageError| ChainError::Function { function: name.clone(), reason: error.to_string() };
+        if slot.operator.is_none() {
+            // It is made anew once the columns are known.
+            slot.operator = Some(self.operators.make(0).await.map_err(|error| cannot(&error))?);
+        }
+        let Some(operator) = slot.operator.as_mut() else { return Ok(()) };
+        let output = operator.on_idle().await.map_err(|error| cannot(&error))?;
+        let mut main = Vec::new();
+        take(0, &name, None, output, step, &mut main)?;
+        step.output.ports.extend(main.into_iter().map(|rows| (PORT_MAIN.to_owned(), rows)));
+        Ok(())
+    }
+
     /// Takes the last step as done.
     pub fn accept(&mut self) {
         let Some(Done { deltas, watermarks, timers }) = self.done.take() else { return };
@@ -195,18 +241,22 @@ impl Chain {
         }
     }
 
-    async fn step(&mut self, rows: &RecordBatch) -> Result<ChainOutput, ChainError> {
-        let count = self.slots.len();
+    /// A step in which nothing has happened yet.
+    fn begin(&self) -> Step {
         let functions = self.operators.names().iter();
         let functions = functions.map(|name| FunctionStep { function: name.clone(), ..FunctionStep::default() });
-        let mut step = Step {
+        Step {
             output: ChainOutput { functions: functions.collect(), ..ChainOutput::default() },
-            dirty: vec![BTreeSet::new(); count],
+            dirty: vec![BTreeSet::new(); self.slots.len()],
             watermarks: self.slots.iter().map(|slot| slot.watermark_us).collect(),
             timers: self.slots.iter().map(|slot| slot.timer_us).collect(),
-        };
+        }
+    }
+
+    async fn step(&mut self, rows: &RecordBatch) -> Result<ChainOutput, ChainError> {
+        let mut step = self.begin();
         let mut current = vec![rows.clone()];
-        for place in 0..count {
+        for place in 0..self.slots.len() {
             let begun = Instant::now();
             let mut next = Vec::new();
             for rows in &current {

@@ -6,9 +6,9 @@ use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use async_trait::async_trait;
 use bytes::Bytes;
-use littoral_model::entry::PORT_MAIN;
+use littoral_model::entry::{PORT_MAIN, partition_port};
 use littoral_runtime::stage::{Rejection, StageError, StageOutput};
-use littoral_sql::{PORT_LATE, Plan, Stage};
+use littoral_sql::{Output, PORT_LATE, Plan, Stage};
 
 use crate::chain::Operator;
 
@@ -17,10 +17,10 @@ use crate::chain::Operator;
 pub struct Query(Stage);
 
 impl Query {
-    /// A query without state.
+    /// A query without state, over that partition of its input.
     #[must_use]
-    pub fn new(plan: Arc<Plan>) -> Self {
-        Self(Stage::new(plan))
+    pub fn new(plan: Arc<Plan>, partition: u32) -> Self {
+        Self(Stage::new(plan, partition))
     }
 }
 
@@ -31,21 +31,16 @@ impl Operator for Query {
     }
 
     async fn process(&mut self, rows: &RecordBatch, _: i64) -> Result<StageOutput, StageError> {
-        let output = self.0.process(rows).map_err(rejected)?;
-        let main = output.rows.map(|rows| (PORT_MAIN.to_owned(), rows));
-        let late = output.late.map(|rows| (PORT_LATE.to_owned(), rows));
-        let rejected = output.rejected.into_iter().map(|(row, reason)| Rejection { row, reason });
-        Ok(StageOutput {
-            outputs: main.into_iter().chain(late).collect(),
-            rejected: rejected.collect(),
-            dirty: output.dirty,
-            timer_us: None,
-        })
+        Ok(by_port(self.0.process(rows).map_err(rejected)?))
     }
 
     async fn on_timer(&mut self, _: i64) -> Result<StageOutput, StageError> {
         // It asks for none: time is what its rows say.
         Ok(StageOutput::default())
+    }
+
+    async fn on_idle(&mut self) -> Result<StageOutput, StageError> {
+        Ok(by_port(self.0.idle().map_err(rejected)?))
     }
 
     async fn snapshot(&mut self, groups: &[u32]) -> Result<Vec<(u32, Bytes)>, StageError> {
@@ -55,6 +50,19 @@ impl Operator for Query {
     async fn restore(&mut self, groups: Vec<(u32, Bytes)>) -> Result<(), StageError> {
         let groups: Vec<(u32, &[u8])> = groups.iter().map(|(group, bytes)| (*group, bytes.as_ref())).collect();
         self.0.restore(&groups).map_err(rejected)
+    }
+}
+
+fn by_port(output: Output) -> StageOutput {
+    let main = output.rows.map(|rows| (PORT_MAIN.to_owned(), rows));
+    let spread = output.spread.into_iter().map(|(partition, rows)| (partition_port(partition), rows));
+    let late = output.late.map(|rows| (PORT_LATE.to_owned(), rows));
+    let rejected = output.rejected.into_iter().map(|(row, reason)| Rejection { row, reason });
+    StageOutput {
+        outputs: main.into_iter().chain(spread).chain(late).collect(),
+        rejected: rejected.collect(),
+        dirty: output.dirty,
+        timer_us: None,
     }
 }
 

@@ -5,7 +5,7 @@
 //! owner with a lower epoch than it has seen: that owner was replaced and does not know it yet.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use littoral_model::entry::{PortBatch, Position};
@@ -68,6 +68,7 @@ pub struct Received {
 pub struct Reader {
     received: mpsc::Receiver<Received>,
     committed: Arc<Mutex<Position>>,
+    quiet: Arc<Mutex<Duration>>,
     task: JoinHandle<()>,
 }
 
@@ -76,8 +77,15 @@ impl Reader {
     pub fn start(source: Arc<dyn Source>, consumer: WorkId, input: Input, from: Position, epoch: Epoch) -> Self {
         let (sender, received) = mpsc::channel(AHEAD);
         let committed = Arc::new(Mutex::new(from));
-        let pull = Pull { source, consumer, input, from, epoch, committed: Arc::clone(&committed), sender };
-        Self { received, committed, task: tokio::spawn(pull.run()) }
+        let quiet = Arc::new(Mutex::new(Duration::ZERO));
+        let told = (Arc::clone(&committed), Arc::clone(&quiet));
+        let pull = Pull { source, consumer, input, from, epoch, committed: told.0, quiet: told.1, sender };
+        Self { received, committed, quiet, task: tokio::spawn(pull.run()) }
+    }
+
+    /// For how long the input's owner has said, whenever it was asked, that there is nothing more. What has arrived is not counted.
+    pub fn quiet(&self) -> Duration {
+        *self.quiet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next rows; waits for them. `None` only after the reader was stopped from inside, which does not happen.
@@ -120,12 +128,15 @@ struct Pull {
     from: Position,
     epoch: Epoch,
     committed: Arc<Mutex<Position>>,
+    quiet: Arc<Mutex<Duration>>,
     sender: mpsc::Sender<Received>,
 }
 
 impl Pull {
     async fn run(mut self) {
         let mut backoff = BACKOFF_MIN;
+        // Since when there is nothing.
+        let mut since = Instant::now();
         loop {
             let request = self.request();
             match self.source.fetch(request).await {
@@ -133,8 +144,13 @@ impl Pull {
                     backoff = BACKOFF_MIN;
                     self.epoch = epoch;
                     if next == self.from {
+                        self.is_quiet(since.elapsed());
                         continue;
                     }
+                    if !batches.is_empty() {
+                        since = Instant::now();
+                    }
+                    self.is_quiet(since.elapsed());
                     let received = Received { epoch, from: self.from, batches, next };
                     self.from = next;
                     if self.sender.send(received).await.is_err() {
@@ -157,9 +173,16 @@ impl Pull {
                 }
                 Err(error) => tracing::debug!(input = %self.input.work, %error, "the input's owner does not answer"),
             }
+            // What it has in the meantime is not known.
+            self.is_quiet(Duration::ZERO);
             tokio::time::sleep(backoff).await;
+            since = Instant::now();
             backoff = (backoff * 2).min(BACKOFF_MAX);
         }
+    }
+
+    fn is_quiet(&self, quiet: Duration) {
+        *self.quiet.lock().unwrap_or_else(PoisonError::into_inner) = quiet;
     }
 
     fn request(&self) -> FetchRequest {

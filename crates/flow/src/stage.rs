@@ -59,6 +59,10 @@ struct Running {
     committer: Committer,
     flush: Interval,
     stats: Arc<Stats>,
+    /// How far the input is consumed.
+    at: (Epoch, Position),
+    /// Whether the guests have been told that nothing comes.
+    is_idle: bool,
 }
 
 impl Running {
@@ -83,6 +87,8 @@ impl Running {
             committer,
             flush,
             stats: work.stats,
+            at: (epoch, from),
+            is_idle: false,
         })
     }
 
@@ -122,13 +128,35 @@ impl Running {
             },
             () = self.committer.fenced() => Err(Ended::Fenced),
             _ = self.flush.tick() => match self.pending.skipped() {
-                Some((epoch, position)) => {
-                    let input = (&self.input.work, epoch, position);
-                    self.committer.commit(Commit::default(), input, &self.progress, Step::default()).await
+                Some(at) => {
+                    self.at = at;
+                    self.commit_at(Commit::default(), Step::default()).await
                 }
-                None => Ok(()),
+                None => self.idle().await,
             },
         }
+    }
+
+    /// Tells the guests once that nothing has come for as long as they want to know.
+    async fn idle(&mut self) -> Result<(), Ended> {
+        let is_due = |after: Duration| !self.is_idle && self.reader.quiet() >= after;
+        if !self.chain.idle_after().is_some_and(is_due) {
+            return Ok(());
+        }
+        if let Some(received) = self.reader.try_next() {
+            return self.pending.push(received).map_err(bad_input);
+        }
+        let output = self.chain.idle().await.map_err(|error| Ended::Failed(error.to_string()))?;
+        let outputs = encode(&output, None).map_err(bad_input)?;
+        self.chain.accept();
+        self.is_idle = true;
+        let commit = Commit { state: output.state, outputs, ..Commit::default() };
+        self.commit_at(commit, Step::default()).await
+    }
+
+    async fn commit_at(&self, commit: Commit, step: Step) -> Result<(), Ended> {
+        let (epoch, position) = self.at;
+        self.committer.commit(commit, (&self.input.work, epoch, position), &self.progress, step).await
     }
 
     /// Processes a batch; where guests fail on it, or it comes to more than an entry of the log may have, halves it until the
@@ -159,7 +187,9 @@ impl Running {
                 }
                 Err(error @ ChainError::Function { .. }) => return Err(Ended::Failed(error.to_string())),
             };
-            self.commit(batch, (start, count), (output, outputs), begun.elapsed()).await?;
+            self.at = (batch.epoch, batch.position_after(start + count));
+            self.is_idle = false;
+            self.commit(batch, count, (output, outputs), begun.elapsed()).await?;
         }
         Ok(())
     }
@@ -167,11 +197,10 @@ impl Running {
     async fn commit(
         &self,
         batch: &Batch,
-        range: (usize, usize),
+        count: usize,
         (output, outputs): (ChainOutput, Vec<PortBatch>),
         process: Duration,
     ) -> Result<(), Ended> {
-        let (start, count) = range;
         let step = Step {
             rows_in: count as u64,
             bytes_in: (batch.bytes * count / batch.rows.num_rows().max(1)) as u64,
@@ -183,8 +212,7 @@ impl Running {
         };
         let commit =
             Commit { state: output.state, outputs, watermark_us: self.chain.watermark_us(), ..Commit::default() };
-        let input = (&self.input.work, batch.epoch, batch.position_after(start + count));
-        self.committer.commit(commit, input, &self.progress, step).await
+        self.commit_at(commit, step).await
     }
 }
 

@@ -164,6 +164,32 @@ async fn a_guest_keeps_its_state_when_its_columns_change_within_a_step() {
 }
 
 #[tokio::test]
+async fn a_guest_is_told_once_that_nothing_comes_also_before_the_first_row() {
+    LocalSet::new()
+        .run_until(async {
+            let node = Node::start();
+            let source = work(SOURCE);
+            let _source = node.own(&source, 1).await;
+            let guests = || Guests { idle_after: Some(Duration::from_millis(1)), ..Guests::new(&["count"]) };
+            let stage = start(&node, 1, guests(), &Arc::new(Stats::default())).await;
+            assert_eq!(node.texts(&work(STAGE), PORT_MAIN, "value", 1).await, ["nothing comes"]);
+            for part in 0..2 {
+                node.publish(&source, &values(part..part + 1)).await;
+                node.texts(&work(STAGE), PORT_MAIN, "value", 3 + 2 * part).await;
+            }
+            stage.abort();
+            // What it had counted it still has, and says again that nothing comes.
+            let _stage = start(&node, 2, guests(), &Arc::new(Stats::default())).await;
+            node.texts(&work(STAGE), PORT_MAIN, "value", 6).await;
+            node.publish(&source, &values(2..3)).await;
+            let texts = node.texts(&work(STAGE), PORT_MAIN, "value", 7).await;
+            let idle = "nothing comes";
+            assert_eq!(texts, [idle, "v0#1", idle, "v1#2", idle, idle, "v2#3"]);
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_guest_that_cannot_be_made_ends_the_stage_with_the_reason() {
     LocalSet::new()
         .run_until(async {

@@ -38,6 +38,11 @@ pub struct PortBatch {
 
 /// The port of a stream's records and of a stage's main output.
 pub const PORT_MAIN: &str = "main";
+/// The port of those rows of a stage's main output that belong to one partition of its sink.
+#[must_use]
+pub fn partition_port(partition: u32) -> String {
+    format!("{PORT_MAIN}.{partition}")
+}
 /// The port of a stage's rejected rows.
 pub const PORT_DEAD_LETTER: &str = "dead-letter";
 

@@ -1,6 +1,7 @@
 //! The guests of a stage: their artefacts, loaded, and what the manifest sets for them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use littoral_flow::chain::{Operator, Operators};
@@ -16,8 +17,8 @@ use crate::logs::Logs;
 pub(crate) enum Guest {
     /// A component.
     Component { artifact: Arc<Artifact>, settings: Box<StageSettings> },
-    /// A query in SQL.
-    Query(Arc<Plan>),
+    /// A query in SQL, and over which partition of its input.
+    Query(Arc<Plan>, u32),
 }
 
 /// The functions of a stage.
@@ -33,12 +34,19 @@ impl Operators for Guests {
         &self.names
     }
 
+    fn idle_after(&self) -> Option<Duration> {
+        match self.guests.first()? {
+            Guest::Component { .. } => None,
+            Guest::Query(plan, _) => plan.idle_after(),
+        }
+    }
+
     async fn make(&self, place: usize) -> Result<Box<dyn Operator>, StageError> {
         match self.guests.get(place).ok_or(StageError::Gone)? {
             Guest::Component { artifact, settings } => {
                 Ok(Box::new(Stage::instantiate(&self.runtime, artifact, (**settings).clone()).await?))
             }
-            Guest::Query(plan) => Ok(Box::new(Query::new(Arc::clone(plan)))),
+            Guest::Query(plan, partition) => Ok(Box::new(Query::new(Arc::clone(plan), *partition))),
         }
     }
 }

@@ -182,7 +182,7 @@ impl Runner {
         self.works.configure(work, work_config(app, placed));
         let guests = match &placed.role {
             Role::StreamPartition { .. } | Role::Queue { .. } => None,
-            Role::Stage { functions, .. } => match self.guests(app, functions).await {
+            Role::Stage { functions, .. } => match self.guests(app, functions, work.partition).await {
                 Ok(guests) => Some(guests),
                 Err(error) => return failed(stats, format!("{error:#}")),
             },
@@ -245,12 +245,17 @@ impl Runner {
 
     /// What a stage's functions are, and on which threads they compute, if on other ones: all of them, where none has a higher
     /// priority.
-    async fn guests(&self, app: &Arc<App>, functions: &[StageFunction]) -> anyhow::Result<(Guests, Option<Shards>)> {
+    async fn guests(
+        &self,
+        app: &Arc<App>,
+        functions: &[StageFunction],
+        partition: u32,
+    ) -> anyhow::Result<(Guests, Option<Shards>)> {
         let mut guests = Vec::with_capacity(functions.len());
         let mut asides = Vec::new();
         for function in functions {
             if let Some(plan) = app.program.stage(&function.function) {
-                guests.push(Guest::Query(Arc::clone(plan)));
+                guests.push(Guest::Query(Arc::clone(plan), partition));
                 continue;
             }
             let loaded = self.loader.load(app, &function.function, &function.artifact).await?;

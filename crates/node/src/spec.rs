@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use littoral_mesh::Members;
 use littoral_model::id::{AppId, NodeId, TenantId};
-use littoral_model::manifest::{self, Manifest};
+use littoral_model::manifest::{self, Manifest, Partitioning};
 use littoral_model::unit::Bandwidth;
 use littoral_plan::profile::RECORDS_FEW;
 use littoral_plan::{Ack, AppSpec, Constraints, FlowSpec, FunctionSpec, Interface, QueueSpec, Sink, StreamSpec};
@@ -38,7 +38,7 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
             // `take_measured` fills it in.
             execution_us: None,
             // A component keeps a state for each partition, and knows that.
-            groups: false,
+            partitioning: Partitioning::Any,
         };
         (name.clone(), spec)
     });
@@ -49,7 +49,7 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
             memory_bytes: QUERY_MEMORY_BYTES,
             placement: Constraints::from(&query.placement),
             execution_us: None,
-            groups: query.groups,
+            partitioning: query.partitioning,
         };
         (name.clone(), spec)
     });

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use littoral_model::entry::{PORT_DEAD_LETTER, PORT_MAIN};
+use littoral_model::entry::{PORT_DEAD_LETTER, PORT_MAIN, partition_port};
 use littoral_model::id::{FlowName, FunctionName, NodeId, StreamName};
+use littoral_model::manifest::Partitioning;
 use littoral_model::unit::Bandwidth;
 use littoral_model::work::{WorkId, WorkKind};
 
@@ -61,6 +62,7 @@ impl<'a> Planner<'a> {
             self.findings.insert(divided);
             return;
         }
+        let mut ends = Vec::new();
         for partition in 0..self.partitions(&flow.source) {
             let chain = Chain { name, flow, partition };
             let Some(layers) = self.layers(chain) else { return };
@@ -84,7 +86,7 @@ impl<'a> Planner<'a> {
                     self.findings.extend(self.infeasible(chain, &layers, &prediction));
                     self.note(prediction);
                     self.promise(&solution, rate_bps);
-                    self.lay_chain(chain, &layers, &solution);
+                    ends.extend(self.lay_chain(chain, &layers, &solution));
                 }
                 Err(reason) => {
                     let unbounded = Rules { hop: &|a, b| Some(board.hop(a, b)), ..rules };
@@ -109,18 +111,41 @@ impl<'a> Planner<'a> {
                 }
             }
         }
+        if let (true, Some(Sink::Stream(sink))) = (self.goes_by_key(flow), &flow.sink) {
+            self.connect_by_key(name, sink, &ends);
+        }
     }
 
-    /// The finding for a flow whose groups would be divided among the partitions of its source.
+    /// Lets each partition of a stream take in its rows of all chains, whose last stages these are and where they run.
+    fn connect_by_key(&mut self, name: &FlowName, sink: &StreamName, ends: &[(WorkId, usize)]) {
+        for (partition, (_, spot)) in (0..self.partitions(sink)).zip(ends.iter().cycle()) {
+            // It lies somewhere already, but for those beyond the number of chains.
+            let laid = self.lay_output(sink, partition, *spot, name.as_str());
+            for (work, _) in ends.iter().filter(|_| laid.is_some()) {
+                self.connect(sink, partition, Source { work: work.clone(), port: partition_port(partition) });
+            }
+        }
+    }
+
+    /// Whether the last stage of a flow puts out rows for each partition of its sink.
+    fn goes_by_key(&self, flow: &FlowSpec) -> bool {
+        let last = flow.stages.last().and_then(|stage| self.spec.functions.get(stage));
+        last.is_some_and(|function| matches!(function.partitioning, Partitioning::ByKey(_)))
+    }
+
+    /// The finding for a flow whose source has other partitions than its rows are grouped from.
     fn divided(&self, name: &FlowName, flow: &FlowSpec) -> Option<Unplaceable> {
-        let partitions = self.partitions(&flow.source);
-        let groups = |stage: &&FunctionName| self.spec.functions.get(*stage).is_some_and(|function| function.groups);
-        let stage = flow.stages.iter().find(groups).filter(|_| partitions > 1)?;
-        let source = &flow.source;
-        let constraint = format!(
-            "all rows of {source} in one partition, for {stage} groups them; it has {partitions}, and a stream never has fewer than it had: gather it by a flow, or give it another name"
-        );
-        Some(Unplaceable { what: format!("flow {name}"), constraint, nearest_miss: None })
+        let (source, partitions) = (&flow.source, self.partitions(&flow.source));
+        let constraint = flow.stages.iter().find_map(|stage| match self.spec.functions.get(stage)?.partitioning {
+            Partitioning::Single if partitions > 1 => Some(format!(
+                "all rows of {source} in one partition, for {stage} groups them; it has {partitions}, and a stream never has fewer than it had: gather it by a flow, or give it another name"
+            )),
+            Partitioning::ByKey(wanted) if partitions != wanted => Some(format!(
+                "{source} in {wanted} partitions, for {stage} waits for so many; it has {partitions}, and a stream never has fewer than it had: say PARTITIONS {partitions}, or give it another name"
+            )),
+            _ => None,
+        });
+        Some(Unplaceable { what: format!("flow {name}"), constraint: constraint?, nearest_miss: None })
     }
 
     /// Takes what a chain needs of the links on its way.
@@ -277,8 +302,8 @@ impl<'a> Planner<'a> {
         Some(Layer { options, join, memory_bytes: function.memory_bytes, stays: false })
     }
 
-    /// Lays everything of a chain where the solution says.
-    fn lay_chain(&mut self, chain: Chain<'a>, layers: &[Layer], solution: &Solution) -> Option<()> {
+    /// Lays everything of a chain where the solution says. Answers its last stage, and where that runs.
+    fn lay_chain(&mut self, chain: Chain<'a>, layers: &[Layer], solution: &Solution) -> Option<(WorkId, usize)> {
         let flow = chain.flow;
         let source_spot = *solution.way.spots.first()?;
         let source_reasons = self.alternatives(flow, solution, 0, None);
@@ -310,7 +335,9 @@ impl<'a> Planner<'a> {
             };
             reasons.extend(self.alternatives(flow, solution, at, None));
             self.lay_stream(sink, partition, spot, reasons)?;
-            self.connect(sink, partition, input);
+            if !self.goes_by_key(flow) {
+                self.connect(sink, partition, input.clone());
+            }
         }
         let sides = flow.outputs.iter().map(|(port, stream)| (port.as_str(), stream, input_spot));
         let rejected = flow.dead_letter.iter().map(|stream| (PORT_DEAD_LETTER, stream, first_spot));
@@ -321,7 +348,7 @@ impl<'a> Planner<'a> {
                 self.connect(stream, partition, Source { work: work.clone(), port: port.to_owned() });
             }
         }
-        Some(())
+        Some((input.work, input_spot))
     }
 
     /// The stages of a chain that are one unit of work each.
@@ -373,7 +400,11 @@ impl<'a> Planner<'a> {
         let mut outputs: BTreeMap<String, StreamName> = chain.flow.outputs.clone();
         outputs.extend(chain.flow.dead_letter.clone().map(|stream| (PORT_DEAD_LETTER.to_owned(), stream)));
         if let (true, Some(Sink::Stream(sink))) = (is_last, &chain.flow.sink) {
-            outputs.insert(PORT_MAIN.to_owned(), sink.clone());
+            let ports = match self.goes_by_key(chain.flow) {
+                true => (0..self.partitions(sink)).map(partition_port).collect(),
+                false => vec![PORT_MAIN.to_owned()],
+            };
+            outputs.extend(ports.into_iter().map(|port| (port, sink.clone())));
         }
         let stage = |(name, f): &(&FunctionName, &FunctionSpec)| StageFunction {
             function: (*name).clone(),

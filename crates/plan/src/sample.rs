@@ -98,7 +98,7 @@ pub(crate) mod tests {
     use littoral_model::condition::{Condition, Coordinate};
     use littoral_model::digest::LinkReport;
     use littoral_model::id::{AppId, AppName, Epoch, TenantId, Tier};
-    use littoral_model::manifest::Objectives;
+    use littoral_model::manifest::{Objectives, Partitioning};
     use littoral_model::situation::Situation;
     use littoral_model::wire::VersionRange;
 
@@ -155,8 +155,14 @@ pub(crate) mod tests {
         let function = |tier: &Tier| {
             let placement = Constraints::tier(*tier);
             let (artifact, interface) = (String::new(), Interface::Http);
-            let spec =
-                FunctionSpec { artifact, interface, memory_bytes: 1, placement, execution_us: None, groups: false };
+            let spec = FunctionSpec {
+                artifact,
+                interface,
+                memory_bytes: 1,
+                placement,
+                execution_us: None,
+                partitioning: Partitioning::Any,
+            };
             (format!("f-{tier}").parse().unwrap(), spec)
         };
         let app = AppId { tenant: TenantId::default_tenant(), app: AppName::new("demo").unwrap() };

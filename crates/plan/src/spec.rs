@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use littoral_model::id::{AcceleratorName, AppId, FlowName, FunctionName, RegionId, SiteId, StreamName, Tier};
-use littoral_model::manifest::{self, Affinity, Objectives, Within};
+use littoral_model::manifest::{self, Affinity, Objectives, Partitioning, Within};
 use littoral_model::situation::FailureDomain;
 use littoral_model::unit::Ratio;
 use serde::{Deserialize, Serialize};
@@ -40,8 +40,8 @@ pub struct FunctionSpec {
     pub placement: Constraints,
     /// What 95 of 100 executions take no longer than, in microseconds, as measured; none for a conservative guess.
     pub execution_us: Option<u64>,
-    /// Whether it groups rows, so that all of its input has to be in one partition.
-    pub groups: bool,
+    /// What it asks of the partitions of its input.
+    pub partitioning: Partitioning,
 }
 
 /// What the queue of a function needs.

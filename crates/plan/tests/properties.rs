@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use littoral_model::digest::LinkReport;
 use littoral_model::id::{AppId, AppName, Epoch, NodeId, TenantId, Tier};
-use littoral_model::manifest::Objectives;
+use littoral_model::manifest::{Objectives, Partitioning};
 use littoral_model::situation::Situation;
 use littoral_model::work::Assignment;
 use littoral_plan::{
@@ -67,7 +67,14 @@ fn specs() -> impl Strategy<Value = AppSpec> {
             let interface = Interface::Stage;
             (
                 name.parse().unwrap(),
-                FunctionSpec { artifact, interface, memory_bytes, placement, execution_us, groups: false },
+                FunctionSpec {
+                    artifact,
+                    interface,
+                    memory_bytes,
+                    placement,
+                    execution_us,
+                    partitioning: Partitioning::Any,
+                },
             )
         });
         let streams = ["source", "sink", "rejected"].iter().zip(streams).map(|(name, (placement, partitions))| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use littoral_model::id::{AppId, AppName, FlowName, FunctionName, StreamName, TenantId, Tier};
-use littoral_model::manifest::Objectives;
+use littoral_model::manifest::{Objectives, Partitioning};
 use littoral_plan::{Ack, AppSpec, Constraints, FlowSpec, FunctionSpec, Interface, Sink, StreamSpec};
 
 /// What a function may use.
@@ -97,7 +97,7 @@ fn function_spec(interface: Interface, placement: Constraints) -> FunctionSpec {
         memory_bytes: MEMORY_BYTES,
         placement,
         execution_us: None,
-        groups: false,
+        partitioning: Partitioning::Any,
     }
 }
 

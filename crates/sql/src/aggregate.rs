@@ -5,8 +5,11 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 use crate::expr::Expr;
+use crate::sketch::{Buckets, Distinct, ENTRY_BYTES, Estimate};
 use crate::types::Type;
 use crate::value::{Cell, compare};
+
+const VARIANCE_OVERFLOWS: &str = "value out of range: overflow in a variance";
 
 /// Which aggregate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,11 +25,16 @@ pub(crate) enum AggregateKind {
     VarPop,
     BoolAnd,
     BoolOr,
+    /// `count(DISTINCT …)`.
+    CountDistinct,
+    ApproxCountDistinct,
+    /// The value at so many millionths of all.
+    ApproxQuantile(u32),
 }
 
 impl AggregateKind {
     /// The first name of each is the one that it is called by.
-    pub(crate) const NAMES: [(&'static str, Self); 14] = [
+    pub(crate) const NAMES: [(&'static str, Self); 16] = [
         ("count", Self::Count),
         ("sum", Self::Sum),
         ("min", Self::Min),
@@ -41,6 +49,8 @@ impl AggregateKind {
         ("bool_and", Self::BoolAnd),
         ("every", Self::BoolAnd),
         ("bool_or", Self::BoolOr),
+        ("approx_count_distinct", Self::ApproxCountDistinct),
+        ("approx_quantile", Self::ApproxQuantile(0)),
     ];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -48,6 +58,11 @@ impl AggregateKind {
     }
 
     pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::CountDistinct => return "count distinct",
+            Self::ApproxQuantile(_) => return "approx_quantile",
+            _ => {}
+        }
         Self::NAMES.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
     }
 }
@@ -67,7 +82,11 @@ pub(crate) struct Aggregate {
 /// What an aggregate of a type would have to be of, if there is none.
 pub(crate) fn refuses(kind: AggregateKind, ty: Type) -> Option<&'static str> {
     match kind {
-        AggregateKind::Count | AggregateKind::Min | AggregateKind::Max => None,
+        AggregateKind::Count
+        | AggregateKind::CountDistinct
+        | AggregateKind::ApproxCountDistinct
+        | AggregateKind::Min
+        | AggregateKind::Max => None,
         AggregateKind::BoolAnd | AggregateKind::BoolOr => (ty != Type::Boolean).then_some("a boolean"),
         _ => (!ty.is_number()).then_some("a number"),
     }
@@ -80,14 +99,15 @@ impl Aggregate {
 
     pub(crate) fn result(&self) -> Type {
         match self.kind {
-            AggregateKind::Count => Type::Bigint,
+            AggregateKind::Count | AggregateKind::CountDistinct | AggregateKind::ApproxCountDistinct => Type::Bigint,
             AggregateKind::Sum | AggregateKind::Min | AggregateKind::Max => self.ty,
             AggregateKind::BoolAnd | AggregateKind::BoolOr => Type::Boolean,
             AggregateKind::Avg
             | AggregateKind::StddevSamp
             | AggregateKind::StddevPop
             | AggregateKind::VarSamp
-            | AggregateKind::VarPop => Type::Double,
+            | AggregateKind::VarPop
+            | AggregateKind::ApproxQuantile(_) => Type::Double,
         }
     }
 
@@ -106,6 +126,9 @@ impl Aggregate {
             (AggregateKind::VarPop, _) => Accumulator::Spread(Spread::default(), SpreadOf::VarPop),
             (AggregateKind::BoolAnd, _) => Accumulator::All(None),
             (AggregateKind::BoolOr, _) => Accumulator::Any(None),
+            (AggregateKind::CountDistinct, _) => Accumulator::Distinct(Distinct::default()),
+            (AggregateKind::ApproxCountDistinct, _) => Accumulator::Estimate(Estimate::default()),
+            (AggregateKind::ApproxQuantile(millionths), _) => Accumulator::Buckets(Buckets::default(), millionths),
         }
     }
 }
@@ -122,6 +145,9 @@ pub(crate) enum Accumulator {
     Spread(Spread, SpreadOf),
     All(Option<bool>),
     Any(Option<bool>),
+    Distinct(Distinct),
+    Estimate(Estimate),
+    Buckets(Buckets, u32),
 }
 
 /// How far numbers are from their mean, taken one by one (Welford, 1962).
@@ -148,6 +174,17 @@ impl Spread {
         let off = value - self.mean;
         let mean = self.mean + off / count as f64;
         Self { count, mean, squares: self.squares + off * (value - mean) }
+    }
+
+    /// What both took in (Chan, Golub and LeVeque, 1979).
+    fn and(self, other: Self) -> Self {
+        if self.count == 0 || other.count == 0 {
+            return if self.count == 0 { other } else { self };
+        }
+        let count = self.count + other.count;
+        let (off, share) = (other.mean - self.mean, other.count as f64 / count as f64);
+        let squares = self.squares + other.squares + off * off * self.count as f64 * share;
+        Self { count, mean: self.mean + off * share, squares }
     }
 
     fn result(self, of: SpreadOf) -> Option<f64> {
@@ -192,7 +229,7 @@ impl Accumulator {
                     && double(value).is_finite()
                     && !spread.with(double(value)).squares.is_finite() =>
             {
-                Err("value out of range: overflow in a variance".to_owned())
+                Err(VARIANCE_OVERFLOWS.to_owned())
             }
             _ => Ok(()),
         }
@@ -211,21 +248,75 @@ impl Accumulator {
             (Self::Spread(spread, _), value) => *spread = spread.with(double(value)),
             (Self::All(all), Cell::Boolean(value)) => *all = Some(all.unwrap_or(true) && *value),
             (Self::Any(any), Cell::Boolean(value)) => *any = Some(any.unwrap_or(false) || *value),
+            (Self::Distinct(distinct), value) => distinct.take(value),
+            (Self::Estimate(estimate), value) => estimate.take(value),
+            (Self::Buckets(buckets, _), value) => buckets.take(double(value)),
             (Self::Min(best), value) => keep(best, value, Ordering::Less),
             (Self::Max(best), value) => keep(best, value, Ordering::Greater),
             _ => {}
         }
     }
 
-    /// Whether it keeps a value that it took.
-    pub(crate) fn keeps(&self) -> bool {
-        matches!(self, Self::Min(_) | Self::Max(_))
+    /// Takes in what another one of the same aggregate has taken in.
+    ///
+    /// # Errors
+    /// When a sum leaves the numbers of its type.
+    pub(crate) fn merge(&mut self, other: &Self) -> Result<(), String> {
+        match (self, other) {
+            (Self::Count(count), Self::Count(more)) => *count += more,
+            (sum @ Self::Sum(_), Self::Sum(Some(more))) => return sum.add(&Cell::Bigint(*more)),
+            (sum @ Self::SumDouble(_), Self::SumDouble(Some(more))) => return sum.add(&Cell::Double(*more)),
+            (avg @ Self::Avg { .. }, Self::Avg { sum, count }) => {
+                avg.check(&Cell::Double(*sum))?;
+                if let Self::Avg { sum: all, count: rows } = avg {
+                    *all += sum;
+                    *rows += count;
+                }
+            }
+            (Self::Spread(spread, _), Self::Spread(more, _)) => {
+                let both = spread.and(*more);
+                if !both.squares.is_finite() && spread.squares.is_finite() && more.squares.is_finite() {
+                    return Err(VARIANCE_OVERFLOWS.to_owned());
+                }
+                *spread = both;
+            }
+            (Self::Distinct(distinct), Self::Distinct(more)) => distinct.merge(more),
+            (Self::Estimate(estimate), Self::Estimate(more)) => estimate.merge(more),
+            (Self::Buckets(buckets, _), Self::Buckets(more, _)) => buckets.merge(more),
+            (all @ Self::All(_), Self::All(Some(more))) | (all @ Self::Any(_), Self::Any(Some(more))) => {
+                all.take(&Cell::Boolean(*more));
+            }
+            (best @ Self::Min(_), Self::Min(Some(more))) | (best @ Self::Max(_), Self::Max(Some(more))) => {
+                best.take(more)
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
-    /// The bytes of the text that it keeps.
+    fn add(&mut self, value: &Cell<'_>) -> Result<(), String> {
+        self.check(value)?;
+        self.take(value);
+        Ok(())
+    }
+
+    /// The most bytes that a value adds to what it keeps.
+    pub(crate) fn adds(&self, value: &Cell<'_>) -> usize {
+        match self {
+            Self::Min(_) | Self::Max(_) => value.text_bytes(),
+            Self::Distinct(distinct) => distinct.adds(value),
+            Self::Estimate(_) | Self::Buckets(..) => ENTRY_BYTES,
+            _ => 0,
+        }
+    }
+
+    /// The bytes of the text that it keeps, or of what it keeps of many values.
     pub(crate) fn text_bytes(&self) -> usize {
         match self {
             Self::Min(Some(cell)) | Self::Max(Some(cell)) => cell.text_bytes(),
+            Self::Distinct(distinct) => distinct.bytes(),
+            Self::Estimate(estimate) => estimate.bytes(),
+            Self::Buckets(buckets, _) => buckets.bytes(),
             _ => 0,
         }
     }
@@ -241,6 +332,9 @@ impl Accumulator {
             Self::Min(best) | Self::Max(best) => best.clone(),
             Self::Spread(spread, of) => spread.result(*of).map(Cell::Double),
             Self::All(holds) | Self::Any(holds) => holds.map(Cell::Boolean),
+            Self::Distinct(distinct) => Some(Cell::Bigint(distinct.count())),
+            Self::Estimate(estimate) => Some(Cell::Bigint(estimate.count())),
+            Self::Buckets(buckets, millionths) => buckets.quantile(*millionths).map(Cell::Double),
         }
     }
 }

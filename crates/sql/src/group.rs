@@ -5,9 +5,17 @@
 //! undisturbed one comes to. The watermark is the latest moment seen less what the stream allows to be out of order; a
 //! window is closed, and its groups put out, when the watermark reaches its end.
 //!
-//! State is kept by key group, the hash of the key; one more group holds the watermark.
+//! Where the rows are of several partitions of the source, spread by their keys (`shard`), each says which partition it is of and
+//! how far that one was. Whether a row is late is then said by its own partition alone, and the watermark is the least of all
+//! partitions: what is not late has arrived when a window is closed. What the rows of each partition amount to is kept apart
+//! until then, so that a sum does not depend on the order in which partitions were heard of.
+//!
+//! State is kept by key group, the hash of the key; one more group holds the watermark, and one for each partition of the source
+//! how far that is.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use arrow_array::ArrayRef;
 use arrow_schema::ArrowError;
@@ -16,17 +24,23 @@ use serde::{Deserialize, Serialize};
 use crate::aggregate::{Accumulator, Aggregate};
 use crate::cast::{shown, text_of, timestamp_text};
 use crate::eval::Evaluator;
+use crate::expr::Expr;
 use crate::plan::{Grouping, hash};
+use crate::shard::{PRODUCER, WATERMARK};
 use crate::value::{Cell, cell};
 
 /// Into how many parts the state of a partition is cut: a step writes the parts that changed.
 pub(crate) const KEY_GROUPS: u32 = 128;
 /// The part with the watermark.
-const WATERMARK_GROUP: u32 = KEY_GROUPS;
+pub(crate) const WATERMARK_GROUP: u32 = KEY_GROUPS;
+/// The first of the parts that hold how far a partition of the source is, where there are several.
+const PRODUCERS_FROM: u32 = KEY_GROUPS + 1;
+/// The bytes of the number of the partition of the source behind an encoded key, where there are several.
+const PRODUCER_BYTES: usize = 4;
 /// The most groups that a partition keeps; a row that would begin another is rejected. One takes some 200 bytes.
 const GROUPS_MAX: usize = 1 << 20;
-/// The most bytes of texts in the groups of a partition, in keys (which are there twice) and in what `min` and `max` keep; a
-/// row that would add more is rejected.
+/// The most bytes of texts in the groups of a partition, in keys (which are there twice) and in what `min` and `max` keep, and of
+/// what aggregates keep of many values; a row that would add more is rejected.
 const TEXT_BYTES_MAX: usize = 64 << 20;
 /// The most bytes of the texts of the groups that a batch of rows closes, or changes once more after that. One row cannot
 /// close so many, for there are none.
@@ -46,6 +60,8 @@ pub(crate) struct Groups {
     /// The bytes of their texts.
     text_bytes: usize,
     watermark_us: Option<i64>,
+    /// How far the partitions of the source are that have been heard of, where there are several; nothing of one that is idle.
+    producers: BTreeMap<u32, Option<i64>>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,6 +79,8 @@ pub(crate) struct Closed {
     pub(crate) start_us: i64,
     pub(crate) end_us: i64,
     pub(crate) results: Vec<Option<Cell<'static>>>,
+    /// Why it comes to nothing, if so.
+    pub(crate) fault: Option<String>,
 }
 
 impl Closed {
@@ -112,64 +130,95 @@ struct Read {
     watermark_us: Option<i64>,
 }
 
+/// What a row says of the partition of the source that it is of, where there are several.
+#[derive(Clone, Copy)]
+struct Said {
+    producer: u32,
+    /// How far that was before the row.
+    watermark_us: Option<i64>,
+}
+
+impl Said {
+    fn read(count: u32, columns: &[ArrayRef], row: usize) -> Option<Self> {
+        let Some(Cell::Bigint(producer)) = cell(columns.get(PRODUCER)?, row) else { return None };
+        let watermark_us = match cell(columns.get(WATERMARK)?, row) {
+            Some(Cell::Timestamp(us)) => Some(us),
+            _ => None,
+        };
+        let producer = u32::try_from(producer).ok().filter(|producer| *producer < count)?;
+        Some(Self { producer, watermark_us })
+    }
+}
+
 /// What is known of one row, in room that is used again for the next one.
 #[derive(Default)]
-struct Row<'i> {
+pub(crate) struct Row<'i> {
     /// Its place among the rows that the filter passed.
     place: usize,
     keys: Vec<Option<Cell<'i>>>,
     /// The keys encoded, equal for equal keys.
     encoded: Vec<u8>,
     /// Which part of the state it is in.
-    part: u32,
+    pub(crate) part: u32,
     /// What each aggregate takes of it.
     values: Vec<Option<Cell<'i>>>,
 }
 
 /// What is computed of the rows before they are taken.
-struct Inputs {
-    keys: Vec<ArrayRef>,
-    arguments: Vec<Option<ArrayRef>>,
+pub(crate) struct Inputs {
+    pub(crate) keys: Vec<ArrayRef>,
+    pub(crate) arguments: Vec<Option<ArrayRef>>,
     filters: Vec<Option<arrow_buffer::BooleanBuffer>>,
-    faults: BTreeMap<usize, String>,
+    pub(crate) faults: BTreeMap<usize, String>,
 }
 
 impl Inputs {
-    fn new(grouping: &Grouping, columns: &[ArrayRef], rows: usize) -> Result<Self, ArrowError> {
+    /// Of each argument of an aggregate its expression, if it has one, and which rows it takes, if not all.
+    pub(crate) fn new<'e>(
+        keys: impl Iterator<Item = &'e Expr>,
+        of_aggregates: impl Iterator<Item = (Option<&'e Expr>, Option<&'e Expr>)>,
+        columns: &[ArrayRef],
+        rows: usize,
+    ) -> Result<Self, ArrowError> {
         let mut evaluator = Evaluator::new(columns, rows);
-        let keys = grouping.keys.iter().map(|(key, _)| evaluator.column(key)).collect::<Result<_, _>>()?;
+        let keys = keys.map(|key| evaluator.column(key)).collect::<Result<_, _>>()?;
         let (mut arguments, mut filters) = (Vec::new(), Vec::new());
-        for aggregate in &grouping.aggregates {
-            let filter = aggregate.filter.as_ref().map(|filter| evaluator.holds(filter)).transpose()?;
+        for (argument, filter) in of_aggregates {
+            let filter = filter.map(|filter| evaluator.holds(filter)).transpose()?;
             // The argument counts where the filter passes.
-            let argument = aggregate.argument.as_ref().map(|argument| evaluator.column_where(argument, &filter));
+            let argument = argument.map(|argument| evaluator.column_where(argument, &filter));
             arguments.push(argument.transpose()?);
             filters.push(filter);
         }
         Ok(Self { keys, arguments, filters, faults: evaluator.faults })
     }
 
-    /// Reads a row.
-    fn read<'i>(&'i self, place: usize, row: &mut Row<'i>) {
-        let canonical = |cell: Cell<'i>| match cell {
-            Cell::Double(value) if value.is_nan() => Cell::Double(f64::NAN),
-            // Both zeros are one.
-            Cell::Double(value) => Cell::Double(value + 0.0),
-            cell => cell,
-        };
-        row.place = place;
-        row.keys.clear();
-        row.keys.extend(self.keys.iter().map(|key| cell(key, place).map(canonical)));
-        row.encoded.clear();
-        // Only what has no length cannot be encoded, and cells have one.
-        row.encoded = postcard::to_extend(&row.keys, std::mem::take(&mut row.encoded)).unwrap_or_default();
-        row.part = (hash(&row.encoded) % u64::from(KEY_GROUPS)) as u32;
+    /// Reads a row, of that partition of the source if there are several.
+    fn read<'i>(&'i self, place: usize, producer: Option<u32>, row: &mut Row<'i>) {
+        self.read_key(place, row);
+        row.encoded.extend(producer.into_iter().flat_map(u32::to_be_bytes));
         row.values.clear();
         row.values.extend((0..self.arguments.len()).map(|aggregate| self.argument(aggregate, place)));
     }
 
+    /// Reads the key of a row, and which part of the state it is in.
+    pub(crate) fn read_key<'i>(&'i self, place: usize, row: &mut Row<'i>) {
+        row.place = place;
+        row.keys.clear();
+        row.keys.extend(self.keys.iter().map(|key| cell(key, place).map(Cell::canonical)));
+        row.encoded.clear();
+        // Only what has no length cannot be encoded, and cells have one.
+        row.encoded = postcard::to_extend(&row.keys, std::mem::take(&mut row.encoded)).unwrap_or_default();
+        row.part = (hash(&row.encoded) % u64::from(KEY_GROUPS)) as u32;
+    }
+
+    /// Whether the aggregate at a place takes all rows.
+    pub(crate) fn takes_all(&self, place: usize) -> bool {
+        self.filters.get(place).is_none_or(Option::is_none)
+    }
+
     /// What the aggregate at a place takes of a row.
-    fn argument(&self, place: usize, row: usize) -> Option<Cell<'_>> {
+    pub(crate) fn argument(&self, place: usize, row: usize) -> Option<Cell<'_>> {
         let passes = self.filters.get(place).and_then(Option::as_ref).is_none_or(|filter| filter.value(row));
         if !passes {
             return None;
@@ -194,35 +243,48 @@ impl Groups {
         (columns, rows): (&[ArrayRef], usize),
         arrivals: impl Iterator<Item = Arrival>,
     ) -> Result<Taken, ArrowError> {
-        let inputs = Inputs::new(grouping, columns, rows)?;
+        let of_aggregates = grouping.aggregates.iter().map(|of| (of.argument.as_ref(), of.filter.as_ref()));
+        let inputs = Inputs::new(grouping.keys.iter().map(|(key, _)| key), of_aggregates, columns, rows)?;
         let mut taken = Taken { rejected: inputs.faults.clone(), ..Taken::default() };
         let mut dirty = BTreeSet::new();
         let (mut counted, mut bytes, mut row) = (0, 0, Row::default());
         for arrival in arrivals {
             let kept = arrival.kept.filter(|kept| !taken.rejected.contains_key(kept));
+            let said = grouping.producers.zip(kept).and_then(|(count, kept)| Said::read(count, columns, kept));
+            // Late is what its own partition is past.
+            let past = self.watermark_us.max(said.and_then(|said| said.watermark_us));
             match (arrival.time_us, kept) {
-                (Some(time_us), Some(kept)) if self.is_late(grouping, time_us) => {
+                (_, Some(kept)) if grouping.producers.is_some() && said.is_none() => {
+                    taken.rejected.insert(kept, "it is of no partition of the source".to_owned());
+                }
+                (Some(time_us), Some(kept)) if open_windows(grouping, time_us, past).next().is_none() => {
                     taken.late.push(u32::try_from(kept).unwrap_or(u32::MAX));
                 }
                 (Some(time_us), Some(kept)) => {
-                    inputs.read(kept, &mut row);
-                    match self.check(grouping, &row, time_us) {
+                    inputs.read(kept, said.map(|said| said.producer), &mut row);
+                    match self.check(grouping, &row, (time_us, past)) {
                         Ok(()) => {
                             dirty.insert(row.part);
-                            self.row(grouping, &row, time_us, arrival.row, &mut taken.closed);
+                            self.row(grouping, &row, (time_us, past), arrival.row, &mut taken.closed);
                         }
                         Err(reason) => {
                             taken.rejected.insert(kept, reason);
                         }
                     }
                 }
-                (None, Some(kept)) => {
+                (None, Some(kept)) if said.is_none() => {
                     taken.rejected.insert(kept, "the moment of the row is null".to_owned());
                 }
-                (_, None) => {}
+                // It says how far its partition is, and nothing else; or it does not count.
+                (None, _) | (_, None) => {}
             }
-            if let Some(time_us) = arrival.time_us {
-                self.advance(grouping, (arrival.row, time_us), &mut taken, &mut dirty);
+            let reached = arrival.time_us.map(|time_us| time_us.saturating_sub(grouping.delay_us));
+            let reached = match grouping.producers {
+                None => reached,
+                Some(count) => said.and_then(|said| self.hear(count, said, reached, &mut dirty)),
+            };
+            if let Some(watermark_us) = reached {
+                self.advance(grouping, (arrival.row, watermark_us), &mut taken, &mut dirty);
             }
             bytes += taken.closed.iter().skip(counted).map(Closed::text_bytes).sum::<usize>();
             counted = taken.closed.len();
@@ -235,22 +297,28 @@ impl Groups {
         Ok(taken)
     }
 
-    /// The windows of a moment that a row may still change.
-    fn open_windows(&self, grouping: &Grouping, time_us: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
-        let (watermark_us, lateness_us) = (self.watermark_us, grouping.lateness_us);
-        let is_gone =
-            move |end: i64| watermark_us.is_some_and(|watermark| end.saturating_add(lateness_us) <= watermark);
-        grouping.window.of(time_us).filter(move |(_, end)| !is_gone(*end))
-    }
-
-    fn is_late(&self, grouping: &Grouping, time_us: i64) -> bool {
-        self.open_windows(grouping, time_us).next().is_none()
+    /// Notes how far a partition of the source is: before the row that says it, and behind that. Answers the least of all, if that
+    /// may have changed and each has been heard of.
+    fn hear(&mut self, count: u32, said: Said, reached: Option<i64>, dirty: &mut BTreeSet<u32>) -> Option<i64> {
+        let now = said.watermark_us.max(reached);
+        let before = self.producers.get(&said.producer).copied();
+        if before.is_some_and(|before| before == now || now.is_some() && before > now) {
+            return None;
+        }
+        self.producers.insert(said.producer, now);
+        dirty.insert(PRODUCERS_FROM + said.producer);
+        // One that was ahead of the least does not make that another.
+        let was_ahead = before.flatten().is_some_and(|before| Some(before) > self.watermark_us);
+        if was_ahead || self.producers.len() < count as usize {
+            return None;
+        }
+        self.producers.values().flatten().min().copied()
     }
 
     /// Whether all windows of a row can take it: it is taken by all or by none.
-    fn check(&self, grouping: &Grouping, row: &Row<'_>, time_us: i64) -> Result<(), String> {
+    fn check(&self, grouping: &Grouping, row: &Row<'_>, (time_us, past): (i64, Option<i64>)) -> Result<(), String> {
         let (mut begun, mut adding) = (0, 0);
-        for (_, end) in self.open_windows(grouping, time_us) {
+        for (_, end) in open_windows(grouping, time_us, past) {
             let part = self.windows.get(&end).and_then(|parts| parts.get(&row.part));
             let Some(group) = part.and_then(|part| part.get(row.encoded.as_slice())) else {
                 begun += 1;
@@ -275,8 +343,15 @@ impl Groups {
     }
 
     /// Takes one row into its windows. Those that were closed before are put out again.
-    fn row(&mut self, grouping: &Grouping, row: &Row<'_>, time_us: i64, arrived: usize, closed: &mut Vec<Closed>) {
-        for (start_us, end_us) in self.open_windows(grouping, time_us) {
+    fn row(
+        &mut self,
+        grouping: &Grouping,
+        row: &Row<'_>,
+        (time_us, past): (i64, Option<i64>),
+        arrived: usize,
+        closed: &mut Vec<Closed>,
+    ) {
+        for (start_us, end_us) in open_windows(grouping, time_us, past) {
             let part = self.windows.entry(end_us).or_default().entry(row.part).or_default();
             if !part.contains_key(row.encoded.as_slice()) {
                 let keys = row.keys.iter().cloned().map(|key| key.map(Cell::into_owned)).collect();
@@ -293,7 +368,10 @@ impl Groups {
                 }
             }
             if self.watermark_us.is_some_and(|watermark| end_us <= watermark) {
-                closed.push(group.closed(arrived, (start_us, end_us)));
+                let key = common(grouping, &row.encoded);
+                let of_key = part.range::<[u8], _>((Bound::Included(key), Bound::Unbounded));
+                let of_key = of_key.take_while(|(other, _)| common(grouping, other) == key);
+                put_out(grouping, of_key, arrived, (start_us, end_us), closed);
             }
         }
     }
@@ -303,11 +381,10 @@ impl Groups {
     fn advance(
         &mut self,
         grouping: &Grouping,
-        (row, time_us): (usize, i64),
+        (row, watermark): (usize, i64),
         taken: &mut Taken,
         dirty: &mut BTreeSet<u32>,
     ) {
-        let watermark = time_us.saturating_sub(grouping.delay_us);
         let before = self.watermark_us;
         if before.is_some_and(|before| before >= watermark) {
             return;
@@ -317,8 +394,9 @@ impl Groups {
         let from = before.map_or(i64::MIN, |before| before.saturating_add(1));
         for (end, parts) in self.windows.range(from..=watermark) {
             let start = grouping.window.start_of(*end);
-            let groups = parts.values().flat_map(BTreeMap::values);
-            taken.closed.extend(groups.map(|group| group.closed(row, (start, *end))));
+            for part in parts.values() {
+                put_out(grouping, part.iter(), row, (start, *end), &mut taken.closed);
+            }
         }
         let gone = watermark.saturating_sub(grouping.lateness_us);
         while let Some(window) = self.windows.first_entry().filter(|window| *window.key() <= gone) {
@@ -332,33 +410,28 @@ impl Groups {
 
     /// The state of a key group; nothing if it has none.
     pub(crate) fn snapshot(&self, part: u32, layout: u64) -> Vec<u8> {
-        let watermark_us = if part == WATERMARK_GROUP { self.watermark_us } else { None };
+        if let Some(producer) = part.checked_sub(PRODUCERS_FROM) {
+            return self.producers.get(&producer).map_or_else(Vec::new, |us| written(layout, Vec::new(), *us));
+        }
+        let watermark_us = self.watermark_us.filter(|_| part == WATERMARK_GROUP);
         let parts = self.windows.iter().filter_map(|(end, parts)| Some((*end, parts.get(&part)?)));
-        let groups =
+        let groups: Vec<_> =
             parts.flat_map(|(end, part)| part.iter().map(move |(key, group)| ((end, &**key), group))).collect();
-        let state = Writing { layout, groups, watermark_us };
-        if state.groups.is_empty() && watermark_us.is_none() {
+        if groups.is_empty() && watermark_us.is_none() {
             return Vec::new();
         }
-        let mut bytes = vec![STATE_VERSION];
-        // What is in memory has a length, and can be encoded.
-        bytes.extend(postcard::to_stdvec(&state).unwrap_or_default());
-        bytes
+        written(layout, groups, watermark_us)
     }
 
     /// Gives the state of a key group back.
     pub(crate) fn restore(&mut self, part: u32, bytes: &[u8], layout: u64) -> Result<(), String> {
-        let Some((version, bytes)) = bytes.split_first() else { return Ok(()) };
-        if *version != STATE_VERSION {
-            return Err(format!("the state is of format {version}; upgrade this node"));
+        let Some(state) = read(layout, bytes)? else { return Ok(()) };
+        match part.checked_sub(PRODUCERS_FROM) {
+            Some(producer) => {
+                self.producers.insert(producer, state.watermark_us);
+            }
+            None => self.watermark_us = self.watermark_us.max(state.watermark_us),
         }
-        let state: Read = postcard::from_bytes(bytes).map_err(|error| format!("the state cannot be read: {error}"))?;
-        if state.layout != layout {
-            return Err(
-                "the state is of a query with another source, or other windows, keys or aggregates; give the flow another name".to_owned()
-            );
-        }
-        self.watermark_us = self.watermark_us.max(state.watermark_us);
         for replaced in self.windows.values_mut().filter_map(|parts| parts.remove(&part)) {
             self.count -= replaced.len();
             self.text_bytes -= text_bytes(&replaced);
@@ -372,11 +445,67 @@ impl Groups {
     }
 }
 
-impl Group {
-    fn closed(&self, row: usize, (start_us, end_us): (i64, i64)) -> Closed {
-        let results = self.accumulators.iter().map(Accumulator::result).collect();
-        Closed { row, keys: self.keys.clone(), start_us, end_us, results }
+/// The windows of a moment that a row may still change where the watermark is `past`.
+fn open_windows(grouping: &Grouping, time_us: i64, past: Option<i64>) -> impl Iterator<Item = (i64, i64)> + use<> {
+    grouping.window.open(time_us, past, grouping.lateness_us)
+}
+
+/// What of an encoded key the rows of all partitions of the source have in common.
+fn common<'k>(grouping: &Grouping, encoded: &'k [u8]) -> &'k [u8] {
+    let end = grouping.producers.and_then(|_| encoded.len().checked_sub(PRODUCER_BYTES));
+    end.and_then(|end| encoded.get(..end)).unwrap_or(encoded)
+}
+
+/// Puts out groups of a window, in the order of their keys: of each key what the rows of all partitions of the source come to.
+fn put_out<'g>(
+    grouping: &Grouping,
+    groups: impl Iterator<Item = (&'g Box<[u8]>, &'g Group)>,
+    row: usize,
+    (start_us, end_us): (i64, i64),
+    closed: &mut Vec<Closed>,
+) {
+    let mut groups = groups.peekable();
+    while let Some((key, group)) = groups.next() {
+        let (mut accumulators, mut fault) = (Cow::Borrowed(&group.accumulators), None);
+        while let Some((_, other)) = groups.next_if(|(other, _)| common(grouping, key) == common(grouping, other)) {
+            for (one, other) in accumulators.to_mut().iter_mut().zip(&other.accumulators) {
+                fault = fault.or(one.merge(other).err());
+            }
+        }
+        let results = accumulators.iter().map(Accumulator::result).collect();
+        closed.push(Closed { row, keys: group.keys.clone(), start_us, end_us, results, fault });
     }
+}
+
+/// The state of a key group with nothing but a watermark; nothing if it has none.
+pub(crate) fn written_watermark(layout: u64, watermark_us: Option<i64>) -> Vec<u8> {
+    watermark_us.map_or_else(Vec::new, |us| written(layout, Vec::new(), Some(us)))
+}
+
+fn written(layout: u64, groups: Vec<((i64, &[u8]), &Group)>, watermark_us: Option<i64>) -> Vec<u8> {
+    let mut bytes = vec![STATE_VERSION];
+    // What is in memory has a length, and can be encoded.
+    bytes.extend(postcard::to_stdvec(&Writing { layout, groups, watermark_us }).unwrap_or_default());
+    bytes
+}
+
+/// The watermark in the state of a key group.
+pub(crate) fn read_watermark(layout: u64, bytes: &[u8]) -> Result<Option<i64>, String> {
+    Ok(read(layout, bytes)?.and_then(|state| state.watermark_us))
+}
+
+fn read(layout: u64, bytes: &[u8]) -> Result<Option<Read>, String> {
+    let Some((version, bytes)) = bytes.split_first() else { return Ok(None) };
+    if *version != STATE_VERSION {
+        return Err(format!("the state is of format {version}; upgrade this node"));
+    }
+    let state: Read = postcard::from_bytes(bytes).map_err(|error| format!("the state cannot be read: {error}"))?;
+    if state.layout != layout {
+        return Err(
+            "the state is of a query with another source, or other windows, keys or aggregates; give the flow another name".to_owned()
+        );
+    }
+    Ok(Some(state))
 }
 
 /// What the aggregates of a group begin with.
@@ -400,5 +529,5 @@ fn key_bytes(keys: &[Option<Cell<'_>>], encoded: &[u8]) -> usize {
 
 /// The most bytes that values add to what accumulators keep.
 fn adds<'a>(of: impl Iterator<Item = (&'a Accumulator, &'a Option<Cell<'a>>)>) -> usize {
-    of.filter_map(|(accumulator, value)| accumulator.keeps().then_some(value.as_ref()?.text_bytes())).sum()
+    of.filter_map(|(accumulator, value)| Some(accumulator.adds(value.as_ref()?))).sum()
 }

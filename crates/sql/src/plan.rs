@@ -1,5 +1,9 @@
 //! What the stage of a flow does with its rows.
 
+use std::time::Duration;
+
+use littoral_model::manifest::Partitioning;
+
 use crate::aggregate::Aggregate;
 use crate::expr::Expr;
 use crate::types::{Column, Type};
@@ -43,10 +47,30 @@ impl Plan {
         self.fingerprint
     }
 
-    /// Whether it groups rows, so that all of its input has to be in one partition.
+    /// What it asks of the partitions of its input.
     #[must_use]
-    pub fn groups(&self) -> bool {
-        matches!(self.shape, Shape::Group(_))
+    pub fn partitioning(&self) -> Partitioning {
+        match &self.shape {
+            Shape::Project(_) => Partitioning::Any,
+            Shape::Shard(sharding) => Partitioning::ByKey(sharding.producers),
+            // Rows of one key are in one partition already.
+            Shape::Group(grouping) if grouping.producers.is_some() => Partitioning::Any,
+            Shape::Group(_) => Partitioning::Single,
+        }
+    }
+
+    /// After how long without rows it is to be told that [its partition is idle](crate::Stage::idle), if ever.
+    #[must_use]
+    pub fn idle_after(&self) -> Option<Duration> {
+        let Shape::Shard(sharding) = &self.shape else { return None };
+        Some(Duration::from_micros(u64::try_from(sharding.idle_us?).ok()?))
+    }
+
+    /// The same with its fingerprint.
+    pub(crate) fn identified(self) -> Self {
+        let Self { input, is_record, filter, shape, output, has_late_port, .. } = &self;
+        let described = format!("{input:?} {is_record} {filter:?} {shape:?} {output:?} {has_late_port}");
+        Self { fingerprint: hash(described.as_bytes()), ..self }
     }
 
     /// Gives its result these columns, which differ from its own in their names and in what may be missing.
@@ -62,20 +86,25 @@ impl Plan {
         operators.extend(self.filter.as_ref().map(|_| "filter".to_owned()));
         match &self.shape {
             Shape::Project(_) => {}
-            Shape::Group(grouping) => {
-                let Window { size_us, slide_us, grows } = grouping.window;
-                let window = if size_us == slide_us {
-                    format!("tumble {}", seconds(size_us))
-                } else if grows {
-                    format!("cumulate {} up to {}", seconds(slide_us), seconds(size_us))
-                } else {
-                    format!("hop {} every {}", seconds(size_us), seconds(slide_us))
-                };
-                let aggregates: Vec<&str> = grouping.aggregates.iter().map(|aggregate| aggregate.kind.name()).collect();
+            Shape::Shard(sharding) => {
+                let idle = sharding.idle_us.map_or_else(String::new, |us| format!(", idle after {}", seconds(us)));
                 operators.push(format!(
-                    "{window}, {} keys, watermark {} behind, {}",
+                    "spread by {} keys over {} partitions, watermark {} behind{idle}",
+                    sharding.keys.len(),
+                    sharding.partitions,
+                    seconds(sharding.delay_us)
+                ));
+            }
+            Shape::Group(grouping) => {
+                let window = grouping.window.told();
+                let aggregates: Vec<&str> = grouping.aggregates.iter().map(|aggregate| aggregate.kind.name()).collect();
+                let behind = match grouping.producers {
+                    None => format!("watermark {} behind", seconds(grouping.delay_us)),
+                    Some(producers) => format!("watermark the least of {producers} partitions"),
+                };
+                operators.push(format!(
+                    "{window}, {} keys, {behind}, {}",
                     grouping.keys.len(),
-                    seconds(grouping.delay_us),
                     if aggregates.is_empty() { "no aggregates".to_owned() } else { aggregates.join(", ") }
                 ));
                 operators.extend(grouping.having.as_ref().map(|_| "filter groups".to_owned()));
@@ -91,6 +120,8 @@ impl Plan {
 pub(crate) enum Shape {
     /// Each becomes one.
     Project(Vec<Expr>),
+    /// They go to the groups of their keys, which are in several partitions.
+    Shard(Box<Sharding>),
     /// They are grouped by keys and windows.
     Group(Box<Grouping>),
 }
@@ -100,8 +131,50 @@ impl Shape {
     pub(crate) fn each_column(&mut self, of: &mut dyn FnMut(&mut usize)) {
         match self {
             Self::Project(exprs) => exprs.iter_mut().for_each(|expr| expr.each_column(of)),
+            Self::Shard(sharding) => sharding.each_column(of),
             Self::Group(grouping) => grouping.each_column(of),
         }
+    }
+}
+
+/// Rows on their way to the groups of their keys, from several partitions of the source to several of the groups.
+#[derive(Clone, Debug)]
+pub(crate) struct Sharding {
+    /// How many partitions the source has.
+    pub(crate) producers: u32,
+    /// How many there are of groups.
+    pub(crate) partitions: u32,
+    /// The column whose moments say which window a row is of.
+    pub(crate) time: usize,
+    pub(crate) window: Window,
+    /// How much the moments may be out of order.
+    pub(crate) delay_us: i64,
+    /// How much later a row still changes the result of its window.
+    pub(crate) lateness_us: i64,
+    /// After how long without rows a partition of the source is not waited for.
+    pub(crate) idle_us: Option<i64>,
+    pub(crate) keys: Vec<Expr>,
+    /// What aggregates take of rows.
+    pub(crate) arguments: Vec<Argument>,
+}
+
+/// What an aggregate takes of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Argument {
+    /// None where it only counts that there is a row.
+    pub(crate) value: Option<Expr>,
+    pub(crate) ty: Type,
+    /// Which rows it takes.
+    pub(crate) filter: Option<Expr>,
+}
+
+impl Sharding {
+    /// Does something with the place of each column of the input.
+    fn each_column(&mut self, of: &mut dyn FnMut(&mut usize)) {
+        of(&mut self.time);
+        self.keys.iter_mut().for_each(|key| key.each_column(of));
+        let arguments = self.arguments.iter_mut().flat_map(|of| of.value.iter_mut().chain(&mut of.filter));
+        arguments.for_each(|expr| expr.each_column(of));
     }
 }
 
@@ -115,6 +188,8 @@ pub(crate) struct Grouping {
     pub(crate) delay_us: i64,
     /// How much later a row still changes the result of its window.
     pub(crate) lateness_us: i64,
+    /// Of how many partitions of the source the rows are, where they were spread by their keys.
+    pub(crate) producers: Option<u32>,
     pub(crate) keys: Vec<(Expr, Type)>,
     pub(crate) aggregates: Vec<Aggregate>,
     /// Which groups count; over a group's row.
@@ -161,6 +236,28 @@ impl Window {
             }
         };
         (0..count).map(window).filter(move |(_, end)| time_us < *end)
+    }
+
+    /// The same, but for those that are closed where the watermark is `past`, and have been for the lateness that is allowed.
+    pub(crate) fn open(
+        self,
+        time_us: i64,
+        past: Option<i64>,
+        lateness_us: i64,
+    ) -> impl Iterator<Item = (i64, i64)> + use<> {
+        let is_gone = move |end: i64| past.is_some_and(|watermark| end.saturating_add(lateness_us) <= watermark);
+        self.of(time_us).filter(move |(_, end)| !is_gone(*end))
+    }
+
+    fn told(self) -> String {
+        let Self { size_us, slide_us, grows } = self;
+        if size_us == slide_us {
+            format!("tumble {}", seconds(size_us))
+        } else if grows {
+            format!("cumulate {} up to {}", seconds(slide_us), seconds(size_us))
+        } else {
+            format!("hop {} every {}", seconds(size_us), seconds(slide_us))
+        }
     }
 
     /// The begin of the window with an end.

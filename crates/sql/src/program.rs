@@ -7,6 +7,7 @@ use littoral_model::id::{FlowName, FunctionName, RegionId, StreamName};
 use littoral_model::manifest::{
     FINDINGS_MAX, Finding, Findings, Flow, Manifest, OneOrMany, Placement, Query, Retention, Sink, Stream,
 };
+use littoral_model::unit::Time;
 
 use crate::plan::Plan;
 use crate::query::{self, Compiled, Table};
@@ -14,6 +15,9 @@ use crate::source::Source;
 use crate::stage::PORT_LATE;
 use crate::statement::{CreateFlow, CreateStream, Name, Statement, Watermark, parse};
 use crate::types::{Column, dead_letter_columns, record_columns};
+
+/// Behind the name of a flow whose rows come together by their keys: the flow that spreads them, and the stream between.
+const BY_KEY: &str = "-by-key";
 
 /// The flows of an app that are written in SQL.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +31,8 @@ pub struct Program {
 /// A flow.
 #[derive(Clone, Debug)]
 pub struct FlowPlan {
+    /// Of which statement: its own name, unless it is one of several of a statement.
+    pub statement: FlowName,
     /// The name of its stage.
     pub stage: FunctionName,
     /// What the stage does.
@@ -125,7 +131,7 @@ impl Expansion {
     /// The streams that the manifest declares: of their records nothing is known but what all have.
     fn declare_known(&mut self) {
         for (name, stream) in &self.manifest.streams {
-            let table = Table { columns: record_columns(), watermark: None, is_single: is_single(stream) };
+            let table = Table { columns: record_columns(), watermark: None, partitions: partitions(stream) };
             self.tables.insert(name.to_string(), table);
         }
     }
@@ -176,8 +182,8 @@ impl Expansion {
                 source.add("contradiction", at, message).help(format!("say it in [streams.{id}], or drop that"));
                 return None;
             }
-            let is_single = is_single(declared);
-            self.tables.insert(id.to_string(), Table { columns: columns.clone(), watermark, is_single });
+            let partitions = partitions(declared);
+            self.tables.insert(id.to_string(), Table { columns: columns.clone(), watermark, partitions });
         } else {
             let placement = Placement {
                 tier: settings.tier.map_or_else(OneOrMany::default, OneOrMany::One),
@@ -189,8 +195,8 @@ impl Expansion {
                 (age, size) => Retention { age, size },
             };
             let stream = Stream { partitions: settings.partitions, retention, placement, ..Stream::default() };
-            self.tables
-                .insert(id.to_string(), Table { columns: columns.clone(), watermark, is_single: is_single(&stream) });
+            let partitions = partitions(&stream);
+            self.tables.insert(id.to_string(), Table { columns: columns.clone(), watermark, partitions });
             self.manifest.streams.insert(id.clone(), stream);
         }
         self.program.columns.insert(id, columns);
@@ -245,7 +251,7 @@ impl Expansion {
             let result = (&flow.name, &ids.result);
             is_fine &= self.write(source, flow, result, one.plan.output(), one.watermark.clone());
             for (name, id) in flow.late.iter().zip(&ids.late) {
-                is_fine &= self.write(source, flow, (name, id), one.plan.input(), None);
+                is_fine &= self.write(source, flow, (name, id), one.input(), None);
             }
         }
         for (name, id) in flow.dead_letter.iter().zip(&ids.dead_letter) {
@@ -255,45 +261,70 @@ impl Expansion {
             return None;
         }
         for (number, one) in (1..).zip(compiled) {
-            let (name, stage) = self.arm(source, flow, number)?;
-            self.insert(flow, &ids, (name, stage), one)?;
+            let arm = arm(flow, number);
+            let Compiled { source: mut read, spread, plan, .. } = one;
+            if let Some(spread) = spread {
+                let name = format!("{arm}{BY_KEY}");
+                let keyed = self.keyed(source, flow, &name, spread.partitions)?;
+                self.insert(source, flow, &ids, (&name, &read, &keyed), spread.plan)?;
+                read = keyed.to_string();
+            }
+            self.insert(source, flow, &ids, (&arm, &read, &ids.result), plan)?;
         }
         Some(())
     }
 
-    /// Adds a flow with one query.
+    /// Adds the stream in which the rows of a query come together by their keys. They are forgotten once they are read.
+    fn keyed(&mut self, source: &mut Source<'_>, flow: &CreateFlow, name: &str, partitions: u32) -> Option<StreamName> {
+        let id = stream_name(source, &Name { text: name.to_owned(), at: flow.name.at.clone() })?;
+        if self.manifest.streams.contains_key(&id) {
+            let message = format!("the rows of the flow come together in a stream `{id}`, and there is another one");
+            source.add("duplicate", flow.name.at.clone(), message).help("rename one of both");
+            return None;
+        }
+        let placement = Placement { region: regions(&flow.regions), ..Placement::default() };
+        let retention = Retention { age: Some(Time::from_micros(0)), size: None };
+        let stream = Stream { partitions: Some(partitions), retention, placement, ..Stream::default() };
+        self.manifest.streams.insert(id.clone(), stream);
+        Some(id)
+    }
+
+    /// Adds a flow with one stage, from a stream to a stream.
     fn insert(
         &mut self,
+        source: &mut Source<'_>,
         flow: &CreateFlow,
         ids: &Ids,
-        (name, stage): (FlowName, FunctionName),
-        compiled: Compiled,
+        (name, from, to): (&str, &str, &StreamName),
+        plan: Plan,
     ) -> Option<()> {
+        let (name, stage) = self.free(source, flow, name)?;
         let placement = Placement { region: regions(&flow.regions), prefer: flow.prefer, ..Placement::default() };
-        let fingerprint = format!("sql:{:016x}", compiled.plan.fingerprint());
-        let query = Query { placement, fingerprint, groups: compiled.plan.groups() };
+        let fingerprint = format!("sql:{:016x}", plan.fingerprint());
+        let query = Query { placement, fingerprint, partitioning: plan.partitioning() };
         self.manifest.queries.insert(stage.clone(), query);
-        let outputs = ids.late.iter().map(|late| (PORT_LATE.to_owned(), late.clone()));
+        let late = ids.late.iter().filter(|_| plan.has_late_port);
+        let outputs = late.map(|late| (PORT_LATE.to_owned(), late.clone()));
         self.manifest.flows.insert(
             name.clone(),
             Flow {
-                source: StreamName::new(&compiled.source).ok()?,
+                source: StreamName::new(from).ok()?,
                 stages: vec![stage.clone()],
-                sink: Some(Sink::Stream(ids.result.clone())),
+                sink: Some(Sink::Stream(to.clone())),
                 outputs: outputs.collect(),
                 dead_letter: ids.dead_letter.clone(),
                 slo: flow.within,
             },
         );
-        self.program.flows.insert(name, FlowPlan { stage, plan: Arc::new(compiled.plan) });
+        self.program.columns.entry(to.clone()).or_insert_with(|| plan.output().to_vec());
+        let statement = FlowName::new(&flow.name.text).ok()?;
+        self.program.flows.insert(name, FlowPlan { statement, stage, plan: Arc::new(plan) });
         Some(())
     }
 
-    /// The names of the flow that carries a query and of its stage, if they are free: the first has the name of what was created, those
-    /// that are united with it a number behind it.
-    fn arm(&self, source: &mut Source<'_>, flow: &CreateFlow, number: usize) -> Option<(FlowName, FunctionName)> {
+    /// The names of a flow that carries a query and of its stage, if they are free.
+    fn free(&self, source: &mut Source<'_>, flow: &CreateFlow, text: &str) -> Option<(FlowName, FunctionName)> {
         let name = &flow.name;
-        let text = if number == 1 { name.text.clone() } else { format!("{}-{number}", name.text) };
         let is_taken = self.manifest.flows.keys().any(|known| known.as_str() == text)
             || self.manifest.functions.keys().any(|known| known.as_str() == text);
         if is_taken {
@@ -301,7 +332,7 @@ impl Expansion {
             source.add("duplicate", name.at.clone(), message).help("rename one of both");
             return None;
         }
-        match FlowName::new(&text).and_then(|flow| Ok((flow, FunctionName::new(&text)?))) {
+        match FlowName::new(text).and_then(|flow| Ok((flow, FunctionName::new(text)?))) {
             Ok(ids) => Some(ids),
             Err(error) => {
                 source.add("invalid-name", name.at.clone(), error.to_string());
@@ -349,7 +380,7 @@ impl Expansion {
         stream.placement.region = region;
         let declared = self.tables.get(&name.text).and_then(|table| table.watermark.clone());
         let table =
-            Table { columns: columns.to_vec(), watermark: declared.or(watermark), is_single: is_single(stream) };
+            Table { columns: columns.to_vec(), watermark: declared.or(watermark), partitions: partitions(stream) };
         self.tables.insert(name.text.clone(), table);
         self.program.columns.insert(id.clone(), columns.to_vec());
         true
@@ -357,7 +388,7 @@ impl Expansion {
 
     /// The streams that a flow writes, if its own name is free.
     fn ids(&self, source: &mut Source<'_>, flow: &CreateFlow) -> Option<Ids> {
-        self.arm(source, flow, 1)?;
+        self.free(source, flow, &arm(flow, 1))?;
         let side = |source: &mut Source<'_>, side: &Option<Name>| match side {
             None => Some(None),
             Some(side) => stream_name(source, side).map(Some),
@@ -373,6 +404,12 @@ struct Ids {
     result: StreamName,
     dead_letter: Option<StreamName>,
     late: Option<StreamName>,
+}
+
+/// The name of the flow that carries a query: the first has the name of what was created, those that are united with it a number
+/// behind it.
+fn arm(flow: &CreateFlow, number: usize) -> String {
+    if number == 1 { flow.name.text.clone() } else { format!("{}-{number}", flow.name.text) }
 }
 
 fn stream_name(source: &mut Source<'_>, name: &Name) -> Option<StreamName> {
@@ -424,10 +461,10 @@ fn both(one: &OneOrMany<RegionId>, other: &OneOrMany<RegionId>) -> Option<OneOrM
     (!common.is_empty()).then_some(OneOrMany::Many(common))
 }
 
-/// Whether all records of a stream are in one partition. One that says nothing may have a partition a device.
-fn is_single(stream: &Stream) -> bool {
+/// In how many partitions the records of a stream are. One that says nothing may have a partition a device.
+fn partitions(stream: &Stream) -> Option<u32> {
     let is_on_devices = stream.placement.tier.iter().any(|tier| *tier == littoral_model::id::Tier::Device);
-    stream.partitions.map_or(!is_on_devices, |partitions| partitions == 1)
+    stream.partitions.or((!is_on_devices).then_some(1))
 }
 
 /// Whether a result has the columns that its stream declares.

@@ -8,7 +8,8 @@ use sqlparser::tokenizer::Span;
 
 use crate::check::{Checker, Groups, Scope, Typed};
 use crate::expr::{Expr, Literal};
-use crate::plan::{Grouping, Plan, Shape, Window, hash};
+use crate::plan::{Argument, Grouping, Plan, Shape, Sharding, Window, hash};
+use crate::shard;
 use crate::source::Source;
 use crate::statement::{CreateFlow, Watermark, column_name, fabric_name};
 use crate::types::{Column, Type, are_of_record};
@@ -17,6 +18,8 @@ use crate::types::{Column, Type, are_of_record};
 const WINDOWS_PER_ROW_MAX: i64 = 1_000;
 /// The most columns of a result.
 const COLUMNS_MAX: usize = 256;
+/// Over how many partitions the rows of a flow are spread by their keys at most: each partition of the source sends to each.
+const KEYED_PARTITIONS_MAX: u32 = 16;
 /// The most queries whose rows are united.
 const ARMS_MAX: usize = 16;
 
@@ -25,17 +28,33 @@ const ARMS_MAX: usize = 16;
 pub(crate) struct Table {
     pub(crate) columns: Vec<Column>,
     pub(crate) watermark: Option<Watermark>,
-    /// Whether all its records are in one partition.
-    pub(crate) is_single: bool,
+    /// In how many partitions its records are; none where there is one for each device.
+    pub(crate) partitions: Option<u32>,
 }
 
 /// What a query came to.
 pub(crate) struct Compiled {
     /// The stream that it reads.
     pub(crate) source: String,
+    /// What comes before it where the source has several partitions, and rows have to come together by their keys.
+    pub(crate) spread: Option<Spread>,
     pub(crate) plan: Plan,
     /// The watermark of its result, if that has the column of the source's.
     pub(crate) watermark: Option<Watermark>,
+}
+
+/// What spreads rows by their keys.
+pub(crate) struct Spread {
+    pub(crate) plan: Plan,
+    /// Over how many partitions.
+    pub(crate) partitions: u32,
+}
+
+impl Compiled {
+    /// The columns of the rows that may come too late.
+    pub(crate) fn input(&self) -> &[Column] {
+        self.spread.as_ref().map_or(&self.plan, |spread| &spread.plan).input()
+    }
 }
 
 /// The streams that a query reads, as far as it says so in a way that can be read.
@@ -187,17 +206,71 @@ fn check_one(
             return None;
         }
     }
+    let waits = matches!(shape, Shape::Group(_)) && table.partitions.is_some_and(|partitions| partitions > 1);
+    if let Some(idle) = flow.idle.as_ref().filter(|idle| !waits || idle.us == 0) {
+        let message = "only windows over several partitions wait for those without rows, and for some time";
+        source.add("contradiction", idle.at.clone(), message).help("drop IDLE AFTER, or say a longer time");
+        return None;
+    }
     let watermark = carried(table, &shape, &output);
-    let state_layout = layout(&name, &table.columns, &shape);
+    let producers = table.partitions.filter(|partitions| *partitions > 1);
+    let state_layout = layout(&name, &table.columns, &shape, producers);
     let (mut filter, mut shape, is_record) = (filter?, shape, are_of_record(&table.columns));
     let input = if has_late_port { table.columns.clone() } else { used(&table.columns, &mut filter, &mut shape) };
-    let described = format!("{input:?} {is_record} {filter:?} {shape:?} {output:?} {has_late_port}");
-    let fingerprint = hash(described.as_bytes());
-    Some(Compiled {
-        source: name,
-        watermark,
-        plan: Plan { input, is_record, filter, shape, output, has_late_port, state_layout, fingerprint },
-    })
+    let plan = Plan { input, is_record, filter, shape, output, has_late_port, state_layout, fingerprint: 0 };
+    let (spread, plan) = match producers {
+        Some(producers) => spread(plan, producers, flow.idle.as_ref().map(|idle| idle.us)),
+        None => (None, plan.identified()),
+    };
+    Some(Compiled { source: name, spread, watermark, plan })
+}
+
+/// What groups the rows of several partitions, in two: what each of these does with its rows, and what becomes of all that are of
+/// one group.
+fn spread(plan: Plan, producers: u32, idle_us: Option<i64>) -> (Option<Spread>, Plan) {
+    let Shape::Group(mut grouping) = plan.shape else { return (None, plan.identified()) };
+    let mut arguments: Vec<Argument> = Vec::new();
+    let types: Vec<Type> = grouping.keys.iter().map(|(_, ty)| *ty).collect();
+    for aggregate in &mut grouping.aggregates {
+        let (value, filter) = (aggregate.argument.take(), aggregate.filter.take());
+        if value.is_none() && filter.is_none() {
+            // It counts all rows.
+            continue;
+        }
+        let ty = if value.is_some() { aggregate.ty } else { Type::Boolean };
+        let argument = Argument { value, ty, filter };
+        let place = arguments.iter().position(|known| *known == argument).unwrap_or_else(|| {
+            arguments.push(argument);
+            arguments.len() - 1
+        });
+        aggregate.argument = Some(Expr::Column(shard::KEYS + types.len() + place));
+    }
+    let columns = shard::columns(types.into_iter(), &arguments);
+    let keys = (shard::KEYS..).zip(&mut grouping.keys);
+    let partitions = producers.min(KEYED_PARTITIONS_MAX);
+    let sharding = Sharding {
+        producers,
+        partitions,
+        time: std::mem::replace(&mut grouping.time, shard::MOMENT),
+        window: grouping.window,
+        delay_us: grouping.delay_us,
+        lateness_us: grouping.lateness_us,
+        idle_us,
+        keys: keys.map(|(place, (key, _))| std::mem::replace(key, Expr::Column(place))).collect(),
+        arguments,
+    };
+    grouping.producers = Some(producers);
+    let group = Plan {
+        input: columns.clone(),
+        is_record: false,
+        filter: None,
+        shape: Shape::Group(grouping),
+        output: plan.output,
+        has_late_port: false,
+        ..plan
+    };
+    let plan = Plan { shape: Shape::Shard(Box::new(sharding)), output: columns, ..plan };
+    (Some(Spread { plan: plan.identified(), partitions }), group.identified())
 }
 
 /// The columns that count: those that a query uses, and those that may not be missing. What it uses is then by its place
@@ -229,8 +302,8 @@ fn carried(table: &Table, shape: &Shape, output: &[Column]) -> Option<Watermark>
 }
 
 /// What the state of groups depends on: which stream they are of, the windows, keys and aggregates, and which columns
-/// those are of. Where a column stands among the others does not matter.
-fn layout(stream: &str, columns: &[Column], shape: &Shape) -> u64 {
+/// those are of, and where the stream has several partitions how many. Where a column stands among the others does not matter.
+fn layout(stream: &str, columns: &[Column], shape: &Shape, producers: Option<u32>) -> u64 {
     let Shape::Group(grouping) = shape else { return 0 };
     let mut grouping = grouping.clone();
     let mut used: Vec<&Column> = Vec::new();
@@ -245,7 +318,8 @@ fn layout(stream: &str, columns: &[Column], shape: &Shape) -> u64 {
     let Grouping { time, window: Window { size_us, slide_us, grows }, keys, aggregates, .. } = &*grouping;
     // As it was before windows could grow: what has a state goes on with it.
     let window = format!("Window {{ size_us: {size_us}, slide_us: {slide_us} }}{}", if *grows { " grows" } else { "" });
-    hash(format!("{stream} {used:?} {time} {window} {keys:?} {aggregates:?}").as_bytes())
+    let producers = producers.map_or_else(String::new, |producers| format!(" of {producers}"));
+    hash(format!("{stream} {used:?} {time} {window} {keys:?} {aggregates:?}{producers}").as_bytes())
 }
 
 /// The name of what is read, and the arguments if it is a function.
@@ -381,7 +455,7 @@ fn refused_in_select<'q>(source: &Source<'_>, select: &'q ast::Select) -> Vec<Re
         ast::GroupByExpr::Expressions(_, modifiers) => !modifiers.is_empty(),
     };
     let others = [
-        (distinct.is_some(), "DISTINCT", "group by all columns, in a window"),
+        (matches!(distinct, Some(ast::Distinct::On(_))), "DISTINCT ON", "group by its columns, in a window"),
         (select_modifiers.is_some(), "words between SELECT and the columns", DROP_IT),
         (top.is_some(), "TOP", ROWS_DO_NOT_END),
         (exclude.is_some(), "EXCLUDE", "name the columns that it selects"),
@@ -402,6 +476,17 @@ fn refused_in_select<'q>(source: &Source<'_>, select: &'q ast::Select) -> Vec<Re
 
 /// Each row becomes one.
 fn project(source: &mut Source<'_>, scope: &Scope<'_>, select: &ast::Select) -> Option<(Shape, Vec<Column>)> {
+    if is_distinct(select) {
+        let at = source.range(select.span());
+        let help = format!(
+            "select what is distinct in each window: SELECT DISTINCT …, window_end FROM TUMBLE({}, ts, INTERVAL '1 minute')",
+            scope.table
+        );
+        source
+            .add("unbounded", at, "what has been there before would have to be known of a stream that never ends")
+            .help(help);
+        return None;
+    }
     let group_by = group_by(select);
     if let Some(key) = group_by.first() {
         let at = source.range(key.span());
@@ -450,10 +535,10 @@ fn group(
     function: WindowCall<'_>,
 ) -> Option<(Shape, Vec<Column>)> {
     let (time, window) = window(source, scope, &function)?;
-    if !table.is_single {
+    if table.partitions.is_none() {
         let at = source.range(function.name.span);
-        let message = format!("the rows of a group may be in any partition of {}", scope.table);
-        let help = "declare the stream with PARTITIONS 1, or gather it first: CREATE FLOW gathered AS SELECT * FROM it, and read that";
+        let message = format!("{} has a partition for each device, and a window waits for all of them", scope.table);
+        let help = "say how many there are with PARTITIONS, or gather the rows first: CREATE FLOW gathered AS SELECT * FROM it, and read that";
         source.add("partitioned", at, message).help(help);
         return None;
     }
@@ -461,7 +546,7 @@ fn group(
         ast::Expr::Identifier(ident) => matches!(column_name(ident).as_str(), "window_start" | "window_end"),
         _ => false,
     };
-    let by = group_by(select);
+    let by = if is_distinct(select) { distinct_by(source, select, window)? } else { group_by(select) };
     if !by.iter().any(|expr| is_window(expr)) {
         let at = source.range(function.name.span);
         let help = "add GROUP BY window_start, window_end";
@@ -509,6 +594,7 @@ fn group(
         window,
         delay_us,
         lateness_us: flow.lateness.as_ref().map_or(0, |lateness| lateness.us),
+        producers: None,
         keys,
         aggregates: groups.aggregates,
         having,
@@ -534,6 +620,36 @@ fn delay_us(
     let help = format!("declare the stream with WATERMARK FOR {} AS {}", column.name, column.name);
     source.add("wrong-watermark", at, message).expected(format!("`{}`", watermark.column)).help(help);
     None
+}
+
+fn is_distinct(select: &ast::Select) -> bool {
+    matches!(select.distinct, Some(ast::Distinct::Distinct))
+}
+
+/// What rows are grouped by of which each is to be there once in a window: all that is selected.
+fn distinct_by<'q>(source: &mut Source<'_>, select: &'q ast::Select, window: Window) -> Option<Vec<&'q ast::Expr>> {
+    let at = source.range(select.span());
+    if !group_by(select).is_empty() || select.having.is_some() {
+        let message = "DISTINCT groups by what is selected, and there is GROUP BY or HAVING, too";
+        source.add("contradiction", at, message).help("drop DISTINCT, and group by what is to be there once");
+        return None;
+    }
+    let mut by = Vec::new();
+    for item in &select.projection {
+        let (expr, _) = item_of(source, item)?;
+        // A constant is the same in all rows.
+        if !matches!(expr, ast::Expr::Value(_)) {
+            by.push(expr);
+        }
+    }
+    let names =
+        |name: &str| by.iter().any(|expr| matches!(expr, ast::Expr::Identifier(ident) if column_name(ident) == name));
+    if !names("window_end") && (window.grows || !names("window_start")) {
+        let message = "rows are distinct within a window, which is not among what is selected";
+        source.add("unbounded", at, message).help("select window_end, too");
+        return None;
+    }
+    Some(by)
 }
 
 fn group_by(select: &ast::Select) -> Vec<&ast::Expr> {

@@ -14,6 +14,7 @@ use crate::eval::Evaluator;
 use crate::expr::Expr;
 use crate::group::{Arrival, Closed, Groups};
 use crate::plan::{Grouping, Plan, Shape};
+use crate::shard::Shards;
 use crate::types::Column;
 use crate::value::{Cell, cell, column};
 
@@ -30,6 +31,8 @@ const RESULT_BYTES_MAX: usize = 256 << 20;
 pub struct Output {
     /// The rows of the result, if there are any.
     pub rows: Option<RecordBatch>,
+    /// Rows on their way to groups, by the partition of the sink that they are for.
+    pub spread: Vec<(u32, RecordBatch)>,
     /// Rows of the input that came too late.
     pub late: Option<RecordBatch>,
     /// What failed: the place of the row in the batch, and why. At a row that closed windows there may be several, one for
@@ -63,17 +66,20 @@ impl From<ArrowError> for StageError {
 #[derive(Debug)]
 pub struct Stage {
     plan: Arc<Plan>,
+    /// Which partition of its input it reads.
+    partition: u32,
     decoder: Option<Decoder>,
     groups: Groups,
+    shards: Shards,
     result: SchemaRef,
 }
 
 impl Stage {
-    /// A stage without state.
+    /// A stage without state, which reads that partition of its input.
     #[must_use]
-    pub fn new(plan: Arc<Plan>) -> Self {
+    pub fn new(plan: Arc<Plan>, partition: u32) -> Self {
         let result = schema(&plan.output);
-        Self { plan, decoder: None, groups: Groups::default(), result }
+        Self { plan, partition, decoder: None, groups: Groups::default(), shards: Shards::default(), result }
     }
 
     /// Tells it the columns of its input.
@@ -97,6 +103,7 @@ impl Stage {
         let mut rejected: BTreeMap<usize, String> = faults.into_iter().collect();
         let times = match &plan.shape {
             Shape::Group(grouping) => columns.get(grouping.time).cloned(),
+            Shape::Shard(sharding) => columns.get(sharding.time).cloned(),
             Shape::Project(_) => None,
         };
         let kept = Kept::new(&plan, columns, rows.num_rows(), &mut rejected)?;
@@ -113,13 +120,16 @@ impl Stage {
                 let taken = self.groups.take(grouping, (&kept.columns, kept.count()), arrivals)?;
                 rejected.extend(taken.rejected.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
                 (output.rows, failed) = results(grouping, &self.result, &taken.closed)?;
-                if plan.has_late_port {
-                    output.late = late(&plan.input, &kept, &taken.late)?;
-                } else {
-                    let reason = "it came after its window was closed";
-                    rejected.extend(taken.late.iter().map(|row| (kept.origin(*row as usize), reason.to_owned())));
-                }
+                output.late = late(&plan, &kept, &taken.late, &mut rejected)?;
                 output.dirty = taken.dirty;
+            }
+            Shape::Shard(sharding) => {
+                let arrivals = arrivals(&kept, times.as_ref(), rows.num_rows());
+                let rows = (kept.columns.as_slice(), kept.count());
+                let sharded = self.shards.take((sharding, &self.result), self.partition, rows, arrivals)?;
+                rejected.extend(sharded.rejected.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
+                output.late = late(&plan, &kept, &sharded.late, &mut rejected)?;
+                (output.spread, output.dirty) = (sharded.parts, sharded.dirty);
             }
         }
         let rejected = rejected.into_iter().chain(failed);
@@ -128,10 +138,27 @@ impl Stage {
         Ok(output)
     }
 
+    /// Tells those that wait for rows of this partition that there are none for now. It need not have been opened.
+    ///
+    /// # Errors
+    /// When Arrow cannot hold what is to be told.
+    pub fn idle(&self) -> Result<Output, StageError> {
+        let spread = match &self.plan.shape {
+            Shape::Shard(sharding) => Shards::idle((sharding, &self.result), self.partition)?,
+            Shape::Project(_) | Shape::Group(_) => Vec::new(),
+        };
+        Ok(Output { spread, ..Output::default() })
+    }
+
     /// The whole state of key groups; nothing for a group without state.
     #[must_use]
     pub fn snapshot(&self, groups: &[u32]) -> Vec<(u32, Vec<u8>)> {
-        groups.iter().map(|group| (*group, self.groups.snapshot(*group, self.plan.state_layout))).collect()
+        let layout = self.plan.state_layout;
+        let state = |group: u32| match &self.plan.shape {
+            Shape::Shard(_) => self.shards.snapshot(group, layout),
+            Shape::Project(_) | Shape::Group(_) => self.groups.snapshot(group, layout),
+        };
+        groups.iter().map(|group| (*group, state(*group))).collect()
     }
 
     /// Gives the state of key groups back.
@@ -139,8 +166,13 @@ impl Stage {
     /// # Errors
     /// When it is the state of another query.
     pub fn restore(&mut self, groups: &[(u32, &[u8])]) -> Result<(), StageError> {
+        let layout = self.plan.state_layout;
         for (group, bytes) in groups {
-            self.groups.restore(*group, bytes, self.plan.state_layout).map_err(StageError::State)?;
+            let restored = match &self.plan.shape {
+                Shape::Shard(_) => self.shards.restore(bytes, layout),
+                Shape::Project(_) | Shape::Group(_) => self.groups.restore(*group, bytes, layout),
+            };
+            restored.map_err(StageError::State)?;
         }
         Ok(())
     }
@@ -272,6 +304,7 @@ fn results_of(
     let mut evaluator = Evaluator::new(&columns, closed.len());
     let holds = grouping.having.as_ref().map(|having| evaluator.holds(having)).transpose()?;
     let mut faults = evaluator.faults;
+    faults.extend(closed.iter().enumerate().filter_map(|(group, of)| Some((group, of.fault.clone()?))));
     // What HAVING does not pass is not computed either.
     let passes = |group| holds.as_ref().is_none_or(|holds| holds.value(group)) && !faults.contains_key(&group);
     let passed = BooleanArray::new(BooleanBuffer::collect_bool(closed.len(), passes), None);
@@ -299,13 +332,24 @@ fn group_columns(grouping: &Grouping, closed: &[Closed]) -> Vec<ArrayRef> {
     keys.chain([start, end]).chain(aggregates).collect()
 }
 
-fn late(input: &[Column], kept: &Kept, rows: &[u32]) -> Result<Option<RecordBatch>, ArrowError> {
+/// The rows that came too late, if there is a stream for them; else they are rejected.
+fn late(
+    plan: &Plan,
+    kept: &Kept,
+    rows: &[u32],
+    rejected: &mut BTreeMap<usize, String>,
+) -> Result<Option<RecordBatch>, ArrowError> {
     if rows.is_empty() {
+        return Ok(None);
+    }
+    if !plan.has_late_port {
+        let reason = "it came after its window was closed";
+        rejected.extend(rows.iter().map(|row| (kept.origin(*row as usize), reason.to_owned())));
         return Ok(None);
     }
     let places = UInt32Array::from(rows.to_vec());
     let columns = kept.columns.iter().map(|column| arrow_select::take::take(column, &places, None));
-    batch(&schema(input), columns.collect::<Result<_, _>>()?, rows.len(), None)
+    batch(&schema(&plan.input), columns.collect::<Result<_, _>>()?, rows.len(), None)
 }
 
 fn batch(

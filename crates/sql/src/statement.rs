@@ -76,15 +76,17 @@ pub(crate) struct CreateFlow {
     pub(crate) prefer: Option<Tier>,
     pub(crate) dead_letter: Option<Name>,
     pub(crate) late: Option<Name>,
-    pub(crate) lateness: Option<Lateness>,
+    pub(crate) lateness: Option<Length>,
+    pub(crate) idle: Option<Length>,
     pub(crate) query: Box<Query>,
     /// Where the query stands.
     pub(crate) at: Range<usize>,
 }
 
-/// How much later a row still changes the result of its window, and where that stands.
+/// A length of time of a clause, and where that stands: how much later a row still changes the result of its window, or after how
+/// long a partition without rows is not waited for.
 #[derive(Debug)]
-pub(crate) struct Lateness {
+pub(crate) struct Length {
     pub(crate) us: i64,
     pub(crate) at: Range<usize>,
 }
@@ -333,7 +335,7 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
         let name = self.name("the name of the flow")?;
         self.made = Some(name.text.clone());
         let (mut within, mut regions, mut prefer) = (None, Vec::new(), None);
-        let (mut dead_letter, mut late, mut lateness) = (None, None, None);
+        let (mut dead_letter, mut late, mut lateness, mut idle) = (None, None, None, None);
         let mut said = Vec::new();
         while !self.word("as") {
             self.once(&mut said)?;
@@ -355,17 +357,22 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
                 if !self.word("lateness") {
                     return Err(self.expected("LATENESS", &["lateness"]));
                 }
-                lateness = Some(Lateness { us: self.interval()?, at });
+                lateness = Some(Length { us: self.interval()?, at });
+            } else if self.word("idle") {
+                if !self.word("after") {
+                    return Err(self.expected("AFTER", &["after"]));
+                }
+                idle = Some(Length { us: self.interval()?, at });
             } else {
-                let known = ["within", "keep", "prefer", "dead", "late", "allow", "as"];
+                let known = ["within", "keep", "prefer", "dead", "late", "allow", "idle", "as"];
                 return Err(self.expected(
-                    "WITHIN, KEEP IN REGION, PREFER, DEAD LETTER INTO, LATE INTO, ALLOW LATENESS or AS",
+                    "WITHIN, KEEP IN REGION, PREFER, DEAD LETTER INTO, LATE INTO, ALLOW LATENESS, IDLE AFTER or AS",
                     &known,
                 ));
             }
         }
         let (query, at) = self.query()?;
-        Ok(CreateFlow { name, within, regions, prefer, dead_letter, late, lateness, query, at })
+        Ok(CreateFlow { name, within, regions, prefer, dead_letter, late, lateness, idle, query, at })
     }
 
     fn within(&mut self) -> Read<Time> {

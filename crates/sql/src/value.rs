@@ -153,6 +153,15 @@ pub(crate) enum Cell<'a> {
 }
 
 impl Cell<'_> {
+    /// The one that stands for all that are the same: both zeros are one, and so is whatever is no number.
+    pub(crate) fn canonical(self) -> Self {
+        match self {
+            Self::Double(value) if value.is_nan() => Self::Double(f64::NAN),
+            Self::Double(value) => Self::Double(value + 0.0),
+            cell => cell,
+        }
+    }
+
     pub(crate) fn into_owned(self) -> Cell<'static> {
         match self {
             Self::Text(text) => Cell::Text(Cow::Owned(text.into_owned())),

@@ -76,7 +76,29 @@ const WRONG: &[(&str, &str)] = &[
         "CREATE STREAM s; CREATE FLOW \"f-2\" AS SELECT key FROM s; CREATE FLOW f AS SELECT key FROM s UNION ALL SELECT key FROM s",
         "duplicate",
     ),
-    ("CREATE STREAM s; CREATE FLOW f AS SELECT DISTINCT key FROM s", "unsupported"),
+    ("CREATE STREAM s; CREATE FLOW f AS SELECT DISTINCT key FROM s", "unbounded"),
+    ("CREATE STREAM s; CREATE FLOW f AS SELECT DISTINCT ON (key) key FROM s", "unsupported"),
+    ("CREATE STREAM s; CREATE FLOW f AS SELECT DISTINCT key FROM TUMBLE(s, time, INTERVAL '1 s')", "unbounded"),
+    (
+        "CREATE STREAM s; CREATE FLOW f AS SELECT DISTINCT key, window_start FROM CUMULATE(s, time, INTERVAL '1 s', INTERVAL '2 s')",
+        "unbounded",
+    ),
+    (
+        "CREATE STREAM s; CREATE FLOW f AS SELECT DISTINCT key, window_end FROM TUMBLE(s, time, INTERVAL '1 s') GROUP BY key, window_end",
+        "contradiction",
+    ),
+    (
+        "CREATE STREAM s; CREATE FLOW f AS SELECT sum(DISTINCT octet_length(key)) AS n FROM TUMBLE(s, time, INTERVAL '1 s') GROUP BY window_end",
+        "unsupported",
+    ),
+    (
+        "CREATE STREAM s; CREATE FLOW f AS SELECT approx_quantile(octet_length(key), 1.5) AS n FROM TUMBLE(s, time, INTERVAL '1 s') GROUP BY window_end",
+        "wrong-type",
+    ),
+    (
+        "CREATE STREAM s; CREATE FLOW f AS SELECT approx_quantile(key, 0.5) AS n FROM TUMBLE(s, time, INTERVAL '1 s') GROUP BY window_end",
+        "wrong-type",
+    ),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT (SELECT 1) AS k FROM s", "unsupported"),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s LIMIT 3", "unsupported"),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT count(*) AS n FROM s", "misplaced-aggregate"),
@@ -106,7 +128,7 @@ const WRONG: &[(&str, &str)] = &[
         "unknown-name",
     ),
     (
-        "CREATE STREAM s PARTITIONS 2; CREATE FLOW f AS SELECT key FROM TUMBLE(s, time, INTERVAL '1 s') GROUP BY key, window_start",
+        "CREATE STREAM s ON TIER device; CREATE FLOW f AS SELECT key FROM TUMBLE(s, time, INTERVAL '1 s') GROUP BY key, window_start",
         "partitioned",
     ),
     (

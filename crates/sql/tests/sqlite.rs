@@ -413,6 +413,9 @@ fn windows_come_to_what_groups_come_to_in_sqlite() {
         "sum(b) FILTER (WHERE b > 0)",
         "count(*) * 2 + max(id)",
         "coalesce(sum(x), 0)",
+        "count(DISTINCT a)",
+        "count(DISTINCT x) + count(DISTINCT u) FILTER (WHERE u <> '')",
+        "max(DISTINCT b)",
     ];
     let mut queries = Vec::new();
     for aggregate in aggregates {

@@ -112,6 +112,39 @@ fn spreads_and_conditions_of_groups() {
 }
 
 #[test]
+fn what_is_distinct_is_there_once_in_each_window() {
+    let query = "SELECT DISTINCT m, v % 2 AS odd, window_end AS e, 7 AS seven FROM TUMBLE(s, ts, INTERVAL '10 s')";
+    let seconds = [(1, 1), (2, 3), (3, 2), (12, 5), (13, 5), (40, 0)];
+    let rows: Vec<String> = seconds.iter().map(|(second, v)| record("a", *second, *v)).collect();
+    let (mut closed, rejected) = run(&mut stage(&flow("", query), "f"), &rows);
+    closed.sort();
+    let row = |odd: u8, end: u8| format!(r#"{{"m":"a","odd":{odd},"e":"1970-01-01T00:00:{end}Z","seven":7}}"#);
+    assert_eq!((closed, rejected), (vec![row(0, 10), row(1, 10), row(1, 20)], vec![]));
+}
+
+#[test]
+fn what_is_approximate_is_near_and_what_it_keeps_is_bounded() {
+    let query = "SELECT approx_count_distinct(v) AS n, approx_quantile(v, 0.5) AS p50, approx_quantile(v, 0.99) AS p99, \
+                 approx_quantile(v, 0.5) FILTER (WHERE m = 'b') AS none FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY window_end";
+    let rows: Vec<String> = (0..4_000).map(|v| record("a", 1, v % 2_000)).chain([record("a", 60, 0)]).collect();
+    let (closed, _) = run(&mut stage(&flow("", query), "f"), &rows);
+    let row: serde_json::Value = serde_json::from_str(&closed[0]).unwrap();
+    let is_near = |name: &str, wanted: f64, error: f64| (row[name].as_f64().unwrap() - wanted).abs() <= wanted * error;
+    assert!(is_near("n", 2_000.0, 0.06) && is_near("p50", 999.0, 0.004) && is_near("p99", 1_979.0, 0.004), "{row}");
+    assert!(row["none"].is_null(), "{row}");
+    // Distinct texts of 1 MB each.
+    let query = "SELECT count(DISTINCT repeat(m, 500000)) AS n FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY window_end";
+    let mut running = stage(&flow("", query), "f");
+    let mut rejected = 0;
+    for second in 0..80 {
+        rejected += run(&mut running, &[record(&format!("{:02}", second % 70), 1, 0)]).1.len();
+    }
+    // 67 of the 70 fit, and those that come again add nothing.
+    assert_eq!(rejected, 3);
+    assert_eq!(run(&mut running, &[record("a", 60, 0)]).0, [r#"{"n":67}"#]);
+}
+
+#[test]
 fn aggregates_pass_over_nulls_and_what_their_filter_refuses() {
     let query = "SELECT count(v) AS n, sum(v) FILTER (WHERE v > 1) AS big, sum(v) AS none FROM TUMBLE(s, ts, INTERVAL '10 s') \
                  WHERE m = 'a' GROUP BY window_start, window_end";

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use littoral_model::id::FlowName;
 use littoral_model::manifest::{Flow, Sink};
 use littoral_node::admin::types::{FlowStatus, PlacementRow, PlanReport, PredictionRow};
 use littoral_sql::Column;
@@ -19,8 +20,13 @@ use crate::output::{self, Tabular};
 pub(super) async fn explain(args: &ExplainArgs, client: &Client) -> anyhow::Result<ExitCode> {
     let app = App::load(&args.app, args.output)?;
     composition::check(&app)?;
+    // Of a statement that comes to several flows all are shown.
+    let is_wanted = |name: &FlowName, wanted: &String| {
+        let statement = app.program.flows.get(name).map(|flow| &flow.statement);
+        name.as_str() == wanted || statement.is_some_and(|statement| statement.as_str() == wanted)
+    };
     if let Some(wanted) = &args.flow
-        && !app.manifest.flows.keys().any(|name| name.as_str() == wanted)
+        && !app.manifest.flows.keys().any(|name| is_wanted(name, wanted))
     {
         let names: Vec<&str> = app.manifest.flows.keys().map(|name| name.as_str()).collect();
         return Err(Usage::new(format!("the app has no flow {wanted}"))
@@ -33,8 +39,8 @@ pub(super) async fn explain(args: &ExplainArgs, client: &Client) -> anyhow::Resu
         return plan::show(client, &bundle, args.output).await;
     }
     let running: Vec<FlowStatus> = client.flows().await?;
-    let flows =
-        app.manifest.flows.iter().filter(|(name, _)| args.flow.as_ref().is_none_or(|flow| flow == name.as_str()));
+    let flows = app.manifest.flows.iter();
+    let flows = flows.filter(|(name, _)| args.flow.as_ref().is_none_or(|wanted| is_wanted(name, wanted)));
     let explained = flows.map(|(name, flow)| {
         let status = running.iter().find(|status| status.app == report.app && status.name == name.as_str());
         Explanation::new(&app, name.as_str(), flow, &report, status)

@@ -208,6 +208,11 @@ impl Operator for Counting {
         Ok(StageOutput::default())
     }
 
+    async fn on_idle(&mut self) -> Result<StageOutput, StageError> {
+        let rows = batch::records(&[(None, 1, "nothing comes".to_owned())]).unwrap();
+        Ok(StageOutput { outputs: vec![(PORT_MAIN.to_owned(), rows)], ..StageOutput::default() })
+    }
+
     async fn snapshot(&mut self, groups: &[u32]) -> Result<Vec<(u32, Bytes)>, StageError> {
         assert_eq!(groups, [3]);
         Ok(vec![(3, Bytes::copy_from_slice(&self.seen.to_be_bytes()))])
@@ -235,11 +240,18 @@ pub struct Guests {
     pub batches: Arc<AtomicUsize>,
     /// Fails when an instance is to be made.
     pub broken: bool,
+    /// After how long without rows it wants to be told.
+    pub idle_after: Option<Duration>,
 }
 
 impl Guests {
     pub fn new(names: &[&str]) -> Self {
-        Self { names: names.iter().map(ToString::to_string).collect(), batches: Arc::default(), broken: false }
+        Self {
+            names: names.iter().map(ToString::to_string).collect(),
+            batches: Arc::default(),
+            broken: false,
+            idle_after: None,
+        }
     }
 }
 
@@ -247,6 +259,9 @@ impl Guests {
 impl Operators for Guests {
     fn names(&self) -> &[String] {
         &self.names
+    }
+    fn idle_after(&self) -> Option<Duration> {
+        self.idle_after
     }
     async fn make(&self, _: usize) -> Result<Box<dyn Operator>, StageError> {
         if self.broken {

@@ -24,8 +24,8 @@ pub use limits::Limits;
 pub use scale::Scale;
 pub use types::{
     Ack, Affinity, Dev, DevLink, DevNode, Flow, Function, Grants, Manifest, Objectives, OneOrMany, Partition,
-    PartitionPolicy, Placement, Priority, Query, Retention, Route, RouteTarget, Scope, Sensor, Sink, Sql, StopAfter,
-    Stream, Within,
+    PartitionPolicy, Partitioning, Placement, Priority, Query, Retention, Route, RouteTarget, Scope, Sensor, Sink, Sql,
+    StopAfter, Stream, Within,
 };
 
 use crate::id::FunctionName;

@@ -76,8 +76,22 @@ pub struct Query {
     pub placement: Placement,
     /// Stands for the digest of an artefact: another one when the query does something else.
     pub fingerprint: String,
-    /// Whether it groups rows, so that all of its input has to be in one partition.
-    pub groups: bool,
+    /// What it asks of the partitions of what it reads.
+    pub partitioning: Partitioning,
+}
+
+/// What a stage asks of the partitions of the stream that it reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Partitioning {
+    /// Nothing: it takes each by itself.
+    #[default]
+    Any,
+    /// That all rows are in one, for it groups them.
+    Single,
+    /// That there are so many, of which it spreads the rows over those of its sink by their keys: those of each partition
+    /// of the sink leave on [a port of their own](crate::entry::partition_port).
+    ByKey(u32),
 }
 
 /// What an app does in a cut: a word, or a table with the time after which it stops.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use littoral_model::digest::LinkReport;
 use littoral_model::id::{AppId, AppName, Epoch, NodeId, TenantId};
-use littoral_model::manifest::{Affinity, Objectives, Scope};
+use littoral_model::manifest::{Affinity, Objectives, Partitioning, Scope};
 use littoral_model::situation::{FailureDomain, Power, Situation};
 use littoral_model::work::Assignment;
 use littoral_plan::{
@@ -73,7 +73,13 @@ pub(crate) fn parse(text: &str) -> Scenario {
                     memory_bytes: settings.number("memory-mib").unwrap_or(32) << 20,
                     placement: settings.placement(),
                     execution_us: settings.number("us"),
-                    groups: settings.get("groups").is_some(),
+                    partitioning: match settings.get("rows") {
+                        Some("in-one") => Partitioning::Single,
+                        Some(by_key) => {
+                            Partitioning::ByKey(by_key.strip_prefix("by-key-of-").unwrap().parse().unwrap())
+                        }
+                        None => Partitioning::Any,
+                    },
                 };
                 spec.functions.insert(words[1].parse().unwrap(), function);
             }

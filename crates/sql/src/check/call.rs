@@ -6,7 +6,7 @@ use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArguments};
 
 use super::{Checker, Typed};
 use crate::aggregate::{self, Aggregate, AggregateKind};
-use crate::expr::Expr;
+use crate::expr::{Expr, Literal};
 use crate::function::{Function, all, named};
 use crate::statement::column_name;
 use crate::types::Type;
@@ -56,8 +56,15 @@ impl Checker<'_, '_, '_, '_> {
         if let Some(kind) = AggregateKind::named(&name) {
             let is_distinct =
                 list.is_some_and(|list| list.duplicate_treatment == Some(ast::DuplicateTreatment::Distinct));
-            if is_distinct || list.is_some_and(|list| !list.clauses.is_empty()) {
-                return self.unsupported(expr, "DISTINCT or ORDER BY in an aggregate");
+            let kind = match kind {
+                AggregateKind::Count if is_distinct => AggregateKind::CountDistinct,
+                // What is there more than once is as good as once.
+                AggregateKind::Min | AggregateKind::Max | AggregateKind::ApproxCountDistinct => kind,
+                _ if is_distinct => return self.unsupported(expr, "DISTINCT in an aggregate other than count"),
+                _ => kind,
+            };
+            if list.is_some_and(|list| !list.clauses.is_empty()) {
+                return self.unsupported(expr, "ORDER BY in an aggregate");
             }
             return self.aggregate(expr, kind, &arguments, filter.as_deref());
         }
@@ -173,11 +180,16 @@ impl Checker<'_, '_, '_, '_> {
         };
         // Within an aggregate it is the rows of the input that count, not the groups.
         let clause = std::mem::replace(&mut self.clause, "an aggregate");
+        let (kind, arguments) = self.quantile(kind, arguments);
         let argument = match arguments {
             [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)] if kind == AggregateKind::Count => Some(None),
             [FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))] => self.check(argument).map(Some),
             _ => {
-                self.source.add("wrong-type", at.clone(), "an aggregate has one argument").expected("one argument");
+                let expected = match kind {
+                    AggregateKind::ApproxQuantile(_) => "a number and a share from 0 to 1, as 0.95",
+                    _ => "one argument",
+                };
+                self.source.add("wrong-type", at.clone(), "an aggregate has other arguments").expected(expected);
                 None
             }
         };
@@ -204,6 +216,29 @@ impl Checker<'_, '_, '_, '_> {
         self.groups = Some(groups);
         let (place, ty) = place?;
         Some(Typed { expr: Expr::Column(place), ty: Some(ty), at })
+    }
+
+    /// Takes the share from the arguments of a quantile: without it, one that it needs is missing.
+    fn quantile<'e>(
+        &mut self,
+        kind: AggregateKind,
+        arguments: &'e [&'e FunctionArg],
+    ) -> (AggregateKind, &'e [&'e FunctionArg]) {
+        if !matches!(kind, AggregateKind::ApproxQuantile(_)) {
+            return (kind, arguments);
+        }
+        let Some((FunctionArg::Unnamed(FunctionArgExpr::Expr(share)), value @ [_])) = arguments.split_last() else {
+            return (kind, &[]);
+        };
+        let share = match self.check(share).map(|typed| typed.expr) {
+            Some(Expr::Literal(Literal::Double(share), _)) => share,
+            Some(Expr::Literal(Literal::Bigint(share), _)) => share as f64,
+            _ => return (kind, &[]),
+        };
+        if !(0.0..=1.0).contains(&share) {
+            return (kind, &[]);
+        }
+        (AggregateKind::ApproxQuantile((share * 1e6).round() as u32), value)
     }
 
     fn aggregate_of(

@@ -41,7 +41,12 @@ pub fn mistakes(text: &str) -> String {
 
 /// The stage of the flow of that name.
 pub fn stage(program: &Program, flow: &str) -> Stage {
-    Stage::new(Arc::clone(&program.flows[&flow.parse().unwrap()].plan))
+    stage_of(program, flow, 0)
+}
+
+/// The same for one partition of what it reads.
+pub fn stage_of(program: &Program, flow: &str, partition: u32) -> Stage {
+    Stage::new(Arc::clone(&program.flows[&flow.parse().unwrap()].plan), partition)
 }
 
 /// Records as they are published from outside, one a second from 1970 on.

@@ -1,0 +1,180 @@
+//! Sends rows to the groups of their keys where the source has several partitions, and the groups, too.
+//!
+//! Each partition of the source runs this by itself. Of a row it sends the key, what the aggregates take, its moment, and how far
+//! the partition was before it; rows that are late for their own partition go no further. The partitions of the groups that a
+//! batch says too little of are told how far it has come by a row without a moment; one without a watermark, too, says that the
+//! partition is idle.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, UInt32Array, new_null_array};
+use arrow_schema::{ArrowError, SchemaRef};
+use arrow_select::take::take;
+
+use crate::group::{Arrival, Inputs, KEY_GROUPS, Row, WATERMARK_GROUP, read_watermark, written_watermark};
+use crate::plan::{Argument, Sharding};
+use crate::types::{Column, Type};
+use crate::value::{Cell, column};
+
+/// The column with the partition of the source that a row is of.
+pub(crate) const PRODUCER: usize = 0;
+/// The column with the watermark of that partition before the row.
+pub(crate) const WATERMARK: usize = 1;
+/// The column with the moment of the row; null where the row only says how far its partition is.
+pub(crate) const MOMENT: usize = 2;
+/// The first column of the key; those of arguments follow.
+pub(crate) const KEYS: usize = 3;
+
+/// The columns of rows on their way to groups.
+pub(crate) fn columns(keys: impl Iterator<Item = Type>, arguments: &[Argument]) -> Vec<Column> {
+    let own = [("partition", Type::Bigint), ("watermark", Type::Timestamp), ("moment", Type::Timestamp)]
+        .map(|(name, ty)| Column::new(name, ty));
+    let keys = (1..).zip(keys).map(|(number, ty)| Column::new(&format!("key_{number}"), ty));
+    let arguments = (1..).zip(arguments).map(|(number, of)| Column::new(&format!("argument_{number}"), of.ty));
+    own.into_iter().chain(keys).chain(arguments).collect()
+}
+
+/// One partition of the source, as far as it was sent on.
+#[derive(Debug, Default)]
+pub(crate) struct Shards {
+    watermark_us: Option<i64>,
+}
+
+/// What rows came to; places are among those that the filter passed.
+#[derive(Debug, Default)]
+pub(crate) struct Sharded {
+    /// By partition of the groups.
+    pub(crate) parts: Vec<(u32, RecordBatch)>,
+    /// The rows that came too late.
+    pub(crate) late: Vec<u32>,
+    pub(crate) rejected: BTreeMap<usize, String>,
+    pub(crate) dirty: Vec<u32>,
+}
+
+/// What goes to one partition of the groups.
+struct Lane {
+    /// The places of the rows; none for a row that only says how far the source is.
+    rows: Vec<Option<u32>>,
+    /// How far the source was before each.
+    watermarks: Vec<Option<i64>>,
+    /// How far it is as far as these rows say.
+    told: Option<i64>,
+}
+
+impl Shards {
+    /// Takes rows of a partition of the source. Those that the filter does not pass are not sent, and move the watermark like all
+    /// others.
+    ///
+    /// # Errors
+    /// When Arrow cannot hold what is computed of them.
+    pub(crate) fn take(
+        &mut self,
+        (sharding, schema): (&Sharding, &SchemaRef),
+        producer: u32,
+        (columns, rows): (&[ArrayRef], usize),
+        arrivals: impl Iterator<Item = Arrival>,
+    ) -> Result<Sharded, ArrowError> {
+        let arguments = sharding.arguments.iter().map(|of| (of.value.as_ref(), of.filter.as_ref()));
+        let inputs = Inputs::new(sharding.keys.iter(), arguments, columns, rows)?;
+        let mut sharded = Sharded { rejected: inputs.faults.clone(), ..Sharded::default() };
+        let before = self.watermark_us;
+        let lane = |_| Lane { rows: Vec::new(), watermarks: Vec::new(), told: before };
+        let mut lanes: Vec<Lane> = (0..sharding.partitions).map(lane).collect();
+        let mut row = Row::default();
+        for arrival in arrivals {
+            let kept = arrival.kept.filter(|kept| !sharded.rejected.contains_key(kept));
+            let mut sent = None;
+            match (arrival.time_us, kept.map(|kept| (kept, u32::try_from(kept).unwrap_or(u32::MAX)))) {
+                (Some(time_us), Some((kept, place))) => {
+                    let mut open = sharding.window.open(time_us, self.watermark_us, sharding.lateness_us);
+                    if open.next().is_none() {
+                        sharded.late.push(place);
+                    } else {
+                        inputs.read_key(kept, &mut row);
+                        sent = lanes.get_mut((row.part * sharding.partitions / KEY_GROUPS) as usize);
+                        sent.iter_mut().for_each(|lane| lane.push(Some(place), self.watermark_us));
+                    }
+                }
+                (None, Some((kept, _))) => {
+                    sharded.rejected.insert(kept, "the moment of the row is null".to_owned());
+                }
+                (_, None) => {}
+            }
+            let reached = arrival.time_us.map(|time_us| time_us.saturating_sub(sharding.delay_us));
+            self.watermark_us = self.watermark_us.max(reached);
+            sent.into_iter().for_each(|lane| lane.told = self.watermark_us);
+        }
+        if self.watermark_us != before {
+            sharded.dirty.push(WATERMARK_GROUP);
+        }
+        for (partition, mut lane) in (0..).zip(lanes) {
+            if lane.told != self.watermark_us {
+                lane.push(None, self.watermark_us);
+            }
+            if !lane.rows.is_empty() {
+                let moments = columns.get(sharding.time);
+                sharded.parts.push((partition, lane.batch((sharding, schema), producer, &inputs, moments)?));
+            }
+        }
+        Ok(sharded)
+    }
+
+    /// What tells all partitions of the groups that this one of the source is idle.
+    pub(crate) fn idle(
+        (sharding, schema): (&Sharding, &SchemaRef),
+        producer: u32,
+    ) -> Result<Vec<(u32, RecordBatch)>, ArrowError> {
+        let nothing = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1));
+        let producer: ArrayRef = Arc::new(Int64Array::from(vec![i64::from(producer)]));
+        let columns: Vec<ArrayRef> = std::iter::once(producer).chain(nothing.skip(1)).collect();
+        let rows = RecordBatch::try_new(Arc::clone(schema), columns)?;
+        Ok((0..sharding.partitions).map(|partition| (partition, rows.clone())).collect())
+    }
+
+    /// The state of a key group; nothing if it has none.
+    pub(crate) fn snapshot(&self, part: u32, layout: u64) -> Vec<u8> {
+        written_watermark(layout, self.watermark_us.filter(|_| part == WATERMARK_GROUP))
+    }
+
+    /// Gives the state of a key group back.
+    pub(crate) fn restore(&mut self, bytes: &[u8], layout: u64) -> Result<(), String> {
+        self.watermark_us = self.watermark_us.max(read_watermark(layout, bytes)?);
+        Ok(())
+    }
+}
+
+impl Lane {
+    fn push(&mut self, row: Option<u32>, watermark_us: Option<i64>) {
+        self.rows.push(row);
+        self.watermarks.push(watermark_us);
+    }
+
+    fn batch(
+        self,
+        (sharding, schema): (&Sharding, &SchemaRef),
+        producer: u32,
+        inputs: &Inputs,
+        moments: Option<&ArrayRef>,
+    ) -> Result<RecordBatch, ArrowError> {
+        let count = self.rows.len();
+        let watermarks = self.watermarks.into_iter().map(|us| us.map(Cell::Timestamp));
+        let places = UInt32Array::from(self.rows);
+        let mut columns: Vec<ArrayRef> =
+            vec![Arc::new(Int64Array::from(vec![i64::from(producer); count])), column(Type::Timestamp, watermarks)];
+        for taken in moments.into_iter().chain(&inputs.keys) {
+            columns.push(take(taken, &places, None)?);
+        }
+        for (at, argument) in sharding.arguments.iter().enumerate() {
+            match inputs.arguments.get(at).and_then(Option::as_ref).filter(|_| inputs.takes_all(at)) {
+                Some(array) => columns.push(take(array, &places, None)?),
+                None => {
+                    let places: Vec<Option<u32>> = places.iter().collect();
+                    let cells = places.into_iter().map(|place| inputs.argument(at, place? as usize));
+                    columns.push(column(argument.ty, cells));
+                }
+            }
+        }
+        RecordBatch::try_new(Arc::clone(schema), columns)
+    }
+}

@@ -1,0 +1,329 @@
+//! Groups of rows that come from several partitions: what they come to depends on the rows of each partition and their order there,
+//! not on how partitions are cut into batches, restarted, or heard of among one another.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods, clippy::expect_used)]
+
+mod common;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use arrow_array::RecordBatch;
+use common::{app, fine, lines, mistakes, process, records, stage_of};
+use littoral_model::manifest::{Partitioning, Sink};
+use littoral_sql::{Program, Stage, expand};
+use proptest::prelude::*;
+
+const QUERY: &str = "SELECT m, window_start AS w, count(*) AS n, sum(v) AS s, count(*) FILTER (WHERE v > 5) AS big, max(v) AS top, \
+                     sum(v / 10.0) AS exact, stddev(v) AS off FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY m, window_start";
+
+fn statements(partitions: u32, clauses: &str, query: &str) -> String {
+    format!(
+        "CREATE STREAM s (m text, ts timestamp, v bigint, WATERMARK FOR ts AS ts - INTERVAL '2 seconds') PARTITIONS {partitions}; \
+         CREATE FLOW f {clauses} AS {query}"
+    )
+}
+
+/// A row: key, second, value.
+type Line = (u8, i64, i64);
+
+fn record((m, second, v): &Line) -> String {
+    format!(r#"{{"m":"m{m}","ts":"1970-01-01T00:{:02}:{:02}Z","v":{v}}}"#, second / 60, second % 60)
+}
+
+/// A stage that is made anew from its state after every batch, if it is to be.
+struct Running<'p> {
+    program: &'p Program,
+    flow: &'static str,
+    partition: u32,
+    stage: Stage,
+    state: BTreeMap<u32, Vec<u8>>,
+    restarts: bool,
+}
+
+impl<'p> Running<'p> {
+    fn new(program: &'p Program, flow: &'static str, partition: u32, restarts: bool) -> Self {
+        let stage = stage_of(program, flow, partition);
+        Self { program, flow, partition, stage, state: BTreeMap::new(), restarts }
+    }
+
+    fn take(&mut self, rows: &RecordBatch) -> littoral_sql::Output {
+        let output = process(&mut self.stage, rows);
+        self.state.extend(self.stage.snapshot(&output.dirty));
+        if self.restarts {
+            self.stage = stage_of(self.program, self.flow, self.partition);
+            let state: Vec<(u32, &[u8])> = self.state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
+            self.stage.restore(&state).unwrap();
+        }
+        output
+    }
+}
+
+/// How a run goes about it.
+#[derive(Debug)]
+struct Way {
+    /// How many rows a batch has, in turn.
+    sizes: Vec<usize>,
+    /// Which partition is heard of next, in turn.
+    order: Vec<usize>,
+    restarts: bool,
+}
+
+/// What came of a run.
+#[derive(Debug, Default, PartialEq)]
+struct Came {
+    /// By partition of the groups, in order.
+    rows: Vec<Vec<String>>,
+    /// By partition of the source, in order.
+    late: Vec<Vec<String>>,
+    rejected: Vec<String>,
+}
+
+fn run(program: &Program, sources: &[Vec<Line>], way: &Way) -> Came {
+    let keyed = sources.len();
+    let mut came = Came { rows: vec![Vec::new(); keyed], ..Came::default() };
+    let mut queues: Vec<Vec<VecDeque<RecordBatch>>> = vec![vec![VecDeque::new(); sources.len()]; keyed];
+    for (partition, rows) in sources.iter().enumerate() {
+        let mut spread = Running::new(program, "f-by-key", partition as u32, way.restarts);
+        let (mut left, mut sizes, mut late) = (rows.as_slice(), way.sizes.iter().cycle(), Vec::new());
+        while !left.is_empty() {
+            let (now, rest) = left.split_at(left.len().min(*sizes.next().unwrap()));
+            left = rest;
+            let texts: Vec<String> = now.iter().map(record).collect();
+            let output = spread.take(&records(&texts.iter().map(String::as_str).collect::<Vec<_>>()));
+            late.extend(lines(output.late.as_ref()));
+            came.rejected.extend(output.rejected.into_iter().map(|(_, reason)| reason));
+            for (to, rows) in output.spread {
+                queues[to as usize][partition].push_back(rows);
+            }
+        }
+        came.late.push(late);
+    }
+    for (to, mut queues) in queues.into_iter().enumerate() {
+        let mut groups = Running::new(program, "f", to as u32, way.restarts);
+        let mut order = way.order.iter().cycle();
+        while queues.iter().any(|queue| !queue.is_empty()) {
+            let Some(rows) = queues[order.next().unwrap() % sources.len()].pop_front() else { continue };
+            let output = groups.take(&rows);
+            came.rows[to].extend(lines(output.rows.as_ref()));
+            came.rejected.extend(output.rejected.into_iter().map(|(_, reason)| reason));
+        }
+    }
+    came
+}
+
+fn whole(partitions: usize) -> Way {
+    Way { sizes: vec![usize::MAX], order: (0..partitions).collect(), restarts: false }
+}
+
+/// By the book: of each partition the rows that are not late for it; what the last watermarks of all passed.
+fn by_the_book(sources: &[Vec<Line>]) -> BTreeMap<(i64, u8), Vec<Vec<i64>>> {
+    let mut groups: BTreeMap<(i64, u8), Vec<Vec<i64>>> = BTreeMap::new();
+    let mut least = i64::MAX;
+    for (partition, rows) in sources.iter().enumerate() {
+        let mut watermark = i64::MIN;
+        for (m, second, v) in rows {
+            let start = second.div_euclid(10) * 10;
+            if start + 10 > watermark {
+                let group = groups.entry((start, *m)).or_insert_with(|| vec![Vec::new(); sources.len()]);
+                group[partition].push(*v);
+            }
+            watermark = watermark.max(second - 2);
+        }
+        least = least.min(watermark);
+    }
+    groups.retain(|(start, _), _| start + 10 <= least);
+    groups
+}
+
+fn told(((start, m), of): ((i64, u8), Vec<Vec<i64>>)) -> String {
+    let all = || of.iter().flatten().copied();
+    let (n, s) = (all().count(), all().sum::<i64>());
+    // What each partition amounts to, one after the other.
+    let parts =
+        of.iter().filter(|part| !part.is_empty()).map(|part| part.iter().fold(0.0, |sum, v| sum + *v as f64 / 10.0));
+    let exact = parts.reduce(|sum, part| sum + part).unwrap();
+    let (big, top) = (all().filter(|v| *v > 5).count(), all().max().unwrap());
+    let w = format!("1970-01-01T00:{:02}:{:02}Z", start / 60, start % 60);
+    format!(r#"{{"m":"m{m}","w":"{w}","n":{n},"s":{s},"big":{big},"top":{top},"exact":{exact:?},"#)
+}
+
+/// The deviation of a group's values as it is put out, for they are computed in another order by the book.
+fn off(line: &str) -> Option<f64> {
+    serde_json::from_str::<serde_json::Value>(line).unwrap()["off"].as_f64()
+}
+
+fn off_by_the_book(of: &[Vec<i64>]) -> Option<f64> {
+    let all: Vec<f64> = of.iter().flatten().map(|v| *v as f64).collect();
+    let mean = all.iter().sum::<f64>() / all.len() as f64;
+    let squares: f64 = all.iter().map(|v| (v - mean) * (v - mean)).sum();
+    (all.len() > 1).then(|| (squares / (all.len() - 1) as f64).sqrt())
+}
+
+fn a_way() -> impl Strategy<Value = Way> {
+    let order = proptest::collection::vec(0usize..3, 0..12).prop_map(|order| [order, vec![0, 1, 2]].concat());
+    let sizes = proptest::collection::vec(1usize..20, 1..5);
+    (sizes, order, any::<bool>()).prop_map(|(sizes, order, restarts)| Way { sizes, order, restarts })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn the_order_among_partitions_changes_no_result(
+        sources in proptest::collection::vec(proptest::collection::vec((0u8..5, 0i64..90, -9i64..9), 1..50), 3..4),
+        way in a_way(),
+    ) {
+        let program = fine(&statements(3, "LATE INTO too_late", QUERY));
+        let one = run(&program, &sources, &whole(3));
+        let other = run(&program, &sources, &way);
+        prop_assert_eq!(&one, &other);
+        let mut ours: Vec<String> = one.rows.concat();
+        let mut book: Vec<(String, Option<f64>)> = by_the_book(&sources)
+            .into_iter()
+            .map(|(key, of)| { let off = off_by_the_book(&of); (told((key, of)), off) })
+            .collect();
+        ours.sort();
+        book.sort_by(|(one, _), (other, _)| one.cmp(other));
+        prop_assert_eq!(ours.len(), book.len());
+        for (ours, (book, deviation)) in ours.iter().zip(&book) {
+            prop_assert!(ours.starts_with(book), "{} {}", ours, book);
+            let same = match (off(ours), deviation) {
+                (Some(one), Some(other)) => (one - other).abs() < 1e-9,
+                (one, other) => one.is_none() && other.is_none(),
+            };
+            prop_assert!(same, "{} {:?}", ours, deviation);
+        }
+        prop_assert_eq!(one.rejected, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn what_aggregates_keep_of_many_values_comes_together() {
+    let query = "SELECT count(DISTINCT v) AS d, approx_count_distinct(v) AS a, approx_quantile(v, 0.5) AS q, every(v > 0) AS e, avg(v) AS mean \
+                 FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY window_start";
+    let program = fine(&statements(2, "", query));
+    let sources = [vec![(0, 1, 3), (0, 1, 4), (0, 30, 0)], vec![(0, 1, 4), (0, 2, 5), (0, 30, 0)]];
+    assert_eq!(run(&program, &sources, &whole(2)).rows.concat(), [r#"{"d":3,"a":3,"q":4.0,"e":true,"mean":4.0}"#]);
+    let distinct = "SELECT DISTINCT v, window_end AS e FROM TUMBLE(s, ts, INTERVAL '10 s')";
+    let mut rows = run(&fine(&statements(2, "", distinct)), &sources, &whole(2)).rows.concat();
+    rows.sort();
+    assert_eq!(rows, [3, 4, 5].map(|v| format!(r#"{{"v":{v},"e":"1970-01-01T00:00:10Z"}}"#)));
+}
+
+#[test]
+fn what_comes_late_is_said_by_its_own_partition() {
+    let program = fine(&statements(2, "LATE INTO too_late", QUERY));
+    // The first partition is ahead: a row that is behind there is late, although the window is still open for the second.
+    let sources = [vec![(0, 1, 1), (0, 30, 1), (0, 2, 4)], vec![(0, 3, 16), (0, 2, 32), (0, 30, 1)]];
+    let came = run(&program, &sources, &whole(2));
+    assert_eq!(came.late, [vec![r#"{"m":"m0","ts":"1970-01-01T00:00:02Z","v":4}"#.to_owned()], vec![]]);
+    let rows = came.rows.concat();
+    assert!(rows.len() == 1 && rows[0].contains(r#""n":3,"s":49"#), "{rows:?}");
+    let program = fine(&statements(2, "", QUERY));
+    assert_eq!(run(&program, &sources, &whole(2)).rejected, ["it came after its window was closed"]);
+}
+
+#[test]
+fn a_partition_that_is_silent_is_waited_for() {
+    let program = fine(&statements(2, "", QUERY));
+    let rows = |last: Vec<Line>| [vec![(0, 1, 1), (1, 2, 1), (0, 80, 1)], last];
+    assert_eq!(run(&program, &rows(vec![]), &whole(2)).rows.concat(), Vec::<String>::new());
+    // Rows that the query passes over say how far it is, too.
+    let filtered = fine(&statements(2, "", &QUERY.replace(" GROUP", " WHERE v < 9 GROUP")));
+    assert_eq!(run(&filtered, &rows(vec![(0, 80, 9)]), &whole(2)).rows.concat().len(), 2);
+}
+
+#[test]
+fn a_partition_that_is_idle_is_not_waited_for_until_it_says_something() {
+    let program = fine(&statements(2, "IDLE AFTER '30 s'", QUERY));
+    assert_eq!(program.flows[&"f-by-key".parse().unwrap()].plan.idle_after(), Some(std::time::Duration::from_secs(30)));
+    let spread = |partition: u32, lines: &[Line]| {
+        let texts: Vec<String> = lines.iter().map(record).collect();
+        let mut stage = stage_of(&program, "f-by-key", partition);
+        process(&mut stage, &records(&texts.iter().map(String::as_str).collect::<Vec<_>>())).spread
+    };
+    let idle = stage_of(&program, "f-by-key", 1).idle().unwrap().spread;
+    let (one, two) = (spread(0, &[(0, 1, 1), (0, 30, 1), (0, 35, 1)]), spread(1, &[(0, 5, 1), (0, 31, 2), (0, 60, 1)]));
+    let last = spread(0, &[(0, 60, 1)]);
+    let (mut closed, mut rejected) = (Vec::new(), Vec::new());
+    for restarts in [false, true] {
+        let (mut rows, mut reasons) = (Vec::new(), Vec::new());
+        for to in 0..2 {
+            let mut groups = Running::new(&program, "f", to, restarts);
+            for batch in [&one, &idle, &two, &last].into_iter().flatten().filter(|(partition, _)| *partition == to) {
+                let output = groups.take(&batch.1);
+                rows.extend(lines(output.rows.as_ref()));
+                reasons.extend(output.rejected);
+            }
+        }
+        assert!(closed.is_empty() || (&closed, &rejected) == (&rows, &reasons), "{rows:?} {reasons:?}");
+        (closed, rejected) = (rows, reasons);
+    }
+    // The first window closes without the second partition; its row for that is late, and the one for the third is not.
+    let (n, w) = (r#""n":1"#, r#""w":"1970-01-01T00:00:00Z""#);
+    assert!(closed.len() == 2 && closed[0].contains(w) && closed[0].contains(n), "{closed:?}");
+    assert!(closed[1].contains(r#""n":3,"s":4"#), "{closed:?}");
+    assert_eq!(rejected, [(0, "it came after its window was closed".to_owned())]);
+    let alone = mistakes(&statements(1, "IDLE AFTER '30 s'", QUERY));
+    assert!(alone.contains("drop IDLE AFTER"), "{alone}");
+}
+
+#[test]
+fn the_last_result_that_late_rows_change_is_the_same() {
+    let program = fine(&statements(2, "ALLOW LATENESS '20 s'", QUERY));
+    let sources =
+        [vec![(0, 1, 1), (0, 15, 1), (0, 3, 2), (0, 70, 0)], vec![(0, 2, 4), (0, 13, 1), (0, 4, 8), (0, 70, 0)]];
+    let first = |order: Vec<usize>| {
+        let came = run(&program, &sources, &Way { sizes: vec![1], order, restarts: true });
+        came.rows.concat().into_iter().filter(|row| row.contains("T00:00:00Z")).collect::<Vec<_>>()
+    };
+    let (in_turn, after) = (first(vec![0, 1]), first(vec![0, 0, 0, 1]));
+    assert!(in_turn.last() == after.last() && in_turn[in_turn.len() - 1].contains(r#""n":4,"s":15"#), "{in_turn:?}");
+    assert!(in_turn.len() > 1 && in_turn[0] != in_turn[in_turn.len() - 1], "{in_turn:?}");
+}
+
+#[test]
+fn a_sum_that_only_overflows_over_all_partitions_rejects_its_group() {
+    let program =
+        fine(&statements(2, "", "SELECT m, sum(v) AS s FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY m, window_start"));
+    let sources = [vec![(0, 1, i64::MAX), (1, 1, 1), (0, 30, 0)], vec![(0, 1, 1), (1, 1, 2), (0, 30, 0)]];
+    let came = run(&program, &sources, &whole(2));
+    assert_eq!(came.rows.concat(), [r#"{"m":"m1","s":3}"#]);
+    assert!(came.rejected.len() == 1 && came.rejected[0].contains("the group (m0) of the window"), "{came:?}");
+    assert!(came.rejected[0].ends_with("bigint out of range in sum"), "{came:?}");
+}
+
+#[test]
+fn a_flow_is_two_with_a_stream_between_where_its_source_has_several_partitions() {
+    let mut manifest = app(&statements(40, "KEEP IN REGION 'eu' DEAD LETTER INTO bad LATE INTO too_late", QUERY));
+    let program = expand(&mut manifest).unwrap();
+    let flow = |name: &str| manifest.flows[&name.parse().unwrap()].clone();
+    let (spread, group) = (flow("f-by-key"), flow("f"));
+    assert_eq!((spread.source.as_str(), group.source.as_str()), ("s", "f-by-key"));
+    assert_eq!(spread.sink, Some(Sink::Stream("f-by-key".parse().unwrap())));
+    assert_eq!(group.sink, Some(Sink::Stream("f".parse().unwrap())));
+    assert_eq!((spread.outputs.len(), group.outputs.len()), (1, 0));
+    assert_eq!(spread.dead_letter, group.dead_letter);
+    let between = &manifest.streams[&"f-by-key".parse().unwrap()];
+    assert_eq!((between.partitions, between.placement.region.iter().count()), (Some(16), 1));
+    let query = |name: &str| manifest.queries[&name.parse().unwrap()].partitioning;
+    assert_eq!((query("f-by-key"), query("f")), (Partitioning::ByKey(40), Partitioning::Any));
+    assert!(program.flows.values().all(|flow| flow.statement.as_str() == "f"));
+    // With one partition it is one.
+    let mut manifest = app(&statements(1, "", QUERY));
+    expand(&mut manifest).unwrap();
+    assert_eq!(manifest.flows.len(), 1);
+    assert_eq!(manifest.queries[&"f".parse().unwrap()].partitioning, Partitioning::Single);
+    let taken = format!("CREATE STREAM f_by_key; {}", statements(2, "", QUERY));
+    assert!(mistakes(&taken).contains("come together in a stream `f-by-key`"), "{}", mistakes(&taken));
+}
+
+#[test]
+fn the_state_of_another_number_of_partitions_is_refused() {
+    let mut before = stage_of(&fine(&statements(2, "", QUERY)), "f-by-key", 0);
+    let output = process(&mut before, &records(&[&record(&(0, 1, 1))]));
+    let state = before.snapshot(&output.dirty);
+    let state: Vec<(u32, &[u8])> = state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
+    assert!(!state.is_empty());
+    stage_of(&fine(&statements(2, "", QUERY)), "f-by-key", 0).restore(&state).unwrap();
+    let error = stage_of(&fine(&statements(3, "", QUERY)), "f-by-key", 0).restore(&state).unwrap_err();
+    assert!(error.to_string().contains("give the flow another name"), "{error}");
+}
