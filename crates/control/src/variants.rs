@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-/// How long a load is looked at, in milliseconds, unless it has few calls.
+/// For how long few calls are a load, too, in milliseconds.
 const WINDOW_MS: u64 = 5_000;
 /// Of so many calls a mean says something.
 const CALLS_MIN: u64 = 5;
@@ -274,10 +274,13 @@ impl Variants {
         self.looks.push_back((now_ms, seen));
     }
 
-    /// The load of the latest window that says something.
+    /// The load of the latest window that says something: of a container also one with few calls, for what it holds without them is
+    /// what tells against it.
     fn load(&self, now_ms: u64, seen: Seen) -> Option<Load> {
         let says_something = |(at_ms, before): &&(u64, Seen)| {
-            now_ms.saturating_sub(*at_ms) >= WINDOW_MS.min(STAY_MS) && seen.since(*before).calls >= CALLS_MIN
+            let (age_ms, calls) = (now_ms.saturating_sub(*at_ms), seen.since(*before).calls);
+            let is_slack = self.serving == Variant::Container && age_ms >= WINDOW_MS && calls > 0;
+            is_slack || age_ms >= STAY_MS && calls >= CALLS_MIN
         };
         let (at_ms, before) = self.looks.iter().rev().find(says_something)?;
         let (did, elapsed_ms) = (seen.since(*before), now_ms.saturating_sub(*at_ms).max(1) as f64);

@@ -101,11 +101,15 @@ impl Chooser {
             let to = variants.serving().other();
             if let Err(reason) = self.switch_to(to).await {
                 variants.failed(now_ms());
-                self.tell(EventKind::Action, format!("its {to} cannot answer: {reason}")).await;
+                self.tell(EventKind::Helpless, format!("its {to} cannot answer: {reason}")).await;
                 continue;
             }
             let Some(seen) = self.seen(variants.serving()) else { return };
             variants.switched(now_ms(), why, seen);
+            // It may have been replaced while the container was being started.
+            if rests.load(Ordering::Acquire) {
+                self.instances.charge(Duty::Replaced);
+            }
             *lock(&chosen) = Chosen { variant: to.to_string(), reason: why.to_string() };
             let labels = [("function", self.name.clone()), ("to", to.to_string()), ("why", label(why).to_owned())];
             metrics::counter!("littoral_function_switches_total", &labels).increment(1);
