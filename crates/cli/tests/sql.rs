@@ -255,7 +255,7 @@ fn groups_over_several_partitions_are_exact_through_kills() {
     let are_copied = || {
         let four = |flow: &str| stages(&world, &cloud, flow).filter(|stages| stages.len() == 4);
         let is_copied = |flow: &&str| four(flow).is_some_and(|stages| stages.iter().all(|(_, copies)| *copies == 2));
-        ["sums-by-key", "sums"].iter().all(|flow| is_copied(flow))
+        ["sums-by-key", "sums"].iter().all(is_copied)
     };
     eventually("two edges hold each stage", are_copied);
     for portion in 0..PORTIONS {
