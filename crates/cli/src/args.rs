@@ -105,7 +105,7 @@ Examples:
     /// Show where everything of an app would run, why, and what would violate its objectives.
     #[command(after_long_help = "Example:\n  littoral plan my-app")]
     Plan(PlanArgs),
-    /// Show nodes, apps, functions, flows or streams.
+    /// Show nodes, sites, apps, functions, flows or streams.
     #[command(after_long_help = "\
 Examples:
   littoral get nodes

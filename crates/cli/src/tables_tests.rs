@@ -87,7 +87,7 @@ fn sites() {
     assert_eq!(
         vec![site].table(false),
         "\
-SITE    NODES   LEADER  VOTERS                               DECIDES
+SITE    NODES   LEADER  VOTERS                              DECIDES
 hall-7  edge-1  edge-1  edge-1, edge-2 (missing), region-1  yes
 
 hall-7: edge-2 is missing
@@ -160,8 +160,8 @@ machine/readings  0@shop     -     1      9
     assert_eq!(
         vec![function].table(true),
         "\
-FUNCTION       NODES           CALLS  ERRORS  P50 / P95 / P99  OBJECTIVE     MET  INSTANCES                                                 PRIORITY  HELD  LAST ERROR
-machine/score  edge-1, edge-2  7      1       -                p95 < 20.0ms  -    edge-1: 1 of 3, 2 starting (the load of the last minute)  low       -     it ran out of memory
+FUNCTION       NODES           CALLS  ERRORS  P50 / P95 / P99  OBJECTIVE     MET  INSTANCES                                                 VARIANT  PRIORITY  HELD  LAST ERROR
+machine/score  edge-1, edge-2  7      1       -                p95 < 20.0ms  -    edge-1: 1 of 3, 2 starting (the load of the last minute)  -        low       -     it ran out of memory
 "
     );
 }
