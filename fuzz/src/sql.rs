@@ -51,7 +51,7 @@ fn batch(records: &str) -> RecordBatch {
 
 /// A stage takes what it opens; another one that is given its state goes on as it does.
 fn process(plan: &Arc<Plan>, rows: &RecordBatch) {
-    let (mut stage, mut other) = (Stage::new(Arc::clone(plan)), Stage::new(Arc::clone(plan)));
+    let (mut stage, mut other) = (Stage::new(Arc::clone(plan), 0), Stage::new(Arc::clone(plan), 0));
     if stage.open(rows.schema_ref()).is_err() || other.open(rows.schema_ref()).is_err() {
         return;
     }

@@ -13,6 +13,8 @@
 //! State is kept by key group, the hash of the key; one more group holds the watermark, and one for each partition of the source
 //! how far that is.
 
+mod session;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -25,9 +27,10 @@ use crate::aggregate::{Accumulator, Aggregate};
 use crate::cast::{shown, text_of, timestamp_text};
 use crate::eval::Evaluator;
 use crate::expr::Expr;
-use crate::plan::{Grouping, hash};
+use crate::plan::{Grouping, Turn, hash};
 use crate::shard::{PRODUCER, WATERMARK};
 use crate::value::{Cell, cell};
+use session::{SUFFIX_BYTES, Session};
 
 /// Into how many parts the state of a partition is cut: a step writes the parts that changed.
 pub(crate) const KEY_GROUPS: u32 = 128;
@@ -62,6 +65,8 @@ pub(crate) struct Groups {
     watermark_us: Option<i64>,
     /// How far the partitions of the source are that have been heard of, where there are several; nothing of one that is idle.
     producers: BTreeMap<u32, Option<i64>>,
+    /// By encoded key, where windows are sessions.
+    sessions: BTreeMap<Box<[u8]>, Vec<Session>>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -261,11 +266,21 @@ impl Groups {
                     taken.late.push(u32::try_from(kept).unwrap_or(u32::MAX));
                 }
                 (Some(time_us), Some(kept)) => {
-                    inputs.read(kept, said.map(|said| said.producer), &mut row);
-                    match self.check(grouping, &row, (time_us, past)) {
+                    let producer = said.map(|said| said.producer);
+                    let done = if grouping.window.turn == Turn::Sessions {
+                        inputs.read(kept, None, &mut row);
+                        let span = (time_us, time_us.saturating_add(grouping.window.size_us));
+                        let at = (producer.unwrap_or_default(), span);
+                        self.check_session(grouping, &row, at).map(|()| self.take_session(grouping, &row, at))
+                    } else {
+                        inputs.read(kept, producer, &mut row);
+                        let at = (time_us, past);
+                        let taken = &mut taken.closed;
+                        self.check(grouping, &row, at).map(|()| self.row(grouping, &row, at, arrival.row, taken))
+                    };
+                    match done {
                         Ok(()) => {
                             dirty.insert(row.part);
-                            self.row(grouping, &row, (time_us, past), arrival.row, &mut taken.closed);
                         }
                         Err(reason) => {
                             taken.rejected.insert(kept, reason);
@@ -336,10 +351,7 @@ impl Groups {
         if self.count + begun > GROUPS_MAX {
             return Err(format!("{GROUPS_MAX} groups are open in this partition, which is the most"));
         }
-        if self.text_bytes + adding > TEXT_BYTES_MAX {
-            return Err("the texts in the open groups of this partition have 64 MiB, which is the most".to_owned());
-        }
-        Ok(())
+        within_bounds(self.text_bytes + adding)
     }
 
     /// Takes one row into its windows. Those that were closed before are put out again.
@@ -351,7 +363,7 @@ impl Groups {
         arrived: usize,
         closed: &mut Vec<Closed>,
     ) {
-        for (start_us, end_us) in open_windows(grouping, time_us, past) {
+        for (_, end_us) in open_windows(grouping, time_us, past) {
             let part = self.windows.entry(end_us).or_default().entry(row.part).or_default();
             if !part.contains_key(row.encoded.as_slice()) {
                 let keys = row.keys.iter().cloned().map(|key| key.map(Cell::into_owned)).collect();
@@ -371,7 +383,7 @@ impl Groups {
                 let key = common(grouping, &row.encoded);
                 let of_key = part.range::<[u8], _>((Bound::Included(key), Bound::Unbounded));
                 let of_key = of_key.take_while(|(other, _)| common(grouping, other) == key);
-                put_out(grouping, of_key, arrived, (start_us, end_us), closed);
+                put_out(grouping, of_key, arrived, end_us, closed);
             }
         }
     }
@@ -393,17 +405,20 @@ impl Groups {
         dirty.insert(WATERMARK_GROUP);
         let from = before.map_or(i64::MIN, |before| before.saturating_add(1));
         for (end, parts) in self.windows.range(from..=watermark) {
-            let start = grouping.window.start_of(*end);
             for part in parts.values() {
-                put_out(grouping, part.iter(), row, (start, *end), &mut taken.closed);
+                put_out(grouping, part.iter(), row, *end, &mut taken.closed);
             }
         }
         let gone = watermark.saturating_sub(grouping.lateness_us);
         while let Some(window) = self.windows.first_entry().filter(|window| *window.key() <= gone) {
-            for (number, part) in window.remove() {
+            let (end_us, parts) = window.remove_entry();
+            for (number, part) in parts {
                 self.count -= part.len();
                 self.text_bytes -= text_bytes(&part);
                 dirty.insert(number);
+                if grouping.window.turn == Turn::Sessions {
+                    part.keys().for_each(|key| self.forget_sessions(key, end_us));
+                }
             }
         }
     }
@@ -424,7 +439,7 @@ impl Groups {
     }
 
     /// Gives the state of a key group back.
-    pub(crate) fn restore(&mut self, part: u32, bytes: &[u8], layout: u64) -> Result<(), String> {
+    pub(crate) fn restore(&mut self, part: u32, bytes: &[u8], (layout, turn): (u64, Turn)) -> Result<(), String> {
         let Some(state) = read(layout, bytes)? else { return Ok(()) };
         match part.checked_sub(PRODUCERS_FROM) {
             Some(producer) => {
@@ -432,11 +447,18 @@ impl Groups {
             }
             None => self.watermark_us = self.watermark_us.max(state.watermark_us),
         }
-        for replaced in self.windows.values_mut().filter_map(|parts| parts.remove(&part)) {
+        let replaced = self.windows.iter_mut().filter_map(|(end, parts)| Some((*end, parts.remove(&part)?)));
+        for (end, replaced) in replaced.collect::<Vec<_>>() {
             self.count -= replaced.len();
             self.text_bytes -= text_bytes(&replaced);
+            if turn == Turn::Sessions {
+                replaced.keys().for_each(|key| self.forget_sessions(key, end));
+            }
         }
         for ((end, key), group) in state.groups {
+            if turn == Turn::Sessions {
+                self.note_session(&key, end);
+            }
             self.count += 1;
             self.text_bytes += group_bytes(&key, &group);
             self.windows.entry(end).or_default().entry(part).or_default().insert(key.into(), group);
@@ -450,10 +472,22 @@ fn open_windows(grouping: &Grouping, time_us: i64, past: Option<i64>) -> impl It
     grouping.window.open(time_us, past, grouping.lateness_us)
 }
 
+/// Whether texts of so many bytes may be kept.
+fn within_bounds(text_bytes: usize) -> Result<(), String> {
+    if text_bytes > TEXT_BYTES_MAX {
+        return Err("the texts in the open groups of this partition have 64 MiB, which is the most".to_owned());
+    }
+    Ok(())
+}
+
 /// What of an encoded key the rows of all partitions of the source have in common.
 fn common<'k>(grouping: &Grouping, encoded: &'k [u8]) -> &'k [u8] {
-    let end = grouping.producers.and_then(|_| encoded.len().checked_sub(PRODUCER_BYTES));
-    end.and_then(|end| encoded.get(..end)).unwrap_or(encoded)
+    let suffix = match (grouping.window.turn, grouping.producers) {
+        (Turn::Sessions, _) => SUFFIX_BYTES,
+        (_, Some(_)) => PRODUCER_BYTES,
+        (_, None) => return encoded,
+    };
+    encoded.len().checked_sub(suffix).and_then(|end| encoded.get(..end)).unwrap_or(encoded)
 }
 
 /// Puts out groups of a window, in the order of their keys: of each key what the rows of all partitions of the source come to.
@@ -461,13 +495,19 @@ fn put_out<'g>(
     grouping: &Grouping,
     groups: impl Iterator<Item = (&'g Box<[u8]>, &'g Group)>,
     row: usize,
-    (start_us, end_us): (i64, i64),
+    end_us: i64,
     closed: &mut Vec<Closed>,
 ) {
+    let start_of = |key: &[u8]| match grouping.window.turn {
+        Turn::Sessions => session::start_of(key).unwrap_or(end_us),
+        Turn::Slides | Turn::Grows => grouping.window.start_of(end_us),
+    };
     let mut groups = groups.peekable();
     while let Some((key, group)) = groups.next() {
         let (mut accumulators, mut fault) = (Cow::Borrowed(&group.accumulators), None);
-        while let Some((_, other)) = groups.next_if(|(other, _)| common(grouping, key) == common(grouping, other)) {
+        let mut start_us = start_of(key);
+        while let Some((of, other)) = groups.next_if(|(other, _)| common(grouping, key) == common(grouping, other)) {
+            start_us = start_us.min(start_of(of));
             for (one, other) in accumulators.to_mut().iter_mut().zip(&other.accumulators) {
                 fault = fault.or(one.merge(other).err());
             }

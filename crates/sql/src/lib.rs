@@ -24,6 +24,7 @@ mod query;
 mod shard;
 mod sketch;
 mod source;
+mod spread;
 mod stage;
 mod statement;
 mod types;

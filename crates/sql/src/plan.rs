@@ -210,30 +210,43 @@ impl Grouping {
     }
 }
 
-/// Windows of a length, one after every `slide_us`; or, if each `grows`, by so much at a time up to its length.
+/// Windows of a length, one after every `slide_us`; or such that grow by so much at a time up to their length, or sessions with a gap
+/// of that length between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Window {
     pub(crate) size_us: i64,
     pub(crate) slide_us: i64,
-    pub(crate) grows: bool,
+    pub(crate) turn: Turn,
+}
+
+/// How one window follows another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Slides,
+    Grows,
+    Sessions,
 }
 
 impl Window {
-    /// The windows that a moment is in, the one that ends first first.
+    /// The windows that a moment is in, the one that ends first first. Of sessions what the moment alone would make.
     pub(crate) fn of(self, time_us: i64) -> impl Iterator<Item = (i64, i64)> {
-        let Self { size_us, slide_us, grows } = self;
+        let Self { size_us, slide_us, turn } = self;
         let floor = |to: i64| time_us.saturating_sub(time_us.rem_euclid(to));
         let (start, steps) = (floor(size_us), size_us / slide_us);
         let hops = (size_us - 1) / slide_us;
         let (last, passed) = (floor(slide_us), time_us.rem_euclid(size_us) / slide_us);
-        let count = if grows { steps - passed } else { hops + 1 };
-        let window = move |number: i64| {
-            if grows {
-                (start, start.saturating_add((passed + 1 + number).saturating_mul(slide_us)))
-            } else {
+        let count = match turn {
+            Turn::Slides => hops + 1,
+            Turn::Grows => steps - passed,
+            Turn::Sessions => 1,
+        };
+        let window = move |number: i64| match turn {
+            Turn::Slides => {
                 let start = last.saturating_sub((hops - number).saturating_mul(slide_us));
                 (start, start.saturating_add(size_us))
             }
+            Turn::Grows => (start, start.saturating_add((passed + 1 + number).saturating_mul(slide_us))),
+            Turn::Sessions => (time_us, time_us.saturating_add(size_us)),
         };
         (0..count).map(window).filter(move |(_, end)| time_us < *end)
     }
@@ -245,24 +258,29 @@ impl Window {
         past: Option<i64>,
         lateness_us: i64,
     ) -> impl Iterator<Item = (i64, i64)> + use<> {
-        let is_gone = move |end: i64| past.is_some_and(|watermark| end.saturating_add(lateness_us) <= watermark);
+        let is_gone = move |end: i64| {
+            past.is_some_and(|watermark| match self.turn {
+                Turn::Slides | Turn::Grows => end.saturating_add(lateness_us) <= watermark,
+                // What it belongs to may be closed.
+                Turn::Sessions => time_us < watermark,
+            })
+        };
         self.of(time_us).filter(move |(_, end)| !is_gone(*end))
     }
 
     fn told(self) -> String {
-        let Self { size_us, slide_us, grows } = self;
-        if size_us == slide_us {
-            format!("tumble {}", seconds(size_us))
-        } else if grows {
-            format!("cumulate {} up to {}", seconds(slide_us), seconds(size_us))
-        } else {
-            format!("hop {} every {}", seconds(size_us), seconds(slide_us))
+        let Self { size_us, slide_us, turn } = self;
+        match turn {
+            Turn::Sessions => format!("sessions {} apart", seconds(size_us)),
+            Turn::Grows => format!("cumulate {} up to {}", seconds(slide_us), seconds(size_us)),
+            Turn::Slides if size_us == slide_us => format!("tumble {}", seconds(size_us)),
+            Turn::Slides => format!("hop {} every {}", seconds(size_us), seconds(slide_us)),
         }
     }
 
-    /// The begin of the window with an end.
+    /// The begin of the window with an end, where that says it.
     pub(crate) fn start_of(self, end_us: i64) -> i64 {
-        if self.grows {
+        if self.turn == Turn::Grows {
             let last = end_us.saturating_sub(1);
             last.saturating_sub(last.rem_euclid(self.size_us))
         } else {

@@ -8,9 +8,9 @@ use sqlparser::tokenizer::Span;
 
 use crate::check::{Checker, Groups, Scope, Typed};
 use crate::expr::{Expr, Literal};
-use crate::plan::{Argument, Grouping, Plan, Shape, Sharding, Window, hash};
-use crate::shard;
+use crate::plan::{Grouping, Plan, Shape, Turn, Window, hash};
 use crate::source::Source;
+use crate::spread::{Spread, spread};
 use crate::statement::{CreateFlow, Watermark, column_name, fabric_name};
 use crate::types::{Column, Type, are_of_record};
 
@@ -18,8 +18,6 @@ use crate::types::{Column, Type, are_of_record};
 const WINDOWS_PER_ROW_MAX: i64 = 1_000;
 /// The most columns of a result.
 const COLUMNS_MAX: usize = 256;
-/// Over how many partitions the rows of a flow are spread by their keys at most: each partition of the source sends to each.
-const KEYED_PARTITIONS_MAX: u32 = 16;
 /// The most queries whose rows are united.
 const ARMS_MAX: usize = 16;
 
@@ -41,13 +39,6 @@ pub(crate) struct Compiled {
     pub(crate) plan: Plan,
     /// The watermark of its result, if that has the column of the source's.
     pub(crate) watermark: Option<Watermark>,
-}
-
-/// What spreads rows by their keys.
-pub(crate) struct Spread {
-    pub(crate) plan: Plan,
-    /// Over how many partitions.
-    pub(crate) partitions: u32,
 }
 
 impl Compiled {
@@ -167,7 +158,7 @@ fn check_one(
         let at = source.range(first.span());
         source
             .add("unsupported", at, "a flow cannot read this")
-            .expected("a stream, or TUMBLE, HOP or CUMULATE of one, by one name");
+            .expected("a stream, or TUMBLE, HOP, CUMULATE or SESSION of one, by one name");
         return None;
     };
     let name = fabric_name(ident);
@@ -225,54 +216,6 @@ fn check_one(
     Some(Compiled { source: name, spread, watermark, plan })
 }
 
-/// What groups the rows of several partitions, in two: what each of these does with its rows, and what becomes of all that are of
-/// one group.
-fn spread(plan: Plan, producers: u32, idle_us: Option<i64>) -> (Option<Spread>, Plan) {
-    let Shape::Group(mut grouping) = plan.shape else { return (None, plan.identified()) };
-    let mut arguments: Vec<Argument> = Vec::new();
-    let types: Vec<Type> = grouping.keys.iter().map(|(_, ty)| *ty).collect();
-    for aggregate in &mut grouping.aggregates {
-        let (value, filter) = (aggregate.argument.take(), aggregate.filter.take());
-        if value.is_none() && filter.is_none() {
-            // It counts all rows.
-            continue;
-        }
-        let ty = if value.is_some() { aggregate.ty } else { Type::Boolean };
-        let argument = Argument { value, ty, filter };
-        let place = arguments.iter().position(|known| *known == argument).unwrap_or_else(|| {
-            arguments.push(argument);
-            arguments.len() - 1
-        });
-        aggregate.argument = Some(Expr::Column(shard::KEYS + types.len() + place));
-    }
-    let columns = shard::columns(types.into_iter(), &arguments);
-    let keys = (shard::KEYS..).zip(&mut grouping.keys);
-    let partitions = producers.min(KEYED_PARTITIONS_MAX);
-    let sharding = Sharding {
-        producers,
-        partitions,
-        time: std::mem::replace(&mut grouping.time, shard::MOMENT),
-        window: grouping.window,
-        delay_us: grouping.delay_us,
-        lateness_us: grouping.lateness_us,
-        idle_us,
-        keys: keys.map(|(place, (key, _))| std::mem::replace(key, Expr::Column(place))).collect(),
-        arguments,
-    };
-    grouping.producers = Some(producers);
-    let group = Plan {
-        input: columns.clone(),
-        is_record: false,
-        filter: None,
-        shape: Shape::Group(grouping),
-        output: plan.output,
-        has_late_port: false,
-        ..plan
-    };
-    let plan = Plan { shape: Shape::Shard(Box::new(sharding)), output: columns, ..plan };
-    (Some(Spread { plan: plan.identified(), partitions }), group.identified())
-}
-
 /// The columns that count: those that a query uses, and those that may not be missing. What it uses is then by its place
 /// among these.
 fn used(columns: &[Column], filter: &mut Option<Expr>, shape: &mut Shape) -> Vec<Column> {
@@ -315,9 +258,14 @@ fn layout(stream: &str, columns: &[Column], shape: &Shape, producers: Option<u32
         });
     });
     let used: Vec<(&str, Type)> = used.into_iter().map(|column| (column.name.as_str(), column.ty)).collect();
-    let Grouping { time, window: Window { size_us, slide_us, grows }, keys, aggregates, .. } = &*grouping;
+    let Grouping { time, window: Window { size_us, slide_us, turn }, keys, aggregates, .. } = &*grouping;
     // As it was before windows could grow: what has a state goes on with it.
-    let window = format!("Window {{ size_us: {size_us}, slide_us: {slide_us} }}{}", if *grows { " grows" } else { "" });
+    let turn = match turn {
+        Turn::Slides => "",
+        Turn::Grows => " grows",
+        Turn::Sessions => " sessions",
+    };
+    let window = format!("Window {{ size_us: {size_us}, slide_us: {slide_us} }}{turn}");
     let producers = producers.map_or_else(String::new, |producers| format!(" of {producers}"));
     hash(format!("{stream} {used:?} {time} {window} {keys:?} {aggregates:?}{producers}").as_bytes())
 }
@@ -587,6 +535,12 @@ fn group(
     if !is_fine {
         return None;
     }
+    if let (Turn::Sessions, Some(lateness)) = (window.turn, &flow.lateness) {
+        let message = "what is late could make two sessions one that were put out as two";
+        let help = "drop ALLOW LATENESS, and have the watermark further behind";
+        source.add("contradiction", lateness.at.clone(), message).help(help);
+        return None;
+    }
     let delay_us = delay_us(source, scope, table, &function, time)?;
     let keys = groups.keys.into_iter().map(|(_, typed)| (typed.expr, typed.ty.unwrap_or(Type::Text))).collect();
     let grouping = Grouping {
@@ -644,7 +598,7 @@ fn distinct_by<'q>(source: &mut Source<'_>, select: &'q ast::Select, window: Win
     }
     let names =
         |name: &str| by.iter().any(|expr| matches!(expr, ast::Expr::Identifier(ident) if column_name(ident) == name));
-    if !names("window_end") && (window.grows || !names("window_start")) {
+    if !names("window_end") && (window.turn == Turn::Grows || !names("window_start")) {
         let message = "rows are distinct within a window, which is not among what is selected";
         source.add("unbounded", at, message).help("select window_end, too");
         return None;
@@ -671,8 +625,9 @@ fn window(source: &mut Source<'_>, scope: &Scope<'_>, call: &WindowCall<'_>) -> 
         "cumulate" => {
             "CUMULATE(stream, ts, INTERVAL '1 minute', INTERVAL '1 hour'): by how much it grows, and up to which length, a multiple of that"
         }
+        "session" => "SESSION(stream, ts, INTERVAL '1 minute'): the gap between one and the next",
         _ => {
-            let known = ["tumble", "hop", "cumulate"];
+            let known = ["tumble", "hop", "cumulate", "session"];
             source
                 .add("unknown-name", at, format!("there is no table function `{name}`"))
                 .one_of(known)
@@ -681,7 +636,7 @@ fn window(source: &mut Source<'_>, scope: &Scope<'_>, call: &WindowCall<'_>) -> 
         }
     };
     let (time, lengths) = match (call.args.as_slice(), name.as_str()) {
-        ([_, time, size], "tumble") => (*time, vec![*size]),
+        ([_, time, size], "tumble" | "session") => (*time, vec![*size]),
         ([_, time, slide, size], "hop" | "cumulate") => (*time, vec![*size, *slide]),
         _ => {
             source.add("wrong-type", at, format!("`{name}` has other arguments")).expected(usage);
@@ -719,13 +674,17 @@ fn window(source: &mut Source<'_>, scope: &Scope<'_>, call: &WindowCall<'_>) -> 
         source.add("out-of-range", at, message).expected(expected);
         return None;
     }
-    let grows = name == "cumulate";
-    if grows && size_us % slide_us != 0 {
+    let turn = match name.as_str() {
+        "cumulate" => Turn::Grows,
+        "session" => Turn::Sessions,
+        _ => Turn::Slides,
+    };
+    if turn == Turn::Grows && size_us % slide_us != 0 {
         let message = "a window does not grow to its length by such steps";
         source.add("invalid-interval", at, message).expected(usage);
         return None;
     }
-    Some((*place, Window { size_us, slide_us, grows }))
+    Some((*place, Window { size_us, slide_us, turn }))
 }
 
 /// Whether `*` stands for all columns as they are.

@@ -170,7 +170,8 @@ impl Stage {
         for (group, bytes) in groups {
             let restored = match &self.plan.shape {
                 Shape::Shard(_) => self.shards.restore(bytes, layout),
-                Shape::Project(_) | Shape::Group(_) => self.groups.restore(*group, bytes, layout),
+                Shape::Group(grouping) => self.groups.restore(*group, bytes, (layout, grouping.window.turn)),
+                Shape::Project(_) => Ok(()),
             };
             restored.map_err(StageError::State)?;
         }

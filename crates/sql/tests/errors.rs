@@ -77,6 +77,10 @@ const WRONG: &[(&str, &str)] = &[
         "duplicate",
     ),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT DISTINCT key FROM s", "unbounded"),
+    (
+        "CREATE STREAM s; CREATE FLOW f ALLOW LATENESS '1 s' AS SELECT key FROM SESSION(s, time, INTERVAL '1 s') GROUP BY key, window_start",
+        "contradiction",
+    ),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT DISTINCT ON (key) key FROM s", "unsupported"),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT DISTINCT key FROM TUMBLE(s, time, INTERVAL '1 s')", "unbounded"),
     (

@@ -195,13 +195,93 @@ proptest! {
     }
 }
 
+const SESSIONS: &str = "SELECT m, window_start AS w, window_end AS e, count(*) AS n, sum(v) AS s, sum(v / 10.0) AS exact \
+                        FROM SESSION(s, ts, INTERVAL '7 s') GROUP BY m, window_start, window_end";
+
+/// By the book: of each partition the rows that are not behind its watermark, by key in the order of time, parted where there is a gap.
+fn sessions_by_the_book(sources: &[Vec<Line>]) -> Vec<String> {
+    let mut keys: BTreeMap<u8, Vec<(i64, i64)>> = BTreeMap::new();
+    let mut least = i64::MAX;
+    for rows in sources {
+        let mut watermark = i64::MIN;
+        for (m, second, v) in rows {
+            if *second >= watermark {
+                keys.entry(*m).or_default().push((*second, *v));
+            }
+            watermark = watermark.max(second - 2);
+        }
+        least = least.min(watermark);
+    }
+    let mut told = Vec::new();
+    for (m, mut rows) in keys {
+        rows.sort_unstable();
+        for session in rows.chunk_by(|(one, _), (next, _)| next - one < 7) {
+            let (start, end) = (session[0].0, session[session.len() - 1].0 + 7);
+            if end <= least {
+                let moment = |second: i64| format!("1970-01-01T00:{:02}:{:02}Z", second / 60, second % 60);
+                let (n, s) = (session.len(), session.iter().map(|(_, v)| v).sum::<i64>());
+                told.push(format!(r#"{{"m":"m{m}","w":"{}","e":"{}","n":{n},"s":{s},"#, moment(start), moment(end)));
+            }
+        }
+    }
+    told.sort();
+    told
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn sessions_are_those_of_all_rows_whatever_the_order_among_partitions(
+        sources in proptest::collection::vec(proptest::collection::vec((0u8..3, 0i64..4, -9i64..9), 1..50), 1..4),
+        way in a_way(),
+    ) {
+        // Time goes on, mostly.
+        let onward = |rows: &Vec<Line>| {
+            let mut now = 0;
+            rows.iter().map(|(m, step, v)| { now += step; (*m, if v % 5 == 0 { (now - 6).max(0) } else { now }, *v) }).collect()
+        };
+        let sources: Vec<Vec<Line>> = sources.iter().map(onward).collect();
+        let count = sources.len();
+        let program = fine(&statements(count as u32, "LATE INTO too_late", SESSIONS));
+        let (one, other) = if count > 1 {
+            (run(&program, &sources, &whole(count)), run(&program, &sources, &way))
+        } else {
+            (alone(&program, &sources[0], &whole(1)), alone(&program, &sources[0], &way))
+        };
+        prop_assert_eq!(&one, &other);
+        let mut ours = one.rows.concat();
+        ours.sort();
+        let book = sessions_by_the_book(&sources);
+        prop_assert_eq!(ours.len(), book.len(), "{:?} {:?}", ours, book);
+        prop_assert!(ours.iter().zip(&book).all(|(ours, book)| ours.starts_with(book)), "{:?} {:?}", ours, book);
+        prop_assert_eq!(one.rejected, Vec::<String>::new());
+    }
+}
+
+/// The same where there is one partition, and one stage.
+fn alone(program: &Program, rows: &[Line], way: &Way) -> Came {
+    let (mut left, mut sizes) = (rows, way.sizes.iter().cycle());
+    let mut groups = Running::new(program, "f", 0, way.restarts);
+    let mut came = Came { rows: vec![Vec::new()], late: vec![Vec::new()], ..Came::default() };
+    while !left.is_empty() {
+        let (now, rest) = left.split_at(left.len().min(*sizes.next().unwrap()));
+        left = rest;
+        let texts: Vec<String> = now.iter().map(record).collect();
+        let output = groups.take(&records(&texts.iter().map(String::as_str).collect::<Vec<_>>()));
+        came.rows[0].extend(lines(output.rows.as_ref()));
+        came.late[0].extend(lines(output.late.as_ref()));
+        came.rejected.extend(output.rejected.into_iter().map(|(_, reason)| reason));
+    }
+    came
+}
+
 #[test]
 fn what_aggregates_keep_of_many_values_comes_together() {
     let query = "SELECT count(DISTINCT v) AS d, approx_count_distinct(v) AS a, approx_quantile(v, 0.5) AS q, every(v > 0) AS e, avg(v) AS mean \
                  FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY window_start";
     let program = fine(&statements(2, "", query));
     let sources = [vec![(0, 1, 3), (0, 1, 4), (0, 30, 0)], vec![(0, 1, 4), (0, 2, 5), (0, 30, 0)]];
-    assert_eq!(run(&program, &sources, &whole(2)).rows.concat(), [r#"{"d":3,"a":3,"q":4.0,"e":true,"mean":4.0}"#]);
+    assert_eq!(run(&program, &sources, &whole(2)).rows.concat(), [r#"{"d":3,"a":3,"q":4.015625,"e":true,"mean":4.0}"#]);
     let distinct = "SELECT DISTINCT v, window_end AS e FROM TUMBLE(s, ts, INTERVAL '10 s')";
     let mut rows = run(&fine(&statements(2, "", distinct)), &sources, &whole(2)).rows.concat();
     rows.sort();
