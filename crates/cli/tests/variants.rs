@@ -13,7 +13,7 @@ use std::path::Path;
 use common::*;
 use littoral_node::OciRuntime;
 
-/// The component takes tens of milliseconds for the page that the container has as a file.
+/// The component takes tens of milliseconds and of megabytes for the page that the container has as a file.
 const MANIFEST: &str = r#"
 name = "shop"
 version = "1.0.0"
@@ -54,7 +54,7 @@ fn the_container_answers_while_that_is_cheaper_and_no_request_is_lost() {
     node.tell(&world, &["deploy", folder.to_str().unwrap()]);
     let ask = || {
         let response = node.get("/page/x");
-        assert!(response.starts_with("HTTP/1.1 200") && response.ends_with("page"), "a request was lost: {response}");
+        assert!(response.starts_with("HTTP/1.1 200") && response.contains("page"), "a request was lost: {response}");
     };
     ask();
     assert_eq!(variant(&world, &node), "component");

@@ -23,7 +23,8 @@ fn obey(request: Request) -> Response {
         }
         "/large" => text(200, "x".repeat(4 << 20)),
         "/page/x" => {
-            // A page that takes long: some tens of milliseconds.
+            // A page that takes long, some tens of milliseconds, and much memory.
+            std::hint::black_box(vec![1_u8; 20 << 20]);
             (0..20_000_000_u32).for_each(|step| {
                 std::hint::black_box(step);
             });
