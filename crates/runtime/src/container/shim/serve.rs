@@ -1,8 +1,9 @@
 //! What a shim does while its container runs: one loop over `poll`.
 //!
 //! Whoever connects to the socket sends one byte. [`CONNECT`] is answered with a byte and the descriptor of a connection to the
-//! container's port, [`PROXY`] with that of the socket on which connections out of the container come in. [`FOLLOW`] makes it the one who is told what the container writes and how it ends, in frames of a kind (one byte),
-//! a length (four, little-endian) and the content; what nobody has taken yet is kept, the newest of it.
+//! container's port, [`PROXY`] with that of the socket on which connections out of the container come in. [`FOLLOW`] makes it the one
+//! who is told what the container writes and how it ends, in frames of a kind (one byte), a length (four, little-endian) and the content;
+//! what nobody has taken yet is kept, the newest of it.
 
 use std::collections::VecDeque;
 use std::fs::File;
