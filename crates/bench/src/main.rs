@@ -23,11 +23,12 @@ mod priority;
 mod process;
 mod results;
 mod server;
+mod stream;
 
 use std::process::ExitCode;
 
 /// Every benchmark by name.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "chaos",
     "chaos-queue",
     "flow-basic",
@@ -41,6 +42,7 @@ const NAMES: [&str; 13] = [
     "neighbour",
     "place",
     "priority",
+    "stream",
 ];
 
 fn main() -> ExitCode {
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         ["idle"] => idle::run(short),
         ["mesh"] => mesh::run(short),
         ["place"] => place::run(short),
+        ["stream"] => stream::run(short),
         ["priority"] => priority::run(short),
         ["neighbour"] => neighbour::run(short),
         // What a benchmark starts beside itself.

@@ -27,6 +27,22 @@ pub(crate) fn nats_server() -> anyhow::Result<PathBuf> {
     installed(Path::new("/usr/sbin/nats-server"))
 }
 
+/// `redis-server`.
+pub(crate) fn redis_server() -> anyhow::Result<PathBuf> {
+    installed(Path::new("/usr/bin/redis-server"))
+}
+
+/// `mosquitto`, which Debian keeps for the administrator.
+pub(crate) fn mosquitto() -> anyhow::Result<PathBuf> {
+    installed(Path::new("/usr/sbin/mosquitto"))
+}
+
+/// Which version that is: the first line of its help, which ends without success.
+pub(crate) fn mosquitto_version() -> anyhow::Result<String> {
+    let output = Command::new(mosquitto()?).arg("-h").output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
+}
+
 /// The first line that a program prints of its version.
 pub(crate) fn version(program: &Path) -> anyhow::Result<String> {
     let text = fabric::run(Command::new(program).arg("--version"))?;
@@ -52,6 +68,6 @@ fn cache() -> anyhow::Result<PathBuf> {
 }
 
 fn installed(path: &Path) -> anyhow::Result<PathBuf> {
-    anyhow::ensure!(path.exists(), "{} is not there: run `scripts/setup-peers http mesh`", path.display());
+    anyhow::ensure!(path.exists(), "{} is not there: run `scripts/setup-peers http mesh stream`", path.display());
     Ok(path.to_owned())
 }

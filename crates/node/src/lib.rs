@@ -50,6 +50,7 @@ pub mod settings;
 pub mod signing;
 mod spec;
 mod status;
+mod stream_route;
 mod surveyor;
 mod sync;
 mod tail;
