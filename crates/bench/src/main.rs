@@ -11,6 +11,7 @@ mod container;
 mod density;
 mod elastic;
 mod fabric;
+mod flow;
 mod flow_basic;
 mod guests;
 mod http;
@@ -28,9 +29,10 @@ mod stream;
 use std::process::ExitCode;
 
 /// Every benchmark by name.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
     "chaos",
     "chaos-queue",
+    "flow",
     "flow-basic",
     "http",
     "coldstart",
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
             Ok(seed) => chaos::queue::run(short, Some(seed)),
             Err(_) => Err(anyhow::anyhow!("--seed takes a whole number, not {seed}")),
         },
+        ["flow"] => flow::run(short),
         ["flow-basic"] => flow_basic::run(),
         ["http"] => http::run(short),
         ["coldstart"] => cold_start::run(short),

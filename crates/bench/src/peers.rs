@@ -12,6 +12,9 @@ const WASMTIME: &str = "wasmtime-48.0.8/bin/wasmtime";
 /// workerd, as npm lays it out.
 const WORKERD: &str = "npm/node_modules/workerd/bin/workerd";
 
+/// Python with the version of DuckDB that we compare with; as in `scripts/setup-peers`.
+const DUCKDB: &str = "duckdb-2.0.0/bin/python";
+
 /// `wasmtime`.
 pub(crate) fn wasmtime() -> anyhow::Result<PathBuf> {
     installed(&cache()?.join(WASMTIME))
@@ -20,6 +23,11 @@ pub(crate) fn wasmtime() -> anyhow::Result<PathBuf> {
 /// `workerd`.
 pub(crate) fn workerd() -> anyhow::Result<PathBuf> {
     installed(&cache()?.join(WORKERD))
+}
+
+/// Python with DuckDB.
+pub(crate) fn duckdb_python() -> anyhow::Result<PathBuf> {
+    installed(&cache()?.join(DUCKDB))
 }
 
 /// `nats-server`, which Debian keeps for the administrator.
@@ -68,6 +76,6 @@ fn cache() -> anyhow::Result<PathBuf> {
 }
 
 fn installed(path: &Path) -> anyhow::Result<PathBuf> {
-    anyhow::ensure!(path.exists(), "{} is not there: run `scripts/setup-peers http mesh stream`", path.display());
+    anyhow::ensure!(path.exists(), "{} is not there: run `scripts/setup-peers http mesh stream flow`", path.display());
     Ok(path.to_owned())
 }
