@@ -98,7 +98,7 @@ fix: setup ## mend what can be mended: format, lints
 	rustfmt --edition 2024 templates/rust/*/src/*.rs templates/rust/*/tests/*.rs
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-bench: bench-flow-basic bench-http bench-coldstart bench-container bench-mesh bench-neighbour bench-density bench-elastic bench-hybrid bench-idle bench-place bench-priority ## run every benchmark; results in target/bench/
+bench: bench-flow bench-flow-basic bench-http bench-coldstart bench-container bench-mesh bench-neighbour bench-density bench-elastic bench-hybrid bench-idle bench-place bench-priority bench-stream ## run every benchmark; results in target/bench/
 
 bench-guests: setup ## build the components that the benchmarks serve
 	cd crates/bench/guests && cargo build --locked --release --target wasm32-wasip2 --target-dir $(abspath $(TARGET))/guests/bench

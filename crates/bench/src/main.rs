@@ -11,6 +11,7 @@ mod container;
 mod density;
 mod elastic;
 mod fabric;
+mod flow;
 mod flow_basic;
 mod guests;
 mod http;
@@ -24,13 +25,15 @@ mod priority;
 mod process;
 mod results;
 mod server;
+mod stream;
 
 use std::process::ExitCode;
 
 /// Every benchmark by name.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 16] = [
     "chaos",
     "chaos-queue",
+    "flow",
     "flow-basic",
     "http",
     "coldstart",
@@ -43,6 +46,7 @@ const NAMES: [&str; 14] = [
     "neighbour",
     "place",
     "priority",
+    "stream",
 ];
 
 fn main() -> ExitCode {
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
             Ok(seed) => chaos::queue::run(short, Some(seed)),
             Err(_) => Err(anyhow::anyhow!("--seed takes a whole number, not {seed}")),
         },
+        ["flow"] => flow::run(short),
         ["flow-basic"] => flow_basic::run(),
         ["http"] => http::run(short),
         ["coldstart"] => cold_start::run(short),
@@ -68,6 +73,7 @@ fn main() -> ExitCode {
         ["idle"] => idle::run(short),
         ["mesh"] => mesh::run(short),
         ["place"] => place::run(short),
+        ["stream"] => stream::run(short),
         ["priority"] => priority::run(short),
         ["neighbour"] => neighbour::run(short),
         // What a benchmark starts beside itself.

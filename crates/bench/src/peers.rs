@@ -12,6 +12,9 @@ const WASMTIME: &str = "wasmtime-48.0.8/bin/wasmtime";
 /// workerd, as npm lays it out.
 const WORKERD: &str = "npm/node_modules/workerd/bin/workerd";
 
+/// Python with the version of DuckDB that we compare with; as in `scripts/setup-peers`.
+const DUCKDB: &str = "duckdb-2.0.0/bin/python";
+
 /// `wasmtime`.
 pub(crate) fn wasmtime() -> anyhow::Result<PathBuf> {
     installed(&cache()?.join(WASMTIME))
@@ -22,9 +25,30 @@ pub(crate) fn workerd() -> anyhow::Result<PathBuf> {
     installed(&cache()?.join(WORKERD))
 }
 
+/// Python with DuckDB.
+pub(crate) fn duckdb_python() -> anyhow::Result<PathBuf> {
+    installed(&cache()?.join(DUCKDB))
+}
+
 /// `nats-server`, which Debian keeps for the administrator.
 pub(crate) fn nats_server() -> anyhow::Result<PathBuf> {
     installed(Path::new("/usr/sbin/nats-server"))
+}
+
+/// `redis-server`.
+pub(crate) fn redis_server() -> anyhow::Result<PathBuf> {
+    installed(Path::new("/usr/bin/redis-server"))
+}
+
+/// `mosquitto`, which Debian keeps for the administrator.
+pub(crate) fn mosquitto() -> anyhow::Result<PathBuf> {
+    installed(Path::new("/usr/sbin/mosquitto"))
+}
+
+/// Which version that is: the first line of its help, which ends without success.
+pub(crate) fn mosquitto_version() -> anyhow::Result<String> {
+    let output = Command::new(mosquitto()?).arg("-h").output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
 }
 
 /// The first line that a program prints of its version.
@@ -52,6 +76,6 @@ fn cache() -> anyhow::Result<PathBuf> {
 }
 
 fn installed(path: &Path) -> anyhow::Result<PathBuf> {
-    anyhow::ensure!(path.exists(), "{} is not there: run `scripts/setup-peers http mesh`", path.display());
+    anyhow::ensure!(path.exists(), "{} is not there: run `scripts/setup-peers http mesh stream flow`", path.display());
     Ok(path.to_owned())
 }

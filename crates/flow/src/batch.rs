@@ -50,6 +50,44 @@ pub fn decode(batch: &PortBatch) -> Result<RecordBatch, BatchError> {
     reader.next().ok_or(BatchError::Empty)?.map_err(BatchError::from)
 }
 
+/// Puts batches together to one Arrow IPC stream, as far as their schema is that of the first, without decoding them: what is written to a stream
+/// in small batches is read in large answers. The stream, and how many of the batches are in it.
+///
+/// # Errors
+/// When one is not an Arrow stream.
+pub fn join<'b>(batches: impl Iterator<Item = &'b PortBatch>) -> Result<(Bytes, usize), BatchError> {
+    let (mut joined, mut count, mut schema) = (Vec::new(), 0, None);
+    for batch in batches {
+        let (own, rows) =
+            split(&batch.arrow).ok_or_else(|| BatchError::Arrow("its first message is cut off".to_owned()))?;
+        match schema {
+            None => {
+                schema = Some(own);
+                joined.extend_from_slice(own);
+            }
+            Some(schema) if schema == own => {}
+            Some(_) => break,
+        }
+        joined.extend_from_slice(rows);
+        count += 1;
+    }
+    joined.extend_from_slice(&END_OF_STREAM);
+    Ok((Bytes::from(joined), count))
+}
+
+/// What begins each message of a stream, and, without any, ends it (<https://arrow.apache.org/docs/format/Columnar.html#encapsulated-message-format>).
+const CONTINUATION: [u8; 4] = [0xff; 4];
+const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+
+/// A stream's first message, which is its schema and has no body, and the messages that follow.
+fn split(arrow: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (continuation, rest) = arrow.split_first_chunk()?;
+    let (length, _) = rest.split_first_chunk()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+    let (schema, rows) = arrow.split_at_checked(length.checked_add(8)?)?;
+    (*continuation == CONTINUATION).then(|| (schema, rows.strip_suffix(&END_OF_STREAM).unwrap_or(rows)))
+}
+
 /// Universal time, as an offset: Arrow knows names of zones only with a database of all of them.
 const UTC: &str = "+00:00";
 
@@ -145,10 +183,26 @@ mod tests {
     }
 
     #[test]
+    fn batches_of_one_schema_make_one_stream() {
+        let rows = |value: &str| records(&[(None, 5, value.to_owned())]).unwrap();
+        let other = dead_letters(&[DeadLetter { stage: "s".into(), reason: "r".into(), row: "{}".into() }]).unwrap();
+        let batches = [rows("a"), rows("b"), other, rows("c")].map(|rows| encode("main", &rows, None).unwrap());
+        let (stream, count) = join(batches.iter()).unwrap();
+        assert_eq!(count, 2);
+        let read: Vec<RecordBatch> =
+            StreamReader::try_new(Cursor::new(&stream), None).unwrap().map(Result::unwrap).collect();
+        assert_eq!(read, [rows("a"), rows("b")]);
+        assert_eq!(join(batches.iter().skip(2)).unwrap().1, 1);
+    }
+
+    #[test]
     fn garbage_is_an_error() {
         let batch =
             PortBatch { port: "main".to_owned(), rows: 1, origin_us: None, arrow: Bytes::from_static(b"garbage") };
         assert!(decode(&batch).is_err());
+        assert!(join(std::iter::once(&batch)).is_err());
+        let short = Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 9, 0, 0, 0, 1]);
+        assert!(join(std::iter::once(&PortBatch { arrow: short, ..batch })).is_err());
     }
 
     #[test]

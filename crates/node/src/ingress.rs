@@ -7,21 +7,19 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use littoral_flow::reader::Source;
 use littoral_gateway::{Body, Router, Target, full};
 use littoral_mesh::Mesh;
-use littoral_model::id::{AppId, FunctionName, StreamName};
+use littoral_model::id::{AppId, FunctionName};
 use littoral_model::manifest::RouteTarget;
 use littoral_runtime::http::HttpFunction;
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use crate::admin::operations::TailStart;
-use crate::admin::types::{AdminError, AdminErrorKind, PublishRecord};
+use crate::admin::types::{AdminError, AdminErrorKind};
 use crate::core::Core;
 use crate::functions::{BODY_BYTES_MAX, Chosen, Elsewhere, Functions, Manner, admission};
 use crate::health::Health;
@@ -31,12 +29,8 @@ use crate::publish::Publisher;
 use crate::queue::{Queues, http as later};
 use crate::routes::{Route, Routes};
 use crate::services::Services;
-use crate::tail::{self, tail};
+use crate::stream_route::{self, Asked, media};
 
-/// How many records a route to a stream answers with, unless it is asked for another number.
-const LAST_DEFAULT: u64 = 100;
-/// The most records that a route to a stream answers with.
-const LAST_MAX: u64 = 10_000;
 /// The header by which a client keeps its requests on one instance.
 const KEY_HEADER: &str = "littoral-key";
 /// What a text is, in the form that Prometheus reads.
@@ -45,8 +39,8 @@ const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest body of a call that is kept for later, in bytes.
 const BODY_KEPT_MAX: usize = littoral_model::invocation::BODY_BYTES_MAX;
-/// The longest record that can be posted, in bytes.
-const RECORD_BYTES_MAX: usize = 1 << 20;
+/// The longest body that can be posted to a stream, in bytes: of one record or of many.
+const RECORDS_BYTES_MAX: usize = 4 << 20;
 
 /// What answers requests.
 #[derive(Clone)]
@@ -245,15 +239,16 @@ impl Router for Ingress {
                 }
             }
             RouteTarget::Stream(stream) => match request.method {
-                Method::GET | Method::HEAD => self.respond(move |answers, request| async move {
-                    let last = last_of(request.uri().query())?;
-                    read(answers, &route.app, &stream, last).await
-                }),
+                Method::GET | Method::HEAD => {
+                    let asked = Asked::of(request);
+                    self.respond(move |answers, _| async move {
+                        stream_route::read(&answers.publisher, answers.source, (&route.app, &stream), asked?).await
+                    })
+                }
                 Method::POST => self.respond(move |answers, request| async move {
-                    let value = String::from_utf8(whole(request.into_body(), RECORD_BYTES_MAX).await?.to_vec())
-                        .map_err(|_| AdminError::invalid("a record must be text in UTF-8"))?;
-                    let record = PublishRecord { value, ..PublishRecord::default() };
-                    let published = answers.publisher.publish(&route.app, &stream, vec![record], None).await?;
+                    let (parts, body) = request.into_parts();
+                    let records = stream_route::posted(media(&parts.headers), whole(body, RECORDS_BYTES_MAX).await?)?;
+                    let published = answers.publisher.publish(&route.app, &stream, records, None).await?;
                     Ok(json_bytes(StatusCode::OK, &json!(published)))
                 }),
                 _ => Target::answer(not_allowed("a stream takes GET and POST", "GET, HEAD, POST")),
@@ -277,25 +272,6 @@ fn key_of(headers: &HeaderMap, sticky: Option<&str>) -> Option<String> {
     Some(String::from_utf8_lossy(key).into_owned())
 }
 
-/// The last records of a stream, as a JSON array.
-async fn read(answers: Answers, app: &AppId, stream: &StreamName, last: u64) -> Result<Response<Bytes>, AdminError> {
-    let partitions = answers.publisher.partitions(app, stream)?;
-    let mut rows = tail(answers.source, partitions, TailStart::Last(last), false);
-    let mut found = Vec::new();
-    while let Some(row) = rows.next().await {
-        found.push(row?);
-    }
-    Ok(json_bytes(StatusCode::OK, &json!(found)))
-}
-
-/// The `last` of a query.
-fn last_of(query: Option<&str>) -> Result<u64, AdminError> {
-    let pairs = query.unwrap_or_default().split('&');
-    let Some(text) = pairs.filter_map(|pair| pair.strip_prefix("last=")).next_back() else { return Ok(LAST_DEFAULT) };
-    let last: Option<u64> = text.parse().ok().filter(|last| (1..=LAST_MAX.min(tail::LAST_MAX)).contains(last));
-    last.ok_or_else(|| AdminError::invalid(format!("`last` is a number from 1 to {LAST_MAX}, not `{text}`")))
-}
-
 async fn whole(body: Body, bytes_max: usize) -> Result<Bytes, AdminError> {
     let read = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, bytes_max).collect()).await;
     let late = |_| AdminError::invalid(format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()));
@@ -311,7 +287,8 @@ fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     response
 }
 
-fn json_bytes(status: StatusCode, value: &serde_json::Value) -> Response<Bytes> {
+/// An answer in JSON.
+pub(crate) fn json_bytes(status: StatusCode, value: &serde_json::Value) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(format!("{value}\n")));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -338,18 +315,4 @@ fn problem(error: &AdminError) -> Response<Body> {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn the_number_of_records_is_bounded() {
-        assert_eq!(last_of(None).unwrap(), LAST_DEFAULT);
-        assert_eq!(last_of(Some("x=1&last=5")).unwrap(), 5);
-        assert!(last_of(Some("last=0")).is_err());
-        assert!(last_of(Some("last=many")).is_err());
-    }
 }

@@ -51,6 +51,7 @@ pub mod signing;
 mod sites;
 mod spec;
 mod status;
+mod stream_route;
 mod surveyor;
 mod sync;
 mod tail;

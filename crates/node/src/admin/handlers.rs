@@ -17,15 +17,13 @@ use super::operations::{Answers, TailStart};
 use super::router::Api;
 use super::types::{
     AppBundle, AppEnd, AppHistory, AppStatus, Base64Bytes, CallRequest, CallResponse, FlowStatus, FunctionStatus,
-    NodeStatus, PlanReport, PublishRecord, Published, Revocation, SiteStatus, StoredArtifact, StreamStatus, TokenGrant,
-    TokenRequest,
+    NodeStatus, PlanReport, Published, Revocation, SiteStatus, StoredArtifact, StreamStatus, TokenGrant, TokenRequest,
 };
 
 use super::events::EventsReport;
 use super::usage::{ChainReports, UsageReport};
+use crate::stream_route::{media, records_of};
 
-/// The most records in one publication: each costs more memory than its bytes.
-pub(super) const RECORDS_PER_PUBLISH_MAX: usize = 65_536;
 /// How many past lines `logs` shows when it is not told.
 const LOG_LINES_DEFAULT: usize = 100;
 /// The most past lines that `logs` shows; a node keeps no more.
@@ -189,38 +187,8 @@ pub(super) async fn publish(
     headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Answer<Published> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let records = parse_records(content_type, &body)?;
+    let records = records_of(media(&headers), &body)?;
     api.operations.publish(app, stream, records, query.producer()?).await.map(Json)
-}
-
-/// Parses the body of a publication: a JSON object a line, or a plain value a line. Empty lines are skipped.
-fn parse_records(content_type: &str, body: &Bytes) -> Result<Vec<PublishRecord>, AdminError> {
-    let text = std::str::from_utf8(body)
-        .map_err(|error| AdminError::invalid(format!("the records are not UTF-8: {error}")))?;
-    let media = content_type.split(';').next().unwrap_or_default().trim();
-    let parse: fn(&str) -> Result<PublishRecord, serde_json::Error> = match media {
-        "application/x-ndjson" => |line| serde_json::from_str(line),
-        "text/plain" => |line| Ok(PublishRecord { value: line.to_owned(), ..PublishRecord::default() }),
-        _ => {
-            return Err(AdminError::invalid(format!("records of type `{media}` are not taken"))
-                .hint("send application/x-ndjson or text/plain, one record a line"));
-        }
-    };
-    let mut records = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        if records.len() == RECORDS_PER_PUBLISH_MAX {
-            return Err(AdminError::invalid(format!("more than {RECORDS_PER_PUBLISH_MAX} records in one publication"))
-                .hint("send them in several"));
-        }
-        let record =
-            parse(line).map_err(|error| AdminError::invalid(format!("record on line {}: {error}", number + 1)))?;
-        records.push(record);
-    }
-    if records.is_empty() {
-        return Err(AdminError::invalid("there is no record in the publication"));
-    }
-    Ok(records)
 }
 
 /// Where a tail begins.
