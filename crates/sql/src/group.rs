@@ -497,7 +497,7 @@ fn common<'k>(grouping: &Grouping, encoded: &'k [u8]) -> &'k [u8] {
 /// Puts out groups of a window, in the order of their keys: of each key what the rows of all partitions of the source come to.
 fn put_out<'g>(
     grouping: &Grouping,
-    groups: impl Iterator<Item = (&'g Box<[u8]>, &'g Group)>,
+    groups: impl Iterator<Item = (&'g Key, &'g Group)>,
     row: usize,
     end_us: i64,
     closed: &mut Vec<Closed>,

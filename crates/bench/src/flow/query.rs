@@ -38,7 +38,7 @@ impl Queries {
 
     fn open(&self, flow: &str, batches: &[RecordBatch]) -> anyhow::Result<Stage> {
         let plan = &self.0.flows.get(&flow.parse()?).context("there is no such flow")?.plan;
-        let mut stage = Stage::new(Arc::clone(plan));
+        let mut stage = Stage::new(Arc::clone(plan), 0);
         stage.open(batches.first().context("there are no rows")?.schema_ref())?;
         Ok(stage)
     }

@@ -35,6 +35,9 @@ const PHASE: Duration = Duration::from_secs(60);
 const PHASES_SHORT: usize = 3;
 /// How many threads send calls: more than ever overlap.
 const CONNECTIONS: usize = 8;
+/// For how long a connection without a call is used again, and how long before a call another one is opened.
+const FRESH: Duration = Duration::from_secs(5);
+const AHEAD: Duration = Duration::from_millis(50);
 const NODE: &str = "cloud-1";
 /// What is compared: the app's name, and whether its function has a component and an image.
 const CONTENDERS: [(&str, bool, bool); 3] =
@@ -174,9 +177,16 @@ fn send(place: &Place, calls: &[Call]) -> anyhow::Result<Vec<(f64, f64)>> {
                 scope.spawn(move || {
                     let mut connection = Connection::open(place)?;
                     let mut latencies = Vec::new();
+                    let mut used = begin;
                     for (due, rows) in calls.iter().skip(first).step_by(CONNECTIONS) {
+                        // The node closes a connection on which nothing comes.
+                        thread::sleep((begin + *due).saturating_duration_since(Instant::now() + AHEAD));
+                        if used.elapsed() > FRESH {
+                            connection = Connection::open(place)?;
+                        }
                         thread::sleep((begin + *due).saturating_duration_since(Instant::now()));
                         connection.time(&format!("/score/{rows}"), Bytes::new())?;
+                        used = Instant::now();
                         latencies.push((due.as_secs_f64(), (begin + *due).elapsed().as_secs_f64() * 1e3));
                     }
                     anyhow::Ok(latencies)

@@ -4,7 +4,7 @@
 //! session: they lie under its end, to be put out together. A row that is older than its partition's watermark is late, whatever is
 //! open: then no row can come any more that belongs to a session which is closed.
 
-use super::{GROUPS_MAX, Group, Groups, Row, adds, begin, group_bytes, key_bytes, within_bounds};
+use super::{GROUPS_MAX, Group, Groups, Key, Row, adds, begin, group_bytes, key_bytes, within_bounds};
 use crate::aggregate::Accumulator;
 use crate::plan::Grouping;
 use crate::value::Cell;
@@ -29,10 +29,10 @@ impl Session {
     }
 
     /// The key of its group.
-    fn key(&self, key: &[u8]) -> Box<[u8]> {
+    fn key(&self, key: &[u8]) -> Key {
         let (producer, start, end) =
             (self.producer.to_be_bytes(), self.start_us.to_be_bytes(), self.end_us.to_be_bytes());
-        [key, &producer, &start, &end].concat().into_boxed_slice()
+        Key::from_vec([key, &producer, &start, &end].concat())
     }
 
     fn read(suffix: &[u8], until_us: i64) -> Option<Self> {
@@ -61,7 +61,7 @@ impl Groups {
         let hit = known.filter(|session| session.is_hit(producer, span));
         let mut groups = hit.filter_map(|session| {
             let part = self.windows.get(&session.until_us)?.get(&row.part)?;
-            part.get(&session.key(&row.encoded))
+            part.get(&session.key(&row.encoded)[..])
         });
         let Some(first) = groups.next() else {
             let fresh = begin(grouping);
@@ -181,7 +181,7 @@ impl Groups {
         Some(group)
     }
 
-    fn insert(&mut self, part: u32, end_us: i64, key: Box<[u8]>, group: Group) {
+    fn insert(&mut self, part: u32, end_us: i64, key: Key, group: Group) {
         self.count += 1;
         self.text_bytes += group_bytes(&key, &group);
         self.windows.entry(end_us).or_default().entry(part).or_default().insert(key, group);
