@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow_array::ArrayRef;
 use arrow_schema::ArrowError;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::aggregate::{Accumulator, Aggregate};
 use crate::cast::{shown, text_of, timestamp_text};
@@ -34,8 +35,12 @@ const CLOSED_BYTES_MAX: usize = 256 << 20;
 /// The version of what a snapshot is written in.
 const STATE_VERSION: u8 = 1;
 
-/// The groups of a window that are in one part of the state, by their encoded keys.
-type Part = BTreeMap<Box<[u8]>, Group>;
+/// An encoded key. Most are short, and lie where they are looked for: to follow a pointer for each that is passed by takes longer than all else.
+type Key = SmallVec<[u8; KEY_BYTES_INLINE]>;
+/// The bytes of a key of two numbers, or of a short text.
+const KEY_BYTES_INLINE: usize = 24;
+/// The groups of a window that are in one part of the state.
+type Part = BTreeMap<Key, Group>;
 
 /// All groups of a partition.
 #[derive(Debug, Default)]
@@ -278,13 +283,12 @@ impl Groups {
     fn row(&mut self, grouping: &Grouping, row: &Row<'_>, time_us: i64, arrived: usize, closed: &mut Vec<Closed>) {
         for (start_us, end_us) in self.open_windows(grouping, time_us) {
             let part = self.windows.entry(end_us).or_default().entry(row.part).or_default();
-            if !part.contains_key(row.encoded.as_slice()) {
-                let keys = row.keys.iter().cloned().map(|key| key.map(Cell::into_owned)).collect();
-                part.insert(row.encoded.as_slice().into(), Group { keys, accumulators: begin(grouping) });
+            let group = part.entry(Key::from_slice(&row.encoded)).or_insert_with(|| {
                 self.count += 1;
                 self.text_bytes += key_bytes(&row.keys, &row.encoded);
-            }
-            let Some(group) = part.get_mut(row.encoded.as_slice()) else { continue };
+                let keys = row.keys.iter().cloned().map(|key| key.map(Cell::into_owned)).collect();
+                Group { keys, accumulators: begin(grouping) }
+            });
             for (accumulator, value) in group.accumulators.iter_mut().zip(&row.values) {
                 if let Some(value) = value {
                     self.text_bytes -= accumulator.text_bytes();
@@ -366,7 +370,7 @@ impl Groups {
         for ((end, key), group) in state.groups {
             self.count += 1;
             self.text_bytes += group_bytes(&key, &group);
-            self.windows.entry(end).or_default().entry(part).or_default().insert(key.into(), group);
+            self.windows.entry(end).or_default().entry(part).or_default().insert(Key::from_slice(&key), group);
         }
         Ok(())
     }
