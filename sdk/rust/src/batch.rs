@@ -129,6 +129,32 @@ pub enum Values {
 }
 
 impl Values {
+    /// Of which type they are.
+    pub(crate) fn kind(&self) -> Type {
+        match self {
+            Self::Bool(_) => Type::Bool,
+            Self::S32(_) => Type::S32,
+            Self::S64(_) => Type::S64,
+            Self::F32(_) => Type::F32,
+            Self::F64(_) => Type::F64,
+            Self::Timestamp(_) => Type::Timestamp,
+            Self::Utf8(_) => Type::Utf8,
+            Self::Binary(_) => Type::Binary,
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Self::Bool(values) => values.len(),
+            Self::S32(values) => values.len(),
+            Self::S64(values) | Self::Timestamp(values) => values.len(),
+            Self::F32(values) => values.len(),
+            Self::F64(values) => values.len(),
+            Self::Utf8(values) | Self::Binary(values) => values.offsets.len().saturating_sub(1),
+        }
+    }
+
     pub(crate) fn empty(kind: Type) -> Self {
         match kind {
             Type::Bool => Self::Bool(Vec::new()),
