@@ -57,6 +57,45 @@ fn what_was_acknowledged_is_there_after_a_kill_and_the_app_comes_back() {
 }
 
 #[test]
+fn a_route_to_a_stream_takes_many_records_at_once_and_gives_all_as_arrow() {
+    let world = World::new();
+    let node = world.first("cloud-1");
+    deploy(&world, &node);
+    let http = node.address("http");
+    let ask = |query: &str| {
+        let accept = "accept: application/vnd.apache.arrow.stream";
+        let (head, body) = request_with(&http, accept, "GET", &format!("/notes?{query}"), "");
+        let next = head.lines().find_map(|line| line.strip_prefix("littoral-next: ")).map(str::to_owned);
+        (head.split(' ').nth(1).unwrap().to_owned(), next.unwrap_or_default(), body)
+    };
+    let (status, start, body) = ask("from=start");
+    assert_eq!((status.as_str(), body.len()), ("204", 0));
+    let lines = "{\"value\": \"one\"}\n{\"value\": \"two\", \"key\": \"k\", \"time_us\": 5}\n";
+    for _ in 0..2 {
+        let (head, body) = request_with(&http, "content-type: application/x-ndjson", "POST", "/notes", lines);
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(String::from_utf8(body).unwrap().contains("\"stored\":2"));
+    }
+    assert_eq!(notes(&world, &node), ["one", "two", "one", "two"]);
+    // One stream of two batches, each of its own publication, from the beginning and from where nothing was yet.
+    for from in ["start", &start] {
+        let (status, next, body) = ask(&format!("from={from}&wait_ms=10000"));
+        let count = |text: &[u8]| body.windows(text.len()).filter(|bytes| *bytes == text).count();
+        assert_eq!(
+            (status.as_str(), count(b"onetwo"), count(b"value")),
+            ("200", 2, 1),
+            "the names of columns stand once"
+        );
+        assert_eq!(ask(&format!("from={next}")).0, "204");
+    }
+    assert_eq!(ask("from=7.x").0, "400");
+    assert_eq!(ask("partition=1").0, "404");
+    let (head, _) = request_with(&http, "content-type: application/x-ndjson", "POST", "/notes", "no object\n");
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    assert_eq!(node.stop(), 0);
+}
+
+#[test]
 fn a_publisher_outlives_a_kill_and_each_record_is_there_once() {
     let world = World::new();
     let node = world.first("cloud-1");

@@ -142,18 +142,20 @@ type Row = (Option<String>, i64, String);
 fn spread(site: &SiteId, partitions: &[WorkId], records: Vec<PublishRecord>, now: i64) -> BTreeMap<WorkId, Vec<Row>> {
     let near: Vec<&WorkId> = partitions.iter().filter(|work| work.site == *site).collect();
     let candidates = if near.is_empty() { partitions.iter().collect() } else { near };
-    let mut spread: BTreeMap<WorkId, Vec<Row>> = BTreeMap::new();
+    let mut spread: Vec<Vec<Row>> = candidates.iter().map(|_| Vec::new()).collect();
     for record in records {
         let keyed = record.key.as_deref().unwrap_or(&record.value);
-        let place = crc32c::crc32c(keyed.as_bytes()) as usize % candidates.len().max(1);
-        let Some(work) = candidates.get(place) else { continue };
+        let place = match candidates.len() {
+            0 | 1 => 0,
+            count => crc32c::crc32c(keyed.as_bytes()) as usize % count,
+        };
         let row = (record.key, record.time_us.unwrap_or(now), record.value);
-        match spread.get_mut(*work) {
-            Some(rows) => rows.push(row),
-            None => drop(spread.insert(WorkId::clone(work), vec![row])),
+        if let Some(rows) = spread.get_mut(place) {
+            rows.push(row);
         }
     }
-    spread
+    let filled = candidates.into_iter().zip(spread).filter(|(_, rows)| !rows.is_empty());
+    filled.map(|(work, rows)| (work.clone(), rows)).collect()
 }
 
 /// Why a publication has no answer.

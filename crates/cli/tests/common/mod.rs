@@ -290,14 +290,26 @@ pub fn request(address: &str, method: &str, path: &str, body: &str) -> String {
     request_within(PATIENCE, address, method, path, body)
 }
 
+/// The same with a header of the sender's own (`name: value`); the answer's head, and its body, which may be no text.
+pub fn request_with(address: &str, header: &str, method: &str, path: &str, body: &str) -> (String, Vec<u8>) {
+    let answer = exchange(PATIENCE, address, &format!("{header}\r\n"), method, path, body);
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    (String::from_utf8(answer[..end].to_vec()).unwrap(), answer[end + 4..].to_vec())
+}
+
 fn request_within(patience: Duration, address: &str, method: &str, path: &str, body: &str) -> String {
+    String::from_utf8(exchange(patience, address, "", method, path, body)).unwrap()
+}
+
+fn exchange(patience: Duration, address: &str, header: &str, method: &str, path: &str, body: &str) -> Vec<u8> {
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(patience)).unwrap();
     let length = body.len();
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{header}content-length: {length}\r\n\r\n");
     stream.write_all((head + body).as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
     answer
 }
 
