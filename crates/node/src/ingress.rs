@@ -18,6 +18,7 @@ use littoral_model::manifest::RouteTarget;
 use littoral_runtime::http::HttpFunction;
 use serde_json::json;
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 use crate::admin::types::{AdminError, AdminErrorKind};
 use crate::core::Core;
@@ -177,7 +178,11 @@ impl Ingress {
         let (answers, control) = (self.answers.clone(), self.control.clone());
         Target::Respond(Box::new(move |request| {
             Box::pin(async move {
-                let answered = control.spawn(answer(answers, request)).await;
+                let only_reads = matches!(*request.method(), Method::GET | Method::HEAD);
+                let task = control.spawn(answer(answers, request));
+                // Who waits for what is read may leave; what is written goes on.
+                let _ends = only_reads.then(|| EndsWithThis(task.abort_handle()));
+                let answered = task.await;
                 match answered {
                     Ok(Ok(response)) => response.map(full),
                     Ok(Err(error)) => problem(&error),
@@ -185,6 +190,15 @@ impl Ingress {
                 }
             })
         }))
+    }
+}
+
+/// Ends a task when it is dropped.
+struct EndsWithThis(AbortHandle);
+
+impl Drop for EndsWithThis {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -74,6 +74,7 @@ pub(crate) fn type_of(arrow: &DataType) -> Option<Type> {
         DataType::Boolean => Type::Boolean,
         DataType::Utf8 => Type::Text,
         DataType::Timestamp(TimeUnit::Microsecond, _) => Type::Timestamp,
+        DataType::Duration(TimeUnit::Microsecond) => Type::Interval,
         _ => return None,
     })
 }

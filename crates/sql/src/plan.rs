@@ -41,7 +41,7 @@ impl Plan {
         &self.output
     }
 
-    /// Equal for plans that do the same, in every version of Littoral that reads the query alike.
+    /// Equal for plans that do the same, as one version of Littoral reads them; another one may have another.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint

@@ -39,6 +39,8 @@ pub(crate) fn columns(keys: impl Iterator<Item = Type>, arguments: &[Argument]) 
 #[derive(Debug, Default)]
 pub(crate) struct Shards {
     watermark_us: Option<i64>,
+    /// Whether all partitions of the groups surely know of it: not those that were told that it is idle, and not after a restart.
+    is_told: bool,
 }
 
 /// What rows came to; places are among those that the filter passed.
@@ -58,8 +60,8 @@ struct Lane {
     rows: Vec<Option<u32>>,
     /// How far the source was before each.
     watermarks: Vec<Option<i64>>,
-    /// How far it is as far as these rows say.
-    told: Option<i64>,
+    /// How far it is as far as is surely known there; nothing if nothing surely is.
+    told: Option<Option<i64>>,
 }
 
 impl Shards {
@@ -79,9 +81,10 @@ impl Shards {
         let inputs = Inputs::new(sharding.keys.iter(), arguments, columns, rows)?;
         let mut sharded = Sharded { rejected: inputs.faults.clone(), ..Sharded::default() };
         let before = self.watermark_us;
-        let lane = |_| Lane { rows: Vec::new(), watermarks: Vec::new(), told: before };
+        let told = self.is_told.then_some(before);
+        let lane = |_| Lane { rows: Vec::new(), watermarks: Vec::new(), told };
         let mut lanes: Vec<Lane> = (0..sharding.partitions).map(lane).collect();
-        let mut row = Row::default();
+        let (mut row, mut has_any) = (Row::default(), false);
         for arrival in arrivals {
             let kept = arrival.kept.filter(|kept| !sharded.rejected.contains_key(kept));
             let mut sent = None;
@@ -103,13 +106,14 @@ impl Shards {
             }
             let reached = arrival.time_us.map(|time_us| time_us.saturating_sub(sharding.delay_us));
             self.watermark_us = self.watermark_us.max(reached);
-            sent.into_iter().for_each(|lane| lane.told = self.watermark_us);
+            sent.into_iter().for_each(|lane| lane.told = Some(self.watermark_us));
+            has_any = true;
         }
         if self.watermark_us != before {
             sharded.dirty.push(WATERMARK_GROUP);
         }
         for (partition, mut lane) in (0..).zip(lanes) {
-            if lane.told != self.watermark_us {
+            if has_any && self.watermark_us.is_some() && lane.told != Some(self.watermark_us) {
                 lane.push(None, self.watermark_us);
             }
             if !lane.rows.is_empty() {
@@ -117,14 +121,17 @@ impl Shards {
                 sharded.parts.push((partition, lane.batch((sharding, schema), producer, &inputs, moments)?));
             }
         }
+        self.is_told |= has_any && self.watermark_us.is_some();
         Ok(sharded)
     }
 
     /// What tells all partitions of the groups that this one of the source is idle.
     pub(crate) fn idle(
+        &mut self,
         (sharding, schema): (&Sharding, &SchemaRef),
         producer: u32,
     ) -> Result<Vec<(u32, RecordBatch)>, ArrowError> {
+        self.is_told = false;
         let nothing = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1));
         let producer: ArrayRef = Arc::new(Int64Array::from(vec![i64::from(producer)]));
         let columns: Vec<ArrayRef> = std::iter::once(producer).chain(nothing.skip(1)).collect();

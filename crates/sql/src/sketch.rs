@@ -154,6 +154,8 @@ pub(crate) struct Buckets {
 
 impl Buckets {
     pub(crate) fn take(&mut self, value: f64) {
+        // There is one zero, whatever its sign.
+        let value = value + 0.0;
         *self.counts.entry(bucket(value)).or_default() += 1;
         self.widen(value, value);
     }

@@ -142,9 +142,9 @@ impl Stage {
     ///
     /// # Errors
     /// When Arrow cannot hold what is to be told.
-    pub fn idle(&self) -> Result<Output, StageError> {
+    pub fn idle(&mut self) -> Result<Output, StageError> {
         let spread = match &self.plan.shape {
-            Shape::Shard(sharding) => Shards::idle((sharding, &self.result), self.partition)?,
+            Shape::Shard(sharding) => self.shards.idle((sharding, &self.result), self.partition)?,
             Shape::Project(_) | Shape::Group(_) => Vec::new(),
         };
         Ok(Output { spread, ..Output::default() })

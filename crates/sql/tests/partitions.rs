@@ -289,6 +289,37 @@ fn what_aggregates_keep_of_many_values_comes_together() {
 }
 
 #[test]
+fn values_of_each_type_come_over_as_they_are() {
+    // An interval is no column of a result, but may be a key or an argument.
+    let query = "SELECT m, v > 3 AS b, v / 2.0 AS x, v, ts AS at, count(*) AS n, min(ts) AS first FROM TUMBLE(s, ts, INTERVAL '10 s') \
+                 GROUP BY m, v > 3, v / 2.0, v, ts - TIMESTAMP '1970-01-01 00:00:00', ts, window_start \
+                 HAVING max(ts - TIMESTAMP '1970-01-01 00:00:00') > INTERVAL '0 s'";
+    let lines = |partitions: u32| {
+        let sources = vec![vec![(0, 1, 3), (0, 30, 0)]; partitions as usize];
+        run(&fine(&statements(partitions, "", query)), &sources, &whole(partitions as usize)).rows.concat()
+    };
+    let program = fine(&statements(1, "", query));
+    let one: Vec<String> = alone(&program, &[(0, 1, 3), (0, 30, 0)], &whole(1)).rows.concat();
+    assert_eq!(lines(2), one.iter().map(|line| line.replace(r#""n":1"#, r#""n":2"#)).collect::<Vec<_>>());
+    assert_eq!(one.len(), 1, "{one:?}");
+}
+
+#[test]
+fn a_partition_that_comes_back_is_waited_for_by_all_groups() {
+    let program = fine(&statements(2, "IDLE AFTER '30 s'", QUERY));
+    let mut stage = stage_of(&program, "f-by-key", 1);
+    let take = |stage: &mut Stage, line: Line| process(stage, &records(&[&record(&line)])).spread;
+    let parts = |spread: Vec<(u32, RecordBatch)>| spread.into_iter().map(|(to, _)| to).collect::<Vec<_>>();
+    // At first nobody knows of it, then both do.
+    assert_eq!(parts(take(&mut stage, (0, 10, 1))), [0, 1]);
+    assert_eq!(parts(take(&mut stage, (0, 10, 1))).len(), 1);
+    assert_eq!(parts(stage.idle().unwrap().spread), [0, 1]);
+    // Its watermark does not move, and yet both are to hear that it is back.
+    assert_eq!(parts(take(&mut stage, (0, 10, 1))), [0, 1]);
+    assert_eq!(parts(take(&mut stage, (0, 10, 1))).len(), 1);
+}
+
+#[test]
 fn what_comes_late_is_said_by_its_own_partition() {
     let program = fine(&statements(2, "LATE INTO too_late", QUERY));
     // The first partition is ahead: a row that is behind there is late, although the window is still open for the second.
