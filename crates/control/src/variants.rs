@@ -11,6 +11,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use crate::rollout::{self, Outcomes, Verdict};
+
 /// For how long few calls are a load, too, in milliseconds.
 const WINDOW_MS: u64 = 5_000;
 /// Of so many calls a mean says something.
@@ -40,6 +42,8 @@ const ALIKE: f64 = 1.5;
 const SAME_RATE: f64 = 2.0;
 /// How many loads are remembered.
 const KNOWN_MAX: usize = 16;
+/// A container that answers for so long was not tried in vain, in milliseconds.
+const PROVED_MS: u64 = 60_000;
 /// How long the next trial waits after one that was in vain, in milliseconds; it doubles up to the second.
 const TRIAL_WAIT_MS: u64 = 30_000;
 const TRIAL_WAIT_MS_MAX: u64 = 3_600_000;
@@ -76,12 +80,16 @@ impl fmt::Display for Variant {
 /// What a variant has done and used since the function was started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// How many calls it has answered.
+    /// How many calls it has answered well.
     pub calls: u64,
     /// How long these took together, in microseconds.
     pub took_us: u64,
     /// The memory that it held times how long, in byte-microseconds; it may wrap around.
     pub memory_byte_us: u64,
+    /// How many calls failed, which count among no others.
+    pub failed: u64,
+    /// How many calls it has now.
+    pub in_flight: u64,
 }
 
 impl Seen {
@@ -90,6 +98,8 @@ impl Seen {
             calls: self.calls.saturating_sub(before.calls),
             took_us: self.took_us.saturating_sub(before.took_us),
             memory_byte_us: self.memory_byte_us.wrapping_sub(before.memory_byte_us),
+            failed: self.failed.saturating_sub(before.failed),
+            in_flight: self.in_flight,
         }
     }
 }
@@ -124,6 +134,13 @@ pub enum Why {
         /// What the one that answers spends.
         now: Spent,
     },
+    /// Clearly more of its calls failed.
+    Failing {
+        /// Those of the one that answers.
+        now: Outcomes,
+        /// Those of the other one, before.
+        then: Outcomes,
+    },
     /// The container has not been called for so long, in milliseconds, and the component answers the next call without a start.
     Idle {
         /// So long.
@@ -138,6 +155,11 @@ impl fmt::Display for Why {
                 write!(f, "its cost is {:.2} ({}) and was {:.2} ({})", then.1, then.0, now.1, now.0)
             }
             Self::Trial { now } => write!(f, "it is tried: how it fares under such a load ({now}) is not known"),
+            Self::Failing { now, then } => write!(
+                f,
+                "{} of {} calls failed with the other one, and {} of {} with this one",
+                now.failed, now.calls, then.failed, then.calls
+            ),
             Self::Idle { for_ms } => {
                 write!(f, "no call for {:.0} s, and it answers the next one without a start", *for_ms as f64 / 1_000.0)
             }
@@ -181,17 +203,22 @@ pub struct Variants {
     component_bytes: Option<f64>,
     container_bytes: Option<f64>,
     left: Option<Left>,
+    /// What had become of the calls of the one that answers when it began to, and of those of the other one by then.
+    began: Seen,
+    others: Outcomes,
     is_trial: bool,
+    /// From when on the container may be tried, and from when on it may answer at all.
     trial_from_ms: u64,
+    container_from_ms: u64,
     trial_wait_ms: u64,
 }
 
 impl Variants {
-    /// Of a function that begins; its component answers.
+    /// Of a function that begins, of which this variant answers.
     #[must_use]
-    pub fn new(now_ms: u64) -> Self {
+    pub fn new(now_ms: u64, serving: Variant) -> Self {
         Self {
-            serving: Variant::Component,
+            serving,
             since_ms: now_ms,
             called_ms: now_ms,
             looks: VecDeque::new(),
@@ -200,8 +227,11 @@ impl Variants {
             component_bytes: None,
             container_bytes: None,
             left: None,
+            began: Seen::default(),
+            others: Outcomes::default(),
             is_trial: false,
             trial_from_ms: 0,
+            container_from_ms: 0,
             trial_wait_ms: TRIAL_WAIT_MS,
         }
     }
@@ -215,7 +245,8 @@ impl Variants {
     /// Looks at what the one that answers has done so far; why the other one is to answer, if it is. Whoever asks carries it out and
     /// calls [`Variants::switched`].
     pub fn look(&mut self, now_ms: u64, seen: Seen) -> Option<Why> {
-        if self.looks.back().is_none_or(|(_, before)| before.calls != seen.calls) {
+        let is_same = |(_, before): &(u64, Seen)| (before.calls, before.failed) == (seen.calls, seen.failed);
+        if seen.in_flight > 0 || !self.looks.back().is_some_and(is_same) {
             self.called_ms = now_ms;
         }
         self.remember(now_ms, seen);
@@ -226,6 +257,15 @@ impl Variants {
         if self.serving == Variant::Container && idle_ms >= IDLE_MS {
             return Some(Why::Idle { for_ms: idle_ms });
         }
+        if self.is_trial && now_ms >= self.since_ms + PROVED_MS {
+            (self.is_trial, self.trial_wait_ms) = (false, TRIAL_WAIT_MS);
+        }
+        if self.serving == Variant::Container {
+            let now = outcomes(seen.since(self.began));
+            if let Verdict::Back(_) = rollout::once_ready(0, now, self.others) {
+                return Some(Why::Failing { now, then: self.others });
+            }
+        }
         let load = self.load(now_ms, seen)?;
         self.learn(load);
         let why = self.better(now_ms, load);
@@ -233,25 +273,28 @@ impl Variants {
         why.filter(|_| self.agreeing >= LOOKS_AGREEING)
     }
 
-    /// The other variant answers now.
-    pub fn switched(&mut self, now_ms: u64, why: Why, seen: Seen) {
+    /// The other variant answers now; `seen` is what the one before has done in all, and `then` what the other one has done before.
+    pub fn switched(&mut self, now_ms: u64, why: Why, seen: Seen, then: Seen) {
         let was_trial = std::mem::replace(&mut self.is_trial, matches!(why, Why::Trial { .. }));
-        if was_trial && matches!(why, Why::Cheaper { .. }) {
-            self.in_vain(now_ms);
-        } else if was_trial {
-            self.trial_wait_ms = TRIAL_WAIT_MS;
+        match why {
+            Why::Failing { .. } => self.failed(now_ms),
+            Why::Cheaper { .. } if was_trial => self.in_vain(now_ms),
+            Why::Idle { .. } if was_trial => self.trial_from_ms = now_ms + self.trial_wait_ms,
+            Why::Cheaper { .. } | Why::Idle { .. } | Why::Trial { .. } => {}
         }
         let load = self.load(now_ms, seen);
         self.left = load.map(|load| Left { latency_us: load.spent.latency_us, calls_per_s: load.calls_per_s });
+        (self.others, self.began) = (outcomes(seen), then);
         self.serving = self.serving.other();
         (self.since_ms, self.called_ms, self.agreeing) = (now_ms, now_ms, 0);
         self.looks.clear();
     }
 
-    /// The other variant could not be made to answer.
+    /// The container cannot be made to answer.
     pub fn failed(&mut self, now_ms: u64) {
         self.agreeing = 0;
         self.in_vain(now_ms);
+        self.container_from_ms = self.trial_from_ms;
     }
 
     fn in_vain(&mut self, now_ms: u64) {
@@ -323,6 +366,9 @@ impl Variants {
         let (then, is_known) = self.of_other(load);
         let now = load.spent;
         let (now_cost, then_cost) = costs(now, then);
+        if self.serving == Variant::Component && now_ms < self.container_from_ms {
+            return None;
+        }
         if now_cost < GAIN_MIN * then_cost {
             return None;
         }
@@ -355,6 +401,10 @@ impl Variants {
             }
         }
     }
+}
+
+fn outcomes(seen: Seen) -> Outcomes {
+    Outcomes { calls: seen.calls + seen.failed, failed: seen.failed }
 }
 
 /// What both cost: latency and memory, each over the better one's.

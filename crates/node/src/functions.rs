@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use littoral_model::id::{AppId, FunctionName};
-use littoral_runtime::Shards;
 use littoral_runtime::http::{HttpFunction, HttpStats};
+use littoral_runtime::{Shards, Usage};
 use tokio::task::AbortHandle;
 
 use crate::events::Events;
@@ -117,6 +117,8 @@ pub(crate) struct Functions {
     deadlines: Arc<Deadlines>,
     events: Arc<Events>,
     held: yielding::Held,
+    /// What the containers of functions use that are components, too.
+    contained: Mutex<HashMap<Key, Arc<Usage>>>,
 }
 
 impl Functions {
@@ -145,7 +147,14 @@ impl Functions {
             deadlines,
             events,
             held,
+            contained: Mutex::default(),
         }
+    }
+
+    /// What the containers of a function use that is a component, too: of all of its versions, for these may have the same ones.
+    fn contained(&self, key: &Key) -> Arc<Usage> {
+        let new = || Arc::new(Usage::part_of(self.loader.usage(&key.0, &key.1)));
+        Arc::clone(lock(&self.contained).entry(key.clone()).or_insert_with(new))
     }
 
     /// Serves a function; until it is ready, the version served so far goes on.
@@ -186,6 +195,7 @@ impl Functions {
     /// Serves a function no more; calls in flight are finished.
     pub(crate) fn stop(&self, app: &AppId, function: &FunctionName) {
         let key = (app.clone(), function.clone());
+        lock(&self.contained).remove(&key);
         let mut all = self.lock_served();
         self.serve(&key, None);
         if let Some(mut served) = all.remove(&key) {

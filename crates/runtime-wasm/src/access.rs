@@ -1,14 +1,15 @@
 //! What a guest may reach outside itself. Everything is linked, everything is denied until it is granted, and a denied
 //! attempt names in the guest's log what is missing.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use littoral_model::grant::Peer;
 use littoral_model::id::{BucketName, FunctionName, StreamName};
+use tokio::sync::Semaphore;
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
@@ -17,6 +18,8 @@ use crate::logs::GuestOutput;
 
 /// How long a name may take to be resolved.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many names are resolved at once, each on a thread of its own: others wait within their time.
+const LOOKUPS_MAX: usize = 32;
 
 /// What a guest may reach outside itself; nothing by default.
 #[derive(Debug, Clone, Default)]
@@ -158,9 +161,19 @@ impl Denied {
 }
 
 async fn resolve(host: &str, port: u16) -> std::io::Result<impl Iterator<Item = SocketAddr>> {
-    let found = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host, port))).await;
-    let found = found.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-    Ok(found.collect::<Vec<_>>().into_iter())
+    static LOOKUPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LOOKUPS_MAX)));
+    let host = host.to_owned();
+    let looked_up = async {
+        let permit = Arc::clone(&LOOKUPS).acquire_owned().await.map_err(std::io::Error::other)?;
+        // Nothing ends a lookup that has begun: its place is taken for as long as it lasts, also when nobody waits for it any more.
+        let looking = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            (host.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>)
+        });
+        looking.await.map_err(std::io::Error::other)?
+    };
+    let found = tokio::time::timeout(RESOLVE_TIMEOUT, looked_up).await;
+    Ok(found.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??.into_iter())
 }
 
 #[cfg(test)]

@@ -109,6 +109,37 @@ struct Variants {
 struct Answered {
     calls: AtomicU64,
     took_us: AtomicU64,
+    failed: AtomicU64,
+    in_flight: AtomicU64,
+}
+
+/// What a variant of a function has answered so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VariantStats {
+    /// How many requests it has answered well.
+    pub calls: u64,
+    /// How long these took together until their responses began.
+    pub took: Duration,
+    /// How many requests failed, or were answered with a status of 500 or more.
+    pub failed: u64,
+    /// How many it has that are not answered yet.
+    pub in_flight: u64,
+}
+
+/// A request that a variant has.
+struct InFlight<'a>(&'a Answered);
+
+impl<'a> InFlight<'a> {
+    fn new(answered: &'a Answered) -> Self {
+        answered.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(answered)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What answers requests.
@@ -254,10 +285,9 @@ impl HttpFunction {
         }
     }
 
-    /// How many requests its component and its container have answered, and how long these took together until their responses began;
-    /// nothing of a function that is not both.
+    /// What its component and its container have answered; nothing of a function that is not both.
     #[must_use]
-    pub fn answered_by(&self) -> Option<[(u64, Duration); 2]> {
+    pub fn answered_by(&self) -> Option<[VariantStats; 2]> {
         let Engine::Variants(variants) = &self.engine else { return None };
         Some([&variants.by_component, &variants.by_container].map(Answered::so_far))
     }
@@ -339,9 +369,14 @@ impl HttpFunction {
             Engine::Pool(pool, _) => Some(pool),
             Engine::Variants(variants) => variants.is_contained.load(Ordering::Acquire).then_some(&variants.containers),
         };
-        let lease = match pool {
-            Some(pool) => Some(lease(pool, limits, &mut request).await?),
-            None => None,
+        let lease = match (pool, &self.engine) {
+            (None, _) => None,
+            // Where no container can be had its component answers.
+            (Some(pool), Engine::Variants(_)) => match lease(pool, limits, &mut request).await {
+                Err(Fault::Unready { .. }) => None,
+                leased => Some(leased?),
+            },
+            (Some(pool), _) => Some(lease(pool, limits, &mut request).await?),
         };
         let held = Arc::new(Holding { _permit: permit, lease });
         // A guest may go on when its response is complete.
@@ -352,14 +387,21 @@ impl HttpFunction {
             (Engine::Variants(variants), None) => &variants.component,
             (Engine::Pool(..), None) => return Err(Fault::Gone),
         };
+        let by = match &self.engine {
+            Engine::Variants(variants) => Some(variants.answered_by(held.lease.is_some())),
+            Engine::One(_) | Engine::Pool(..) => None,
+        };
+        let in_flight = by.map(InFlight::new);
         let outcome = instance.call(request, self.aside.as_ref()).await;
         let elapsed = begun.elapsed();
         self.duration.record(elapsed.as_secs_f64());
-        if let Engine::Variants(variants) = &self.engine {
-            variants.answered(held.lease.is_some(), elapsed);
-        }
+        drop(in_flight);
         let has_failed = outcome.as_ref().map_or(true, |response| response.status().is_server_error());
-        self.failures.answered(elapsed, has_failed && !exceeded.get());
+        let has_failed = has_failed && !exceeded.get();
+        self.failures.answered(elapsed, has_failed);
+        if let Some(by) = by {
+            by.note(elapsed, has_failed);
+        }
         if let (Some(observer), true) = (&self.observer, outcome.is_ok()) {
             observer.invoked(input_bytes, elapsed);
         }
@@ -402,16 +444,28 @@ impl Engine {
 }
 
 impl Variants {
-    fn answered(&self, by_container: bool, took: Duration) {
-        let answered = if by_container { &self.by_container } else { &self.by_component };
-        answered.calls.fetch_add(1, Ordering::Relaxed);
-        answered.took_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    fn answered_by(&self, container: bool) -> &Answered {
+        if container { &self.by_container } else { &self.by_component }
     }
 }
 
 impl Answered {
-    fn so_far(&self) -> (u64, Duration) {
-        (self.calls.load(Ordering::Relaxed), Duration::from_micros(self.took_us.load(Ordering::Relaxed)))
+    fn note(&self, took: Duration, has_failed: bool) {
+        if has_failed {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.took_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn so_far(&self) -> VariantStats {
+        VariantStats {
+            calls: self.calls.load(Ordering::Relaxed),
+            took: Duration::from_micros(self.took_us.load(Ordering::Relaxed)),
+            failed: self.failed.load(Ordering::Relaxed),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+        }
     }
 }
 

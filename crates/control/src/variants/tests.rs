@@ -30,7 +30,7 @@ struct World {
 impl World {
     fn new() -> Self {
         Self {
-            variants: Variants::new(0),
+            variants: Variants::new(0, Variant::Component),
             now_ms: 0,
             owed: 0.0,
             component: Seen::default(),
@@ -60,7 +60,8 @@ impl World {
                 }
             };
             if let Some(why) = self.variants.look(self.now_ms, seen) {
-                self.variants.switched(self.now_ms, why, seen);
+                let then = if serving == Variant::Component { self.container } else { self.component };
+                self.variants.switched(self.now_ms, why, seen, then);
                 self.switches.push((self.now_ms, self.variants.serving(), why));
             }
         }
@@ -126,8 +127,40 @@ fn a_container_that_nobody_calls_gives_way() {
 }
 
 #[test]
+fn a_container_whose_calls_fail_goes_though_they_are_quick() {
+    let mut world = World::new();
+    while world.variants.serving() == Variant::Component {
+        world.run(Phase { seconds: 1, ..BUSY });
+    }
+    let begun_ms = world.now_ms;
+    while world.variants.serving() == Variant::Container {
+        world.container.failed += 20;
+        world.run(Phase { seconds: 1, calls_per_s: 0.0, ..BUSY });
+        assert!(world.now_ms < begun_ms + 10_000, "{:?}", world.switches);
+    }
+    assert!(matches!(world.switches.last(), Some((_, _, Why::Failing { .. }))), "{:?}", world.switches);
+    // Known or not, it does not answer again at once.
+    let switches = world.switches.len();
+    world.run(Phase { seconds: 25, ..BUSY });
+    assert_eq!(world.switches.len(), switches);
+}
+
+#[test]
+fn a_container_with_long_calls_is_not_idle() {
+    let mut world = World::new();
+    while world.variants.serving() == Variant::Component {
+        world.run(Phase { seconds: 1, ..BUSY });
+    }
+    for _ in 0..30 {
+        world.now_ms += 1_000;
+        let seen = Seen { in_flight: 3, ..world.container };
+        assert_eq!(world.variants.look(world.now_ms, seen), None);
+    }
+}
+
+#[test]
 fn one_that_cannot_be_started_is_not_asked_for_at_once_again() {
-    let mut variants = Variants::new(0);
+    let mut variants = Variants::new(0, Variant::Component);
     let (mut seen, mut asked) = (Seen::default(), 0);
     for second in 1..=120 {
         let seen = did(&mut seen, 20.0, 800_000.0);

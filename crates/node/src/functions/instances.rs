@@ -57,8 +57,8 @@ impl Starter {
         }
     }
 
-    /// Whether an instance runs already that another process has started.
-    fn runs(&self, ordinal: u32) -> bool {
+    /// Whether an instance runs already that another process, or another version, has started.
+    pub(super) fn runs(&self, ordinal: u32) -> bool {
         match self {
             Self::Component(_) => false,
             Self::Image(image) => image.containers.runs(&of(image, ordinal)),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use littoral_control::variants::{Seen, Variant, Variants, Why};
 use littoral_model::id::AppName;
 use littoral_runtime::Usage;
-use littoral_runtime::http::HttpFunction;
+use littoral_runtime::http::{HttpFunction, VariantStats};
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -47,12 +47,19 @@ impl Drop for Choice {
 }
 
 impl Choice {
-    /// Begins with the component.
-    pub(super) fn run(chooser: Chooser) -> Self {
-        let begun = Chosen { variant: Variant::Component.to_string(), reason: "it begins".to_owned() };
+    /// Begins with one of the two.
+    pub(super) fn run(chooser: Chooser, begins: Variant) -> Self {
+        let reason = match begins {
+            Variant::Component => "it begins",
+            Variant::Container => "it answered before",
+        };
+        let begun = Chosen { variant: begins.to_string(), reason: reason.to_owned() };
+        if let (Variant::Container, Some(http)) = (begins, chooser.http.upgrade()) {
+            http.answer_by_container(true);
+        }
         let (chosen, rests) = (Arc::new(Mutex::new(begun)), Arc::<AtomicBool>::default());
         let instances = Arc::clone(&chooser.instances);
-        let task = tokio::spawn(chooser.run(Arc::clone(&chosen), Arc::clone(&rests))).abort_handle();
+        let task = tokio::spawn(chooser.run(begins, Arc::clone(&chosen), Arc::clone(&rests))).abort_handle();
         Self { chosen, rests, instances, task }
     }
 
@@ -86,11 +93,11 @@ pub(super) struct Chooser {
 }
 
 impl Chooser {
-    async fn run(self, chosen: Arc<Mutex<Chosen>>, rests: Arc<AtomicBool>) {
+    async fn run(self, begins: Variant, chosen: Arc<Mutex<Chosen>>, rests: Arc<AtomicBool>) {
         let begun = Instant::now();
         let now_ms = || u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut variants = Variants::new(0);
-        metrics::gauge!("littoral_function_contained", "function" => self.name.clone()).set(0.0);
+        let mut variants = Variants::new(0, begins);
+        self.gauge(begins);
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             if rests.load(Ordering::Acquire) {
@@ -99,13 +106,17 @@ impl Chooser {
             let Some(seen) = self.seen(variants.serving()) else { return };
             let Some(why) = variants.look(now_ms(), seen) else { continue };
             let to = variants.serving().other();
-            if let Err(reason) = self.switch_to(to).await {
+            if let Err(reason) = self.switch_to(to, &rests).await {
+                if rests.load(Ordering::Acquire) {
+                    self.instances.charge(Duty::Replaced);
+                    continue;
+                }
                 variants.failed(now_ms());
                 self.tell(EventKind::Helpless, format!("its {to} cannot answer: {reason}")).await;
                 continue;
             }
-            let Some(seen) = self.seen(variants.serving()) else { return };
-            variants.switched(now_ms(), why, seen);
+            let (Some(seen), Some(then)) = (self.seen(variants.serving()), self.seen(to)) else { return };
+            variants.switched(now_ms(), why, seen, then);
             // It may have been replaced while the container was being started.
             if rests.load(Ordering::Acquire) {
                 self.instances.charge(Duty::Replaced);
@@ -113,8 +124,7 @@ impl Chooser {
             *lock(&chosen) = Chosen { variant: to.to_string(), reason: why.to_string() };
             let labels = [("function", self.name.clone()), ("to", to.to_string()), ("why", label(why).to_owned())];
             metrics::counter!("littoral_function_switches_total", &labels).increment(1);
-            let is_contained = f64::from(u8::from(to == Variant::Container));
-            metrics::gauge!("littoral_function_contained", "function" => self.name.clone()).set(is_contained);
+            self.gauge(to);
             self.tell(EventKind::Action, format!("its {to} answers now: {why}")).await;
         }
     }
@@ -122,20 +132,30 @@ impl Chooser {
     /// What a variant has done so far; nothing once the version is gone.
     fn seen(&self, variant: Variant) -> Option<Seen> {
         let [by_component, by_container] = self.http.upgrade()?.answered_by()?;
-        let (whole, contained) = (self.whole.now().memory_byte_us, self.contained.now().memory_byte_us);
-        let ((calls, took), memory_byte_us) = match variant {
+        // What is counted in between is missing in the part, not in the whole.
+        let contained = self.contained.now().memory_byte_us;
+        let whole = self.whole.now().memory_byte_us;
+        let (VariantStats { calls, took, failed, in_flight }, memory_byte_us) = match variant {
             Variant::Component => (by_component, whole.wrapping_sub(contained)),
             Variant::Container => (by_container, contained),
         };
-        Some(Seen { calls, took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX), memory_byte_us })
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        Some(Seen { calls, took_us, memory_byte_us, failed, in_flight })
+    }
+
+    fn gauge(&self, serving: Variant) {
+        let is_contained = f64::from(u8::from(serving == Variant::Container));
+        metrics::gauge!("littoral_function_contained", "function" => self.name.clone()).set(is_contained);
     }
 
     /// Has a variant answer, the container only once one is ready.
-    async fn switch_to(&self, to: Variant) -> Result<(), String> {
+    async fn switch_to(&self, to: Variant, rests: &AtomicBool) -> Result<(), String> {
         if to == Variant::Container {
             self.instances.charge(Duty::Prepare);
             let failed_before = self.instances.standing().failed_starts;
-            let ready = self.instances.until(|standing| standing.ready > 0 || standing.failed_starts > failed_before);
+            let ready = self.instances.until(|standing| {
+                standing.ready > 0 || standing.failed_starts > failed_before || rests.load(Ordering::Acquire)
+            });
             let in_time = timeout(READY_WITHIN, ready).await.is_ok();
             let standing = self.instances.standing();
             if standing.ready == 0 {
@@ -163,6 +183,7 @@ impl Chooser {
 fn label(why: Why) -> &'static str {
     match why {
         Why::Cheaper { .. } => "cheaper",
+        Why::Failing { .. } => "failing",
         Why::Trial { .. } => "trial",
         Why::Idle { .. } => "idle",
     }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use littoral_control::rollout::Outcomes;
 use littoral_control::scaling::Settings;
+use littoral_control::variants::Variant;
 use littoral_model::manifest::Function;
 use littoral_runtime::composition::ExporterSettings;
 use littoral_runtime::http::{HttpFunction, HttpSettings};
 use littoral_runtime::interfaces::InterfaceFunction;
 use littoral_runtime::pool::Pool;
-use littoral_runtime::{Artifact, LogSink, Usage};
+use littoral_runtime::{Artifact, LogSink};
 use tokio::time::Instant;
 
 use super::instances::{Component, Duty, Instances, Standing, Starter};
@@ -194,9 +195,11 @@ impl Functions {
         }
         let name = function.container_artifact(&key.1).unwrap_or_default();
         let digest = app.bundle.artifacts.get(&name).ok_or_else(|| format!("the app has no artefact {name}"))?;
-        let usage = Arc::new(Usage::part_of(self.loader.usage(&key.0, &key.1)));
-        let container = self.loader.unpack(app, &key.1, digest, usage).await;
-        container.map(Some).map_err(|error| format!("{error:#}"))
+        let container = self.loader.unpack(app, &key.1, digest, self.contained(key)).await;
+        let mut container = container.map_err(|error| format!("{error:#}"))?;
+        // Beside another component it is another version, to which there is a way back.
+        container.spec.beside = app.bundle.artifacts.get(key.1.as_str()).cloned();
+        Ok(Some(container))
     }
 
     /// A version that is a component and a container.
@@ -211,8 +214,12 @@ impl Functions {
         let (whole, contained) = (Arc::clone(&settings.usage), Arc::clone(&container.usage));
         let pool = Arc::new(Pool::new(scale.target as usize));
         let starter = Starter::Image(Box::new(container));
-        let instances = Instances::run(&settings.name, starter, Arc::clone(&pool), scale, Duty::Relieved);
-        let instances = Arc::new(instances);
+        // What answers when this version or this process begins goes on with what it has in hand.
+        let (begins, duty) = match starter.runs(0) {
+            true => (Variant::Container, Duty::Answer),
+            false => (Variant::Component, Duty::Relieved),
+        };
+        let instances = Arc::new(Instances::run(&settings.name, starter, Arc::clone(&pool), scale, duty));
         let name = settings.name.clone();
         let http = HttpFunction::of_variants(&self.loader.runtime, artifact, pool, settings);
         let http = Arc::new(http.map_err(|error| error.to_string())?);
@@ -222,7 +229,7 @@ impl Functions {
         Ok(Version {
             http: Some(http),
             instances: Some(instances),
-            choice: Some(Choice::run(chooser)),
+            choice: Some(Choice::run(chooser, begins)),
             ..Version::default()
         })
     }

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::process::{StartTime, write_whole};
@@ -22,7 +23,25 @@ pub(super) struct Counted {
     /// Its first process: another one is another container, of the same name perhaps.
     pub(super) process: StartTime,
     pub(super) cpu_ns: u64,
-    pub(super) at: SystemTime,
+    /// When, on the clock that nobody sets: the same process is of the same start of the machine.
+    pub(super) at: SinceBoot,
+}
+
+/// A moment, as the time since the machine was started, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SinceBoot(u64);
+
+impl SinceBoot {
+    pub(super) fn now() -> Self {
+        let now = clock_gettime(ClockId::Boottime);
+        // Neither is ever negative.
+        Self((now.tv_sec as u64).saturating_mul(1_000).saturating_add(now.tv_nsec as u64 / 1_000_000))
+    }
+
+    /// How long ago it was.
+    pub(super) fn elapsed(self) -> Duration {
+        Duration::from_millis(Self::now().0.saturating_sub(self.0))
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,7 +74,7 @@ mod tests {
     fn what_was_noted_is_read_and_what_is_damaged_or_of_another_version_is_nothing() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read(folder.path()), HashMap::new());
-        let counted = Counted { process: StartTime { pid: 1, ticks: 2 }, cpu_ns: 3, at: SystemTime::now() };
+        let counted = Counted { process: StartTime { pid: 1, ticks: 2 }, cpu_ns: 3, at: SinceBoot::now() };
         let noted = HashMap::from([("littoral-1".to_owned(), counted)]);
         write(folder.path(), noted.clone()).unwrap();
         assert_eq!(read(folder.path()), noted);

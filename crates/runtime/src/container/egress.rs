@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use littoral_runtime_wasm::handler::{Body, BodyError};
 use littoral_runtime_wasm::{Access, Denied, GuestOutput, Peer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -37,6 +38,11 @@ use super::link::Link;
 
 /// How many connections out a container may have at once; others wait to be accepted.
 const CONNECTIONS_MAX: usize = 128;
+/// How many those of a node may have together: each takes two of the files that a process may have open, of which there may be 1,024.
+const CONNECTIONS_OF_ALL_MAX: usize = 256;
+/// The first wait before the socket is asked for again where it could not be handed over, and the longest.
+const HANDOVER_AGAIN_MIN: Duration = Duration::from_millis(200);
+const HANDOVER_AGAIN_MAX: Duration = Duration::from_secs(30);
 /// How long the head of a request may take, and be, and how many headers it may have.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -101,21 +107,39 @@ impl Egress {
         if self.access.http.is_empty() {
             return std::future::pending().await;
         }
-        match link.proxy().await {
-            Ok(listener) => Arc::new(self).accept(&listener).await,
-            Err(error) => {
-                self.output.host_line(&format!("its proxy is not there, so that it reaches nothing: {error}"));
-                std::future::pending().await
+        let (mut wait, mut is_told) = (HANDOVER_AGAIN_MIN, false);
+        let listener = loop {
+            match link.proxy().await {
+                Ok(listener) => break listener,
+                Err(error) if !is_told => {
+                    self.output.host_line(&format!("its proxy is not there yet, so that it reaches nothing: {error}"));
+                    is_told = true;
+                }
+                Err(_) => {}
             }
-        }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(HANDOVER_AGAIN_MAX);
+        };
+        Arc::new(self).accept(&listener).await
     }
 
     async fn accept(self: Arc<Self>, listener: &TcpListener) -> Infallible {
+        static OF_ALL: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(CONNECTIONS_OF_ALL_MAX)));
         let mut connections = JoinSet::new();
+        let next = || async {
+            let permit = Arc::clone(&OF_ALL).acquire_owned().await.map_err(io::Error::other)?;
+            Ok::<_, io::Error>((listener.accept().await?.0, permit))
+        };
         loop {
             tokio::select! {
-                accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                    Ok((stream, _)) => drop(connections.spawn(Arc::clone(&self).connection(stream))),
+                accepted = next(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                    Ok((stream, permit)) => {
+                        let served = Arc::clone(&self).connection(stream);
+                        connections.spawn(async move {
+                            let _permit = permit;
+                            served.await;
+                        });
+                    }
                     Err(_) => tokio::time::sleep(EXHAUSTED_PAUSE).await,
                 },
                 Some(_) = connections.join_next() => {}

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use littoral_runtime_wasm::{GuestOutput, LogSink, LogStream, Usage};
 use tokio::net::TcpStream;
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::able::Abilities;
 use super::cgroup::{Cgroup, Used};
 use super::client::is_healthy;
-use super::counted::{self, Counted};
+use super::counted::{self, Counted, SinceBoot};
 use super::egress::Egress;
 use super::host::{HostProcess, Request, read_record};
 use super::image::layer::Bounds;
@@ -284,7 +284,9 @@ impl Containers {
     pub fn note_counted(&self) -> io::Result<()> {
         let known: Vec<Arc<Container>> = self.known().values().filter_map(Weak::upgrade).collect();
         let running = known.iter().filter(|container| container.ended().is_none());
-        let counted = running.filter_map(|container| Some((container.id.clone(), container.counted()?))).collect();
+        // Those that are not taken up yet are noted as they were.
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        counted.extend(running.filter_map(|container| Some((container.id.clone(), container.counted()?))));
         counted::write(self.host.folder(), counted)
     }
 
@@ -344,6 +346,7 @@ impl Containers {
             if self.known().get(&id).is_some_and(|known| known.strong_count() > 0) {
                 continue;
             }
+            self.counted.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             match self.remove(&id).await {
                 Ok(()) => removed.push(id),
                 Err(error) => tracing::warn!(%error, container = %id, "a container was not removed"),
@@ -574,7 +577,7 @@ impl Container {
     /// How far its use was counted.
     fn counted(&self) -> Option<Counted> {
         let process = self.record.container?;
-        Some(Counted { process, cpu_ns: self.counted_ns.load(Ordering::Relaxed), at: SystemTime::now() })
+        Some(Counted { process, cpu_ns: self.counted_ns.load(Ordering::Relaxed), at: SinceBoot::now() })
     }
 
     async fn until_ready(&self) -> Result<(), ContainerError> {
@@ -659,7 +662,7 @@ impl Metered {
                 None => used(),
                 Some(before) => {
                     let memory_bytes = used().memory_bytes;
-                    usage.used(Duration::ZERO, memory_bytes, before.at.elapsed().unwrap_or_default());
+                    usage.used(Duration::ZERO, memory_bytes, before.at.elapsed());
                     Used { cpu: Duration::from_nanos(before.cpu_ns), memory_bytes }
                 }
             },

@@ -106,6 +106,8 @@ pub struct ContainerSpec {
     pub stop_within: Duration,
     /// Which one it is of several that are alike, from 0.
     pub ordinal: u32,
+    /// The digest of what else its function is, if it is more: beside another one it is another container.
+    pub beside: Option<String>,
 }
 
 impl ContainerSpec {
@@ -126,6 +128,7 @@ impl ContainerSpec {
             ready_within: Duration::from_secs(30),
             stop_within: Duration::from_secs(5),
             ordinal: 0,
+            beside: None,
         }
     }
 
@@ -150,6 +153,9 @@ impl ContainerSpec {
         // So had those before there was a way out.
         if let (false, Value::Object(told)) = (self.http.is_empty(), &mut told) {
             told.insert("http".to_owned(), json!(self.http));
+        }
+        if let (Some(beside), Value::Object(told)) = (&self.beside, &mut told) {
+            told.insert("beside".to_owned(), json!(beside));
         }
         let hash = hex(digest(&SHA256, told.to_string().as_bytes()).as_ref());
         format!("{ID_PREFIX}{}", hash.get(..ID_DIGITS).unwrap_or(&hash))
