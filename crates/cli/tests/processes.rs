@@ -147,8 +147,8 @@ fn what_is_no_program_is_refused_before_it_is_sent() {
     refused("the component of function web is not there");
     std::fs::write(folder.join("server"), "\0asm").unwrap();
     refused("it is no executable file");
-    let both = manifest.replace("process =", "component = \"a.wasm\"\nprocess =");
+    let both = manifest.replace("process =", "image = \"a\"\nprocess =");
     std::fs::write(folder.join("littoral.toml"), both).unwrap();
-    refused("function web has a component and a process");
+    refused("function web has an image and a process");
     assert_eq!(node.stop(), 0);
 }

@@ -92,7 +92,8 @@ impl Asked {
     /// What a request asks for.
     pub(crate) fn of(request: &Parts) -> Result<Self, AdminError> {
         let accepted = request.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let wants_arrow = accepted.flat_map(|value| value.split(',')).any(|one| one.split(';').next() == Some(ARROW));
+        let wants_arrow =
+            accepted.flat_map(|value| value.split(',')).any(|one| one.split(';').next().map(str::trim) == Some(ARROW));
         let query = request.uri.query().unwrap_or_default();
         if !wants_arrow {
             return last_of(query).map(Self::Last);
