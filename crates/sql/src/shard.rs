@@ -39,8 +39,8 @@ pub(crate) fn columns(keys: impl Iterator<Item = Type>, arguments: &[Argument]) 
 #[derive(Debug, Default)]
 pub(crate) struct Shards {
     watermark_us: Option<i64>,
-    /// Whether all partitions of the groups surely know of it: not those that were told that it is idle, and not after a restart.
-    is_told: bool,
+    /// Whether the partitions of the groups were told that it is idle, and not yet that it is back.
+    is_idle: bool,
 }
 
 /// What rows came to; places are among those that the filter passed.
@@ -81,7 +81,7 @@ impl Shards {
         let inputs = Inputs::new(sharding.keys.iter(), arguments, columns, rows)?;
         let mut sharded = Sharded { rejected: inputs.faults.clone(), ..Sharded::default() };
         let before = self.watermark_us;
-        let told = self.is_told.then_some(before);
+        let told = (!self.is_idle).then_some(before);
         let lane = |_| Lane { rows: Vec::new(), watermarks: Vec::new(), told };
         let mut lanes: Vec<Lane> = (0..sharding.partitions).map(lane).collect();
         let (mut row, mut has_any) = (Row::default(), false);
@@ -121,7 +121,7 @@ impl Shards {
                 sharded.parts.push((partition, lane.batch((sharding, schema), producer, &inputs, moments)?));
             }
         }
-        self.is_told |= has_any && self.watermark_us.is_some();
+        self.is_idle &= !has_any || self.watermark_us.is_none();
         Ok(sharded)
     }
 
@@ -131,7 +131,7 @@ impl Shards {
         (sharding, schema): (&Sharding, &SchemaRef),
         producer: u32,
     ) -> Result<Vec<(u32, RecordBatch)>, ArrowError> {
-        self.is_told = false;
+        self.is_idle = true;
         let nothing = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1));
         let producer: ArrayRef = Arc::new(Int64Array::from(vec![i64::from(producer)]));
         let columns: Vec<ArrayRef> = std::iter::once(producer).chain(nothing.skip(1)).collect();
