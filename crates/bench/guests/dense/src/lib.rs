@@ -29,6 +29,8 @@ impl Network {
         (0..rows).map(|row| self.answer(row)).sum()
     }
 
+    // As whoever computes in components does: 128 bits at once, which every machine has natively.
+    #[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
     fn answer(&self, row: u32) -> f32 {
         let mut values = [0.0_f32; WIDTH];
         for (place, value) in values.iter_mut().enumerate() {
