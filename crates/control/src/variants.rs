@@ -11,6 +11,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::rollout::{self, Outcomes, Verdict};
 
 /// For how long few calls are a load, too, in milliseconds.
@@ -49,7 +51,7 @@ const TRIAL_WAIT_MS: u64 = 30_000;
 const TRIAL_WAIT_MS_MAX: u64 = 3_600_000;
 
 /// What may answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Variant {
     /// The WebAssembly component.
     Component,

@@ -18,7 +18,7 @@ use littoral_model::manifest::RouteTarget;
 use littoral_runtime::http::HttpFunction;
 use serde_json::json;
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::types::{AdminError, AdminErrorKind};
 use crate::core::Core;
@@ -181,8 +181,7 @@ impl Ingress {
                 let only_reads = matches!(*request.method(), Method::GET | Method::HEAD);
                 let task = control.spawn(answer(answers, request));
                 // Who waits for what is read may leave; what is written goes on.
-                let _ends = only_reads.then(|| EndsWithThis(task.abort_handle()));
-                let answered = task.await;
+                let answered = if only_reads { AbortOnDropHandle::new(task).await } else { task.await };
                 match answered {
                     Ok(Ok(response)) => response.map(full),
                     Ok(Err(error)) => problem(&error),
@@ -190,15 +189,6 @@ impl Ingress {
                 }
             })
         }))
-    }
-}
-
-/// Ends a task when it is dropped.
-struct EndsWithThis(AbortHandle);
-
-impl Drop for EndsWithThis {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

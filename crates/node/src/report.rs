@@ -227,6 +227,7 @@ pub(crate) fn assignments(reports: &[(NodeId, Report)]) -> std::collections::BTr
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use littoral_control::variants::Variant;
     use littoral_model::id::TenantId;
 
     use super::*;
@@ -250,7 +251,7 @@ mod tests {
         let variant = ServedVariant {
             app: scale.app.clone(),
             function: scale.function.clone(),
-            chosen: ChosenVariant { variant: "container".to_owned(), reason: "it is tried".to_owned() },
+            chosen: ChosenVariant { variant: Variant::Container, reason: "it is tried".to_owned() },
         };
         let group = Some(Group { status, has_settled: true });
         let report = Report { scales: vec![scale], group, variants: vec![variant], ..Report::default() };

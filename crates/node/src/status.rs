@@ -169,7 +169,7 @@ impl Picture {
             let chosen = report.variants.iter().filter(|served| served.app == app.id && served.function == *id);
             status.variants.extend(chosen.map(|served| VariantStatus {
                 node: node.to_string(),
-                variant: served.chosen.variant.clone(),
+                variant: served.chosen.variant.to_string(),
                 reason: served.chosen.reason.clone(),
             }));
             let served =

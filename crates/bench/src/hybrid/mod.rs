@@ -217,9 +217,8 @@ fn gib_s(fabric: &Fabric, app: &str) -> anyhow::Result<f64> {
 /// When the variant changed, as the node's events tell.
 fn switches(fabric: &Fabric, app: &str, begun_us: i64) -> anyhow::Result<Vec<(f64, String)>> {
     let events = fabric.ask(&["events", "-o", "json"])?;
-    let rows = events.get("events").or(Some(&events)).and_then(Value::as_array).cloned().unwrap_or_default();
+    let rows = events.get("events").and_then(Value::as_array).into_iter().flatten();
     let mut switches: Vec<(f64, String)> = rows
-        .iter()
         .filter(|row| row.get("app").and_then(Value::as_str) == Some(app))
         .filter_map(|row| Some((row.get("time_us")?.as_i64()?, row.get("text")?.as_str()?.to_owned())))
         .map(|(at_us, text)| ((at_us - begun_us) as f64 / 1e6, text))

@@ -26,8 +26,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Which variant of a function answers, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Chosen {
-    /// `component` or `container`.
-    pub(crate) variant: String,
+    pub(crate) variant: Variant,
     /// Why.
     pub(crate) reason: String,
 }
@@ -53,7 +52,7 @@ impl Choice {
             Variant::Component => "it begins",
             Variant::Container => "it answered before",
         };
-        let begun = Chosen { variant: begins.to_string(), reason: reason.to_owned() };
+        let begun = Chosen { variant: begins, reason: reason.to_owned() };
         if let (Variant::Container, Some(http)) = (begins, chooser.http.upgrade()) {
             http.answer_by_container(true);
         }
@@ -70,7 +69,7 @@ impl Choice {
     /// Another version answers now, or not any more: nothing is chosen meanwhile.
     pub(super) fn rest(&self, rests: bool) {
         self.rests.store(rests, Ordering::Release);
-        let by_container = lock(&self.chosen).variant == Variant::Container.to_string();
+        let by_container = lock(&self.chosen).variant == Variant::Container;
         self.instances.charge(match (rests, by_container) {
             (true, _) => Duty::Replaced,
             (false, true) => Duty::Answer,
@@ -121,7 +120,7 @@ impl Chooser {
             if rests.load(Ordering::Acquire) {
                 self.instances.charge(Duty::Replaced);
             }
-            *lock(&chosen) = Chosen { variant: to.to_string(), reason: why.to_string() };
+            *lock(&chosen) = Chosen { variant: to, reason: why.to_string() };
             let labels = [("function", self.name.clone()), ("to", to.to_string()), ("why", label(why).to_owned())];
             metrics::counter!("littoral_function_switches_total", &labels).increment(1);
             self.gauge(to);

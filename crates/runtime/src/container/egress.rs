@@ -13,12 +13,10 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{
     CONNECTION, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::handshake;
@@ -331,7 +329,12 @@ async fn send(server: TcpStream, request: Request<Incoming>) -> Result<Response<
     let mut response = sender.send_request(request).await?;
     forget_hop_by_hop(response.headers_mut());
     pass(response.headers_mut());
-    Ok(response.map(|body| Answer { body, _driver: driver }.boxed_unsync()))
+    let broken = move |error: hyper::Error| {
+        // It ends with the body.
+        let _driver = &driver;
+        BodyError::Broken(error.to_string())
+    };
+    Ok(response.map(|body| body.map_err(broken).boxed_unsync()))
 }
 
 /// The task of a connection, which ends with this.
@@ -340,33 +343,6 @@ struct Driver(tokio::task::JoinHandle<()>);
 impl Drop for Driver {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// The body of an answer.
-struct Answer {
-    body: Incoming,
-    _driver: Driver,
-}
-
-impl http_body::Body for Answer {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        frame.map(|frame| frame.map(|frame| frame.map_err(|error| BodyError::Broken(error.to_string()))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
