@@ -213,7 +213,11 @@ impl Chain {
         let cannot = |error: &StageError| ChainError::Function { function: name.clone(), reason: error.to_string() };
         if slot.operator.is_none() {
             // It is made anew once the columns are known.
-            slot.operator = Some(self.operators.make(0).await.map_err(|error| cannot(&error))?);
+            let mut operator = self.operators.make(0).await.map_err(|error| cannot(&error))?;
+            if !slot.state.is_empty() {
+                operator.restore(slot.state.clone().into_iter().collect()).await.map_err(|error| cannot(&error))?;
+            }
+            slot.operator = Some(operator);
         }
         let Some(operator) = slot.operator.as_mut() else { return Ok(()) };
         let output = operator.on_idle().await.map_err(|error| cannot(&error))?;

@@ -150,6 +150,9 @@ impl Running {
         let outputs = encode(&output, None).map_err(bad_input)?;
         self.chain.accept();
         self.is_idle = true;
+        if outputs.is_empty() && output.state.is_empty() {
+            return Ok(());
+        }
         let commit = Commit { state: output.state, outputs, ..Commit::default() };
         self.commit_at(commit, Step::default()).await
     }

@@ -51,6 +51,8 @@ const TEXT_BYTES_MAX: usize = 64 << 20;
 const CLOSED_BYTES_MAX: usize = 256 << 20;
 /// The version of what a snapshot is written in.
 const STATE_VERSION: u8 = 1;
+/// The same of something that is idle.
+const STATE_VERSION_IDLE: u8 = 2;
 
 /// An encoded key. Most are short, and lie where they are looked for: to follow a pointer for each that is passed by takes longer than all else.
 type Key = SmallVec<[u8; KEY_BYTES_INLINE]>;
@@ -68,8 +70,8 @@ pub(crate) struct Groups {
     /// The bytes of their texts.
     text_bytes: usize,
     watermark_us: Option<i64>,
-    /// How far the partitions of the source are that have been heard of, where there are several; nothing of one that is idle.
-    producers: BTreeMap<u32, Option<i64>>,
+    /// The partitions of the source that have been heard of, where there are several.
+    producers: BTreeMap<u32, Progress>,
     /// By encoded key, where windows are sessions.
     sessions: BTreeMap<Box<[u8]>, Vec<Session>>,
 }
@@ -158,6 +160,14 @@ impl Said {
         let producer = u32::try_from(producer).ok().filter(|producer| *producer < count)?;
         Some(Self { producer, watermark_us })
     }
+}
+
+/// How far something has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) watermark_us: Option<i64>,
+    /// Whether nothing has come for so long that it is not waited for.
+    pub(crate) is_idle: bool,
 }
 
 /// What is known of one row, in room that is used again for the next one.
@@ -317,22 +327,25 @@ impl Groups {
         Ok(taken)
     }
 
-    /// Notes how far a partition of the source is: before the row that says it, and behind that. Answers the least of all, if that
-    /// may have changed and each has been heard of.
+    /// Notes how far a partition of the source is: before the row that says it, and behind that. Answers how far all are that are
+    /// not idle, or where the last of them fell idle the furthest, if that may have changed and each has been heard of.
     fn hear(&mut self, count: u32, said: Said, reached: Option<i64>, dirty: &mut BTreeSet<u32>) -> Option<i64> {
-        let now = said.watermark_us.max(reached);
+        let reached = said.watermark_us.max(reached);
         let before = self.producers.get(&said.producer).copied();
-        if before.is_some_and(|before| before == now || now.is_some() && before > now) {
+        let watermark_us = before.and_then(|before| before.watermark_us).max(reached);
+        let now = Progress { watermark_us, is_idle: reached.is_none() };
+        if before == Some(now) {
             return None;
         }
         self.producers.insert(said.producer, now);
         dirty.insert(PRODUCERS_FROM + said.producer);
         // One that was ahead of the least does not make that another.
-        let was_ahead = before.flatten().is_some_and(|before| Some(before) > self.watermark_us);
+        let was_ahead = before.is_some_and(|before| !before.is_idle && before.watermark_us > self.watermark_us);
         if was_ahead || self.producers.len() < count as usize {
             return None;
         }
-        self.producers.values().flatten().min().copied()
+        let awaited = self.producers.values().filter(|of| !of.is_idle).filter_map(|of| of.watermark_us);
+        awaited.min().or_else(|| self.producers.values().filter_map(|of| of.watermark_us).max())
     }
 
     /// Whether all windows of a row can take it: it is taken by all or by none.
@@ -430,7 +443,7 @@ impl Groups {
     /// The state of a key group; nothing if it has none.
     pub(crate) fn snapshot(&self, part: u32, layout: u64) -> Vec<u8> {
         if let Some(producer) = part.checked_sub(PRODUCERS_FROM) {
-            return self.producers.get(&producer).map_or_else(Vec::new, |us| written(layout, Vec::new(), *us));
+            return self.producers.get(&producer).map_or_else(Vec::new, |of| written_progress(layout, *of));
         }
         let watermark_us = self.watermark_us.filter(|_| part == WATERMARK_GROUP);
         let parts = self.windows.iter().filter_map(|(end, parts)| Some((*end, parts.get(&part)?)));
@@ -439,17 +452,19 @@ impl Groups {
         if groups.is_empty() && watermark_us.is_none() {
             return Vec::new();
         }
-        written(layout, groups, watermark_us)
+        written(layout, groups, Progress { watermark_us, is_idle: false })
     }
 
     /// Gives the state of a key group back.
     pub(crate) fn restore(&mut self, part: u32, bytes: &[u8], (layout, turn): (u64, Turn)) -> Result<(), String> {
-        let Some(state) = read(layout, bytes)? else { return Ok(()) };
+        let Some((progress, groups)) = read(layout, bytes)? else { return Ok(()) };
         match part.checked_sub(PRODUCERS_FROM) {
             Some(producer) => {
-                self.producers.insert(producer, state.watermark_us);
+                // Formerly one that was idle was written without a watermark.
+                let is_idle = progress.is_idle || progress.watermark_us.is_none();
+                self.producers.insert(producer, Progress { is_idle, ..progress });
             }
-            None => self.watermark_us = self.watermark_us.max(state.watermark_us),
+            None => self.watermark_us = self.watermark_us.max(progress.watermark_us),
         }
         let replaced = self.windows.iter_mut().filter_map(|(end, parts)| Some((*end, parts.remove(&part)?)));
         for (end, replaced) in replaced.collect::<Vec<_>>() {
@@ -459,7 +474,7 @@ impl Groups {
                 replaced.keys().for_each(|key| self.forget_sessions(key, end));
             }
         }
-        for ((end, key), group) in state.groups {
+        for ((end, key), group) in groups {
             if turn == Turn::Sessions {
                 self.note_session(&key, end);
             }
@@ -521,35 +536,41 @@ fn put_out<'g>(
     }
 }
 
-/// The state of a key group with nothing but a watermark; nothing if it has none.
-pub(crate) fn written_watermark(layout: u64, watermark_us: Option<i64>) -> Vec<u8> {
-    watermark_us.map_or_else(Vec::new, |us| written(layout, Vec::new(), Some(us)))
+/// The state of a key group with nothing else.
+pub(crate) fn written_progress(layout: u64, progress: Progress) -> Vec<u8> {
+    written(layout, Vec::new(), progress)
 }
 
-fn written(layout: u64, groups: Vec<((i64, &[u8]), &Group)>, watermark_us: Option<i64>) -> Vec<u8> {
-    let mut bytes = vec![STATE_VERSION];
+fn written(layout: u64, groups: Vec<((i64, &[u8]), &Group)>, progress: Progress) -> Vec<u8> {
+    let Progress { watermark_us, is_idle } = progress;
+    let mut bytes = vec![if is_idle { STATE_VERSION_IDLE } else { STATE_VERSION }];
     // What is in memory has a length, and can be encoded.
     bytes.extend(postcard::to_stdvec(&Writing { layout, groups, watermark_us }).unwrap_or_default());
     bytes
 }
 
-/// The watermark in the state of a key group.
-pub(crate) fn read_watermark(layout: u64, bytes: &[u8]) -> Result<Option<i64>, String> {
-    Ok(read(layout, bytes)?.and_then(|state| state.watermark_us))
+/// What a key group's state says of how far something has come; nothing if it has no state.
+pub(crate) fn read_progress(layout: u64, bytes: &[u8]) -> Result<Option<Progress>, String> {
+    Ok(read(layout, bytes)?.map(|(progress, _)| progress))
 }
 
-fn read(layout: u64, bytes: &[u8]) -> Result<Option<Read>, String> {
+/// What was written: how far it has come, and groups by the end of their window and encoded key.
+type ReadBack = (Progress, Vec<((i64, Vec<u8>), Group)>);
+
+fn read(layout: u64, bytes: &[u8]) -> Result<Option<ReadBack>, String> {
     let Some((version, bytes)) = bytes.split_first() else { return Ok(None) };
-    if *version != STATE_VERSION {
-        return Err(format!("the state is of format {version}; upgrade this node"));
-    }
+    let is_idle = match *version {
+        STATE_VERSION => false,
+        STATE_VERSION_IDLE => true,
+        newer => return Err(format!("the state is of format {newer}; upgrade this node")),
+    };
     let state: Read = postcard::from_bytes(bytes).map_err(|error| format!("the state cannot be read: {error}"))?;
     if state.layout != layout {
         return Err(
             "the state is of a query with another source, or other windows, keys or aggregates; give the flow another name".to_owned()
         );
     }
-    Ok(Some(state))
+    Ok(Some((Progress { watermark_us: state.watermark_us, is_idle }, state.groups)))
 }
 
 /// What the aggregates of a group begin with.

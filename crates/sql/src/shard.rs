@@ -12,7 +12,7 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch, UInt32Array, new_null_array
 use arrow_schema::{ArrowError, SchemaRef};
 use arrow_select::take::take;
 
-use crate::group::{Arrival, Inputs, KEY_GROUPS, Row, WATERMARK_GROUP, read_watermark, written_watermark};
+use crate::group::{Arrival, Inputs, KEY_GROUPS, Progress, Row, WATERMARK_GROUP, read_progress, written_progress};
 use crate::plan::{Argument, Sharding};
 use crate::types::{Column, Type};
 use crate::value::{Cell, column};
@@ -35,13 +35,10 @@ pub(crate) fn columns(keys: impl Iterator<Item = Type>, arguments: &[Argument]) 
     own.into_iter().chain(keys).chain(arguments).collect()
 }
 
-/// One partition of the source, as far as it was sent on.
+/// One partition of the source, as far as it was sent on. It is idle once the partitions of the groups were told so, until they
+/// are told that it is back.
 #[derive(Debug, Default)]
-pub(crate) struct Shards {
-    watermark_us: Option<i64>,
-    /// Whether the partitions of the groups were told that it is idle, and not yet that it is back.
-    is_idle: bool,
-}
+pub(crate) struct Shards(Progress);
 
 /// What rows came to; places are among those that the filter passed.
 #[derive(Debug, Default)]
@@ -80,8 +77,8 @@ impl Shards {
         let arguments = sharding.arguments.iter().map(|of| (of.value.as_ref(), of.filter.as_ref()));
         let inputs = Inputs::new(sharding.keys.iter(), arguments, columns, rows)?;
         let mut sharded = Sharded { rejected: inputs.faults.clone(), ..Sharded::default() };
-        let before = self.watermark_us;
-        let told = (!self.is_idle).then_some(before);
+        let before = self.0;
+        let told = (!before.is_idle).then_some(before.watermark_us);
         let lane = |_| Lane { rows: Vec::new(), watermarks: Vec::new(), told };
         let mut lanes: Vec<Lane> = (0..sharding.partitions).map(lane).collect();
         let (mut row, mut has_any) = (Row::default(), false);
@@ -90,13 +87,13 @@ impl Shards {
             let mut sent = None;
             match (arrival.time_us, kept.map(|kept| (kept, u32::try_from(kept).unwrap_or(u32::MAX)))) {
                 (Some(time_us), Some((kept, place))) => {
-                    let mut open = sharding.window.open(time_us, self.watermark_us, sharding.lateness_us);
+                    let mut open = sharding.window.open(time_us, self.0.watermark_us, sharding.lateness_us);
                     if open.next().is_none() {
                         sharded.late.push(place);
                     } else {
                         inputs.read_key(kept, &mut row);
                         sent = lanes.get_mut((row.part * sharding.partitions / KEY_GROUPS) as usize);
-                        sent.iter_mut().for_each(|lane| lane.push(Some(place), self.watermark_us));
+                        sent.iter_mut().for_each(|lane| lane.push(Some(place), self.0.watermark_us));
                     }
                 }
                 (None, Some((kept, _))) => {
@@ -105,48 +102,52 @@ impl Shards {
                 (_, None) => {}
             }
             let reached = arrival.time_us.map(|time_us| time_us.saturating_sub(sharding.delay_us));
-            self.watermark_us = self.watermark_us.max(reached);
-            sent.into_iter().for_each(|lane| lane.told = Some(self.watermark_us));
+            self.0.watermark_us = self.0.watermark_us.max(reached);
+            sent.into_iter().for_each(|lane| lane.told = Some(self.0.watermark_us));
             has_any = true;
         }
-        if self.watermark_us != before {
-            sharded.dirty.push(WATERMARK_GROUP);
-        }
+        let watermark_us = self.0.watermark_us;
         for (partition, mut lane) in (0..).zip(lanes) {
-            if has_any && self.watermark_us.is_some() && lane.told != Some(self.watermark_us) {
-                lane.push(None, self.watermark_us);
+            if has_any && watermark_us.is_some() && lane.told != Some(watermark_us) {
+                lane.push(None, watermark_us);
             }
             if !lane.rows.is_empty() {
                 let moments = columns.get(sharding.time);
                 sharded.parts.push((partition, lane.batch((sharding, schema), producer, &inputs, moments)?));
             }
         }
-        self.is_idle &= !has_any || self.watermark_us.is_none();
+        self.0.is_idle &= !has_any || watermark_us.is_none();
+        if self.0 != before {
+            sharded.dirty.push(WATERMARK_GROUP);
+        }
         Ok(sharded)
     }
 
-    /// What tells all partitions of the groups that this one of the source is idle.
+    /// What tells all partitions of the groups that this one of the source is idle, unless they were told.
     pub(crate) fn idle(
         &mut self,
         (sharding, schema): (&Sharding, &SchemaRef),
         producer: u32,
-    ) -> Result<Vec<(u32, RecordBatch)>, ArrowError> {
-        self.is_idle = true;
+    ) -> Result<Sharded, ArrowError> {
+        if std::mem::replace(&mut self.0.is_idle, true) {
+            return Ok(Sharded::default());
+        }
         let nothing = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1));
         let producer: ArrayRef = Arc::new(Int64Array::from(vec![i64::from(producer)]));
         let columns: Vec<ArrayRef> = std::iter::once(producer).chain(nothing.skip(1)).collect();
         let rows = RecordBatch::try_new(Arc::clone(schema), columns)?;
-        Ok((0..sharding.partitions).map(|partition| (partition, rows.clone())).collect())
+        let parts = (0..sharding.partitions).map(|partition| (partition, rows.clone())).collect();
+        Ok(Sharded { parts, dirty: vec![WATERMARK_GROUP], ..Sharded::default() })
     }
 
     /// The state of a key group; nothing if it has none.
     pub(crate) fn snapshot(&self, part: u32, layout: u64) -> Vec<u8> {
-        written_watermark(layout, self.watermark_us.filter(|_| part == WATERMARK_GROUP))
+        if part == WATERMARK_GROUP { written_progress(layout, self.0) } else { Vec::new() }
     }
 
     /// Gives the state of a key group back.
     pub(crate) fn restore(&mut self, bytes: &[u8], layout: u64) -> Result<(), String> {
-        self.watermark_us = self.watermark_us.max(read_watermark(layout, bytes)?);
+        self.0 = read_progress(layout, bytes)?.unwrap_or(self.0);
         Ok(())
     }
 }

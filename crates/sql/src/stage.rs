@@ -143,11 +143,9 @@ impl Stage {
     /// # Errors
     /// When Arrow cannot hold what is to be told.
     pub fn idle(&mut self) -> Result<Output, StageError> {
-        let spread = match &self.plan.shape {
-            Shape::Shard(sharding) => self.shards.idle((sharding, &self.result), self.partition)?,
-            Shape::Project(_) | Shape::Group(_) => Vec::new(),
-        };
-        Ok(Output { spread, ..Output::default() })
+        let Shape::Shard(sharding) = &self.plan.shape else { return Ok(Output::default()) };
+        let told = self.shards.idle((sharding, &self.result), self.partition)?;
+        Ok(Output { spread: told.parts, dirty: told.dirty, ..Output::default() })
     }
 
     /// The whole state of key groups; nothing for a group without state.

@@ -313,7 +313,13 @@ fn a_partition_that_comes_back_is_waited_for_by_all_groups() {
     // At first nobody knows of it, then both do.
     assert_eq!(parts(take(&mut stage, (0, 10, 1))), [0, 1]);
     assert_eq!(parts(take(&mut stage, (0, 10, 1))).len(), 1);
-    assert_eq!(parts(stage.idle().unwrap().spread), [0, 1]);
+    let idle = stage.idle().unwrap();
+    assert_eq!(parts(idle.spread), [0, 1]);
+    let state = stage.snapshot(&idle.dirty);
+    // One that goes on from there is as idle as it was.
+    let mut stage = stage_of(&program, "f-by-key", 1);
+    stage.restore(&state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect::<Vec<_>>()).unwrap();
+    assert_eq!(parts(stage.idle().unwrap().spread), [0_u32; 0]);
     // Its watermark does not move, and yet both are to hear that it is back.
     assert_eq!(parts(take(&mut stage, (0, 10, 1))), [0, 1]);
     assert_eq!(parts(take(&mut stage, (0, 10, 1))).len(), 1);
@@ -375,6 +381,28 @@ fn a_partition_that_is_idle_is_not_waited_for_until_it_says_something() {
     assert_eq!(rejected, [(0, "it came after its window was closed".to_owned())]);
     let alone = mistakes(&statements(1, "IDLE AFTER '30 s'", QUERY));
     assert!(alone.contains("drop IDLE AFTER"), "{alone}");
+}
+
+#[test]
+fn where_all_partitions_are_idle_the_furthest_of_them_says_which_windows_are_over() {
+    let program = fine(&statements(2, "IDLE AFTER '30 s'", QUERY));
+    let mut stages = [0, 1].map(|partition| stage_of(&program, "f-by-key", partition));
+    let rows = [[(0, 1, 1), (0, 12, 1)], [(0, 2, 1), (0, 30, 1)]];
+    let taken = [0, 1].map(|of| {
+        process(&mut stages[of], &records(&rows[of].each_ref().map(record).each_ref().map(String::as_str))).spread
+    });
+    let idle = [0, 1].map(|of| stages[of].idle().unwrap().spread);
+    for order in [[0, 1], [1, 0]] {
+        let said = taken.iter().chain(order.map(|of| &idle[of])).flatten();
+        let mut groups = [0, 1].map(|to| Running::new(&program, "f", to, true));
+        let mut closed = Vec::new();
+        for (to, batch) in said {
+            closed.extend(lines(groups[*to as usize].take(batch).rows.as_ref()));
+        }
+        let ends = |text: &str| closed.iter().filter(|row| row.contains(text)).count();
+        let (first, second) = (r#""w":"1970-01-01T00:00:00Z""#, r#""w":"1970-01-01T00:00:10Z""#);
+        assert_eq!((ends(first), ends(second), closed.len()), (1, 1, 2), "{order:?} {closed:?}");
+    }
 }
 
 #[test]
