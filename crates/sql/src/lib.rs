@@ -15,6 +15,7 @@ mod decode;
 mod dialect;
 mod eval;
 mod expr;
+mod from;
 mod function;
 mod group;
 mod json;

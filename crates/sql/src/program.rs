@@ -10,10 +10,10 @@ use littoral_model::manifest::{
 use littoral_model::unit::Time;
 
 use crate::plan::Plan;
-use crate::query::{self, Compiled, Table};
+use crate::query::{self, Compiled, Known, Table};
 use crate::source::Source;
 use crate::stage::PORT_LATE;
-use crate::statement::{CreateFlow, CreateStream, Name, Statement, Watermark, parse};
+use crate::statement::{CreateFlow, CreateStream, Name, PortInto, Statement, Watermark, parse};
 use crate::types::{Column, dead_letter_columns, record_columns};
 
 /// Behind the name of a flow whose rows come together by their keys: the flow that spreads them, and the stream between.
@@ -85,12 +85,12 @@ pub fn expand(manifest: &mut Manifest) -> Result<Program, Mistakes> {
     let named: Vec<(String, &str)> =
         manifest.sql.iter().map(|(name, sql)| (format!("{name}.sql"), sql.text.as_str())).collect();
     let mut sources: Vec<Source<'_>> = named.iter().map(|(file, text)| Source::new(file, text)).collect();
+    let functions = manifest.functions.keys().map(ToString::to_string).collect();
     let mut expanded = Expansion {
         manifest: manifest.clone(),
         program: Program::default(),
-        tables: BTreeMap::new(),
+        known: Known { functions, ..Known::default() },
         bare: BTreeSet::new(),
-        failed: BTreeSet::new(),
     };
     expanded.declare_known();
     let mut flows = Vec::new();
@@ -120,11 +120,9 @@ pub fn expand(manifest: &mut Manifest) -> Result<Program, Mistakes> {
 struct Expansion {
     manifest: Manifest,
     program: Program,
-    tables: BTreeMap<String, Table>,
+    known: Known,
     /// The streams that are declared without columns: if a flow writes one, it has those of the flow.
     bare: BTreeSet<StreamName>,
-    /// The streams of which nothing is known, for what makes them has been reported: so are their readers not.
-    failed: BTreeSet<String>,
 }
 
 impl Expansion {
@@ -132,7 +130,7 @@ impl Expansion {
     fn declare_known(&mut self) {
         for (name, stream) in &self.manifest.streams {
             let table = Table { columns: record_columns(), watermark: None, partitions: partitions(stream) };
-            self.tables.insert(name.to_string(), table);
+            self.known.tables.insert(name.to_string(), table);
         }
     }
 
@@ -140,8 +138,8 @@ impl Expansion {
     fn fail(&mut self, name: &str) {
         let is_declared = |(id, _): (&StreamName, &Vec<Column>)| id.as_str() == name && !self.bare.contains(id);
         if !self.program.columns.iter().any(is_declared) {
-            self.tables.remove(name);
-            self.failed.insert(name.to_owned());
+            self.known.tables.remove(name);
+            self.known.failed.insert(name.to_owned());
         }
     }
 
@@ -183,7 +181,7 @@ impl Expansion {
                 return None;
             }
             let partitions = partitions(declared);
-            self.tables.insert(id.to_string(), Table { columns: columns.clone(), watermark, partitions });
+            self.known.tables.insert(id.to_string(), Table { columns: columns.clone(), watermark, partitions });
         } else {
             let placement = Placement {
                 tier: settings.tier.map_or_else(OneOrMany::default, OneOrMany::One),
@@ -196,7 +194,7 @@ impl Expansion {
             };
             let stream = Stream { partitions: settings.partitions, retention, placement, ..Stream::default() };
             let partitions = partitions(&stream);
-            self.tables.insert(id.to_string(), Table { columns: columns.clone(), watermark, partitions });
+            self.known.tables.insert(id.to_string(), Table { columns: columns.clone(), watermark, partitions });
             self.manifest.streams.insert(id.clone(), stream);
         }
         self.program.columns.insert(id, columns);
@@ -243,7 +241,7 @@ impl Expansion {
     }
 
     fn add(&mut self, source: &mut Source<'_>, flow: &CreateFlow) -> Option<()> {
-        let compiled = query::check(source, &self.tables, &self.failed, flow);
+        let compiled = query::check(source, &self.known, flow);
         let ids = self.ids(source, flow)?;
         let compiled = compiled?;
         let mut is_fine = true;
@@ -257,19 +255,22 @@ impl Expansion {
         for (name, id) in flow.dead_letter.iter().zip(&ids.dead_letter) {
             is_fine &= self.write(source, flow, (name, id), &dead_letter_columns(), None);
         }
+        for into in &flow.ports {
+            is_fine &= self.write_port(source, flow, &ids, into);
+        }
         if !is_fine {
             return None;
         }
         for (number, one) in (1..).zip(compiled) {
             let arm = arm(flow, number);
-            let Compiled { source: mut read, spread, plan, .. } = one;
+            let Compiled { source: mut read, functions, spread, plan, .. } = one;
             if let Some(spread) = spread {
                 let name = format!("{arm}{BY_KEY}");
                 let keyed = self.keyed(source, flow, &name, spread.partitions)?;
-                self.insert(source, flow, &ids, (&name, &read, &keyed), spread.plan)?;
+                self.insert(source, flow, &ids, (&name, &read, &keyed), (Vec::new(), spread.plan))?;
                 read = keyed.to_string();
             }
-            self.insert(source, flow, &ids, (&arm, &read, &ids.result), plan)?;
+            self.insert(source, flow, &ids, (&arm, &read, &ids.result), (functions, plan))?;
         }
         Some(())
     }
@@ -289,29 +290,30 @@ impl Expansion {
         Some(id)
     }
 
-    /// Adds a flow with one stage, from a stream to a stream.
+    /// Adds a flow from a stream to a stream: its rows go through functions, and then through the stage of a query.
     fn insert(
         &mut self,
         source: &mut Source<'_>,
         flow: &CreateFlow,
         ids: &Ids,
         (name, from, to): (&str, &str, &StreamName),
-        plan: Plan,
+        (functions, plan): (Vec<FunctionName>, Plan),
     ) -> Option<()> {
         let (name, stage) = self.free(source, flow, name)?;
         let placement = Placement { region: regions(&flow.regions), prefer: flow.prefer, ..Placement::default() };
         let fingerprint = format!("sql:{:016x}", plan.fingerprint());
         let query = Query { placement, fingerprint, partitioning: plan.partitioning() };
         self.manifest.queries.insert(stage.clone(), query);
-        let late = ids.late.iter().filter(|_| plan.has_late_port);
-        let outputs = late.map(|late| (PORT_LATE.to_owned(), late.clone()));
+        let late = ids.late.iter().filter(|_| plan.has_late_port).map(|late| (PORT_LATE.to_owned(), late.clone()));
+        let has_ports = !functions.is_empty();
+        let ports = ids.ports.clone().into_iter().filter(|_| has_ports);
         self.manifest.flows.insert(
             name.clone(),
             Flow {
                 source: StreamName::new(from).ok()?,
-                stages: vec![stage.clone()],
+                stages: functions.into_iter().chain([stage.clone()]).collect(),
                 sink: Some(Sink::Stream(to.clone())),
-                outputs: outputs.collect(),
+                outputs: late.chain(ports).collect(),
                 dead_letter: ids.dead_letter.clone(),
                 slo: flow.within,
             },
@@ -363,6 +365,32 @@ impl Expansion {
             source.add("wrong-type", name.at.clone(), message).expected(list(known));
             return false;
         }
+        let Some(partitions) = self.keep(source, flow, (name, id)) else { return false };
+        let declared = self.known.tables.get(&name.text).and_then(|table| table.watermark.clone());
+        let table = Table { columns: columns.to_vec(), watermark: declared.or(watermark), partitions };
+        self.known.tables.insert(name.text.clone(), table);
+        self.program.columns.insert(id.clone(), columns.to_vec());
+        true
+    }
+
+    /// Notes that functions write rows to a stream, whose columns only it can say.
+    fn write_port(&mut self, source: &mut Source<'_>, flow: &CreateFlow, ids: &Ids, into: &PortInto) -> bool {
+        let PortInto { port, stream: name } = into;
+        let Some(id) = ids.ports.get(&port.text) else { return false };
+        if self.bare.contains(id) || !self.program.columns.contains_key(id) {
+            self.known.tables.remove(&name.text);
+            self.known.untyped.insert(name.text.clone());
+        }
+        self.keep(source, flow, (name, id)).is_some()
+    }
+
+    /// Has a stream that a flow writes stay where that does, if it can. Answers in how many partitions it is.
+    fn keep(
+        &mut self,
+        source: &mut Source<'_>,
+        flow: &CreateFlow,
+        (name, id): (&Name, &StreamName),
+    ) -> Option<Option<u32>> {
         let stream = self.manifest.streams.entry(id.clone()).or_default();
         let wanted = regions(&flow.regions);
         let Some(region) = both(&stream.placement.region, &wanted) else {
@@ -375,15 +403,10 @@ impl Expansion {
                 .add("contradiction", name.at.clone(), message)
                 .expected(format!("one of {}, where the flow must stay", list(&wanted)))
                 .help("keep both in the same regions");
-            return false;
+            return None;
         };
         stream.placement.region = region;
-        let declared = self.tables.get(&name.text).and_then(|table| table.watermark.clone());
-        let table =
-            Table { columns: columns.to_vec(), watermark: declared.or(watermark), partitions: partitions(stream) };
-        self.tables.insert(name.text.clone(), table);
-        self.program.columns.insert(id.clone(), columns.to_vec());
-        true
+        Some(partitions(stream))
     }
 
     /// The streams that a flow writes, if its own name is free.
@@ -395,7 +418,15 @@ impl Expansion {
         };
         let dead_letter = side(source, &flow.dead_letter)?;
         let late = side(source, &flow.late)?;
-        Some(Ids { result: stream_name(source, &flow.name)?, dead_letter, late })
+        let mut ports = BTreeMap::new();
+        for into in &flow.ports {
+            if ports.insert(into.port.text.clone(), stream_name(source, &into.stream)?).is_some() {
+                let message = format!("the port `{}` goes into two streams", into.port.text);
+                source.add("duplicate", into.port.at.clone(), message).help("drop one of them");
+                return None;
+            }
+        }
+        Some(Ids { result: stream_name(source, &flow.name)?, dead_letter, late, ports })
     }
 }
 
@@ -404,6 +435,8 @@ struct Ids {
     result: StreamName,
     dead_letter: Option<StreamName>,
     late: Option<StreamName>,
+    /// By the name of a function's port.
+    ports: BTreeMap<String, StreamName>,
 }
 
 /// The name of the flow that carries a query: the first has the name of what was created, those that are united with it a number
@@ -428,7 +461,8 @@ fn regions(names: &[String]) -> OneOrMany<RegionId> {
 
 /// The streams that a flow writes.
 fn written(flow: &CreateFlow) -> impl Iterator<Item = &Name> {
-    std::iter::once(&flow.name).chain(&flow.dead_letter).chain(&flow.late)
+    let ports = flow.ports.iter().map(|into| &into.stream);
+    std::iter::once(&flow.name).chain(&flow.dead_letter).chain(&flow.late).chain(ports)
 }
 
 /// Of flows of which each waits for another those that wait for themselves; the others only read what comes of these.

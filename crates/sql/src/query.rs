@@ -1,13 +1,16 @@
 //! Checks a query against the streams that there are, and makes the plan of its stage.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, SelectItem, SetExpr, Spanned, TableFactor};
+use littoral_model::id::FunctionName;
+use sqlparser::ast::{self, SelectItem, SetExpr, Spanned};
 use sqlparser::tokenizer::Span;
 
 use crate::check::{Checker, Groups, Scope, Typed};
 use crate::expr::{Expr, Literal};
+use crate::from::{From, Through, WINDOWS, WindowCall, functions};
 use crate::plan::{Grouping, Plan, Shape, Turn, Window, hash};
 use crate::source::Source;
 use crate::spread::{Spread, spread};
@@ -30,10 +33,25 @@ pub(crate) struct Table {
     pub(crate) partitions: Option<u32>,
 }
 
+/// What queries may name.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// The streams.
+    pub(crate) tables: BTreeMap<String, Table>,
+    /// The streams of which nothing is known, for what makes them has been reported: so are their readers not.
+    pub(crate) failed: BTreeSet<String>,
+    /// The streams whose columns nobody says: functions write them.
+    pub(crate) untyped: BTreeSet<String>,
+    /// The functions of the app.
+    pub(crate) functions: BTreeSet<String>,
+}
+
 /// What a query came to.
 pub(crate) struct Compiled {
     /// The stream that it reads.
     pub(crate) source: String,
+    /// What its rows go through first.
+    pub(crate) functions: Vec<FunctionName>,
     /// What comes before it where the source has several partitions, and rows have to come together by their keys.
     pub(crate) spread: Option<Spread>,
     pub(crate) plan: Plan,
@@ -51,22 +69,15 @@ impl Compiled {
 /// The streams that a query reads, as far as it says so in a way that can be read.
 pub(crate) fn sources_of(query: &ast::Query) -> Vec<String> {
     let arms = united(&query.body).unwrap_or_default();
-    let source_of = |arm: &ast::Select| from(arm.from.first()?).map(|(table, _)| fabric_name(table));
+    let source_of = |arm: &ast::Select| From::read(arm.from.first()?).map(|from| fabric_name(from.stream));
     arms.into_iter().filter_map(source_of).collect()
 }
 
-/// Checks the query of a flow: one plan, or one for each of those that `UNION ALL` unites. That it reads a stream which `failed`
-/// is not said again.
-pub(crate) fn check(
-    source: &mut Source<'_>,
-    tables: &BTreeMap<String, Table>,
-    failed: &BTreeSet<String>,
-    flow: &CreateFlow,
-) -> Option<Vec<Compiled>> {
+/// Checks the query of a flow: one plan, or one for each of those that `UNION ALL` unites.
+pub(crate) fn check(source: &mut Source<'_>, known: &Known, flow: &CreateFlow) -> Option<Vec<Compiled>> {
     let arms = plain_selects(source, &flow.query)?;
     // All of them, so that all that is wrong is told.
-    let compiled: Vec<Option<Compiled>> =
-        arms.iter().map(|select| check_one(source, tables, failed, flow, select)).collect();
+    let compiled: Vec<Option<Compiled>> = arms.iter().map(|select| check_one(source, known, flow, select)).collect();
     let mut compiled: Vec<Compiled> = compiled.into_iter().collect::<Option<_>>()?;
     unite(source, &arms, &mut compiled)?;
     Some(compiled)
@@ -141,52 +152,62 @@ fn united(body: &SetExpr) -> Option<Vec<&ast::Select>> {
 }
 
 /// Checks one query, which reads one stream.
-fn check_one(
-    source: &mut Source<'_>,
-    tables: &BTreeMap<String, Table>,
-    failed: &BTreeSet<String>,
-    flow: &CreateFlow,
-    select: &ast::Select,
-) -> Option<Compiled> {
+fn check_one(source: &mut Source<'_>, known: &Known, flow: &CreateFlow, select: &ast::Select) -> Option<Compiled> {
     let Some(first) = select.from.first() else {
         source
             .add("unsupported", flow.at.clone(), "the query reads no stream")
             .expected("FROM and the name of a stream");
         return None;
     };
-    let Some((ident, function)) = from(first) else {
+    let Some(from) = From::read(first) else {
         let at = source.range(first.span());
         source
             .add("unsupported", at, "a flow cannot read this")
-            .expected("a stream, or TUMBLE, HOP, CUMULATE or SESSION of one, by one name");
+            .expected("a stream, TUMBLE, HOP, CUMULATE or SESSION of one, or functions of the app of one, by one name")
+            .help("make a flow of what functions put out, and read windows of that");
         return None;
     };
-    let name = fabric_name(ident);
-    let Some(table) = tables.get(&name) else {
-        if failed.contains(&name) {
+    let name = fabric_name(from.stream);
+    let Some(table) = known.tables.get(&name) else {
+        if known.failed.contains(&name) {
             return None;
         }
-        let at = source.range(ident.span);
-        let known = tables.keys().map(String::as_str);
+        let at = source.range(from.stream.span);
+        if known.untyped.contains(&name) {
+            let help = format!("declare those that you use: CREATE STREAM {name} (machine text, ts timestamp, …)");
+            source.add("unknown-name", at, format!("the columns of `{name}` are not known")).help(help);
+            return None;
+        }
+        let known = known.tables.keys().map(String::as_str);
         source
             .add("unknown-name", at, format!("there is no stream `{name}`"))
             .one_of(known.clone())
             .nearest(&name, known);
         return None;
     };
-    let alias = match &first.relation {
-        TableFactor::Table { alias: Some(alias), .. } => fabric_name(&alias.name),
-        _ => name.clone(),
+    let (functions, table) = match &from.through {
+        Through::Functions(calls) => {
+            let functions = functions(source, &known.functions, calls)?;
+            let columns = from.columns(source, calls)?;
+            (functions, Cow::Owned(Table { columns, watermark: None, partitions: table.partitions }))
+        }
+        Through::Nothing | Through::Windows(_) => (Vec::new(), Cow::Borrowed(table)),
     };
+    let alias = from.known_as();
     let scope = Scope { columns: &table.columns, table: &alias };
     let filter = match &select.selection {
         None => Some(None),
         Some(condition) => Checker::new(source, &scope, "WHERE").of_type(condition, Type::Boolean).map(Some),
     };
-    let (shape, output) = match function {
-        None => project(source, &scope, select)?,
-        Some(function) => group(source, &scope, table, flow, select, function)?,
+    let (shape, output) = match from.through {
+        Through::Nothing | Through::Functions(_) => project(source, &scope, select)?,
+        Through::Windows(function) => group(source, &scope, &table, flow, select, function)?,
     };
+    if let Some(into) = flow.ports.first().filter(|_| functions.is_empty()) {
+        let message = "only functions have ports, and this query reads what no function puts out";
+        source.add("contradiction", into.port.at.clone(), message).help("drop PORT, or read FROM function(stream)");
+        return None;
+    }
     let has_late_port = flow.late.is_some();
     if let Shape::Project(_) = &shape {
         let message = "without a window nothing comes too late";
@@ -203,7 +224,7 @@ fn check_one(
         source.add("contradiction", idle.at.clone(), message).help("drop IDLE AFTER, or say a longer time");
         return None;
     }
-    let watermark = carried(table, &shape, &output);
+    let watermark = carried(&table, &shape, &output);
     let producers = table.partitions.filter(|partitions| *partitions > 1);
     let state_layout = layout(&name, &table.columns, &shape, producers);
     let (mut filter, mut shape, is_record) = (filter?, shape, are_of_record(&table.columns));
@@ -213,7 +234,7 @@ fn check_one(
         Some(producers) => spread(plan, producers, flow.idle.as_ref().map(|idle| idle.us)),
         None => (None, plan.identified()),
     };
-    Some(Compiled { source: name, spread, watermark, plan })
+    Some(Compiled { source: name, functions, spread, watermark, plan })
 }
 
 /// The columns that count: those that a query uses, and those that may not be missing. What it uses is then by its place
@@ -268,46 +289,6 @@ fn layout(stream: &str, columns: &[Column], shape: &Shape, producers: Option<u32
     let window = format!("Window {{ size_us: {size_us}, slide_us: {slide_us} }}{turn}");
     let producers = producers.map_or_else(String::new, |producers| format!(" of {producers}"));
     hash(format!("{stream} {used:?} {time} {window} {keys:?} {aggregates:?}{producers}").as_bytes())
-}
-
-/// The name of what is read, and the arguments if it is a function.
-fn from(table: &ast::TableWithJoins) -> Option<(&ast::Ident, Option<WindowCall<'_>>)> {
-    let TableFactor::Table {
-        name,
-        alias,
-        args,
-        with_hints,
-        version: None,
-        with_ordinality: false,
-        partitions,
-        json_path: None,
-        sample: None,
-        index_hints,
-    } = &table.relation
-    else {
-        return None;
-    };
-    let is_plain = alias.as_ref().is_none_or(|alias| alias.columns.is_empty() && alias.at.is_none());
-    if !is_plain || !with_hints.is_empty() || !partitions.is_empty() || !index_hints.is_empty() {
-        return None;
-    }
-    let [ast::ObjectNamePart::Identifier(ident)] = name.0.as_slice() else { return None };
-    let Some(ast::TableFunctionArgs { args, settings: None }) = args else {
-        return args.is_none().then_some((ident, None));
-    };
-    let args = args.iter().map(|arg| match arg {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
-        _ => None,
-    });
-    let args: Vec<&ast::Expr> = args.collect::<Option<_>>()?;
-    let Some(ast::Expr::Identifier(stream)) = args.first() else { return None };
-    Some((stream, Some(WindowCall { name: ident, args })))
-}
-
-/// `TUMBLE(stream, ts, INTERVAL '1 minute')`.
-struct WindowCall<'q> {
-    name: &'q ast::Ident,
-    args: Vec<&'q ast::Expr>,
 }
 
 /// What a flow cannot have: what it is, what helps, and where it stands.
@@ -627,11 +608,10 @@ fn window(source: &mut Source<'_>, scope: &Scope<'_>, call: &WindowCall<'_>) -> 
         }
         "session" => "SESSION(stream, ts, INTERVAL '1 minute'): the gap between one and the next",
         _ => {
-            let known = ["tumble", "hop", "cumulate", "session"];
             source
                 .add("unknown-name", at, format!("there is no table function `{name}`"))
-                .one_of(known)
-                .nearest(&name, known);
+                .one_of(WINDOWS)
+                .nearest(&name, WINDOWS);
             return None;
         }
     };

@@ -78,9 +78,17 @@ pub(crate) struct CreateFlow {
     pub(crate) late: Option<Name>,
     pub(crate) lateness: Option<Length>,
     pub(crate) idle: Option<Length>,
+    pub(crate) ports: Vec<PortInto>,
     pub(crate) query: Box<Query>,
     /// Where the query stands.
     pub(crate) at: Range<usize>,
+}
+
+/// Where rows go that a function puts out beside its result: `PORT scored INTO scores`.
+#[derive(Debug)]
+pub(crate) struct PortInto {
+    pub(crate) port: Name,
+    pub(crate) stream: Name,
 }
 
 /// A length of time of a clause, and where that stands: how much later a row still changes the result of its window, or after how
@@ -336,8 +344,12 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
         self.made = Some(name.text.clone());
         let (mut within, mut regions, mut prefer) = (None, Vec::new(), None);
         let (mut dead_letter, mut late, mut lateness, mut idle) = (None, None, None, None);
-        let mut said = Vec::new();
+        let (mut ports, mut said) = (Vec::new(), Vec::new());
         while !self.word("as") {
+            if self.word("port") {
+                ports.push(self.port_into()?);
+                continue;
+            }
             self.once(&mut said)?;
             let at = self.here();
             if self.word("within") {
@@ -364,15 +376,21 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
                 }
                 idle = Some(Length { us: self.interval()?, at });
             } else {
-                let known = ["within", "keep", "prefer", "dead", "late", "allow", "idle", "as"];
+                let known = ["within", "keep", "prefer", "dead", "late", "allow", "idle", "port", "as"];
                 return Err(self.expected(
-                    "WITHIN, KEEP IN REGION, PREFER, DEAD LETTER INTO, LATE INTO, ALLOW LATENESS, IDLE AFTER or AS",
+                    "WITHIN, KEEP IN REGION, PREFER, DEAD LETTER INTO, LATE INTO, ALLOW LATENESS, IDLE AFTER, PORT or AS",
                     &known,
                 ));
             }
         }
         let (query, at) = self.query()?;
-        Ok(CreateFlow { name, within, regions, prefer, dead_letter, late, lateness, idle, query, at })
+        Ok(CreateFlow { name, within, regions, prefer, dead_letter, late, lateness, idle, ports, query, at })
+    }
+
+    /// `PORT scored INTO scores`, of which the first word is read.
+    fn port_into(&mut self) -> Read<PortInto> {
+        let port = self.name("the name of a port")?;
+        Ok(PortInto { port, stream: self.stream_after_into()? })
     }
 
     fn within(&mut self) -> Read<Time> {

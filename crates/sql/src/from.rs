@@ -1,0 +1,189 @@
+//! What a query reads: a stream, the windows of one, or what functions of the app make of one.
+
+use std::collections::BTreeSet;
+
+use littoral_model::id::FunctionName;
+use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, Ident, Spanned, TableFactor};
+
+use crate::source::Source;
+use crate::statement::{column_name, fabric_name};
+use crate::types::{Column, Type};
+
+/// The table functions with windows.
+pub(crate) const WINDOWS: [&str; 4] = ["tumble", "hop", "cumulate", "session"];
+
+/// What stands behind FROM.
+pub(crate) struct From<'q> {
+    /// The stream whose rows are read.
+    pub(crate) stream: &'q Ident,
+    /// What becomes of them first.
+    pub(crate) through: Through<'q>,
+    alias: Option<&'q ast::TableAlias>,
+}
+
+/// What rows of a stream go through before the query has them.
+pub(crate) enum Through<'q> {
+    /// Nothing.
+    Nothing,
+    /// `TUMBLE(stream, ts, INTERVAL '1 minute')`.
+    Windows(WindowCall<'q>),
+    /// `score(clean(stream))`: the functions, in the order in which they are called.
+    Functions(Vec<Call<'q>>),
+}
+
+/// A call of a function of the app.
+pub(crate) struct Call<'q> {
+    pub(crate) name: &'q Ident,
+    /// What it is given beside rows, which it cannot be.
+    beside: Option<&'q ast::Expr>,
+}
+
+/// A table function with windows.
+pub(crate) struct WindowCall<'q> {
+    pub(crate) name: &'q Ident,
+    pub(crate) args: Vec<&'q ast::Expr>,
+}
+
+impl<'q> From<'q> {
+    /// Reads it, if it is something that a flow can read.
+    pub(crate) fn read(table: &'q ast::TableWithJoins) -> Option<Self> {
+        let TableFactor::Table {
+            name,
+            alias,
+            args,
+            with_hints,
+            version: None,
+            with_ordinality: false,
+            partitions,
+            json_path: None,
+            sample: None,
+            index_hints,
+        } = &table.relation
+        else {
+            return None;
+        };
+        if !with_hints.is_empty() || !partitions.is_empty() || !index_hints.is_empty() {
+            return None;
+        }
+        let [ast::ObjectNamePart::Identifier(ident)] = name.0.as_slice() else { return None };
+        let (stream, through) = match args {
+            None => (ident, Through::Nothing),
+            Some(ast::TableFunctionArgs { args, settings: None }) => of_call(ident, args)?,
+            Some(_) => return None,
+        };
+        let alias = alias.as_ref();
+        let may_name_columns = matches!(through, Through::Functions(_));
+        let is_fine = |alias: &ast::TableAlias| alias.at.is_none() && (may_name_columns || alias.columns.is_empty());
+        alias.is_none_or(is_fine).then_some(Self { stream, through, alias })
+    }
+
+    /// The name by which the query knows it.
+    pub(crate) fn known_as(&self) -> String {
+        let called = match &self.through {
+            Through::Functions(calls) => calls.last().map_or(self.stream, |call| call.name),
+            Through::Nothing | Through::Windows(_) => self.stream,
+        };
+        fabric_name(self.alias.map_or(called, |alias| &alias.name))
+    }
+
+    /// The columns that it says functions put out.
+    pub(crate) fn columns(&self, source: &mut Source<'_>, calls: &[Call<'_>]) -> Option<Vec<Column>> {
+        let declared = self.alias.map(|alias| alias.columns.as_slice()).unwrap_or_default();
+        let Some(last) = calls.last().filter(|_| declared.is_empty()) else {
+            return columns(source, declared);
+        };
+        let at = source.range(last.name.span);
+        let message = format!("what columns `{}` puts out is not known here", fabric_name(last.name));
+        let help = "name those that the query uses with their types: FROM score(readings) AS scored (machine text, score double)";
+        source.add("unknown-name", at, message).help(help);
+        None
+    }
+}
+
+/// The columns that an alias names, with their types.
+fn columns(source: &mut Source<'_>, declared: &[ast::TableAliasColumnDef]) -> Option<Vec<Column>> {
+    let mut columns: Vec<Column> = Vec::new();
+    for ast::TableAliasColumnDef { name, data_type } in declared {
+        let at = source.range(name.span);
+        let column = column_name(name);
+        if columns.iter().any(|known| known.name == column) {
+            source.add("duplicate", at, format!("there are two columns `{column}`")).help("drop one of them");
+            return None;
+        }
+        let Some(written) = data_type else {
+            let message = format!("the column `{column}` has no type");
+            source.add("unknown-name", at, message).expected("bigint, double, boolean, text or timestamp");
+            return None;
+        };
+        let written = written.to_string();
+        let Some(ty) = Type::named(&written).filter(|ty| *ty != Type::Interval) else {
+            let message = format!("no column has the type `{}`", written.to_lowercase());
+            let adding = source.add("unknown-name", at, message).expected("bigint, double, boolean, text or timestamp");
+            adding.nearest(&written, Type::names());
+            return None;
+        };
+        columns.push(Column::new(&column, ty));
+    }
+    Some(columns)
+}
+
+/// The functions of the app that calls name, if there are such, and they are given rows alone.
+pub(crate) fn functions(
+    source: &mut Source<'_>,
+    known: &BTreeSet<String>,
+    calls: &[Call<'_>],
+) -> Option<Vec<FunctionName>> {
+    let mut functions = Vec::with_capacity(calls.len());
+    for Call { name, beside } in calls {
+        let text = fabric_name(name);
+        let at = source.range(name.span);
+        if !known.contains(&text) {
+            let names = known.iter().map(String::as_str).chain(WINDOWS);
+            let adding = source.add("unknown-name", at, format!("there is no table function `{text}`"));
+            adding.one_of(names.clone()).nearest(&text, names);
+            return None;
+        }
+        if let Some(beside) = beside {
+            let at = source.range(beside.span());
+            let message = format!("`{text}` is given the rows of a stream, and nothing beside");
+            source.add("unsupported", at, message).expected(format!("{text}(stream)"));
+            return None;
+        }
+        functions.push(FunctionName::new(&text).ok()?);
+    }
+    Some(functions)
+}
+
+/// A call in FROM: the stream that it is of, and what it does with the rows.
+fn of_call<'q>(name: &'q Ident, args: &'q [FunctionArg]) -> Option<(&'q Ident, Through<'q>)> {
+    let args: Vec<&ast::Expr> = args.iter().map(argument).collect::<Option<_>>()?;
+    if !WINDOWS.contains(&name.value.to_lowercase().as_str()) {
+        let mut calls = vec![Call { name, beside: args.get(1).copied() }];
+        let stream = innermost(args.first()?, &mut calls)?;
+        calls.reverse();
+        return Some((stream, Through::Functions(calls)));
+    }
+    let Some(ast::Expr::Identifier(stream)) = args.first() else { return None };
+    Some((stream, Through::Windows(WindowCall { name, args })))
+}
+
+/// The stream in calls of functions within one another; the grammar bounds how many.
+fn innermost<'q>(arg: &'q ast::Expr, calls: &mut Vec<Call<'q>>) -> Option<&'q Ident> {
+    let call = match arg {
+        ast::Expr::Identifier(stream) => return Some(stream),
+        ast::Expr::Function(call) => call,
+        _ => return None,
+    };
+    let [ast::ObjectNamePart::Identifier(name)] = call.name.0.as_slice() else { return None };
+    let ast::FunctionArguments::List(list) = &call.args else { return None };
+    let args: Vec<&ast::Expr> = list.args.iter().map(argument).collect::<Option<_>>()?;
+    calls.push(Call { name, beside: args.get(1).copied() });
+    innermost(args.first()?, calls)
+}
+
+fn argument(arg: &FunctionArg) -> Option<&ast::Expr> {
+    match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
+        _ => None,
+    }
+}
