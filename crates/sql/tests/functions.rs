@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use common::{lines, process, stage};
-use littoral_model::manifest::{Manifest, Sql};
+use littoral_model::manifest::{Manifest, Sink, Sql};
 use littoral_sql::{Program, expand};
 
 const STREAMS: &str = "CREATE STREAM readings PARTITIONS 2 ON TIER edge;\n";
@@ -59,6 +59,19 @@ fn rows_go_through_the_functions_and_then_through_the_query() {
     let rows = RecordBatch::try_from_iter(columns).unwrap();
     let refused = stage(&program, "alerts").open(rows.schema_ref()).unwrap_err();
     assert!(refused.to_string().contains("no column `score`"), "{refused}");
+}
+
+#[test]
+fn the_example_is_one_flow_to_the_alerts() {
+    let manifest = include_str!("../../../examples/machine-health/littoral.toml");
+    let mut manifest = littoral_model::manifest::parse("littoral.toml", manifest).unwrap();
+    let text = include_str!("../../../examples/machine-health/alerts.sql").to_owned();
+    manifest.sql.insert("alerts".parse().unwrap(), Sql { text });
+    expand(&mut manifest).unwrap_or_else(|mistakes| panic!("{}", mistakes.render()));
+    let flow = &manifest.flows[&"alerts".parse().unwrap()];
+    assert_eq!(flow.sink, Some(Sink::Stream("alerts".parse().unwrap())));
+    assert_eq!(flow.slo.map(|slo| slo.as_micros()), Some(500_000));
+    assert_eq!((manifest.flows.len(), flow.outputs.len(), flow.dead_letter.is_some()), (1, 1, true));
 }
 
 #[test]
