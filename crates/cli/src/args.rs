@@ -180,6 +180,15 @@ Examples:
   littoral run handler.wasm --addr 127.0.0.1:8080 --env GREETING=hello
   littoral run --dir ./data::/data:ro tool.wasm --verbose /data/input.csv")]
     Run(RunArgs),
+    /// Move the stages of a flow, or the partitions of a stream, to another node of their site.
+    ///
+    /// A node that has no copy of their state gets one first, while they go on. Shows for how long each paused. They stay there
+    /// until something else is asked for, the node is lost, or an objective is violated.
+    #[command(after_long_help = "\
+Examples:
+  littoral move machine-health/alerts --to edge-2
+  littoral move machine-health/scores --stream --partition 1 --to edge-2")]
+    Move(MoveArgs),
     /// End an app and forget its streams.
     #[command(after_long_help = "Example:\n  littoral delete my-app")]
     Delete(DeleteArgs),
@@ -862,6 +871,25 @@ pub(crate) struct RunArgs {
     /// A command's arguments.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) arguments: Vec<String>,
+}
+
+/// `littoral move`.
+#[derive(Debug, Args)]
+pub(crate) struct MoveArgs {
+    /// The flow, or with --stream the stream, as APP/NAME.
+    pub(crate) of: AppPath,
+    /// Which node is to have it.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) to: NodeId,
+    /// It is a stream.
+    #[arg(long)]
+    pub(crate) stream: bool,
+    /// This partition only.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) partition: Option<u32>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
 }
 
 /// `littoral delete`.

@@ -16,8 +16,9 @@ use littoral_node::admin::error::{AdminError, AdminErrorKind, Problem};
 use littoral_node::admin::events::EventsReport;
 use littoral_node::admin::queue::{InvocationStatus, InvocationsReport, LaterRequest};
 use littoral_node::admin::types::{
-    AppBundle, AppEnd, AppHistory, AppStatus, CallRequest, CallResponse, FlowStatus, FunctionStatus, NodeStatus,
-    PlanReport, Published, Revocation, SiteStatus, StoredArtifact, StreamStatus, TokenGrant, TokenRequest,
+    AppBundle, AppEnd, AppHistory, AppStatus, CallRequest, CallResponse, FlowStatus, FunctionStatus, MoveReport,
+    MoveRequest, NodeStatus, PlanReport, Published, Revocation, SiteStatus, StoredArtifact, StreamStatus, TokenGrant,
+    TokenRequest,
 };
 use littoral_node::admin::usage::{ChainReports, UsageReport};
 use serde::Serialize;
@@ -131,6 +132,10 @@ impl Client {
         let body = Bytes::from(serde_json::to_vec(end)?);
         let response = self.send(Method::DELETE, &format!("/v1/apps/{app}"), Some("application/json"), body).await?;
         check(response).await.map(drop)
+    }
+
+    pub(crate) async fn relocate(&self, app: &str, request: &MoveRequest) -> anyhow::Result<MoveReport> {
+        self.post(&format!("/v1/apps/{app}/moves"), request).await
     }
 
     pub(crate) async fn revoke(&self, revocation: &Revocation) -> anyhow::Result<()> {

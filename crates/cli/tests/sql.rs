@@ -296,6 +296,58 @@ fn groups_over_several_partitions_are_exact_through_kills() {
 }
 
 #[test]
+fn stages_move_to_another_node_on_request_without_losing_or_doubling_a_row() {
+    let world = World::new();
+    let (cloud, edges) = start(&world);
+    let folder = write(&world, FLOWS);
+    cloud.tell(&world, &["deploy", &folder]);
+    for portion in 0..PORTIONS {
+        let size = RECORDS / PORTIONS;
+        publish(&world, &cloud, (portion * size..(portion + 1) * size).map(record));
+        for flow in ["hot", "means"] {
+            let mut owner = None;
+            eventually("it has an owner and a second copy", || {
+                owner = stage(&world, &cloud, flow).filter(|(_, copies)| *copies == 2).map(|(owner, _)| owner);
+                owner.is_some()
+            });
+            let to = edges.keys().find(|edge| Some(*edge) != owner.as_ref()).unwrap();
+            let of = format!("mill/{flow}");
+            let report = cloud.json(&world, &["move", &of, "--to", to, "-o", "json"]);
+            let moved = &report["works"][0];
+            assert_eq!(
+                (moved["from"].as_str(), moved["to"].as_str()),
+                (owner.as_deref(), Some(to.as_str())),
+                "{report}"
+            );
+            assert!(moved["pause_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{report}");
+            let again = cloud.tell(&world, &["move", &of, "--to", to]);
+            assert!(again.contains("none, it was there"), "{again}");
+        }
+    }
+    let (hot, means, failed) = expected();
+    eventually("all rows arrive", || {
+        rows(&world, &cloud, "mill/hot").len() >= hot.len()
+            && rows(&world, &cloud, "mill/means").len() >= means.len()
+            && rows(&world, &cloud, "mill/bad").len() >= failed
+    });
+    assert_eq!(rows(&world, &cloud, "mill/hot").len(), hot.len());
+    let found = rows(&world, &cloud, "mill/means");
+    let plainly = |row: &Value| plain(row, &["machine", "window_start", "n", "mean"]).to_string();
+    assert_eq!((found.len(), found.iter().map(plainly).collect()), (means.len(), means));
+    for (arguments, said) in [
+        (["mill/hot", "--to", "edge-9"], "there is no live node `edge-9`"),
+        (["mill/hot", "--to", "cloud-1"], "work moves within its site"),
+        (["mill/hat", "--to", "edge-1"], "has no flow `hat`"),
+        (["mull/hot", "--to", "edge-1"], "there is no app `mull`"),
+    ] {
+        let output = cloud.ask(&world, &[&["move"], &arguments[..]].concat());
+        assert!(!output.status.success());
+        let errors = errors(&output);
+        assert!(errors.contains(said), "{errors}");
+    }
+}
+
+#[test]
 fn a_mistake_in_a_file_of_statements_is_shown_in_its_line() {
     let world = World::new();
     let folder = write(&world, &FLOWS.replace("temperature > 50", "temprature > 50"));

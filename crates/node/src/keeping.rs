@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use littoral_control::slo::{Change, Seen, Watch};
 use littoral_flow::stats::now_us;
-use littoral_mesh::{Mesh, Method, Priority};
+use littoral_mesh::Mesh;
 use littoral_model::id::{AppName, FlowName, NodeId};
 use littoral_model::manifest;
 use littoral_model::work::{Assignment, KeeperAnswer, KeeperCommand, WorkId};
@@ -31,10 +31,10 @@ use self::standing::told;
 use crate::admin::events::{EventKind, EventRow, Moved};
 use crate::events::Events;
 use crate::intent::{App, IntentStore};
+use crate::moving::propose;
 use crate::report::{Reporter, assignments};
 use crate::runner::Runner;
 use crate::sync::micros;
-use crate::wiring::ask;
 
 /// How often what was committed is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -42,8 +42,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const COOL_DOWN: Duration = Duration::from_secs(30);
 /// How long ago an action may be that a watcher on another node goes on from.
 const LATELY: Duration = Duration::from_secs(300);
-/// How long the keeper of a site may take.
-const KEEPER_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Which flow of an app, and which unit of work is its end.
 type Key = (WorkId, FlowName);
@@ -204,17 +202,14 @@ impl Keeping {
             owner: target.clone(),
             exclude_old: false,
         };
-        let answer: Result<Result<KeeperAnswer, String>, _> =
-            ask(&self.mesh, &target, Method::Keeper, Priority::Control, KEEPER_DEADLINE, &command).await;
-        let (kind, outcome) = match answer {
-            Ok(Ok(KeeperAnswer::Applied(_))) => {
+        let (kind, outcome) = match propose(&self.mesh, &target, &command).await {
+            Ok(KeeperAnswer::Applied(_)) => {
                 kept.try_no_more(&moved);
                 kept.acted = Some(moved.p95_us);
                 (EventKind::Action, "it is moved to".to_owned())
             }
-            Ok(Ok(KeeperAnswer::Refused(_))) => (EventKind::Helpless, "it changed owner meanwhile, before".to_owned()),
-            Ok(Err(reason)) => (EventKind::Helpless, format!("the keeper did not decide ({reason}) to move it to")),
-            Err(error) => (EventKind::Helpless, format!("the keeper did not answer ({error}) whether to move it to")),
+            Ok(KeeperAnswer::Refused(_)) => (EventKind::Helpless, "it changed owner meanwhile, before".to_owned()),
+            Err(reason) => (EventKind::Helpless, format!("the keeper did not decide to move it ({reason}) to")),
         };
         let text = format!("{cause}; {outcome} {target}, which holds its state");
         let moved = (kind == EventKind::Action).then_some(moved);

@@ -32,6 +32,7 @@ mod keeping;
 mod log_reader;
 mod logs;
 mod metering;
+mod moving;
 mod nearest;
 mod node;
 mod operations;

@@ -26,8 +26,8 @@ use crate::admin::operations::{Answers, Operations, TailStart};
 use crate::admin::queue::{InvocationState, InvocationStatus, InvocationsReport};
 use crate::admin::types::{
     AdminError, AdminErrorKind, AppBundle, AppEnd, AppHistory, AppStatus, FindingReport, FlowStatus, FunctionStatus,
-    LogLine, NodeState, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, SiteStatus,
-    StreamStatus, TailRow, TokenGrant, TokenRequest,
+    LogLine, MoveReport, MoveRequest, NodeState, NodeStatus, PlanReport, PublishRecord, Published, Readiness,
+    Revocation, SiteStatus, StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
 use crate::admin::usage::{ChainReports, UsageReport};
 use crate::artifacts::Artifacts;
@@ -41,6 +41,7 @@ use crate::intent::{Apps, EditError, Exchange, IntentStore, read_manifest};
 use crate::log_reader::LogReader;
 use crate::logs::Logs;
 use crate::metering::{UsageAnswer, UsageReader, UsageRequest};
+use crate::moving::Mover;
 use crate::plan_report;
 use crate::publish::Publisher;
 use crate::queue::Queues;
@@ -79,6 +80,7 @@ pub(crate) struct NodeOperations {
     queues: Arc<Queues>,
     source: Arc<dyn Source>,
     reporter: Arc<Reporter>,
+    mover: Mover,
     logs: Arc<Logs>,
     usage: UsageReader,
     events: Arc<Events>,
@@ -102,6 +104,12 @@ impl NodeOperations {
             queues: Arc::clone(&services.queues),
             source: Arc::clone(&core.source),
             reporter: Arc::clone(&services.reporter),
+            mover: Mover {
+                mesh: Arc::clone(&core.mesh),
+                intent: Arc::clone(&core.intent),
+                reporter: Arc::clone(&services.reporter),
+                events: Arc::clone(&core.events),
+            },
             logs: Arc::clone(&core.logs),
             usage: UsageReader { mesh: Arc::clone(&core.mesh), metering: Arc::clone(&core.metering) },
             events: Arc::clone(&core.events),
@@ -336,6 +344,10 @@ impl Operations for NodeOperations {
         tracing::info!(app = %id, "deleted");
         self.spread(self.intent.offer_with(&id)).await;
         Ok(())
+    }
+
+    async fn relocate(&self, app: AppName, request: MoveRequest) -> Result<MoveReport, AdminError> {
+        self.mover.run(app_of(app), request).await
     }
 
     async fn revoke(&self, revocation: Revocation) -> Result<(), AdminError> {

@@ -158,20 +158,20 @@ impl Reporter {
         report
     }
 
+    /// One node's report, if it answers in time.
+    pub(crate) async fn of(&self, node: &NodeId) -> Option<Report> {
+        if node == self.mesh.node() { Some(self.own()) } else { self.ask(node).await.ok() }
+    }
+
     /// The reports of all live nodes that answer in time, this one's among them.
     pub(crate) async fn gather(&self) -> Vec<(NodeId, Report)> {
         let members = self.mesh.members().borrow().clone();
         let asked = members.keys().map(|node| async move {
-            if node == self.mesh.node() {
-                return Some((node.clone(), self.own()));
+            let report = self.of(node).await;
+            if report.is_none() {
+                tracing::debug!(%node, "a node does not report");
             }
-            match self.ask(node).await {
-                Ok(report) => Some((node.clone(), report)),
-                Err(error) => {
-                    tracing::debug!(%node, %error, "a node does not report");
-                    None
-                }
-            }
+            Some((node.clone(), report?))
         });
         join_all(asked).await.into_iter().flatten().collect()
     }

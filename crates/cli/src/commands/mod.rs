@@ -14,6 +14,7 @@ mod get;
 mod history;
 mod init;
 mod logs;
+mod moving;
 mod new;
 mod node;
 mod plan;
@@ -64,6 +65,7 @@ pub(crate) async fn run(cli: &Cli, prepared: Prepared) -> anyhow::Result<ExitCod
         Command::Stream(StreamCommand::Publish(args)) => stream::publish(args, &client()?).await,
         Command::Stream(StreamCommand::Tail(args)) => stream::tail(args, &client()?).await,
         Command::Flow(FlowCommand::Explain(args)) => flow::explain(args, &client()?).await,
+        Command::Move(args) => moving::run(args, &client()?).await,
         Command::Logs(args) => logs::run(args, &client()?).await,
         Command::Events(args) => events::run(args, &client()?).await,
         Command::Usage(args) => usage::run(args, &client()?).await,

@@ -34,6 +34,44 @@ pub struct AppEnd {
     pub signature: Option<BundleSignature>,
 }
 
+/// Moves stages of a flow, or partitions of a stream, to a node of their site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MoveRequest {
+    /// The flow or the stream.
+    pub name: String,
+    /// Whether it is a stream.
+    #[serde(default)]
+    pub is_stream: bool,
+    /// Which partition; all of them if none is said.
+    #[serde(default)]
+    pub partition: Option<u32>,
+    /// Which node is to have them.
+    pub to: NodeId,
+}
+
+/// What became of a [`MoveRequest`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MoveReport {
+    /// Each unit of work that is now there, in the order in which they were moved.
+    pub works: Vec<MovedWork>,
+}
+
+/// A unit of work that a node has as it was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MovedWork {
+    /// The stage, as `health.0`, or the stream.
+    pub work: String,
+    /// Which partition.
+    pub partition: u32,
+    /// Which node had it.
+    pub from: String,
+    /// Which node has it.
+    pub to: String,
+    /// For how long at most nobody worked on it, in milliseconds: from before its keeper was asked until the asked node
+    /// knew that the new owner is ready. Nothing if it was there already.
+    pub pause_ms: Option<f64>,
+}
+
 /// Shuts a node out of the fabric, for good.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Revocation {

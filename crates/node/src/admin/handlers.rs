@@ -17,7 +17,8 @@ use super::operations::{Answers, TailStart};
 use super::router::Api;
 use super::types::{
     AppBundle, AppEnd, AppHistory, AppStatus, Base64Bytes, CallRequest, CallResponse, FlowStatus, FunctionStatus,
-    NodeStatus, PlanReport, Published, Revocation, SiteStatus, StoredArtifact, StreamStatus, TokenGrant, TokenRequest,
+    MoveReport, MoveRequest, NodeStatus, PlanReport, Published, Revocation, SiteStatus, StoredArtifact, StreamStatus,
+    TokenGrant, TokenRequest,
 };
 
 use super::events::EventsReport;
@@ -111,6 +112,14 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, AdminError> {
     api.operations.delete(app, end).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn relocate(
+    State(api): State<Api>,
+    PathOf(app): PathOf<AppName>,
+    JsonBody(request): JsonBody<MoveRequest>,
+) -> Answer<MoveReport> {
+    api.operations.relocate(app, request).await.map(Json)
 }
 
 pub(super) async fn revoke(

@@ -12,8 +12,8 @@ use super::queue::{InvocationStatus, InvocationsReport, LaterRequest};
 use super::router::{Content, ROUTES, Route};
 use super::types::{
     AppBundle, AppEnd, AppHistory, AppStatus, CallRequest, CallResponse, FlowStatus, FunctionStatus, LogLine,
-    NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, SiteStatus, StoredArtifact, StreamStatus,
-    TailRow, TokenGrant, TokenRequest,
+    MoveReport, MoveRequest, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, SiteStatus,
+    StoredArtifact, StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
 use super::usage::{ChainReports, UsageReport};
 
@@ -122,6 +122,8 @@ fn schemas() -> Map<String, Value> {
         LaterRequest,
         LogLine,
         NodeStatus,
+        MoveReport,
+        MoveRequest,
         PlanReport,
         Problem,
         PublishRecord,

@@ -13,8 +13,9 @@ use littoral_model::id::{AppName, FunctionName, NodeId, StreamName};
 use littoral_model::invocation::{InvocationName, Record};
 
 use super::types::{
-    AdminError, AppBundle, AppEnd, AppHistory, AppStatus, FlowStatus, FunctionStatus, LogLine, NodeStatus, PlanReport,
-    PublishRecord, Published, Readiness, Revocation, SiteStatus, StreamStatus, TailRow, TokenGrant, TokenRequest,
+    AdminError, AppBundle, AppEnd, AppHistory, AppStatus, FlowStatus, FunctionStatus, LogLine, MoveReport, MoveRequest,
+    NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, SiteStatus, StreamStatus, TailRow,
+    TokenGrant, TokenRequest,
 };
 
 use super::events::EventsReport;
@@ -113,6 +114,14 @@ pub trait Operations: Send + Sync + 'static {
     /// # Errors
     /// When there is no such app, or the end does not follow what holds.
     async fn delete(&self, app: AppName, end: AppEnd) -> Result<(), AdminError>;
+
+    /// Moves stages of a flow, or partitions of a stream, to another node of their site, one after the other. Answers once
+    /// the node works on them.
+    ///
+    /// # Errors
+    /// When there is no such thing or node, the node may not have it or is at another site, or the site's keeper does not
+    /// decide; what was moved before that stays so.
+    async fn relocate(&self, app: AppName, request: MoveRequest) -> Result<MoveReport, AdminError>;
 
     /// Shuts a node out of the fabric for good; durable here, and told to all that can be reached, before it answers.
     ///

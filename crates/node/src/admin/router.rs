@@ -266,6 +266,17 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: Method::POST,
+        path: "/v1/apps/{app}/moves",
+        id: "move",
+        summary: "Moves stages of a flow, or partitions of a stream, to another node of their site; answers once it works on them.",
+        query: &[],
+        request: Content::Json("MoveRequest"),
+        status: 200,
+        response: Content::Json("MoveReport"),
+        handler: || post(handlers::relocate),
+    },
+    Route {
+        method: Method::POST,
         path: "/v1/revocations",
         id: "revoke",
         summary: "Shuts a node out of the fabric for good, by an administrator's signature.",

@@ -27,8 +27,8 @@ use super::router::{ARTIFACT_BYTES_MAX, REQUEST_BYTES_MAX, ROUTES, router};
 use super::serve::{AdminSocket, ServeError, serve_tls, serve_unix};
 use super::types::{
     AdminError, AppBundle, AppEnd, AppHistory, AppStatus, ConditionStatus, FlowStatus, FunctionStatus, Health, LogLine,
-    NodeState, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, SiteStatus, StreamStatus,
-    TailRow, TokenGrant, TokenRequest,
+    MoveReport, MoveRequest, NodeState, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation,
+    SiteStatus, StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
 use super::usage::{ChainReports, UsageReport};
 
@@ -138,6 +138,10 @@ impl Operations for Fake {
     }
     async fn delete(&self, app: AppName, _: AppEnd) -> Result<(), AdminError> {
         Err(AdminError::not_found(format!("there is no app `{app}`")).hint("see `littoral get apps`"))
+    }
+    async fn relocate(&self, _: AppName, request: MoveRequest) -> Result<MoveReport, AdminError> {
+        self.note(format!("move {} to {}", request.name, request.to));
+        Ok(MoveReport::default())
     }
     async fn revoke(&self, revocation: Revocation) -> Result<(), AdminError> {
         self.note(format!("revoke {}", revocation.node));

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 pub use super::error::{AdminError, AdminErrorKind, FindingReport};
 pub use super::exchange::{
     AppBundle, AppEdit, AppEnd, AppHistory, Base64Bytes, BundleSignature, CallRequest, CallResponse, LogLine,
-    LogStream, PublishRecord, Published, Readiness, Revocation, StoredArtifact, TOKEN_TTL_SECONDS_DEFAULT, TailRow,
-    TokenGrant, TokenRequest,
+    LogStream, MoveReport, MoveRequest, MovedWork, PublishRecord, Published, Readiness, Revocation, StoredArtifact,
+    TOKEN_TTL_SECONDS_DEFAULT, TailRow, TokenGrant, TokenRequest,
 };
 
 /// A node, as the asked node knows it.
