@@ -26,7 +26,7 @@ CONFORMANCE := $(TARGET)/guests/test/wasm32-wasip2/release/examples/conformance.
 SEEDS_FAST := $(foreach crate,model plan control store sim,--config 'profile.dev.package.littoral-$(crate).opt-level=2') \
 	--config 'profile.dev.package.redb.debug-assertions=false'
 
-.PHONY: help setup languages build install guests demo drill overload chaos chaos-queue test check fix bench bench-guests bench-density-guests bench-zenoh-peer clean conformance conformance-guest fuzz seeds
+.PHONY: help setup languages build install guests demo drill overload chaos chaos-flow chaos-queue test check fix bench bench-guests bench-density-guests bench-zenoh-peer clean conformance conformance-guest fuzz seeds
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -56,6 +56,8 @@ overload: build guests ## slow an edge node of the example down until its object
 	$(LITTORAL) dev $(EXAMPLE) --once --sensors 20 --rate 400 --duration 150s --fault 'slow:edge-1@15%..75%'
 
 chaos: bench-chaos ## kill, pause, wipe, cut and heal twelve nodes for ten minutes under records and calls; SEED=N repeats a run, SHORT=1 has one of each
+
+chaos-flow: bench-chaos-flow ## kill, pause, wipe and cut nodes, swap functions and move stages 200 times under a flow in SQL; SEED=N repeats a run, SHORT=1 has ten
 
 chaos-queue: bench-chaos-queue ## kill, pause and wipe nodes 200 times under asynchronous calls; SEED=N repeats a run, SHORT=1 has ten
 

@@ -30,8 +30,9 @@ mod stream;
 use std::process::ExitCode;
 
 /// Every benchmark by name.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "chaos",
+    "chaos-flow",
     "chaos-queue",
     "flow",
     "flow-basic",
@@ -56,11 +57,13 @@ fn main() -> ExitCode {
     let ran = match arguments.iter().filter(|argument| **argument != "--short").copied().collect::<Vec<_>>().as_slice()
     {
         ["chaos"] => chaos::run(short, None),
+        ["chaos-flow"] => chaos::flows::run(short, None),
         ["chaos-queue"] => chaos::queue::run(short, None),
-        [name @ ("chaos" | "chaos-queue"), "--seed", seed] => match seed.parse() {
-            Ok(seed) if *name == "chaos" => chaos::run(short, Some(seed)),
-            Ok(seed) => chaos::queue::run(short, Some(seed)),
-            Err(_) => Err(anyhow::anyhow!("--seed takes a whole number, not {seed}")),
+        [name @ ("chaos" | "chaos-flow" | "chaos-queue"), "--seed", seed] => match (*name, seed.parse()) {
+            ("chaos", Ok(seed)) => chaos::run(short, Some(seed)),
+            ("chaos-flow", Ok(seed)) => chaos::flows::run(short, Some(seed)),
+            (_, Ok(seed)) => chaos::queue::run(short, Some(seed)),
+            (_, Err(_)) => Err(anyhow::anyhow!("--seed takes a whole number, not {seed}")),
         },
         ["flow"] => flow::run(short),
         ["flow-basic"] => flow_basic::run(),
@@ -82,7 +85,7 @@ fn main() -> ExitCode {
         ["nats-echo", address, identity] => mesh::nats_echo(address, identity),
         _ => {
             eprintln!(
-                "usage: littoral-bench NAME [--short], NAME one of {}; chaos and chaos-queue also take --seed N",
+                "usage: littoral-bench NAME [--short], NAME one of {}; chaos, chaos-flow and chaos-queue also take --seed N",
                 NAMES.join(", ")
             );
             return ExitCode::from(2);

@@ -145,7 +145,7 @@ impl App {
 }
 
 /// Gives the node a component, unless it holds it; the component's digest.
-async fn upload(client: &Client, component: Bytes) -> anyhow::Result<String> {
+pub(crate) async fn upload(client: &Client, component: Bytes) -> anyhow::Result<String> {
     let digest = artifact_digest(&component);
     if !client.has_artifact(&digest).await? {
         let stored = client.put_artifact(component).await?;

@@ -180,6 +180,16 @@ Examples:
   littoral run handler.wasm --addr 127.0.0.1:8080 --env GREETING=hello
   littoral run --dir ./data::/data:ro tool.wasm --verbose /data/input.csv")]
     Run(RunArgs),
+    /// Put another component in the place of a function's, while its flows run.
+    ///
+    /// It is fetched and compiled first, while the one before goes on; then each stage goes on with its state, from the record
+    /// after the last one committed. Shows for how long each paused. The app's files are as they were: deploy them with the
+    /// component there, or they take this back.
+    #[command(after_long_help = "\
+Examples:
+  littoral swap machine-health/score target/wasm32-wasip2/release/score.wasm
+  littoral swap machine-health/score score-low.wasm -o json")]
+    Swap(SwapArgs),
     /// Move the stages of a flow, or the partitions of a stream, to another node of their site.
     ///
     /// A node that has no copy of their state gets one first, while they go on. Shows for how long each paused. They stay there
@@ -871,6 +881,24 @@ pub(crate) struct RunArgs {
     /// A command's arguments.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) arguments: Vec<String>,
+}
+
+/// `littoral swap`.
+#[derive(Debug, Args)]
+pub(crate) struct SwapArgs {
+    /// The function, as APP/FUNCTION.
+    pub(crate) of: AppPath,
+    /// The file of the component.
+    #[arg(value_name = "COMPONENT")]
+    pub(crate) component: PathBuf,
+    /// How long to wait until all stages run it.
+    #[arg(long, default_value = "2min", value_name = "TIME")]
+    pub(crate) timeout: String,
+    #[command(flatten)]
+    pub(crate) sign: SignArgs,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
 }
 
 /// `littoral move`.

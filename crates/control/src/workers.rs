@@ -59,7 +59,8 @@ impl Agent {
         }
         self.runs.retain(|work, run| {
             let same = wanted.get(work) == Some(&(run.epoch, run.revision));
-            if !same && !matches!(run.state, State::Failed { .. }) {
+            if !same {
+                // Also where it failed: what ran before may go on, as what was to follow it could not be had.
                 commands.push(Command::StopWork { work: work.clone() });
             }
             same

@@ -45,7 +45,10 @@ pub struct StageWork {
 /// Runs a stage until it ends; call it on the shard that is to run the guests.
 pub async fn run(work: StageWork) -> Ended {
     match Running::start(work).await {
-        Ok(running) => running.run().await,
+        Ok(running) => {
+            running.stats.runs();
+            running.run().await
+        }
         Err(ended) => ended,
     }
 }

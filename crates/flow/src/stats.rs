@@ -34,6 +34,8 @@ struct Metrics {
 #[derive(Debug, Default)]
 struct Inner {
     has_started: bool,
+    /// Since when it takes rows.
+    runs_since: Option<Instant>,
     rows_in: u64,
     rows_out: BTreeMap<String, u64>,
     rejected: u64,
@@ -209,6 +211,17 @@ impl Stats {
             metrics.starts.increment(1);
         }
         self.lock().has_started = true;
+    }
+
+    /// Takes note that it has its state, and takes rows from now on.
+    pub fn runs(&self) {
+        self.lock().runs_since = Some(Instant::now());
+    }
+
+    /// Since when it takes rows, if it does.
+    #[must_use]
+    pub fn runs_since(&self) -> Option<Instant> {
+        self.lock().runs_since
     }
 
     /// Whether there is something to tell: it runs, or it has failed before it ran.

@@ -1,6 +1,6 @@
 //! Drives the agents: feeds each the events of its consensus group and carries out what it commands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -254,8 +254,14 @@ impl Driver {
 
     fn step(&mut self, event: Event) {
         let now_ms = now_ms();
-        for command in self.agent.step(now_ms, event) {
-            self.carry_out(now_ms, command);
+        let commands = self.agent.step(now_ms, event);
+        let started: BTreeSet<WorkId> = commands.iter().filter_map(started).cloned().collect();
+        for command in commands {
+            // What is started with other functions goes on until they are at hand.
+            let goes_on = matches!(&command, Command::StopWork { work } if started.contains(work));
+            if !goes_on {
+                self.carry_out(now_ms, command);
+            }
         }
     }
 
@@ -338,5 +344,13 @@ impl Driver {
                 shared.logs.system(Some(work.app.app.as_str()), None, &text);
             }
         }
+    }
+}
+
+/// Which work a command starts.
+fn started(command: &Command) -> Option<&WorkId> {
+    match command {
+        Command::StartWork { work, .. } => Some(work),
+        _ => None,
     }
 }

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use littoral_control::Event;
 use littoral_flow::Ended;
 use littoral_flow::ingest::{self, IngestWork};
 use littoral_flow::reader::{Input, Source};
 use littoral_flow::stage::{self, StageWork};
-use littoral_flow::stats::{Snapshot, Stats};
+use littoral_flow::stats::{Snapshot, Stats, now_us};
 use littoral_model::id::Epoch;
 use littoral_model::work::WorkId;
 use littoral_plan::{Ack, PlacedWork, Placement, Role, StageFunction};
@@ -17,6 +17,7 @@ use littoral_runtime::latency::Latency;
 use littoral_runtime::stage::StageSettings;
 use littoral_runtime::{LogSink, Shards};
 use littoral_store::replica::{Ack as LogAck, Owned, Retention, WorkConfig, Works};
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -42,14 +43,29 @@ pub(crate) struct Runner {
     pub(crate) prepared: Mutex<BTreeSet<String>>,
 }
 
+/// How long what is to go on with other functions waits for them.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
 /// Work that runs, or has run and failed.
 pub(crate) struct Running {
     epoch: Epoch,
     stats: Arc<Stats>,
+    /// When it was started in place of what ran before, and that moment on the clock of the wall.
+    replaced: Option<(Instant, i64)>,
     /// What its functions were started with.
     settings: String,
     agent: mpsc::Sender<Event>,
     task: AbortHandle,
+}
+
+/// That a work went on with other functions than before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Swap {
+    pub(crate) work: WorkId,
+    /// When, in microseconds since 1970.
+    pub(crate) at_us: i64,
+    /// From when what ran before was stopped until it took rows again, in microseconds.
+    pub(crate) pause_us: u64,
 }
 
 impl Drop for Running {
@@ -59,8 +75,59 @@ impl Drop for Running {
 }
 
 impl Runner {
-    /// Starts work; what becomes of it is told to the agent.
+    /// Starts work; what becomes of it is told to the agent. Where it runs already, that goes on until what it is to run with now
+    /// is at hand.
     pub(crate) fn start(self: &Arc<Self>, work: WorkId, epoch: Epoch, agent: mpsc::Sender<Event>) {
+        let is_on = |running: &Running| running.epoch == epoch && !running.task.is_finished();
+        if self.lock().get(&work).is_some_and(is_on) {
+            tokio::spawn(Arc::clone(self).replace(work, epoch, agent));
+        } else {
+            self.begin(work, epoch, agent);
+        }
+    }
+
+    /// Has work go on with what it is to run with now. Where that cannot be had, what runs goes on, and the agent tries again.
+    async fn replace(self: Arc<Self>, work: WorkId, epoch: Epoch, agent: mpsc::Sender<Event>) {
+        let at_hand = tokio::time::timeout(READY_WITHIN, self.load(&work)).await;
+        let failed = match at_hand {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("{error:#}")),
+            Err(_) => Some(format!("its functions were not at hand within {} s", READY_WITHIN.as_secs())),
+        };
+        let settings = self.settings(&work);
+        let is_new = match self.lock().get(&work).filter(|running| running.epoch == epoch) {
+            // It was stopped, or began anew elsewhere, meanwhile.
+            None => return,
+            Some(running) => {
+                if let Some(reason) = &failed {
+                    running.stats.failed(reason);
+                }
+                running.settings != settings
+            }
+        };
+        // If the agent is gone, the node stops.
+        let _ = match failed {
+            Some(reason) => agent.send(Event::WorkFailed { work, epoch, reason }).await,
+            None if is_new => {
+                self.begin(work, epoch, agent);
+                return;
+            }
+            None => agent.send(Event::WorkStarted { work, epoch }).await,
+        };
+    }
+
+    /// Has at hand what a work is to run with now.
+    async fn load(&self, work: &WorkId) -> anyhow::Result<()> {
+        let apps = self.intent.now();
+        let app = apps.apps.get(&work.app);
+        let Some((app, placed)) = app.and_then(|app| Some((app, app.placement.work(work)?))) else { return Ok(()) };
+        match &placed.role {
+            Role::Stage { functions, .. } => self.guests(app, functions, work.partition).await.map(drop),
+            Role::StreamPartition { .. } | Role::Queue { .. } => Ok(()),
+        }
+    }
+
+    fn begin(self: &Arc<Self>, work: WorkId, epoch: Epoch, agent: mpsc::Sender<Event>) {
         let stats = Arc::new(Stats::of(&work));
         let settings = self.settings(&work);
         let telling = agent.clone();
@@ -73,7 +140,10 @@ impl Runner {
             // If the agent is gone, the node stops.
             let _ = telling.send(Event::WorkFailed { work: id, epoch, reason }).await;
         });
-        self.lock().insert(work, Running { epoch, stats, settings, agent, task: task.abort_handle() });
+        let mut all = self.lock();
+        let is_on = |running: &Running| running.epoch == epoch && !running.task.is_finished();
+        let replaced = all.get(&work).is_some_and(is_on).then(|| (Instant::now(), now_us()));
+        all.insert(work, Running { epoch, stats, replaced, settings, agent, task: task.abort_handle() });
     }
 
     /// Has at hand what the stages need whose logs this node copies: when their owner dies, and perhaps the only node
@@ -133,6 +203,17 @@ impl Runner {
         telling.map(|(work, running)| (work.clone(), (running.epoch, running.stats.snapshot()))).collect()
     }
 
+    /// The works that went on here with other functions than before, when they did, and for how long they paused.
+    pub(crate) fn swaps(&self) -> Vec<Swap> {
+        let running = self.lock();
+        let swaps = running.iter().filter_map(|(work, running)| {
+            let (replaced, at_us) = running.replaced?;
+            let pause = running.stats.runs_since()?.saturating_duration_since(replaced);
+            Some(Swap { work: work.clone(), at_us, pause_us: u64::try_from(pause.as_micros()).unwrap_or(u64::MAX) })
+        });
+        swaps.collect()
+    }
+
     /// After intent has changed: tells the log how each work that runs here is to be kept and who reads it, and starts
     /// stages anew whose functions have other settings now.
     pub(crate) fn reconsider(self: &Arc<Self>) {
@@ -160,7 +241,8 @@ impl Runner {
         let app = apps.apps.get(&work.app);
         match app.and_then(|app| Some((app, &app.placement.work(work)?.role))) {
             Some((app, Role::Stage { functions, .. })) => {
-                functions.iter().map(|stage| settings_of(app, &stage.function)).collect::<Vec<_>>().join("; ")
+                let of = |stage: &StageFunction| format!("{} {}", stage.artifact, settings_of(app, &stage.function));
+                functions.iter().map(of).collect::<Vec<_>>().join("; ")
             }
             // Its triggers; all else of a queue is taken up as it runs.
             Some((app, Role::Queue { function, sources })) => {

@@ -17,7 +17,7 @@ use littoral_runtime::latency;
 use crate::admin::exchange::artifact_digest;
 use crate::admin::types::{
     AppStatus, ConditionStatus, FlowStatus, FunctionStatus, Health, InstancesStatus, LinkStatus, NodeState, NodeStatus,
-    PartitionStatus, Quantiles, ServedStatus, SinkStatus, StageStatus, StreamStatus, VariantStatus,
+    PartitionStatus, Quantiles, ServedStatus, SinkStatus, StageStatus, StreamStatus, SwapStatus, VariantStatus,
 };
 use crate::functions::Standing;
 use crate::intent::{App, Apps};
@@ -245,8 +245,17 @@ impl Picture {
             first_commit_us: stats.first_us,
             last_commit_us: stats.last_us,
             latency: shown(stats.process),
+            swap: self.swap(&placed.work),
             reasons: crate::plan_report::told(&placed.reasons, false),
         }
+    }
+
+    /// How the owner of a work last went on with other functions.
+    fn swap(&self, work: &WorkId) -> Option<SwapStatus> {
+        let (owner, _) = self.owned.get(work)?;
+        let (_, report) = self.reports.iter().find(|(node, _)| node == owner)?;
+        let swap = report.swaps.iter().find(|swap| swap.work == *work)?;
+        Some(SwapStatus { at_us: swap.at_us, pause_ms: swap.pause_us as f64 / 1e3 })
     }
 
     /// What arrives at the streams that a flow writes to; latencies are those of the slowest partition.

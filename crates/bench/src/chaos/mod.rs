@@ -10,6 +10,7 @@
 
 mod apps;
 mod calls;
+pub(crate) mod flows;
 mod held;
 mod nodes;
 pub(crate) mod queue;

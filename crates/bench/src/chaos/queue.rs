@@ -37,7 +37,7 @@ use crate::results::{Results, Series, load, quantile};
 /// How many strikes there are, in the long form and in the short one.
 const STRIKES: (usize, usize) = (200, 10);
 /// Who is struck, and where calls are made.
-const HALL: [&str; 3] = ["edge-a1", "edge-a2", "edge-a3"];
+pub(super) const HALL: [&str; 3] = ["edge-a1", "edge-a2", "edge-a3"];
 /// How long a client pauses between two calls: of three clients, a queue remembers as many as an hour of strikes takes.
 const PAUSE: Duration = Duration::from_millis(1_000);
 /// One call of so many is sent again after it was acknowledged.
@@ -296,7 +296,7 @@ async fn whole(nodes: &Nodes, places: &[Place]) -> anyhow::Result<Queue> {
 }
 
 /// Whether the nodes of the hall, and they alone, vote there, and all of them are alive.
-async fn votes(place: &Place, hall: &BTreeSet<&str>) -> bool {
+pub(super) async fn votes(place: &Place, hall: &BTreeSet<&str>) -> bool {
     let Ok(sites) = wire::get(place, "/v1/sites", ANSWER).await else { return false };
     let is_hall = |site: &&Value| site.get("name").and_then(Value::as_str) == Some("hall-a");
     let site = sites.as_array().and_then(|sites| sites.iter().find(is_hall));

@@ -25,6 +25,7 @@ mod revoke;
 mod run;
 mod schema;
 mod stream;
+mod swap;
 mod token;
 mod tools;
 mod usage;
@@ -65,6 +66,7 @@ pub(crate) async fn run(cli: &Cli, prepared: Prepared) -> anyhow::Result<ExitCod
         Command::Stream(StreamCommand::Publish(args)) => stream::publish(args, &client()?).await,
         Command::Stream(StreamCommand::Tail(args)) => stream::tail(args, &client()?).await,
         Command::Flow(FlowCommand::Explain(args)) => flow::explain(args, &client()?).await,
+        Command::Swap(args) => swap::run(args, &client()?).await,
         Command::Move(args) => moving::run(args, &client()?).await,
         Command::Logs(args) => logs::run(args, &client()?).await,
         Command::Events(args) => events::run(args, &client()?).await,

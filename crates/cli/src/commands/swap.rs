@@ -1,0 +1,146 @@
+//! `littoral swap`.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use littoral_model::id::FunctionName;
+use littoral_model::manifest;
+use littoral_node::admin::types::{AppBundle, FlowStatus, StageStatus};
+use serde::Serialize;
+
+use crate::app::{parse_time, upload};
+use crate::args::SwapArgs;
+use crate::client::Client;
+use crate::edits::Editor;
+use crate::failure::{Usage, hinted};
+use crate::output::{self, Table, Tabular};
+
+/// How often to ask whether the stages run it.
+const ASK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What became of a swap.
+#[derive(Debug, Serialize)]
+struct Swapped {
+    /// The digest of the component.
+    artifact: String,
+    /// The stages that run it now.
+    stages: Vec<SwappedStage>,
+}
+
+#[derive(Debug, Serialize)]
+struct SwappedStage {
+    stage: String,
+    partition: u32,
+    node: String,
+    /// From when what ran before was stopped until it took rows again, in milliseconds.
+    pause_ms: f64,
+}
+
+/// Puts a component in the place of a function's, and waits until the stages run it.
+pub(super) async fn run(args: &SwapArgs, client: &Client) -> anyhow::Result<ExitCode> {
+    let timeout = parse_time("--timeout", &args.timeout)?;
+    let (app, function) = (&args.of.app, &args.of.name);
+    let bundle = client.history(app.as_str()).await?.holds.and_then(|holds| holds.bundle);
+    let Some(bundle) = bundle else {
+        return Err(hinted(format!("there is no app {app}"), "see `littoral get apps`"));
+    };
+    check(&bundle, function)?;
+    let component = std::fs::read(&args.component)
+        .with_context(|| format!("the component {} cannot be read", args.component.display()))?;
+    let artifact = upload(client, component.into()).await?;
+    if bundle.artifacts.get(function) == Some(&artifact) {
+        return Err(Usage::new(format!("{function} is that component already"))
+            .hint("build the other one first")
+            .into());
+    }
+    let before = swaps(&client.flows().await?, app.as_str(), function);
+    let mut artifacts = bundle.artifacts.clone();
+    artifacts.insert(function.clone(), artifact.clone());
+    let bundle = AppBundle { artifacts, edit: None, signature: None, ..bundle };
+    Editor::new(client, &args.sign)?.deploy(app, bundle).await?;
+    let waited = tokio::time::timeout(timeout, async {
+        loop {
+            let flows = client.flows().await?;
+            if let Some(stages) = all_swapped(&flows, app.as_str(), function, &before) {
+                return anyhow::Ok(stages);
+            }
+            tokio::time::sleep(ASK_INTERVAL).await;
+        }
+    });
+    let stages = waited.await.map_err(|_| {
+        let text = format!(
+            "{app} is to run it, and not all stages of {function} have said within {} that they do",
+            args.timeout
+        );
+        hinted(text, format!("`littoral get flows` says why; `littoral history {app}` shows what was before"))
+    })??;
+    output::print(&output::render(&Swapped { artifact, stages }, args.output)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses what is no function of the app with a component in a file.
+fn check(bundle: &AppBundle, name: &str) -> anyhow::Result<()> {
+    let manifest = manifest::parse("littoral.toml", &bundle.manifest)
+        .map_err(|_| hinted("what is deployed is of another version of this program", "upgrade this one"))?;
+    let function = FunctionName::new(name).ok().and_then(|name| manifest.functions.get(&name));
+    let Some(function) = function else {
+        let names: Vec<&str> = manifest.functions.keys().map(FunctionName::as_str).collect();
+        return Err(Usage::new(format!("the app has no function {name}"))
+            .hint(format!("it has {}", names.join(", ")))
+            .into());
+    };
+    if !function.component.is_empty() && function.registry().is_none() {
+        return Ok(());
+    }
+    let message = format!("{name} has no component in a file");
+    Err(Usage::new(message).hint("change the manifest, and deploy that").into())
+}
+
+/// The stages with a function, by name and partition.
+fn stages<'f>(flows: &'f [FlowStatus], app: &str, function: &str) -> impl Iterator<Item = &'f StageStatus> {
+    let of_app = flows.iter().filter(move |flow| flow.app == app);
+    let has_it = move |stage: &&StageStatus| stage.functions.iter().any(|name| name == function);
+    of_app.flat_map(|flow| &flow.stages).filter(has_it)
+}
+
+/// When each stage with a function last went on with other ones.
+fn swaps(flows: &[FlowStatus], app: &str, function: &str) -> BTreeMap<(String, u32), i64> {
+    let swapped = |stage: &StageStatus| Some(((stage.name.clone(), stage.partition), stage.swap.as_ref()?.at_us));
+    stages(flows, app, function).filter_map(swapped).collect()
+}
+
+/// The stages with a function, if each has gone on with another one since.
+fn all_swapped(
+    flows: &[FlowStatus],
+    app: &str,
+    function: &str,
+    before: &BTreeMap<(String, u32), i64>,
+) -> Option<Vec<SwappedStage>> {
+    let swapped = |stage: &StageStatus| {
+        let swap = stage.swap.as_ref()?;
+        let is_new = before.get(&(stage.name.clone(), stage.partition)) != Some(&swap.at_us);
+        is_new.then(|| SwappedStage {
+            stage: stage.name.clone(),
+            partition: stage.partition,
+            node: stage.owner.clone().unwrap_or_default(),
+            pause_ms: swap.pause_ms,
+        })
+    };
+    stages(flows, app, function).map(swapped).collect()
+}
+
+impl Tabular for Swapped {
+    fn table(&self, _wide: bool) -> String {
+        if self.stages.is_empty() {
+            return "deployed; no flow has it as a stage, and requests go to it once it is ready\n".to_owned();
+        }
+        let mut table = Table::new(&["STAGE", "PARTITION", "NODE", "PAUSE"]);
+        for stage in &self.stages {
+            let pause = format!("{:.1}ms", stage.pause_ms);
+            table.row([stage.stage.clone(), stage.partition.to_string(), stage.node.clone(), pause]);
+        }
+        table.render()
+    }
+}

@@ -1,0 +1,101 @@
+//! Replacing a function of a flow that runs: it goes on with its state, no record is lost or doubled, and the pause is told.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+#[path = "../../runtime-wasm/tests/support/mod.rs"]
+mod support;
+
+use common::*;
+use serde_json::Value;
+
+const MANIFEST: &str = r#"
+name = "tally"
+version = "1.0.0"
+
+[functions.count]
+component = "count.wasm"
+
+[streams.values]
+partitions = 2
+
+[streams.counts]
+partitions = 2
+
+[flows.counting]
+source = "values"
+stages = ["count"]
+sink = "counts"
+"#;
+
+/// The same component under another digest: a section that nobody reads, with a name and nothing in it.
+fn another(component: &[u8], name: &str) -> Vec<u8> {
+    let length = u8::try_from(name.len()).unwrap();
+    [component, &[0, length + 1, length], name.as_bytes()].concat()
+}
+
+fn publish(world: &World, node: &Node, key: &str, values: std::ops::Range<u32>) {
+    let lines: String = values.map(|value| format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}\n")).collect();
+    let file = world.path("values.ndjson");
+    std::fs::write(&file, lines).unwrap();
+    node.tell(world, &["stream", "publish", "tally/values", "--ndjson", "--file", file.to_str().unwrap()]);
+}
+
+/// How many rows of a key were counted, in the order in which they came out.
+fn counts(world: &World, node: &Node, key: &str) -> Vec<i64> {
+    let output = node.ask(world, &["stream", "tail", "tally/counts", "--from", "start"]);
+    let rows = String::from_utf8(output.stdout).unwrap();
+    let rows = rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap());
+    let rows = rows.map(|row| row.get("row").cloned().unwrap_or(row));
+    rows.filter(|row| row["key"] == key).map(|row| row["count"].as_i64().unwrap()).collect()
+}
+
+#[test]
+fn a_function_is_replaced_while_its_flow_runs() {
+    let world = World::new();
+    let node = world.first("cloud-1");
+    let folder = world.path("tally");
+    std::fs::create_dir_all(&folder).unwrap();
+    let component = support::sdk_example("count");
+    std::fs::write(folder.join("count.wasm"), &component).unwrap();
+    std::fs::write(folder.join("littoral.toml"), MANIFEST).unwrap();
+    node.tell(&world, &["deploy", folder.to_str().unwrap()]);
+    for (swap, from) in (0..3).map(|swap| (swap, swap * 100)) {
+        publish(&world, &node, "a", from..from + 50);
+        publish(&world, &node, "b", from..from + 50);
+        let file = world.path("count.wasm");
+        std::fs::write(&file, another(&component, &format!("swap-{swap}"))).unwrap();
+        let file = file.to_str().unwrap();
+        let report = node.json(&world, &["swap", "tally/count", file, "-o", "json"]);
+        let stages = report["stages"].as_array().unwrap();
+        assert_eq!(stages.len(), 2, "{report}");
+        for stage in stages {
+            assert!(stage["pause_ms"].as_f64().is_some_and(|ms| ms > 0.0) && stage["node"] == "cloud-1", "{report}");
+        }
+        let again = errors(&node.ask(&world, &["swap", "tally/count", file]));
+        assert!(again.contains("count is that component already"), "{again}");
+        publish(&world, &node, "a", from + 50..from + 100);
+        publish(&world, &node, "b", from + 50..from + 100);
+    }
+    for key in ["a", "b"] {
+        eventually("all are counted", || counts(&world, &node, key).len() >= 300);
+        assert_eq!(counts(&world, &node, key), (1..=300).collect::<Vec<i64>>());
+    }
+    // What cannot run does not take the place of what does.
+    let file = world.path("broken.wasm");
+    std::fs::write(&file, b"no component").unwrap();
+    let output = node.ask(&world, &["swap", "tally/count", file.to_str().unwrap(), "--timeout", "2s"]);
+    assert!(!output.status.success());
+    publish(&world, &node, "a", 300..310);
+    eventually("what ran before goes on", || counts(&world, &node, "a").len() == 310);
+    eventually("it is said why", || {
+        node.json(&world, &["get", "flows", "-o", "json"])[0]["reasons"].to_string().contains("count")
+    });
+    for (arguments, said) in [
+        (["tally/cuont", file.to_str().unwrap()], "the app has no function cuont"),
+        (["telly/count", file.to_str().unwrap()], "there is no app telly"),
+        (["tally/count", "/nowhere.wasm"], "/nowhere.wasm cannot be read"),
+    ] {
+        let said_instead = errors(&node.ask(&world, &[&["swap"], &arguments[..]].concat()));
+        assert!(said_instead.contains(said), "{said_instead}");
+    }
+}
