@@ -57,7 +57,9 @@ fn by_port(output: Output) -> StageOutput {
     let main = output.rows.map(|rows| (PORT_MAIN.to_owned(), rows));
     let spread = output.spread.into_iter().map(|(partition, rows)| (partition_port(partition), rows));
     let late = output.late.map(|rows| (PORT_LATE.to_owned(), rows));
-    let rejected = output.rejected.into_iter().map(|(row, reason)| Rejection { row, reason });
+    // A group is of no row of the batch.
+    let failed = output.failed.into_iter().map(|reason| Rejection { row: u32::MAX, reason });
+    let rejected = output.rejected.into_iter().map(|(row, reason)| Rejection { row, reason }).chain(failed);
     StageOutput {
         outputs: main.into_iter().chain(spread).chain(late).collect(),
         rejected: rejected.collect(),

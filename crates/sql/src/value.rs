@@ -174,6 +174,37 @@ impl Cell<'_> {
     }
 }
 
+/// A cell as it is written, where it is.
+#[derive(Deserialize)]
+enum Written<'a> {
+    Bigint(i64),
+    Double(f64),
+    Boolean(bool),
+    Text(&'a str),
+    Timestamp(i64),
+    Interval(i64),
+}
+
+/// The cells of an encoded list of them.
+///
+/// # Errors
+/// When it is none.
+pub(crate) fn read_cells(encoded: &[u8]) -> postcard::Result<impl Iterator<Item = postcard::Result<Option<Cell<'_>>>>> {
+    let (count, mut left) = postcard::take_from_bytes::<usize>(encoded)?;
+    Ok((0..count).map(move |_| {
+        let (written, rest) = postcard::take_from_bytes::<Option<Written<'_>>>(left)?;
+        left = rest;
+        Ok(written.map(|written| match written {
+            Written::Bigint(value) => Cell::Bigint(value),
+            Written::Double(value) => Cell::Double(value),
+            Written::Boolean(value) => Cell::Boolean(value),
+            Written::Text(text) => Cell::Text(Cow::Borrowed(text)),
+            Written::Timestamp(value) => Cell::Timestamp(value),
+            Written::Interval(value) => Cell::Interval(value),
+        }))
+    }))
+}
+
 /// The value at a place of a column.
 pub(crate) fn cell(array: &ArrayRef, place: usize) -> Option<Cell<'_>> {
     if place >= array.len() || array.is_null(place) {
