@@ -21,15 +21,16 @@ mod table;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::hint::black_box;
+use std::ops::{Bound, Range};
 
 use arrow_array::ArrayRef;
 use arrow_schema::ArrowError;
 
 use crate::plan::{Grouping, Turn};
 use crate::value::Cell;
-use inputs::Said;
-pub(crate) use inputs::{Arrival, Inputs, Row};
+pub(crate) use inputs::{Arrival, Inputs};
+use inputs::{Reader, Row, Said};
 pub(crate) use results::Closed;
 use results::Closing;
 use session::{SUFFIX_BYTES, Session};
@@ -55,6 +56,8 @@ const TEXT_BYTES_MAX: usize = 64 << 20;
 /// The most bytes of the texts of the groups that a batch of rows closes, or changes once more after that. One row cannot
 /// close so many, for there are none.
 const CLOSED_BYTES_MAX: usize = 256 << 20;
+/// How many rows ahead groups are looked at.
+const ROWS_AHEAD: usize = 32;
 
 /// All groups of a partition.
 #[derive(Debug, Default)]
@@ -149,8 +152,12 @@ impl Groups {
         let inputs = Inputs::new(grouping.keys.iter().map(|(key, _)| key), of_aggregates, columns, rows)?;
         let mut taken = Taken { rejected: inputs.faults.clone(), ..Taken::default() };
         let mut step = Step { closing: Closing::new(grouping), dirty: Dirty::default() };
-        let (mut row, mut place) = (Row::default(), Place::default());
+        let (reader, mut row, mut place, mut ahead) = (Reader::new(&inputs), Row::default(), Place::default(), 0);
         for arrival in arrivals {
+            if arrival.kept.is_some_and(|kept| kept >= ahead) {
+                self.look_ahead(&place.ends, (&inputs, columns, ahead..rows.min(ahead + ROWS_AHEAD)), grouping);
+                ahead += ROWS_AHEAD;
+            }
             let kept = arrival.kept.filter(|kept| !taken.rejected.contains_key(kept));
             let said = grouping.producers.zip(kept).and_then(|(count, kept)| Said::read(count, columns, kept));
             match (arrival.time_us, kept) {
@@ -164,7 +171,7 @@ impl Groups {
                     if place.ends.is_empty() {
                         taken.late.push(u32::try_from(kept).unwrap_or(u32::MAX));
                     } else if let Err(reason) =
-                        self.row(&mut step, (&inputs, kept), (time_us, said), &mut row, &mut place)
+                        self.row(&mut step, (&reader, kept), (time_us, said), &mut row, &mut place)
                     {
                         taken.rejected.insert(kept, reason);
                     }
@@ -215,11 +222,35 @@ impl Groups {
         awaited.min().or_else(|| self.producers.values().filter_map(|of| of.watermark_us).max())
     }
 
+    /// Looks at the groups that rows are likely of, without doing anything: a group that is far off in memory takes longer to come
+    /// than all that is done with it, but many of them can come at a time.
+    fn look_ahead(
+        &self,
+        ends: &[i64],
+        (inputs, columns, rows): (&Inputs, &[ArrayRef], Range<usize>),
+        grouping: &Grouping,
+    ) {
+        if grouping.window.turn == Turn::Sessions {
+            return;
+        }
+        for window in ends.iter().filter_map(|end| self.windows.get(end)) {
+            let mut records = [None; ROWS_AHEAD];
+            for (record, row) in records.iter_mut().zip(rows.clone()) {
+                let said = grouping.producers.and_then(|count| Said::read(count, columns, row));
+                let hash = inputs.table_hash(row, said.map(|said| said.producer));
+                *record = window.part(inputs.part(row)).and_then(|part| Some((part, part.guess(hash)?)));
+            }
+            let touched =
+                records.iter().flatten().fold(0, |all, (part, record)| all ^ part.touch(&self.layout, *record));
+            black_box(touched);
+        }
+    }
+
     /// Takes a row into its windows, if all of them can take it.
     fn row<'i>(
         &mut self,
         step: &mut Step<'_>,
-        (inputs, kept): (&'i Inputs, usize),
+        (reader, kept): (&Reader<'i>, usize),
         (time_us, said): (i64, Option<Said>),
         row: &mut Row<'i>,
         place: &mut Place,
@@ -227,13 +258,13 @@ impl Groups {
         let grouping = step.closing.grouping;
         let producer = said.map(|said| said.producer);
         if grouping.window.turn == Turn::Sessions {
-            inputs.read(kept, None, row);
+            reader.read(kept, None, row);
             let span = (time_us, time_us.saturating_add(grouping.window.size_us));
             let at = (producer.unwrap_or_default(), span);
             self.check_session(row, at)?;
             self.take_session(row, at);
         } else {
-            inputs.read(kept, producer, row);
+            reader.read(kept, producer, row);
             self.check(row, place)?;
             if self.next.is_some() && place.ends.iter().any(|end| self.is_closed(*end)) {
                 // It changes what is to be put out as it was.

@@ -132,6 +132,18 @@ impl Table {
         self.place(layout, key).map(|(_, record)| record)
     }
 
+    /// Where the record of a key with a hash begins, most likely.
+    pub(super) fn guess(&self, hash: u64) -> Option<usize> {
+        let place = (spread(hash) >> u32::BITS) as usize & self.index.len().checked_sub(1)?;
+        self.index.get(place).filter(|entry| **entry != 0).map(|entry| record_of(*entry))
+    }
+
+    /// Something of a record, so that it is at hand afterwards.
+    pub(super) fn touch(&self, layout: &Layout, record: usize) -> u64 {
+        let word = |place: usize| self.words.get(place).copied().unwrap_or_default();
+        word(record) ^ word(record + layout.key_at())
+    }
+
     /// Where a key is in the index, and its record.
     fn place(&self, layout: &Layout, key: &PackedKey) -> Option<(usize, usize)> {
         let (tag, mask) = (key.tag(), self.index.len().checked_sub(1)?);
@@ -148,8 +160,9 @@ impl Table {
 
     fn is_of(&self, layout: &Layout, record: usize, key: &PackedKey) -> bool {
         let from = record + layout.key_at();
+        // Most keys are too short for a call that compares memory.
         self.words.get(record).is_some_and(|length| *length == key.bytes as u64)
-            && self.words.get(from..from + key.words.len()) == Some(&key.words)
+            && self.words.get(from..).unwrap_or_default().iter().zip(&key.words).all(|(one, other)| one == other)
     }
 
     /// Begins a group, whose key has so many bytes of text, and says where its record is.
