@@ -43,6 +43,14 @@ impl Operator for Query {
         Ok(by_port(self.0.idle().map_err(rejected)?))
     }
 
+    fn has_more(&self) -> bool {
+        self.0.has_more()
+    }
+
+    async fn go_on(&mut self) -> Result<StageOutput, StageError> {
+        Ok(by_port(self.0.go_on().map_err(rejected)?))
+    }
+
     async fn snapshot(&mut self, groups: &[u32]) -> Result<Vec<(u32, Bytes)>, StageError> {
         Ok(self.0.snapshot(groups).into_iter().map(|(group, bytes)| (group, Bytes::from(bytes))).collect())
     }

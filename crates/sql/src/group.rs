@@ -56,6 +56,11 @@ const TEXT_BYTES_MAX: usize = 64 << 20;
 /// The most bytes of the texts of the groups that a batch of rows closes, or changes once more after that. One row cannot
 /// close so many, for there are none.
 const CLOSED_BYTES_MAX: usize = 256 << 20;
+/// How many groups of closed windows a step puts out, with all of a part that the last of them is in, and at least as many as it
+/// begins: what is closed is out before as much is closed again.
+const STEP_GROUPS: usize = 4_096;
+/// The bytes of their texts with which a step has put out enough: with those of a part they fit into an entry of the log.
+const STEP_TEXT_BYTES: usize = 4 << 20;
 /// How many rows ahead groups are looked at.
 const ROWS_AHEAD: usize = 32;
 
@@ -117,10 +122,22 @@ impl Dirty {
     }
 }
 
-/// What a step puts out, and which parts of the state it changes.
+/// What a step puts out, which parts of the state it changes, and how many groups it begins.
 struct Step<'g> {
     closing: Closing<'g>,
     dirty: Dirty,
+    begun: usize,
+}
+
+impl<'g> Step<'g> {
+    fn new(grouping: &'g Grouping) -> Self {
+        Self { closing: Closing::new(grouping), dirty: Dirty::default(), begun: 0 }
+    }
+
+    /// Whether it has put out enough for now.
+    fn is_full(&self) -> bool {
+        self.closing.count() >= STEP_GROUPS.max(self.begun) || self.closing.text_bytes() >= STEP_TEXT_BYTES
+    }
 }
 
 /// A row, the ends of the windows that it is of, and in each its record, if its group was begun.
@@ -151,7 +168,7 @@ impl Groups {
         let of_aggregates = grouping.aggregates.iter().map(|of| (of.argument.as_ref(), of.filter.as_ref()));
         let inputs = Inputs::new(grouping.keys.iter().map(|(key, _)| key), of_aggregates, columns, rows)?;
         let mut taken = Taken { rejected: inputs.faults.clone(), ..Taken::default() };
-        let mut step = Step { closing: Closing::new(grouping), dirty: Dirty::default() };
+        let mut step = Step::new(grouping);
         let (reader, mut row, mut place, mut ahead) = (Reader::new(&inputs), Row::default(), Place::default(), 0);
         for arrival in arrivals {
             if arrival.kept.is_some_and(|kept| kept >= ahead) {
@@ -195,10 +212,22 @@ impl Groups {
                 return Err(ArrowError::ComputeError(message));
             }
         }
-        self.put_out(&mut step, usize::MAX);
+        while !step.is_full() && self.put_out(&mut step) {}
         taken.closed = step.closing.finish();
         taken.dirty = step.dirty.into_parts();
         Ok(taken)
+    }
+
+    /// Whether groups of closed windows are still to be put out. Taking rows does so, too.
+    pub(crate) fn has_more(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Puts out some of the groups of closed windows.
+    pub(crate) fn go_on(&mut self, grouping: &Grouping) -> Taken {
+        let mut step = Step::new(grouping);
+        while !step.is_full() && self.put_out(&mut step) {}
+        Taken { closed: step.closing.finish(), dirty: step.dirty.into_parts(), ..Taken::default() }
     }
 
     /// Notes how far a partition of the source is: before the row that says it, and behind that. Answers how far all are that are
@@ -268,7 +297,7 @@ impl Groups {
             self.check(row, place)?;
             if self.next.is_some() && place.ends.iter().any(|end| self.is_closed(*end)) {
                 // It changes what is to be put out as it was.
-                self.put_out(step, usize::MAX);
+                while self.put_out(step) {}
             }
             self.take_row(step, row, place);
         }
@@ -310,7 +339,7 @@ impl Groups {
             let Some(part) = self.windows.entry(*end_us).or_default().begin(row.part) else { continue };
             let before = part.text_bytes();
             let record = record.unwrap_or_else(|| {
-                self.count += 1;
+                (self.count, step.begun) = (self.count + 1, step.begun + 1);
                 part.begin(&self.layout, &row.key, row.key_bytes(0))
             });
             part.take(&self.layout, record, &row.values);
@@ -339,7 +368,7 @@ impl Groups {
             let over = self.windows.range(..=gone).map(|(_, window)| window);
             let (count, bytes) = over.fold((0, 0), |(count, bytes), of| (count + of.len(), bytes + of.text_bytes()));
             if count > GROUPS_MAX || bytes > TEXT_BYTES_MAX {
-                self.put_out(step, usize::MAX);
+                while self.put_out(step) {}
             }
         }
         let from = self.watermark_us.replace(watermark).map_or(Bound::Unbounded, Bound::Excluded);
@@ -348,15 +377,16 @@ impl Groups {
             return;
         }
         let closed = || self.windows.range((from, Bound::Included(watermark))).next();
-        self.next = self.next.or_else(|| closed().map(|(end, _)| (*end, 0)));
-        let (next_us, next_part) = self.next.unwrap_or((i64::MAX, 0));
+        self.next = self.next.or_else(|| self.closed_from(*closed()?.0, 0));
+        // What was put out of a window before it was over.
+        let next = self.next.unwrap_or((i64::MAX, 0));
         let over = self.windows.range_mut(..=gone).filter(|(_, window)| !window.is_over);
         let mut done = Vec::new();
         for (end, window) in over {
             window.is_over = true;
             self.count -= window.len();
             self.text_bytes -= window.text_bytes();
-            let is_done = |part: &u32| (*end, *part) < (next_us, next_part);
+            let is_done = |part: &u32| (*end, *part) < next;
             done.extend(window.parts(0).filter(is_done).map(|part| (*end, part)));
         }
         done.into_iter().for_each(|(end, part)| self.forget(step, end, part));
@@ -375,26 +405,31 @@ impl Groups {
         }
     }
 
-    /// Puts out groups of closed windows, in the order of windows, parts and keys, part by part until there are so many.
-    fn put_out(&mut self, step: &mut Step<'_>, at_least: usize) {
-        while let Some((end_us, from)) = self.next
-            && step.closing.count() < at_least
-        {
-            step.dirty.insert(WATERMARK_GROUP);
-            let window = self.windows.get(&end_us);
-            let table =
-                window.and_then(|window| window.parts(from).next().and_then(|part| Some((part, window.part(part)?))));
-            if let (Some((part, table)), Some(window)) = (table, window) {
-                put_out(&mut step.closing, (&self.layout, table), &table.sorted(&self.layout), end_us);
-                self.next = Some((end_us, part + 1));
-                if window.is_over {
-                    self.forget(step, end_us, part);
-                }
-            } else {
-                let closed = (Bound::Excluded(end_us), Bound::Included(self.watermark_us.unwrap_or(end_us)));
-                self.next = self.windows.range(closed).next().map(|(end, _)| (*end, 0));
-            }
+    /// The first closed window, and part of it, that there is from one on.
+    fn closed_from(&self, end_us: i64, part: u32) -> Option<(i64, u32)> {
+        let closed = self.windows.range(end_us..=self.watermark_us?.max(end_us));
+        let mut parts = closed.filter_map(|(end, window)| {
+            let from = if *end == end_us { part } else { 0 };
+            window.parts(from).next().map(|part| (*end, part))
+        });
+        parts.next()
+    }
+
+    /// Puts out the groups of a closed window in a part: those of one window after the other, in the order of their parts, then of
+    /// their keys. Answers whether there were any.
+    fn put_out(&mut self, step: &mut Step<'_>) -> bool {
+        let Some((end_us, part)) = self.next else { return false };
+        let window = self.windows.get(&end_us);
+        if let Some(table) = window.and_then(|window| window.part(part)) {
+            put_out(&mut step.closing, (&self.layout, table), &table.sorted(&self.layout), end_us);
         }
+        let is_over = window.is_some_and(|window| window.is_over);
+        self.next = self.closed_from(end_us, part + 1);
+        step.dirty.insert(WATERMARK_GROUP);
+        if is_over {
+            self.forget(step, end_us, part);
+        }
+        true
     }
 
     /// The state of a key group; nothing if it has none.

@@ -66,6 +66,12 @@ impl Plan {
         Some(Duration::from_micros(u64::try_from(sharding.idle_us?).ok()?))
     }
 
+    /// Whether it [may have more](crate::Stage::has_more) to put out than it does at once.
+    #[must_use]
+    pub fn may_have_more(&self) -> bool {
+        matches!(self.shape, Shape::Group(_))
+    }
+
     /// The same with its fingerprint.
     pub(crate) fn identified(self) -> Self {
         let Self { input, is_record, filter, shape, output, has_late_port, .. } = &self;

@@ -94,7 +94,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Processes rows of the columns that [`open`](Self::open) was told.
+    /// Processes rows of the columns that [`open`](Self::open) was told. Where they close windows of many groups, it does not put out
+    /// all of them: see [`has_more`](Self::has_more).
     ///
     /// # Errors
     /// When the texts of the result are too large for one batch. The stage is then to be made anew from the state of before;
@@ -147,6 +148,25 @@ impl Stage {
         let Shape::Shard(sharding) = &self.plan.shape else { return Ok(Output::default()) };
         let told = self.shards.idle((sharding, &self.result), self.partition)?;
         Ok(Output { spread: told.parts, dirty: told.dirty, ..Output::default() })
+    }
+
+    /// Whether groups of windows that are closed are still to be put out: [`process`](Self::process) does some of it each time, and
+    /// so does [`go_on`](Self::go_on). The state says so, too.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.groups.has_more()
+    }
+
+    /// Puts out some of what [is still to be put out](Self::has_more). It need not have been opened.
+    ///
+    /// # Errors
+    /// As those of [`process`](Self::process).
+    pub fn go_on(&mut self) -> Result<Output, StageError> {
+        let plan = Arc::clone(&self.plan);
+        let Shape::Group(grouping) = &plan.shape else { return Ok(Output::default()) };
+        let taken = self.groups.go_on(grouping);
+        let (rows, failed) = results(grouping, &self.result, taken.closed)?;
+        Ok(Output { rows, failed, dirty: taken.dirty, ..Output::default() })
     }
 
     /// The whole state of key groups; nothing for a group without state.

@@ -385,6 +385,95 @@ proptest! {
     }
 }
 
+/// The rows of so many keys at a second, in an order that is not theirs.
+fn many(keys: i64, second: i64) -> impl Iterator<Item = String> {
+    (0..keys).map(move |key| record(&format!("m{}", key * 7_919 % keys), second, key))
+}
+
+/// What a stage comes to in batches of a size, put out further so often between two of them, made anew after each step if it is to be.
+fn in_steps(program: &Program, rows: &[String], size: usize, further: usize, restarts: bool) -> Vec<String> {
+    let mut running = stage(program, "f");
+    let (mut state, mut out, mut has_waited) = (BTreeMap::new(), Vec::new(), false);
+    let mut step = |running: &mut Stage, rows: Option<&[String]>| {
+        let output = match rows {
+            Some(rows) => process(running, &records(&rows.iter().map(String::as_str).collect::<Vec<_>>())),
+            None => running.go_on().unwrap(),
+        };
+        assert_eq!((output.rejected, output.failed), (vec![], vec![]));
+        // All parts that many keys are in have some groups.
+        let count = output.rows.as_ref().map_or(0, |rows| rows.num_rows());
+        assert!(count < 4_096 + 4_096 / 8, "{count}");
+        out.extend(lines(output.rows.as_ref()));
+        state.extend(running.snapshot(&output.dirty));
+        has_waited |= running.has_more();
+        if restarts {
+            let state: Vec<(u32, &[u8])> =
+                state.iter().map(|(group, bytes): (&u32, &Vec<u8>)| (*group, bytes.as_slice())).collect();
+            *running = stage(program, "f");
+            running.restore(&state).unwrap();
+        }
+        running.has_more()
+    };
+    for rows in rows.chunks(size) {
+        step(&mut running, Some(rows));
+        for _ in 0..further {
+            step(&mut running, None);
+        }
+    }
+    while step(&mut running, None) {}
+    assert!(has_waited, "there was nothing to put out later");
+    out
+}
+
+#[test]
+fn a_window_of_many_groups_is_put_out_step_by_step_however_the_steps_are_cut() {
+    let keys = 9_000;
+    // Each of the windows is closed while the one before is still being put out, if the steps are large.
+    let rows: Vec<String> =
+        many(keys, 1).chain(many(keys, 12)).chain([record("z", 24, 0), record("z", 40, 0)]).collect();
+    let program = flow("", SUMS);
+    let one = in_steps(&program, &rows, 4_000, 0, false);
+    for (size, further, restarts) in [(4_000, 1, true), (1_500, 0, true), (1_500, 3, false)] {
+        let other = in_steps(&program, &rows, size, further, restarts);
+        assert!(one == other, "batches of {size}, {further} steps between them");
+    }
+    assert_eq!(one.len(), 2 * keys as usize + 1);
+    let mut keyed: Vec<&String> = one.iter().collect();
+    keyed.sort();
+    keyed.dedup();
+    assert_eq!(keyed.len(), one.len());
+}
+
+#[test]
+fn a_late_row_changes_nothing_that_is_to_be_put_out() {
+    let program = flow("ALLOW LATENESS '5 seconds'", SUMS);
+    let closed = || {
+        let mut running = stage(&program, "f");
+        assert!(run(&mut running, &many(9_000, 1).collect::<Vec<_>>()).0.is_empty());
+        let (out, _) = run(&mut running, &[record("z", 12, 0)]);
+        assert!(running.has_more() && out.len() < 5_000, "{} rows", out.len());
+        (running, out)
+    };
+    let late = [record("m17", 2, 1_000_000)];
+    let (mut running, mut out) = closed();
+    while running.has_more() {
+        out.extend(lines(running.go_on().unwrap().rows.as_ref()));
+    }
+    assert_eq!(out.len(), 9_000);
+    let (again, _) = run(&mut running, &late);
+    assert!(again.len() == 1 && again[0].contains(r#""n":2"#), "{again:?}");
+    out.extend(again);
+    // The same where the late row comes before all is out, and to one that went on from the state.
+    let (running, mut other) = closed();
+    let state = snapshot(&running);
+    let state: Vec<(u32, &[u8])> = state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
+    let mut running = stage(&program, "f");
+    running.restore(&state).unwrap();
+    other.extend(run(&mut running, &late).0);
+    assert!(!running.has_more());
+    assert!(out == other, "{} and {} rows", out.len(), other.len());
+}
+
 #[test]
 fn a_result_is_as_much_out_of_order_as_what_it_is_selected_from() {
     let gathered = "CREATE FLOW gathered AS SELECT v, ts AS moment, m FROM s WHERE v < 9; \

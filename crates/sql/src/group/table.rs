@@ -393,3 +393,88 @@ fn tag_of(entry: u64) -> u32 {
 fn record_of(entry: u64) -> usize {
     (entry as u32 as usize).saturating_sub(1)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::aggregate::AggregateKind;
+    use crate::types::Type;
+
+    fn aggregates() -> Vec<Aggregate> {
+        let of = |kind, ty| Aggregate::new(kind, None, ty, None);
+        vec![
+            of(AggregateKind::Count, Type::Bigint),
+            of(AggregateKind::Max, Type::Text),
+            of(AggregateKind::StddevPop, Type::Bigint),
+            of(AggregateKind::CountDistinct, Type::Bigint),
+            of(AggregateKind::Min, Type::Bigint),
+        ]
+    }
+
+    /// The same as a table, as plain as can be.
+    type Plain = BTreeMap<Vec<u8>, Vec<Accumulator>>;
+
+    fn is_same(layout: &Layout, table: &Table, plain: &Plain, order: &[Vec<u8>]) {
+        let key = |record| {
+            let mut key = Vec::new();
+            table.read_key(layout, record, &mut key);
+            key
+        };
+        assert_eq!(table.len(), plain.len());
+        assert_eq!(table.records(layout).map(key).collect::<Vec<_>>(), order);
+        assert_eq!(
+            table.sorted(layout).into_iter().map(key).collect::<Vec<_>>(),
+            plain.keys().cloned().collect::<Vec<_>>()
+        );
+        let mut bytes = 0;
+        for (key, expected) in plain {
+            let record = table.find(layout, &PackedKey::of(key)).unwrap();
+            assert_eq!(&table.accumulators(layout, record).map(Cow::into_owned).collect::<Vec<_>>(), expected);
+            bytes += key.len() + expected.iter().map(Accumulator::text_bytes).sum::<usize>();
+        }
+        assert_eq!(table.text_bytes(), bytes);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn a_table_has_what_was_put_in(
+            // Keys none of which begins another, as those of cells.
+            steps in proptest::collection::vec((0_u8..40, 0_usize..20, -9_i64..9, 0_u8..4), 1..600),
+        ) {
+            let layout = Layout::new(&aggregates());
+            let (mut table, mut plain, mut order) = (Table::default(), Plain::new(), Vec::new());
+            for (number, length, value, what) in steps {
+                let bytes = [vec![number], vec![7; length.min(usize::from(number))], vec![0]].concat();
+                let key = PackedKey::of(&bytes);
+                if what == 0 {
+                    prop_assert_eq!(table.remove(&layout, &key, bytes.len()), plain.remove(&bytes));
+                    order.retain(|other| *other != bytes);
+                    continue;
+                }
+                let record = table.find(&layout, &key);
+                prop_assert_eq!(record.is_some(), plain.contains_key(&bytes));
+                let record = record.unwrap_or_else(|| {
+                    order.push(bytes.clone());
+                    table.begin(&layout, &key, bytes.len())
+                });
+                let value_of = |aggregate: &Aggregate| match aggregate.ty {
+                    Type::Text => Cell::Text("x".repeat(value.unsigned_abs() as usize).into()),
+                    _ => Cell::Bigint(value),
+                };
+                let values: Vec<_> = aggregates().iter().map(|aggregate| (value != 0).then(|| value_of(aggregate))).collect();
+                table.take(&layout, record, &values);
+                let taken = plain.entry(bytes).or_insert_with(|| layout.begin().collect());
+                taken.iter_mut().zip(&values).for_each(|(taken, value)| value.iter().for_each(|value| taken.take(value)));
+            }
+            is_same(&layout, &table, &plain, &order);
+            table.compact(&layout);
+            is_same(&layout, &table, &plain, &order);
+        }
+    }
+}
