@@ -556,12 +556,11 @@ fn put_out(closing: &mut Closing<'_>, (layout, table): (&Layout, &Table), record
     while let Some(record) = records.next() {
         table.read_key(layout, record, &mut key);
         let mut start_us = start_of(&key);
-        let accumulators = table.accumulators(layout, record);
         if !has_several {
-            closing.push(&key, (start_us, end_us), accumulators, None);
+            closing.push(&key, (start_us, end_us), table.results(layout, record), None);
             continue;
         }
-        let (mut accumulators, mut fault) = (accumulators.collect::<Vec<_>>(), None);
+        let (mut accumulators, mut fault) = (table.accumulators(layout, record).collect::<Vec<_>>(), None);
         while let Some(record) = records.next_if(|record| {
             table.read_key(layout, *record, &mut other);
             common(grouping, &key) == common(grouping, &other)
@@ -571,6 +570,7 @@ fn put_out(closing: &mut Closing<'_>, (layout, table): (&Layout, &Table), record
                 fault = fault.or(one.to_mut().merge(&other).err());
             }
         }
-        closing.push(common(grouping, &key), (start_us, end_us), accumulators.into_iter(), fault);
+        let results = accumulators.iter().map(|accumulator| accumulator.result());
+        closing.push(common(grouping, &key), (start_us, end_us), results, fault);
     }
 }

@@ -1,8 +1,10 @@
 //! Accumulators as words in a row, so that a table of groups has no memory of its own for each.
 
-use super::{Accumulator, Aggregate, AggregateKind, Spread, SpreadOf};
+use std::cmp::Ordering;
+
+use super::{Accumulator, Aggregate, AggregateKind, Spread, SpreadOf, double};
 use crate::types::Type;
-use crate::value::Cell;
+use crate::value::{Cell, compare};
 
 /// The most words that what an aggregate has taken in is packed into.
 const PACKED_WORDS_MAX: usize = 3;
@@ -55,9 +57,57 @@ impl Packing {
         }
     }
 
-    /// Whether [`Accumulator::check`] may refuse a value.
-    pub(crate) fn may_refuse(self) -> bool {
-        matches!(self, Self::Sum | Self::SumDouble | Self::Avg | Self::Spread(_))
+    /// Whether its aggregate can take a value in, of its words; nothing if it lies elsewhere.
+    #[inline]
+    pub(crate) fn check(self, words: &[u64], value: &Cell<'_>) -> Option<Result<(), String>> {
+        match (self, words, value) {
+            (Self::Count | Self::Min(_) | Self::Max(_) | Self::All | Self::Any, ..) => Some(Ok(())),
+            (Self::Avg, [_, sum, ..], Cell::Double(value)) if (f64::from_bits(*sum) + value).is_finite() => {
+                Some(Ok(()))
+            }
+            _ => self.unpack(words).map(|accumulator| accumulator.check(value)),
+        }
+    }
+
+    /// Takes a value in; nothing if what its aggregate has taken in lies elsewhere. The most common ones are not unpacked.
+    #[inline]
+    pub(crate) fn take(self, words: &mut [u64], value: &Cell<'_>) -> Option<()> {
+        let mut keep = |ty: Type, wanted: Ordering| {
+            if let [known, best, ..] = words
+                && (*known == 0 || of_bits(ty, *best).is_some_and(|best| compare(value, &best) == wanted))
+            {
+                (*known, *best) = (1, bits(value));
+            }
+        };
+        match (self, value) {
+            (Self::Min(ty), _) => keep(ty, Ordering::Less),
+            (Self::Max(ty), _) => keep(ty, Ordering::Greater),
+            (Self::Count, _) => words.iter_mut().for_each(|count| *count += 1),
+            (Self::Avg, _) => {
+                if let [count, sum, ..] = words {
+                    (*count, *sum) = (*count + 1, (f64::from_bits(*sum) + double(value)).to_bits());
+                }
+            }
+            _ => {
+                let mut accumulator = self.unpack(words)?;
+                accumulator.take(value);
+                self.pack(&accumulator, words);
+            }
+        }
+        Some(())
+    }
+
+    /// What it amounts to, of its words; nothing if it lies elsewhere.
+    #[inline]
+    pub(crate) fn result(self, words: &[u64]) -> Option<Option<Cell<'static>>> {
+        match (self, words) {
+            (Self::Count, [count, ..]) => Some(Some(Cell::Bigint(count.cast_signed()))),
+            (Self::Avg, [count, sum, ..]) if *count > 0 => {
+                Some(Some(Cell::Double(f64::from_bits(*sum) / *count as f64)))
+            }
+            (Self::Min(ty) | Self::Max(ty), [1, best, ..]) => Some(of_bits(ty, *best)),
+            _ => self.unpack(words).map(|accumulator| accumulator.result()),
+        }
     }
 
     /// Packs what its aggregate has taken in into its words.
@@ -144,15 +194,24 @@ mod tests {
             for (value, ty) in values.iter().zip(types).filter(|(_, ty)| super::super::refuses(kind, *ty).is_none()) {
                 let aggregate = Aggregate::new(kind, None, ty, None);
                 let packing = Packing::of(&aggregate);
-                let mut accumulator = aggregate.begin();
-                for _ in 0..3 {
-                    let mut words = vec![0; packing.words()];
-                    packing.pack(&accumulator, &mut words);
+                let (mut accumulator, mut words) = (aggregate.begin(), vec![0; packing.words()]);
+                packing.pack(&accumulator, &mut words);
+                for number in 0..6_i64 {
                     let unpacked = packing.unpack(&words);
                     assert_eq!(unpacked.is_none(), packing == Packing::Apart);
                     assert!(unpacked.is_none_or(|unpacked| unpacked == accumulator), "{accumulator:?}");
-                    assert!(packing.may_refuse() || accumulator.check(value).is_ok());
-                    accumulator.take(value);
+                    assert!(packing.result(&words).is_none_or(|result| result == accumulator.result()));
+                    let value = match value {
+                        Cell::Double(_) => Cell::Double([-0.25, 2.5, -1.0, f64::MAX, f64::MAX, 1.0][number as usize]),
+                        Cell::Bigint(_) => Cell::Bigint([3, -7, 9, i64::MAX, i64::MAX, 0][number as usize]),
+                        other => other.clone(),
+                    };
+                    let checked = accumulator.check(&value);
+                    assert!(packing.check(&words, &value).is_none_or(|packed| packed == checked), "{accumulator:?}");
+                    if checked.is_ok() {
+                        accumulator.take(&value);
+                        assert_eq!(packing.take(&mut words, &value).is_none(), packing == Packing::Apart);
+                    }
                 }
             }
         }

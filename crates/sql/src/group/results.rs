@@ -1,11 +1,9 @@
 //! What groups come to that are put out, column by column.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use arrow_array::{Array as _, ArrayRef};
 
-use crate::aggregate::Accumulator;
 use crate::cast::{shown, text_of, timestamp_text};
 use crate::plan::Grouping;
 use crate::types::Type;
@@ -82,11 +80,11 @@ impl<'g> Closing<'g> {
     }
 
     /// Puts a group out, with its encoded key, the begin and the end of its window, and why it comes to nothing, if so.
-    pub(super) fn push<'a>(
+    pub(super) fn push(
         &mut self,
         key: &[u8],
         (start_us, end_us): (i64, i64),
-        accumulators: impl Iterator<Item = Cow<'a, Accumulator>>,
+        results: impl Iterator<Item = Option<Cell<'static>>>,
         fault: Option<String>,
     ) {
         if self.columns.is_empty() {
@@ -95,12 +93,13 @@ impl<'g> Closing<'g> {
         // What is encoded in memory can be read.
         let keys = read_cells(key).into_iter().flatten().map(Result::unwrap_or_default);
         let moments = [start_us, end_us].map(|us| Some(Cell::Timestamp(us)));
-        let results = accumulators.map(|accumulator| accumulator.result());
         let mut columns = self.columns.iter_mut();
         // The columns first: what there is of the other goes on.
         for (cell, column) in keys.map(|key| (key, columns.next())) {
             self.text_bytes += cell.as_ref().map_or(0, Cell::text_bytes);
-            column.into_iter().for_each(|column| column.push(cell.clone()));
+            if let Some(column) = column {
+                column.push(cell);
+            }
         }
         for (cell, column) in moments.into_iter().chain(results).zip(columns) {
             self.text_bytes += cell.as_ref().map_or(0, Cell::text_bytes);

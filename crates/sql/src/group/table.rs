@@ -320,8 +320,21 @@ impl Table {
         layout.fields.iter().map(move |field| self.accumulator(record, field))
     }
 
+    /// What the aggregates of a group come to.
+    pub(super) fn results(&self, layout: &Layout, record: usize) -> impl Iterator<Item = Option<Cell<'static>>> {
+        layout.fields.iter().map(move |field| {
+            let packed = field.packing.result(self.words_of(record, field));
+            packed.unwrap_or_else(|| self.accumulator(record, field).result())
+        })
+    }
+
+    fn words_of(&self, record: usize, field: &Field) -> &[u64] {
+        let from = record + field.at;
+        self.words.get(from..from + field.packing.words()).unwrap_or_default()
+    }
+
     fn accumulator(&self, record: usize, field: &Field) -> Cow<'_, Accumulator> {
-        let words = self.words.get(record + field.at..).unwrap_or_default();
+        let words = self.words_of(record, field);
         match field.packing.unpack(words) {
             Some(accumulator) => Cow::Owned(accumulator),
             None => {
@@ -357,10 +370,9 @@ impl Table {
         let mut adding = 0;
         for (field, value) in layout.fields.iter().zip(values) {
             let Some(value) = value else { continue };
-            if field.packing == Packing::Apart {
-                adding += self.accumulator(record, field).adds(value);
-            } else if field.packing.may_refuse() {
-                self.accumulator(record, field).check(value)?;
+            match field.packing.check(self.words_of(record, field), value) {
+                Some(checked) => checked?,
+                None => adding += self.accumulator(record, field).adds(value),
             }
         }
         Ok(adding)
@@ -371,12 +383,10 @@ impl Table {
         for (field, value) in layout.fields.iter().zip(values) {
             let Some(value) = value else { continue };
             let from = record + field.at;
-            if let Some(words) = self.words.get_mut(from..from + field.packing.words())
-                && let Some(mut accumulator) = field.packing.unpack(words)
+            let words = self.words.get_mut(from..from + field.packing.words()).unwrap_or_default();
+            if field.packing.take(words, value).is_none()
+                && let Some(kept) = self.apart_mut(record, field)
             {
-                accumulator.take(value);
-                field.packing.pack(&accumulator, words);
-            } else if let Some(kept) = self.apart_mut(record, field) {
                 let before = kept.text_bytes();
                 kept.take(value);
                 let after = kept.text_bytes();
