@@ -13,6 +13,7 @@
 //! State is kept by key group, the hash of the key; one more group holds the watermark, and one for each partition of the source
 //! how far that is.
 
+mod closing;
 mod inputs;
 mod results;
 mod session;
@@ -20,23 +21,21 @@ mod state;
 mod table;
 mod window;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::ops::{Bound, Range};
+use std::ops::Range;
 
 use arrow_array::ArrayRef;
 use arrow_schema::ArrowError;
 
 use crate::plan::{Grouping, Turn};
-use crate::value::Cell;
+use closing::{Dirty, Step, put_out_records};
 pub(crate) use inputs::{Arrival, Inputs};
 use inputs::{Reader, Row, Said};
 pub(crate) use results::Closed;
-use results::Closing;
 use session::{SUFFIX_BYTES, Session};
-use state::{Group, State, Writer};
 pub(crate) use state::{read_progress, written_progress};
-use table::{Layout, PackedKey, Table};
+use table::{Layout, PackedKey};
 use window::Window;
 
 /// Into how many parts the state of a partition is cut: a step writes the parts that changed.
@@ -56,11 +55,6 @@ const TEXT_BYTES_MAX: usize = 64 << 20;
 /// The most bytes of the texts of the groups that a batch of rows closes, or changes once more after that. One row cannot
 /// close so many, for there are none.
 const CLOSED_BYTES_MAX: usize = 256 << 20;
-/// How many groups of closed windows a step puts out, with all of a part that the last of them is in, and at least as many as it
-/// begins: what is closed is out before as much is closed again.
-const STEP_GROUPS: usize = 4_096;
-/// The bytes of their texts with which a step has put out enough: with those of a part they fit into an entry of the log.
-const STEP_TEXT_BYTES: usize = 4 << 20;
 /// How many rows ahead groups are looked at.
 const ROWS_AHEAD: usize = 32;
 
@@ -98,46 +92,6 @@ pub(crate) struct Progress {
     pub(crate) watermark_us: Option<i64>,
     /// Whether nothing has come for so long that it is not waited for.
     pub(crate) is_idle: bool,
-}
-
-/// The parts of the state that changed.
-#[derive(Default)]
-struct Dirty {
-    /// A bit for each key group.
-    key_groups: u128,
-    others: BTreeSet<u32>,
-}
-
-impl Dirty {
-    fn insert(&mut self, part: u32) {
-        match 1_u128.checked_shl(part) {
-            Some(bit) => self.key_groups |= bit,
-            None => _ = self.others.insert(part),
-        }
-    }
-
-    fn into_parts(self) -> Vec<u32> {
-        let key_groups = (0..KEY_GROUPS).filter(|part| self.key_groups >> part & 1 == 1);
-        key_groups.chain(self.others).collect()
-    }
-}
-
-/// What a step puts out, which parts of the state it changes, and how many groups it begins.
-struct Step<'g> {
-    closing: Closing<'g>,
-    dirty: Dirty,
-    begun: usize,
-}
-
-impl<'g> Step<'g> {
-    fn new(grouping: &'g Grouping) -> Self {
-        Self { closing: Closing::new(grouping), dirty: Dirty::default(), begun: 0 }
-    }
-
-    /// Whether it has put out enough for now.
-    fn is_full(&self) -> bool {
-        self.closing.count() >= STEP_GROUPS.max(self.begun) || self.closing.text_bytes() >= STEP_TEXT_BYTES
-    }
 }
 
 /// A row, the ends of the windows that it is of, and in each its record, if its group was begun.
@@ -212,22 +166,10 @@ impl Groups {
                 return Err(ArrowError::ComputeError(message));
             }
         }
-        while !step.is_full() && self.put_out(&mut step) {}
+        self.fill(&mut step);
         taken.closed = step.closing.finish();
         taken.dirty = step.dirty.into_parts();
         Ok(taken)
-    }
-
-    /// Whether groups of closed windows are still to be put out. Taking rows does so, too.
-    pub(crate) fn has_more(&self) -> bool {
-        self.next.is_some()
-    }
-
-    /// Puts out some of the groups of closed windows.
-    pub(crate) fn go_on(&mut self, grouping: &Grouping) -> Taken {
-        let mut step = Step::new(grouping);
-        while !step.is_full() && self.put_out(&mut step) {}
-        Taken { closed: step.closing.finish(), dirty: step.dirty.into_parts(), ..Taken::default() }
     }
 
     /// Notes how far a partition of the source is: before the row that says it, and behind that. Answers how far all are that are
@@ -354,156 +296,9 @@ impl Groups {
                     None => vec![record],
                     Some(_) => self.producers.keys().filter_map(|producer| of_key(*producer)).collect(),
                 };
-                put_out(&mut step.closing, (&self.layout, part), &records, *end_us);
+                put_out_records(&mut step.closing, (&self.layout, part), &records, *end_us);
             }
         }
-    }
-
-    /// Moves the watermark on, closes the windows that it has reached the end of, and forgets those that no row can change any
-    /// more, once they are put out.
-    fn advance(&mut self, step: &mut Step<'_>, watermark: i64) {
-        let gone = watermark.saturating_sub(step.closing.grouping.lateness_us);
-        let is_still = self.windows.first_key_value().is_none_or(|(end, _)| *end > watermark);
-        if !is_still && self.next.is_some() {
-            let over = self.windows.range(..=gone).map(|(_, window)| window);
-            let (count, bytes) = over.fold((0, 0), |(count, bytes), of| (count + of.len(), bytes + of.text_bytes()));
-            if count > GROUPS_MAX || bytes > TEXT_BYTES_MAX {
-                while self.put_out(step) {}
-            }
-        }
-        let from = self.watermark_us.replace(watermark).map_or(Bound::Unbounded, Bound::Excluded);
-        step.dirty.insert(WATERMARK_GROUP);
-        if is_still {
-            return;
-        }
-        let closed = || self.windows.range((from, Bound::Included(watermark))).next();
-        self.next = self.next.or_else(|| self.closed_from(*closed()?.0, 0));
-        // What was put out of a window before it was over.
-        let next = self.next.unwrap_or((i64::MAX, 0));
-        let over = self.windows.range_mut(..=gone).filter(|(_, window)| !window.is_over);
-        let mut done = Vec::new();
-        for (end, window) in over {
-            window.is_over = true;
-            self.count -= window.len();
-            self.text_bytes -= window.text_bytes();
-            let is_done = |part: &u32| (*end, *part) < next;
-            done.extend(window.parts(0).filter(is_done).map(|part| (*end, part)));
-        }
-        done.into_iter().for_each(|(end, part)| self.forget(step, end, part));
-    }
-
-    /// Lets go of the groups of a window in a part.
-    fn forget(&mut self, step: &mut Step<'_>, end_us: i64, part: u32) {
-        let Some(window) = self.windows.get_mut(&end_us) else { return };
-        let Some(table) = window.remove(part) else { return };
-        if window.is_empty() {
-            self.windows.remove(&end_us);
-        }
-        step.dirty.insert(part);
-        if step.closing.grouping.window.turn == Turn::Sessions {
-            self.forget_sessions(&table, end_us);
-        }
-    }
-
-    /// The first closed window, and part of it, that there is from one on.
-    fn closed_from(&self, end_us: i64, part: u32) -> Option<(i64, u32)> {
-        let closed = self.windows.range(end_us..=self.watermark_us?.max(end_us));
-        let mut parts = closed.filter_map(|(end, window)| {
-            let from = if *end == end_us { part } else { 0 };
-            window.parts(from).next().map(|part| (*end, part))
-        });
-        parts.next()
-    }
-
-    /// Puts out the groups of a closed window in a part: those of one window after the other, in the order of their parts, then of
-    /// their keys. Answers whether there were any.
-    fn put_out(&mut self, step: &mut Step<'_>) -> bool {
-        let Some((end_us, part)) = self.next else { return false };
-        let window = self.windows.get(&end_us);
-        if let Some(table) = window.and_then(|window| window.part(part)) {
-            put_out(&mut step.closing, (&self.layout, table), &table.sorted(&self.layout), end_us);
-        }
-        let is_over = window.is_some_and(|window| window.is_over);
-        self.next = self.closed_from(end_us, part + 1);
-        step.dirty.insert(WATERMARK_GROUP);
-        if is_over {
-            self.forget(step, end_us, part);
-        }
-        true
-    }
-
-    /// The state of a key group; nothing if it has none.
-    pub(crate) fn snapshot(&self, grouping: &Grouping, part: u32, layout: u64) -> Vec<u8> {
-        if let Some(producer) = part.checked_sub(PRODUCERS_FROM) {
-            return self.producers.get(&producer).map_or_else(Vec::new, |of| written_progress(layout, *of));
-        }
-        let (watermark_us, next) = if part == WATERMARK_GROUP { (self.watermark_us, self.next) } else { (None, None) };
-        let tables: Vec<_> = self.windows.iter().filter_map(|(end, window)| Some((*end, window.part(part)?))).collect();
-        let count = tables.iter().map(|(_, table)| table.len()).sum();
-        if count == 0 && watermark_us.is_none() {
-            return Vec::new();
-        }
-        let progress = Progress { watermark_us, is_idle: false };
-        let (mut writer, mut key) = (Writer::begin(layout, progress, next, count), Vec::new());
-        for (end_us, table) in tables {
-            for record in table.records(&self.layout) {
-                table.read_key(&self.layout, record, &mut key);
-                let accumulators = table.accumulators(&self.layout, record);
-                writer.group(end_us, (&key, common(grouping, &key)), accumulators);
-            }
-        }
-        writer.end(progress)
-    }
-
-    /// Gives the state of key groups back.
-    pub(crate) fn restore(&mut self, grouping: &Grouping, parts: &[(u32, &[u8])], layout: u64) -> Result<(), String> {
-        for (part, bytes) in parts {
-            if let Some(state) = state::read(layout, bytes)? {
-                self.restore_part(grouping, *part, state);
-            }
-        }
-        // What is over does not count.
-        let gone = self.watermark_us.map(|watermark| watermark.saturating_sub(grouping.lateness_us));
-        (self.count, self.text_bytes) = (0, 0);
-        for (end, window) in &mut self.windows {
-            window.is_over = Some(*end) <= gone;
-            if !window.is_over {
-                self.count += window.len();
-                self.text_bytes += window.text_bytes();
-            }
-        }
-        Ok(())
-    }
-
-    fn restore_part(&mut self, grouping: &Grouping, part: u32, State { progress, next, groups }: State) {
-        match part.checked_sub(PRODUCERS_FROM) {
-            Some(producer) => {
-                // Formerly one that was idle was written without a watermark.
-                let is_idle = progress.is_idle || progress.watermark_us.is_none();
-                self.producers.insert(producer, Progress { is_idle, ..progress });
-            }
-            None => self.watermark_us = self.watermark_us.max(progress.watermark_us),
-        }
-        if part == WATERMARK_GROUP {
-            self.next = next;
-        }
-        let is_session = grouping.window.turn == Turn::Sessions;
-        let replaced = self.windows.iter_mut().filter_map(|(end, window)| Some((*end, window.remove(part)?)));
-        for (end, table) in replaced.collect::<Vec<_>>() {
-            if is_session {
-                self.forget_sessions(&table, end);
-            }
-        }
-        for ((end, encoded), Group { keys, accumulators }) in groups {
-            if is_session {
-                self.note_session(&encoded, end);
-            }
-            let bytes = encoded.len() + keys.iter().flatten().map(Cell::text_bytes).sum::<usize>();
-            if let Some(table) = self.windows.entry(end).or_default().begin(part) {
-                table.insert(&self.layout, &PackedKey::of(&encoded), bytes, accumulators);
-            }
-        }
-        self.windows.retain(|_, window| !window.is_empty());
     }
 }
 
@@ -540,37 +335,4 @@ fn common<'k>(grouping: &Grouping, encoded: &'k [u8]) -> &'k [u8] {
         (_, None) => return encoded,
     };
     encoded.len().checked_sub(suffix).and_then(|end| encoded.get(..end)).unwrap_or(encoded)
-}
-
-/// Puts out groups of a window, which are in the order of their keys: of each key what the rows of all partitions of the source
-/// come to.
-fn put_out(closing: &mut Closing<'_>, (layout, table): (&Layout, &Table), records: &[usize], end_us: i64) {
-    let grouping = closing.grouping;
-    let start_of = |key: &[u8]| match grouping.window.turn {
-        Turn::Sessions => session::start_of(key).unwrap_or(end_us),
-        Turn::Slides | Turn::Grows => grouping.window.start_of(end_us),
-    };
-    let has_several = grouping.producers.is_some() || grouping.window.turn == Turn::Sessions;
-    let (mut key, mut other) = (Vec::new(), Vec::new());
-    let mut records = records.iter().copied().peekable();
-    while let Some(record) = records.next() {
-        table.read_key(layout, record, &mut key);
-        let mut start_us = start_of(&key);
-        if !has_several {
-            closing.push(&key, (start_us, end_us), table.results(layout, record), None);
-            continue;
-        }
-        let (mut accumulators, mut fault) = (table.accumulators(layout, record).collect::<Vec<_>>(), None);
-        while let Some(record) = records.next_if(|record| {
-            table.read_key(layout, *record, &mut other);
-            common(grouping, &key) == common(grouping, &other)
-        }) {
-            start_us = start_us.min(start_of(&other));
-            for (one, other) in accumulators.iter_mut().zip(table.accumulators(layout, record)) {
-                fault = fault.or(one.to_mut().merge(&other).err());
-            }
-        }
-        let results = accumulators.iter().map(|accumulator| accumulator.result());
-        closing.push(common(grouping, &key), (start_us, end_us), results, fault);
-    }
 }

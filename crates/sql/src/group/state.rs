@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Progress;
+use super::table::PackedKey;
+use super::{Groups, PRODUCERS_FROM, Progress, WATERMARK_GROUP, common};
 use crate::aggregate::Accumulator;
+use crate::plan::{Grouping, Turn};
 use crate::value::Cell;
 
 /// The version of what a snapshot is written in.
@@ -15,19 +17,19 @@ const STATE_VERSION_UNFINISHED: u8 = 3;
 
 /// What one key group's state says.
 #[derive(Debug, Default)]
-pub(super) struct State {
-    pub(super) progress: Progress,
+struct State {
+    progress: Progress,
     /// Which window, by its end, and part of it is to be put out next, if its watermark says that it is closed.
-    pub(super) next: Option<(i64, u32)>,
+    next: Option<(i64, u32)>,
     /// By the end of their window and encoded key.
-    pub(super) groups: Vec<((i64, Vec<u8>), Group)>,
+    groups: Vec<((i64, Vec<u8>), Group)>,
 }
 
 /// A group as it is written.
 #[derive(Debug, Deserialize)]
-pub(super) struct Group {
-    pub(super) keys: Vec<Option<Cell<'static>>>,
-    pub(super) accumulators: Vec<Accumulator>,
+struct Group {
+    keys: Vec<Option<Cell<'static>>>,
+    accumulators: Vec<Accumulator>,
 }
 
 /// What is written, behind its version.
@@ -39,11 +41,11 @@ struct Written {
 }
 
 /// A state that is being written.
-pub(super) struct Writer(Vec<u8>);
+struct Writer(Vec<u8>);
 
 impl Writer {
     /// Begins a state of so many groups.
-    pub(super) fn begin(layout: u64, progress: Progress, next: Option<(i64, u32)>, groups: usize) -> Self {
+    fn begin(layout: u64, progress: Progress, next: Option<(i64, u32)>, groups: usize) -> Self {
         let version = match (progress.is_idle, next) {
             (_, Some(_)) => STATE_VERSION_UNFINISHED,
             (true, None) => STATE_VERSION_IDLE,
@@ -57,7 +59,7 @@ impl Writer {
     }
 
     /// A group: the end of its window, its encoded key, that without what tells groups of one key apart, and its accumulators.
-    pub(super) fn group<A: Serialize>(
+    fn group<A: Serialize>(
         &mut self,
         end_us: i64,
         (encoded, common): (&[u8], &[u8]),
@@ -71,7 +73,7 @@ impl Writer {
     }
 
     /// The whole state.
-    pub(super) fn end(mut self, progress: Progress) -> Vec<u8> {
+    fn end(mut self, progress: Progress) -> Vec<u8> {
         self.push(&progress.watermark_us);
         self.0
     }
@@ -79,6 +81,82 @@ impl Writer {
     fn push(&mut self, value: &impl Serialize) {
         // What is in memory has a length, and can be encoded.
         self.0 = postcard::to_extend(value, std::mem::take(&mut self.0)).unwrap_or_default();
+    }
+}
+
+impl Groups {
+    /// The state of a key group; nothing if it has none.
+    pub(crate) fn snapshot(&self, grouping: &Grouping, part: u32, layout: u64) -> Vec<u8> {
+        if let Some(producer) = part.checked_sub(PRODUCERS_FROM) {
+            return self.producers.get(&producer).map_or_else(Vec::new, |of| written_progress(layout, *of));
+        }
+        let (watermark_us, next) = if part == WATERMARK_GROUP { (self.watermark_us, self.next) } else { (None, None) };
+        let tables: Vec<_> = self.windows.iter().filter_map(|(end, window)| Some((*end, window.part(part)?))).collect();
+        let count = tables.iter().map(|(_, table)| table.len()).sum();
+        if count == 0 && watermark_us.is_none() {
+            return Vec::new();
+        }
+        let progress = Progress { watermark_us, is_idle: false };
+        let (mut writer, mut key) = (Writer::begin(layout, progress, next, count), Vec::new());
+        for (end_us, table) in tables {
+            for record in table.records(&self.layout) {
+                table.read_key(&self.layout, record, &mut key);
+                let accumulators = table.accumulators(&self.layout, record);
+                writer.group(end_us, (&key, common(grouping, &key)), accumulators);
+            }
+        }
+        writer.end(progress)
+    }
+
+    /// Gives the state of key groups back.
+    pub(crate) fn restore(&mut self, grouping: &Grouping, parts: &[(u32, &[u8])], layout: u64) -> Result<(), String> {
+        for (part, bytes) in parts {
+            if let Some(state) = read(layout, bytes)? {
+                self.restore_part(grouping, *part, state);
+            }
+        }
+        // What is over does not count.
+        let gone = self.watermark_us.map(|watermark| watermark.saturating_sub(grouping.lateness_us));
+        (self.count, self.text_bytes) = (0, 0);
+        for (end, window) in &mut self.windows {
+            window.is_over = Some(*end) <= gone;
+            if !window.is_over {
+                self.count += window.len();
+                self.text_bytes += window.text_bytes();
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_part(&mut self, grouping: &Grouping, part: u32, State { progress, next, groups }: State) {
+        match part.checked_sub(PRODUCERS_FROM) {
+            Some(producer) => {
+                // Formerly one that was idle was written without a watermark.
+                let is_idle = progress.is_idle || progress.watermark_us.is_none();
+                self.producers.insert(producer, Progress { is_idle, ..progress });
+            }
+            None => self.watermark_us = self.watermark_us.max(progress.watermark_us),
+        }
+        if part == WATERMARK_GROUP {
+            self.next = next;
+        }
+        let is_session = grouping.window.turn == Turn::Sessions;
+        let replaced = self.windows.iter_mut().filter_map(|(end, window)| Some((*end, window.remove(part)?)));
+        for (end, table) in replaced.collect::<Vec<_>>() {
+            if is_session {
+                self.forget_sessions(&table, end);
+            }
+        }
+        for ((end, encoded), Group { keys, accumulators }) in groups {
+            if is_session {
+                self.note_session(&encoded, end);
+            }
+            let bytes = encoded.len() + keys.iter().flatten().map(Cell::text_bytes).sum::<usize>();
+            if let Some(table) = self.windows.entry(end).or_default().begin(part) {
+                table.insert(&self.layout, &PackedKey::of(&encoded), bytes, accumulators);
+            }
+        }
+        self.windows.retain(|_, window| !window.is_empty());
     }
 }
 
@@ -93,7 +171,7 @@ pub(crate) fn read_progress(layout: u64, bytes: &[u8]) -> Result<Option<Progress
 }
 
 /// What was written; nothing if it has no state.
-pub(super) fn read(layout: u64, bytes: &[u8]) -> Result<Option<State>, String> {
+fn read(layout: u64, bytes: &[u8]) -> Result<Option<State>, String> {
     let Some((version, bytes)) = bytes.split_first() else { return Ok(None) };
     let unreadable = |error| format!("the state cannot be read: {error}");
     let (next, bytes) = match *version {
