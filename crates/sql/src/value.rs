@@ -339,6 +339,7 @@ impl ColumnBuilder {
         }
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, cell: Option<Cell<'_>>) {
         match (self, cell) {
             (Self::Whole(_, builder), Some(Cell::Bigint(value) | Cell::Timestamp(value) | Cell::Interval(value))) => {

@@ -159,16 +159,14 @@ pub(super) fn put_out_records(
         Turn::Sessions => session::start_of(key).unwrap_or(end_us),
         Turn::Slides | Turn::Grows => grouping.window.start_of(end_us),
     };
-    let has_several = grouping.producers.is_some() || grouping.window.turn == Turn::Sessions;
+    if grouping.producers.is_none() && grouping.window.turn != Turn::Sessions {
+        return closing.push_records((layout, table), records, (grouping.window.start_of(end_us), end_us));
+    }
     let (mut key, mut other) = (Vec::new(), Vec::new());
     let mut records = records.iter().copied().peekable();
     while let Some(record) = records.next() {
         table.read_key(layout, record, &mut key);
         let mut start_us = start_of(&key);
-        if !has_several {
-            closing.push(&key, (start_us, end_us), table.results(layout, record), None);
-            continue;
-        }
         let (mut accumulators, mut fault) = (table.accumulators(layout, record).collect::<Vec<_>>(), None);
         while let Some(record) = records.next_if(|record| {
             table.read_key(layout, *record, &mut other);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use arrow_array::{Array as _, ArrayRef};
 
+use super::table::{Layout, Table};
 use crate::cast::{shown, text_of, timestamp_text};
 use crate::plan::Grouping;
 use crate::types::Type;
@@ -79,6 +80,40 @@ impl<'g> Closing<'g> {
         self.text_bytes
     }
 
+    /// Puts out groups of a window, each of which is one record; of all of them a column after the other.
+    pub(super) fn push_records(
+        &mut self,
+        (layout, table): (&Layout, &Table),
+        records: &[usize],
+        (start_us, end_us): (i64, i64),
+    ) {
+        let (mut left, mut encoded) = (records, Vec::new());
+        while !left.is_empty() {
+            self.begin(left.len());
+            let (now, later) = left.split_at(left.len().min(RESULTS_AT_ONCE - self.last));
+            let (keys, others) = self.columns.split_at_mut_checked(self.grouping.keys.len()).unwrap_or_default();
+            for record in now {
+                table.read_key(layout, *record, &mut encoded);
+                for (cell, column) in cells(&encoded).zip(&mut *keys) {
+                    self.text_bytes += cell.as_ref().map_or(0, Cell::text_bytes);
+                    column.push(cell);
+                }
+            }
+            let (moments, aggregates) = others.split_at_mut_checked(2).unwrap_or_default();
+            for (column, us) in moments.iter_mut().zip([start_us, end_us]) {
+                now.iter().for_each(|_| column.push(Some(Cell::Timestamp(us))));
+            }
+            for (place, column) in aggregates.iter_mut().enumerate() {
+                for cell in table.results_of(layout, place, now) {
+                    self.text_bytes += cell.as_ref().map_or(0, Cell::text_bytes);
+                    column.push(cell);
+                }
+            }
+            self.end(now.len());
+            left = later;
+        }
+    }
+
     /// Puts a group out, with its encoded key, the begin and the end of its window, and why it comes to nothing, if so.
     pub(super) fn push(
         &mut self,
@@ -87,11 +122,8 @@ impl<'g> Closing<'g> {
         results: impl Iterator<Item = Option<Cell<'static>>>,
         fault: Option<String>,
     ) {
-        if self.columns.is_empty() {
-            self.columns = types(self.grouping).map(|ty| ColumnBuilder::new(ty, 0)).collect();
-        }
-        // What is encoded in memory can be read.
-        let keys = read_cells(key).into_iter().flatten().map(Result::unwrap_or_default);
+        self.begin(1);
+        let keys = cells(key);
         let moments = [start_us, end_us].map(|us| Some(Cell::Timestamp(us)));
         let mut columns = self.columns.iter_mut();
         // The columns first: what there is of the other goes on.
@@ -106,8 +138,21 @@ impl<'g> Closing<'g> {
             column.push(cell);
         }
         self.faults.extend(fault.map(|fault| (self.last, fault)));
-        self.last += 1;
-        self.count += 1;
+        self.end(1);
+    }
+
+    /// Begins a piece, if there is none, of so many groups as far as is known.
+    fn begin(&mut self, groups: usize) {
+        if self.columns.is_empty() {
+            let groups = groups.min(RESULTS_AT_ONCE);
+            self.columns = types(self.grouping).map(|ty| ColumnBuilder::new(ty, groups)).collect();
+        }
+    }
+
+    /// So many groups are in all columns.
+    fn end(&mut self, groups: usize) {
+        self.last += groups;
+        self.count += groups;
         if self.last >= RESULTS_AT_ONCE {
             self.cut();
         }
@@ -127,6 +172,12 @@ impl<'g> Closing<'g> {
         self.cut();
         self.pieces
     }
+}
+
+/// The cells of an encoded key.
+fn cells(encoded: &[u8]) -> impl Iterator<Item = Option<Cell<'_>>> {
+    // What is encoded in memory can be read.
+    read_cells(encoded).into_iter().flatten().map(Result::unwrap_or_default)
 }
 
 /// The types of the columns of groups.

@@ -320,11 +320,17 @@ impl Table {
         layout.fields.iter().map(move |field| self.accumulator(record, field))
     }
 
-    /// What the aggregates of a group come to.
-    pub(super) fn results(&self, layout: &Layout, record: usize) -> impl Iterator<Item = Option<Cell<'static>>> {
-        layout.fields.iter().map(move |field| {
-            let packed = field.packing.result(self.words_of(record, field));
-            packed.unwrap_or_else(|| self.accumulator(record, field).result())
+    /// What an aggregate of groups comes to.
+    pub(super) fn results_of(
+        &self,
+        layout: &Layout,
+        aggregate: usize,
+        records: &[usize],
+    ) -> impl Iterator<Item = Option<Cell<'static>>> {
+        let field = layout.fields.get(aggregate);
+        records.iter().filter_map(move |record| {
+            let packed = field?.packing.result(self.words_of(*record, field?));
+            Some(packed.unwrap_or_else(|| field.and_then(|field| self.accumulator(*record, field).result())))
         })
     }
 
