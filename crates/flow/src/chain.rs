@@ -31,6 +31,14 @@ pub trait Operator {
     async fn on_idle(&mut self) -> Result<StageOutput, StageError> {
         Ok(StageOutput::default())
     }
+    /// Whether it has not put out all that it can, and is to [go on](Self::go_on) with it.
+    fn has_more(&self) -> bool {
+        false
+    }
+    /// Puts out more of what it can, as [`process`](Self::process) does, too; it may not have been opened.
+    async fn go_on(&mut self) -> Result<StageOutput, StageError> {
+        Ok(StageOutput::default())
+    }
     /// The state of key groups.
     async fn snapshot(&mut self, groups: &[u32]) -> Result<Vec<(u32, Bytes)>, StageError>;
     /// Gives the state of key groups back.
@@ -63,6 +71,10 @@ pub trait Operators: Send {
     fn names(&self) -> &[String];
     /// Makes a fresh instance of the function at `place`, from 0.
     async fn make(&self, place: usize) -> Result<Box<dyn Operator>, StageError>;
+    /// Whether the function at `place` is one that may [have more](Operator::has_more) to put out.
+    fn may_have_more(&self, _place: usize) -> bool {
+        false
+    }
     /// After how long without rows the first of them is to be told; never if none.
     fn idle_after(&self) -> Option<Duration> {
         None
@@ -207,24 +219,74 @@ impl Chain {
         self.finish(step).await
     }
 
-    async fn tell_idle(&mut self, step: &mut Step) -> Result<(), ChainError> {
-        let name = self.name(0);
-        let Some(slot) = self.slots.first_mut() else { return Ok(()) };
+    /// The guest at `place`. Where it was not there it is made, with its state, and opened once its columns are known.
+    async fn awake(&mut self, place: usize) -> Result<Option<&mut Box<dyn Operator>>, ChainError> {
+        let name = self.name(place);
+        let Some(slot) = self.slots.get_mut(place) else { return Ok(None) };
         let cannot = |error: &StageError| ChainError::Function { function: name.clone(), reason: error.to_string() };
         if slot.operator.is_none() {
-            // It is made anew once the columns are known.
-            let mut operator = self.operators.make(0).await.map_err(|error| cannot(&error))?;
+            let mut operator = self.operators.make(place).await.map_err(|error| cannot(&error))?;
             if !slot.state.is_empty() {
                 operator.restore(slot.state.clone().into_iter().collect()).await.map_err(|error| cannot(&error))?;
             }
             slot.operator = Some(operator);
         }
-        let Some(operator) = slot.operator.as_mut() else { return Ok(()) };
+        Ok(slot.operator.as_mut())
+    }
+
+    async fn tell_idle(&mut self, step: &mut Step) -> Result<(), ChainError> {
+        let name = self.name(0);
+        let Some(operator) = self.awake(0).await? else { return Ok(()) };
+        let cannot = |error: &StageError| ChainError::Function { function: name.clone(), reason: error.to_string() };
         let output = operator.on_idle().await.map_err(|error| cannot(&error))?;
         let mut main = Vec::new();
         take(0, &name, None, output, step, &mut main)?;
         step.output.ports.extend(main.into_iter().map(|rows| (PORT_MAIN.to_owned(), rows)));
         Ok(())
+    }
+
+    /// The first guest that has not put out all that it can, as far as is known.
+    fn unfinished(&self) -> Option<usize> {
+        self.slots.iter().enumerate().position(|(place, slot)| match &slot.operator {
+            Some(operator) => operator.has_more(),
+            None => !slot.state.is_empty() && self.operators.may_have_more(place),
+        })
+    }
+
+    /// Whether a guest may not have put out all that it can, so that [`go_on`](Self::go_on) is to be called where there are no rows.
+    pub(crate) fn has_more(&self) -> bool {
+        self.unfinished().is_some()
+    }
+
+    /// Lets a guest put out more of what it can, for those after it to process.
+    ///
+    /// # Errors
+    /// As those of [`process`](Self::process).
+    pub(crate) async fn go_on(&mut self) -> Result<ChainOutput, ChainError> {
+        if self.done.take().is_some() {
+            self.forget();
+        }
+        let outcome = self.more().await;
+        if outcome.is_err() {
+            self.forget();
+        }
+        outcome
+    }
+
+    async fn more(&mut self) -> Result<ChainOutput, ChainError> {
+        let (mut step, mut next) = (self.begin(), Vec::new());
+        let Some(place) = self.unfinished() else { return self.finish(step).await };
+        let (begun, name) = (Instant::now(), self.name(place));
+        // Of one that was not there it is known now.
+        if let Some(operator) = self.awake(place).await?.filter(|operator| operator.has_more()) {
+            let output = operator.go_on().await.map_err(|error| rows_error(&name, &error))?;
+            take(place, &name, None, output, &mut step, &mut next)?;
+        }
+        if let Some(function) = step.output.functions.get_mut(place) {
+            function.process = begun.elapsed();
+        }
+        self.through(place + 1, next, &mut step).await?;
+        self.finish(step).await
     }
 
     /// Takes the last step as done.
@@ -259,12 +321,18 @@ impl Chain {
 
     async fn step(&mut self, rows: &RecordBatch) -> Result<ChainOutput, ChainError> {
         let mut step = self.begin();
-        let mut current = vec![rows.clone()];
-        for place in 0..self.slots.len() {
+        self.through(0, vec![rows.clone()], &mut step).await?;
+        self.finish(step).await
+    }
+
+    /// Rows through all guests from one on, and out.
+    async fn through(&mut self, from: usize, rows: Vec<RecordBatch>, step: &mut Step) -> Result<(), ChainError> {
+        let mut current = rows;
+        for place in from..self.slots.len() {
             let begun = Instant::now();
             let mut next = Vec::new();
             for rows in &current {
-                self.one(place, rows, &mut step, &mut next).await?;
+                self.one(place, rows, step, &mut next).await?;
             }
             if let Some(function) = step.output.functions.get_mut(place) {
                 function.rows = current.iter().map(|rows| rows.num_rows() as u64).sum();
@@ -273,7 +341,7 @@ impl Chain {
             current = next;
         }
         step.output.ports.extend(current.into_iter().map(|rows| (PORT_MAIN.to_owned(), rows)));
-        self.finish(step).await
+        Ok(())
     }
 
     /// One guest, one batch, and the timers that the batch makes due.
@@ -315,6 +383,12 @@ impl Chain {
             return Ok(());
         }
         let cannot = |error: &StageError| ChainError::Function { function: name.clone(), reason: error.to_string() };
+        if let Some(operator) = slot.operator.as_mut().filter(|_| slot.schema.is_none()) {
+            // It was made before its columns were known.
+            operator.open(schema).await.map_err(|error| cannot(&error))?;
+            slot.schema = Some(schema.clone());
+            return Ok(());
+        }
         let mut state = slot.state.clone();
         let dirty: Vec<u32> = dirty.into_iter().flatten().copied().collect();
         if let Some(before) = slot.operator.as_mut().filter(|_| !dirty.is_empty()) {

@@ -43,6 +43,14 @@ impl Operator for Query {
         Ok(by_port(self.0.idle().map_err(rejected)?))
     }
 
+    fn has_more(&self) -> bool {
+        self.0.has_more()
+    }
+
+    async fn go_on(&mut self) -> Result<StageOutput, StageError> {
+        Ok(by_port(self.0.go_on().map_err(rejected)?))
+    }
+
     async fn snapshot(&mut self, groups: &[u32]) -> Result<Vec<(u32, Bytes)>, StageError> {
         Ok(self.0.snapshot(groups).into_iter().map(|(group, bytes)| (group, Bytes::from(bytes))).collect())
     }
@@ -57,7 +65,9 @@ fn by_port(output: Output) -> StageOutput {
     let main = output.rows.map(|rows| (PORT_MAIN.to_owned(), rows));
     let spread = output.spread.into_iter().map(|(partition, rows)| (partition_port(partition), rows));
     let late = output.late.map(|rows| (PORT_LATE.to_owned(), rows));
-    let rejected = output.rejected.into_iter().map(|(row, reason)| Rejection { row, reason });
+    // A group is of no row of the batch.
+    let failed = output.failed.into_iter().map(|reason| Rejection { row: u32::MAX, reason });
+    let rejected = output.rejected.into_iter().map(|(row, reason)| Rejection { row, reason }).chain(failed);
     StageOutput {
         outputs: main.into_iter().chain(spread).chain(late).collect(),
         rejected: rejected.collect(),

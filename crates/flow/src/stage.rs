@@ -108,10 +108,15 @@ impl Running {
         }
     }
 
-    /// Waits for rows, takes what has arrived, and processes one batch.
+    /// Waits for rows, takes what has arrived, and processes one batch. Guests that have not put out all that they can go on with
+    /// that while there are none.
     async fn turn(&mut self) -> Result<(), Ended> {
         if self.pending.rows() == 0 {
-            self.wait().await?;
+            match self.reader.try_next() {
+                Some(received) => self.pending.push(received).map_err(bad_input)?,
+                None if self.chain.has_more() => return self.go_on().await,
+                None => self.wait().await?,
+            }
         }
         while self.pending.rows() < BATCH_ROWS_MAX {
             let Some(received) = self.reader.try_next() else { break };
@@ -160,6 +165,18 @@ impl Running {
         self.commit_at(commit, Step::default()).await
     }
 
+    /// Lets guests put out more, in a commit of its own.
+    async fn go_on(&mut self) -> Result<(), Ended> {
+        let begun = Instant::now();
+        let output = self.chain.go_on().await.and_then(|output| fitting(output, None));
+        let (output, outputs) = output.map_err(|error| Ended::Failed(error.to_string()))?;
+        self.chain.accept();
+        if outputs.is_empty() && output.state.is_empty() {
+            return Ok(());
+        }
+        self.commit(Step { process: Some(begun.elapsed()), ..Step::default() }, (output, outputs)).await
+    }
+
     async fn commit_at(&self, commit: Commit, step: Step) -> Result<(), Ended> {
         let (epoch, position) = self.at;
         self.committer.commit(commit, (&self.input.work, epoch, position), &self.progress, step).await
@@ -195,26 +212,25 @@ impl Running {
             };
             self.at = (batch.epoch, batch.position_after(start + count));
             self.is_idle = false;
-            self.commit(batch, count, (output, outputs), begun.elapsed()).await?;
+            let step = Step {
+                rows_in: count as u64,
+                bytes_in: (batch.bytes * count / batch.rows.num_rows().max(1)) as u64,
+                process: Some(begun.elapsed()),
+                origin_us: batch.origin_us,
+                ..Step::default()
+            };
+            self.commit(step, (output, outputs)).await?;
         }
         Ok(())
     }
 
-    async fn commit(
-        &self,
-        batch: &Batch,
-        count: usize,
-        (output, outputs): (ChainOutput, Vec<PortBatch>),
-        process: Duration,
-    ) -> Result<(), Ended> {
+    /// Commits what a step came to.
+    async fn commit(&self, step: Step, (output, outputs): (ChainOutput, Vec<PortBatch>)) -> Result<(), Ended> {
         let step = Step {
-            rows_in: count as u64,
-            bytes_in: (batch.bytes * count / batch.rows.num_rows().max(1)) as u64,
             rows_out: outputs.iter().map(|rows| (rows.port.clone(), u64::from(rows.rows))).collect(),
             rejected: output.rejected.len() as u64,
-            process: Some(process),
             functions: output.functions,
-            origin_us: batch.origin_us,
+            ..step
         };
         let commit =
             Commit { state: output.state, outputs, watermark_us: self.chain.watermark_us(), ..Commit::default() };

@@ -190,6 +190,31 @@ async fn a_guest_is_told_once_that_nothing_comes_also_before_the_first_row() {
 }
 
 #[tokio::test]
+async fn a_guest_goes_on_without_rows_and_from_where_it_was() {
+    LocalSet::new()
+        .run_until(async {
+            let node = Node::start();
+            let source = work(SOURCE);
+            let _source = node.own(&source, 1).await;
+            node.publish(&source, &["a".to_owned(), "later 300".to_owned()]).await;
+            let (guests, stats) = (|| Guests::new(&["one", "two"]), Arc::new(Stats::default()));
+            for epoch in 1..4 {
+                let stage = start(&node, epoch, guests(), &stats).await;
+                node.texts(&work(STAGE), PORT_MAIN, "value", 2 + 50 * epoch as usize).await;
+                stage.abort();
+            }
+            // Each of them once, and through the guest behind it.
+            let _stage = start(&node, 4, guests(), &stats).await;
+            let texts = node.texts(&work(STAGE), PORT_MAIN, "value", 302).await;
+            let left = (0..300).rev().zip(3..).map(|(left, seen)| format!("{left} left#{seen}"));
+            let expected: Vec<String> =
+                ["a#1#1".to_owned(), "later 300#2#2".to_owned()].into_iter().chain(left).collect();
+            assert_eq!(texts, expected);
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_guest_that_cannot_be_made_ends_the_stage_with_the_reason() {
     LocalSet::new()
         .run_until(async {

@@ -41,6 +41,10 @@ impl Operators for Guests {
         }
     }
 
+    fn may_have_more(&self, place: usize) -> bool {
+        matches!(self.guests.get(place), Some(Guest::Query(plan, _)) if plan.may_have_more())
+    }
+
     async fn make(&self, place: usize) -> Result<Box<dyn Operator>, StageError> {
         match self.guests.get(place).ok_or(StageError::Gone)? {
             Guest::Component { artifact, settings } => {

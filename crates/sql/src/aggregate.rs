@@ -1,5 +1,7 @@
 //! Aggregates: what they take, and what they have taken in so far.
 
+mod packed;
+
 use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +10,7 @@ use crate::expr::Expr;
 use crate::sketch::{Buckets, Distinct, ENTRY_BYTES, Estimate};
 use crate::types::Type;
 use crate::value::{Cell, compare};
+pub(crate) use packed::Packing;
 
 const VARIANCE_OVERFLOWS: &str = "value out of range: overflow in a variance";
 

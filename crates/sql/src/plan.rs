@@ -66,6 +66,12 @@ impl Plan {
         Some(Duration::from_micros(u64::try_from(sharding.idle_us?).ok()?))
     }
 
+    /// Whether it [may have more](crate::Stage::has_more) to put out than it does at once.
+    #[must_use]
+    pub fn may_have_more(&self) -> bool {
+        matches!(self.shape, Shape::Group(_))
+    }
+
     /// The same with its fingerprint.
     pub(crate) fn identified(self) -> Self {
         let Self { input, is_record, filter, shape, output, has_late_port, .. } = &self;
@@ -291,7 +297,12 @@ impl Window {
 
 /// A hash that is the same on every machine and in every version (FNV-1a).
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    hash_on(0xcbf2_9ce4_8422_2325, bytes)
+}
+
+/// The hash of something with these bytes behind it.
+pub(crate) fn hash_on(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn columns(columns: &[Column]) -> String {

@@ -12,7 +12,7 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch, UInt32Array, new_null_array
 use arrow_schema::{ArrowError, SchemaRef};
 use arrow_select::take::take;
 
-use crate::group::{Arrival, Inputs, KEY_GROUPS, Progress, Row, WATERMARK_GROUP, read_progress, written_progress};
+use crate::group::{Arrival, Inputs, KEY_GROUPS, Progress, WATERMARK_GROUP, read_progress, written_progress};
 use crate::plan::{Argument, Sharding};
 use crate::types::{Column, Type};
 use crate::value::{Cell, column};
@@ -81,7 +81,7 @@ impl Shards {
         let told = (!before.is_idle).then_some(before.watermark_us);
         let lane = |_| Lane { rows: Vec::new(), watermarks: Vec::new(), told };
         let mut lanes: Vec<Lane> = (0..sharding.partitions).map(lane).collect();
-        let (mut row, mut has_any) = (Row::default(), false);
+        let mut has_any = false;
         for arrival in arrivals {
             let kept = arrival.kept.filter(|kept| !sharded.rejected.contains_key(kept));
             let mut sent = None;
@@ -91,8 +91,7 @@ impl Shards {
                     if open.next().is_none() {
                         sharded.late.push(place);
                     } else {
-                        inputs.read_key(kept, &mut row);
-                        sent = lanes.get_mut((row.part * sharding.partitions / KEY_GROUPS) as usize);
+                        sent = lanes.get_mut((inputs.part(kept) * sharding.partitions / KEY_GROUPS) as usize);
                         sent.iter_mut().for_each(|lane| lane.push(Some(place), self.0.watermark_us));
                     }
                 }

@@ -220,7 +220,7 @@ fn encoded(value: &Cell<'_>) -> Box<[u8]> {
 }
 
 /// Has each bit of a hash depend on all of its bits (the last step of MurmurHash3).
-fn spread(hash: u64) -> u64 {
+pub(crate) fn spread(hash: u64) -> u64 {
     let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^ (hash >> 33)

@@ -16,13 +16,11 @@ use crate::group::{Arrival, Closed, Groups};
 use crate::plan::{Grouping, Plan, Shape};
 use crate::shard::Shards;
 use crate::types::Column;
-use crate::value::{Cell, cell, column};
+use crate::value::{Cell, cell};
 
 /// The port of a stage's rows that came after their windows were closed.
 pub const PORT_LATE: &str = "late";
 
-/// How many groups' results are computed at once.
-const RESULTS_AT_ONCE: usize = 4_096;
 /// The most bytes of the results of a batch of rows.
 const RESULT_BYTES_MAX: usize = 256 << 20;
 
@@ -35,9 +33,10 @@ pub struct Output {
     pub spread: Vec<(u32, RecordBatch)>,
     /// Rows of the input that came too late.
     pub late: Option<RecordBatch>,
-    /// What failed: the place of the row in the batch, and why. At a row that closed windows there may be several, one for
-    /// each group that failed.
+    /// What failed: the place of the row in the batch, and why.
     pub rejected: Vec<(u32, String)>,
+    /// The groups that failed as they were put out, and why.
+    pub failed: Vec<String>,
     /// The key groups whose state changed.
     pub dirty: Vec<u32>,
 }
@@ -79,7 +78,11 @@ impl Stage {
     #[must_use]
     pub fn new(plan: Arc<Plan>, partition: u32) -> Self {
         let result = schema(&plan.output);
-        Self { plan, partition, decoder: None, groups: Groups::default(), shards: Shards::default(), result }
+        let groups = match &plan.shape {
+            Shape::Group(grouping) => Groups::new(grouping),
+            Shape::Project(_) | Shape::Shard(_) => Groups::default(),
+        };
+        Self { plan, partition, decoder: None, groups, shards: Shards::default(), result }
     }
 
     /// Tells it the columns of its input.
@@ -91,7 +94,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Processes rows of the columns that [`open`](Self::open) was told.
+    /// Processes rows of the columns that [`open`](Self::open) was told. Where they close windows of many groups, it does not put out
+    /// all of them: see [`has_more`](Self::has_more).
     ///
     /// # Errors
     /// When the texts of the result are too large for one batch. The stage is then to be made anew from the state of before;
@@ -108,7 +112,6 @@ impl Stage {
         };
         let kept = Kept::new(&plan, columns, rows.num_rows(), &mut rejected)?;
         let mut output = Output::default();
-        let mut failed = Vec::new();
         match &plan.shape {
             Shape::Project(exprs) => {
                 let (columns, good, faults) = projected(exprs, &kept.columns, kept.count())?;
@@ -119,7 +122,7 @@ impl Stage {
                 let arrivals = arrivals(&kept, times.as_ref(), rows.num_rows());
                 let taken = self.groups.take(grouping, (&kept.columns, kept.count()), arrivals)?;
                 rejected.extend(taken.rejected.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
-                (output.rows, failed) = results(grouping, &self.result, &taken.closed)?;
+                (output.rows, output.failed) = results(grouping, &self.result, taken.closed)?;
                 output.late = late(&plan, &kept, &taken.late, &mut rejected)?;
                 output.dirty = taken.dirty;
             }
@@ -132,9 +135,8 @@ impl Stage {
                 (output.spread, output.dirty) = (sharded.parts, sharded.dirty);
             }
         }
-        let rejected = rejected.into_iter().chain(failed);
+        let rejected = rejected.into_iter();
         output.rejected = rejected.map(|(row, reason)| (u32::try_from(row).unwrap_or(u32::MAX), reason)).collect();
-        output.rejected.sort_by_key(|(row, _)| *row);
         Ok(output)
     }
 
@@ -148,13 +150,33 @@ impl Stage {
         Ok(Output { spread: told.parts, dirty: told.dirty, ..Output::default() })
     }
 
+    /// Whether groups of windows that are closed are still to be put out: [`process`](Self::process) does some of it each time, and
+    /// so does [`go_on`](Self::go_on). The state says so, too.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.groups.has_more()
+    }
+
+    /// Puts out some of what [is still to be put out](Self::has_more). It need not have been opened.
+    ///
+    /// # Errors
+    /// As those of [`process`](Self::process).
+    pub fn go_on(&mut self) -> Result<Output, StageError> {
+        let plan = Arc::clone(&self.plan);
+        let Shape::Group(grouping) = &plan.shape else { return Ok(Output::default()) };
+        let taken = self.groups.go_on(grouping);
+        let (rows, failed) = results(grouping, &self.result, taken.closed)?;
+        Ok(Output { rows, failed, dirty: taken.dirty, ..Output::default() })
+    }
+
     /// The whole state of key groups; nothing for a group without state.
     #[must_use]
     pub fn snapshot(&self, groups: &[u32]) -> Vec<(u32, Vec<u8>)> {
         let layout = self.plan.state_layout;
         let state = |group: u32| match &self.plan.shape {
             Shape::Shard(_) => self.shards.snapshot(group, layout),
-            Shape::Project(_) | Shape::Group(_) => self.groups.snapshot(group, layout),
+            Shape::Group(grouping) => self.groups.snapshot(grouping, group, layout),
+            Shape::Project(_) => Vec::new(),
         };
         groups.iter().map(|group| (*group, state(*group))).collect()
     }
@@ -165,15 +187,12 @@ impl Stage {
     /// When it is the state of another query.
     pub fn restore(&mut self, groups: &[(u32, &[u8])]) -> Result<(), StageError> {
         let layout = self.plan.state_layout;
-        for (group, bytes) in groups {
-            let restored = match &self.plan.shape {
-                Shape::Shard(_) => self.shards.restore(bytes, layout),
-                Shape::Group(grouping) => self.groups.restore(*group, bytes, (layout, grouping.window.turn)),
-                Shape::Project(_) => Ok(()),
-            };
-            restored.map_err(StageError::State)?;
-        }
-        Ok(())
+        let restored = match &self.plan.shape {
+            Shape::Shard(_) => groups.iter().try_for_each(|(_, bytes)| self.shards.restore(bytes, layout)),
+            Shape::Group(grouping) => self.groups.restore(grouping, groups, layout),
+            Shape::Project(_) => Ok(()),
+        };
+        restored.map_err(StageError::State)
     }
 }
 
@@ -241,7 +260,7 @@ fn arrivals(kept: &Kept, times: Option<&ArrayRef>, rows: usize) -> impl Iterator
             Some(Cell::Timestamp(us)) => Some(us),
             _ => None,
         });
-        Arrival { row, time_us, kept }
+        Arrival { time_us, kept }
     })
 }
 
@@ -257,34 +276,30 @@ fn projected(exprs: &[Expr], columns: &[ArrayRef], rows: usize) -> Result<Projec
     Ok((columns, good, faults))
 }
 
-/// Rows, and why something failed there.
-type Failed = Vec<(usize, String)>;
-
-/// What the groups came to whose windows closed, and those that failed, each at the row that closed its window. One row may
-/// close more of them than fit a batch: some at a time, fewer where their texts are large.
+/// What the groups came to that are put out, and why others failed. One row may close more of them than fit a batch: some at a
+/// time, fewer where their texts are large.
 fn results(
     grouping: &Grouping,
     result: &SchemaRef,
-    closed: &[Closed],
-) -> Result<(Option<RecordBatch>, Failed), ArrowError> {
-    let (mut done, mut failed, mut bytes) = (Vec::new(), Failed::new(), 0);
-    let mut left: Vec<&[Closed]> = closed.chunks(RESULTS_AT_ONCE).rev().collect();
+    closed: Vec<Closed>,
+) -> Result<(Option<RecordBatch>, Vec<String>), ArrowError> {
+    let (mut done, mut failed, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let mut left = closed;
+    left.reverse();
     while let Some(part) = left.pop() {
-        match results_of(grouping, result, part) {
+        match results_of(grouping, result, &part) {
             Ok((rows, faults)) => {
                 bytes += rows.as_ref().map_or(0, RecordBatch::get_array_memory_size);
                 done.extend(rows);
                 failed.extend(faults);
             }
-            Err(_) if part.len() > 1 => {
-                let (first, second) = part.split_at(part.len() / 2);
+            Err(error) => {
+                let [first, second] = part.halves().ok_or(error)?;
                 left.extend([second, first]);
             }
-            Err(error) => return Err(error),
         }
         if bytes > RESULT_BYTES_MAX {
-            let message = format!("the results of {} groups have more than 256 MiB", closed.len());
-            return Err(ArrowError::ComputeError(message));
+            return Err(ArrowError::ComputeError("the results of groups have more than 256 MiB".to_owned()));
         }
     }
     match done.as_slice() {
@@ -297,38 +312,26 @@ fn results(
 fn results_of(
     grouping: &Grouping,
     result: &SchemaRef,
-    closed: &[Closed],
-) -> Result<(Option<RecordBatch>, Failed), ArrowError> {
-    let columns = group_columns(grouping, closed);
-    let mut evaluator = Evaluator::new(&columns, closed.len());
+    closed: &Closed,
+) -> Result<(Option<RecordBatch>, Vec<String>), ArrowError> {
+    let mut evaluator = Evaluator::new(&closed.columns, closed.count);
     let holds = grouping.having.as_ref().map(|having| evaluator.holds(having)).transpose()?;
     let mut faults = evaluator.faults;
-    faults.extend(closed.iter().enumerate().filter_map(|(group, of)| Some((group, of.fault.clone()?))));
+    faults.extend(closed.faults.iter().map(|(group, fault)| (*group, fault.clone())));
+    if holds.is_none() && faults.is_empty() {
+        let (projected, good, failed) = projected(&grouping.project, &closed.columns, closed.count)?;
+        let told = failed.into_iter().map(|(group, reason)| closed.told(grouping, group, &reason));
+        return Ok((batch(result, projected, closed.count, good)?, told.collect()));
+    }
     // What HAVING does not pass is not computed either.
     let passes = |group| holds.as_ref().is_none_or(|holds| holds.value(group)) && !faults.contains_key(&group);
-    let passed = BooleanArray::new(BooleanBuffer::collect_bool(closed.len(), passes), None);
+    let passed = BooleanArray::new(BooleanBuffer::collect_bool(closed.count, passes), None);
     let passing: Vec<usize> = passed.values().set_indices().collect();
-    let columns = filtered(&columns, &passed)?;
+    let columns = filtered(&closed.columns, &passed)?;
     let (projected, good, failed) = projected(&grouping.project, &columns, passing.len())?;
     faults.extend(failed.into_iter().filter_map(|(row, reason)| Some((*passing.get(row)?, reason))));
-    let told = |(group, reason): (usize, String)| closed.get(group).map(|group| (group.row, group.told(&reason)));
-    Ok((batch(result, projected, passing.len(), good)?, faults.into_iter().filter_map(told).collect()))
-}
-
-/// The rows of groups: keys, the window's begin and end, aggregates.
-fn group_columns(grouping: &Grouping, closed: &[Closed]) -> Vec<ArrayRef> {
-    use crate::types::Type;
-    let keys = grouping
-        .keys
-        .iter()
-        .enumerate()
-        .map(|(place, (_, ty))| column(*ty, closed.iter().map(|group| group.keys.get(place).cloned().flatten())));
-    let start = column(Type::Timestamp, closed.iter().map(|group| Some(Cell::Timestamp(group.start_us))));
-    let end = column(Type::Timestamp, closed.iter().map(|group| Some(Cell::Timestamp(group.end_us))));
-    let aggregates = grouping.aggregates.iter().enumerate().map(|(place, aggregate)| {
-        column(aggregate.result(), closed.iter().map(|group| group.results.get(place).cloned().flatten()))
-    });
-    keys.chain([start, end]).chain(aggregates).collect()
+    let told = faults.into_iter().map(|(group, reason)| closed.told(grouping, group, &reason));
+    Ok((batch(result, projected, passing.len(), good)?, told.collect()))
 }
 
 /// The rows that came too late, if there is a stream for them; else they are rejected.

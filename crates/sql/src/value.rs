@@ -174,6 +174,120 @@ impl Cell<'_> {
     }
 }
 
+/// A column whose values are read one by one.
+pub(crate) struct Cells<'a> {
+    values: Values<'a>,
+    nulls: Option<&'a NullBuffer>,
+}
+
+enum Values<'a> {
+    Whole(Type, &'a [i64]),
+    Double(&'a [f64]),
+    Boolean(&'a BooleanArray),
+    Text(&'a StringArray),
+}
+
+impl<'a> Cells<'a> {
+    pub(crate) fn of(array: &'a ArrayRef) -> Self {
+        let values = match array.data_type() {
+            DataType::Float64 => Values::Double(array.as_primitive::<Float64Type>().values()),
+            DataType::Boolean => Values::Boolean(array.as_boolean()),
+            DataType::Utf8 => Values::Text(array.as_string()),
+            DataType::Timestamp(..) => Values::Whole(Type::Timestamp, integers(array)),
+            DataType::Duration(_) => Values::Whole(Type::Interval, integers(array)),
+            _ => Values::Whole(Type::Bigint, integers(array)),
+        };
+        Self { values, nulls: array.nulls().filter(|nulls| nulls.null_count() > 0) }
+    }
+
+    /// The value at a place that the column has.
+    #[inline]
+    pub(crate) fn cell(&self, place: usize) -> Option<Cell<'a>> {
+        if self.nulls.is_some_and(|nulls| nulls.is_null(place)) {
+            return None;
+        }
+        match &self.values {
+            Values::Double(values) => values.get(place).copied().map(Cell::Double),
+            Values::Boolean(values) => Some(Cell::Boolean(values.value(place))),
+            Values::Text(values) => Some(Cell::Text(Cow::Borrowed(values.value(place)))),
+            Values::Whole(Type::Timestamp, values) => values.get(place).copied().map(Cell::Timestamp),
+            Values::Whole(Type::Interval, values) => values.get(place).copied().map(Cell::Interval),
+            Values::Whole(_, values) => values.get(place).copied().map(Cell::Bigint),
+        }
+    }
+}
+
+/// Writes a list of cells as it is kept in states, and as [`read_cells`] reads it: as postcard does.
+#[inline]
+pub(crate) fn write_cells<'c>(cells: impl ExactSizeIterator<Item = Option<Cell<'c>>>, written: &mut Vec<u8>) {
+    write_number(cells.len() as u64, written);
+    for cell in cells {
+        let Some(cell) = cell else {
+            written.push(0);
+            continue;
+        };
+        let mut whole = |kind, value: i64| {
+            written.extend([1, kind]);
+            write_number((value << 1 ^ value >> 63).cast_unsigned(), written);
+        };
+        match cell {
+            Cell::Bigint(value) => whole(0, value),
+            Cell::Timestamp(value) => whole(4, value),
+            Cell::Interval(value) => whole(5, value),
+            Cell::Boolean(value) => written.extend([1, 2, u8::from(value)]),
+            Cell::Double(value) => {
+                written.extend([1, 1]);
+                written.extend(value.to_le_bytes());
+            }
+            Cell::Text(text) => {
+                written.extend([1, 3]);
+                write_number(text.len() as u64, written);
+                written.extend(text.as_bytes());
+            }
+        }
+    }
+}
+
+/// Seven bits a byte, the lowest first.
+fn write_number(mut number: u64, written: &mut Vec<u8>) {
+    while number > 0x7f {
+        written.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    written.push(number as u8);
+}
+
+/// A cell as it is written, where it is.
+#[derive(Deserialize)]
+enum Written<'a> {
+    Bigint(i64),
+    Double(f64),
+    Boolean(bool),
+    Text(&'a str),
+    Timestamp(i64),
+    Interval(i64),
+}
+
+/// The cells of an encoded list of them.
+///
+/// # Errors
+/// When it is none.
+pub(crate) fn read_cells(encoded: &[u8]) -> postcard::Result<impl Iterator<Item = postcard::Result<Option<Cell<'_>>>>> {
+    let (count, mut left) = postcard::take_from_bytes::<usize>(encoded)?;
+    Ok((0..count).map(move |_| {
+        let (written, rest) = postcard::take_from_bytes::<Option<Written<'_>>>(left)?;
+        left = rest;
+        Ok(written.map(|written| match written {
+            Written::Bigint(value) => Cell::Bigint(value),
+            Written::Double(value) => Cell::Double(value),
+            Written::Boolean(value) => Cell::Boolean(value),
+            Written::Text(text) => Cell::Text(Cow::Borrowed(text)),
+            Written::Timestamp(value) => Cell::Timestamp(value),
+            Written::Interval(value) => Cell::Interval(value),
+        }))
+    }))
+}
+
 /// The value at a place of a column.
 pub(crate) fn cell(array: &ArrayRef, place: usize) -> Option<Cell<'_>> {
     if place >= array.len() || array.is_null(place) {
@@ -225,6 +339,7 @@ impl ColumnBuilder {
         }
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, cell: Option<Cell<'_>>) {
         match (self, cell) {
             (Self::Whole(_, builder), Some(Cell::Bigint(value) | Cell::Timestamp(value) | Cell::Interval(value))) => {
@@ -278,6 +393,38 @@ impl From<Cell<'static>> for Literal {
             Cell::Text(text) => Self::Text(text.into_owned()),
             Cell::Timestamp(value) => Self::Timestamp(value),
             Cell::Interval(value) => Self::Interval(value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_cell() -> impl Strategy<Value = Option<Cell<'static>>> {
+        prop_oneof![
+            Just(None),
+            any::<i64>().prop_map(|value| Some(Cell::Bigint(value))),
+            (-200_i64..200).prop_map(|value| Some(Cell::Bigint(value))),
+            any::<f64>().prop_map(|value| Some(Cell::Double(value))),
+            any::<bool>().prop_map(|value| Some(Cell::Boolean(value))),
+            "\\PC{0,200}".prop_map(|text| Some(Cell::Text(text.into()))),
+            any::<i64>().prop_map(|value| Some(Cell::Timestamp(value))),
+            any::<i64>().prop_map(|value| Some(Cell::Interval(value))),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn cells_are_written_as_ever_and_read_back(cells in proptest::collection::vec(any_cell(), 0..4)) {
+            let mut written = Vec::new();
+            write_cells(cells.iter().cloned(), &mut written);
+            prop_assert_eq!(&written, &postcard::to_stdvec(&cells).unwrap());
+            let read: Vec<_> = read_cells(&written).unwrap().map(Result::unwrap).collect();
+            prop_assert_eq!(format!("{read:?}"), format!("{cells:?}"));
         }
     }
 }

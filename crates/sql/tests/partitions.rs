@@ -75,6 +75,7 @@ struct Came {
     /// By partition of the source, in order.
     late: Vec<Vec<String>>,
     rejected: Vec<String>,
+    failed: Vec<String>,
 }
 
 fn run(program: &Program, sources: &[Vec<Line>], way: &Way) -> Came {
@@ -105,6 +106,7 @@ fn run(program: &Program, sources: &[Vec<Line>], way: &Way) -> Came {
             let output = groups.take(&rows);
             came.rows[to].extend(lines(output.rows.as_ref()));
             came.rejected.extend(output.rejected.into_iter().map(|(_, reason)| reason));
+            came.failed.extend(output.failed);
         }
     }
     came
@@ -426,8 +428,8 @@ fn a_sum_that_only_overflows_over_all_partitions_rejects_its_group() {
     let sources = [vec![(0, 1, i64::MAX), (1, 1, 1), (0, 30, 0)], vec![(0, 1, 1), (1, 1, 2), (0, 30, 0)]];
     let came = run(&program, &sources, &whole(2));
     assert_eq!(came.rows.concat(), [r#"{"m":"m1","s":3}"#]);
-    assert!(came.rejected.len() == 1 && came.rejected[0].contains("the group (m0) of the window"), "{came:?}");
-    assert!(came.rejected[0].ends_with("bigint out of range in sum"), "{came:?}");
+    assert!(came.failed.len() == 1 && came.failed[0].contains("the group (m0) of the window"), "{came:?}");
+    assert!(came.failed[0].ends_with("bigint out of range in sum"), "{came:?}");
 }
 
 #[test]

@@ -163,23 +163,20 @@ fn a_sum_that_overflows_rejects_the_row_and_keeps_the_rest() {
 }
 
 #[test]
-fn each_group_that_fails_is_told_of_at_the_row_that_closed_it() {
-    let query = "SELECT m, 10 / sum(v) AS q FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY m, window_start";
+fn each_group_that_fails_is_told_of() {
+    let query = "SELECT m, 10 / sum(v + v) AS q FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY m, window_start";
     let nobody = r#"{"ts":"1970-01-01T00:00:02Z","v":0}"#.to_owned();
     // The row that closes the window fails, too: its value overflows.
-    let query_of = |last: &str| query.replace("sum(v)", &format!("sum(v + {last})"));
     let rows = [record("a", 1, 0), record("b", 1, 5), nobody, record("c", 60, i64::MAX)];
-    let (mut closed, mut rejected) = run(&mut stage(&flow("", &query_of("v")), "f"), &rows);
-    closed.sort();
-    rejected.sort();
-    assert_eq!(closed, [r#"{"m":"b","q":1}"#]);
+    let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+    let mut output = process(&mut stage(&flow("", query), "f"), &records(&rows));
+    assert_eq!(lines(output.rows.as_ref()), [r#"{"m":"b","q":1}"#]);
+    assert_eq!(output.rejected, [(3, "bigint out of range".to_owned())]);
     let of = |key: &str| {
-        format!(
-            "3: the group ({key}) of the window from 1970-01-01 00:00:00 to 1970-01-01 00:00:10, which this row closed: \
-             division by zero"
-        )
+        format!("the group ({key}) of the window from 1970-01-01 00:00:00 to 1970-01-01 00:00:10: division by zero")
     };
-    assert_eq!(rejected, ["3: bigint out of range".to_owned(), of("a"), of("null")]);
+    output.failed.sort();
+    assert_eq!(output.failed, [of("a"), of("null")]);
 }
 
 #[test]
@@ -386,6 +383,95 @@ proptest! {
         ours.sort();
         prop_assert_eq!(ours, book);
     }
+}
+
+/// The rows of so many keys at a second, in an order that is not theirs.
+fn many(keys: i64, second: i64) -> impl Iterator<Item = String> {
+    (0..keys).map(move |key| record(&format!("m{}", key * 7_919 % keys), second, key))
+}
+
+/// What a stage comes to in batches of a size, put out further so often between two of them, made anew after each step if it is to be.
+fn in_steps(program: &Program, rows: &[String], size: usize, further: usize, restarts: bool) -> Vec<String> {
+    let mut running = stage(program, "f");
+    let (mut state, mut out, mut has_waited) = (BTreeMap::new(), Vec::new(), false);
+    let mut step = |running: &mut Stage, rows: Option<&[String]>| {
+        let output = match rows {
+            Some(rows) => process(running, &records(&rows.iter().map(String::as_str).collect::<Vec<_>>())),
+            None => running.go_on().unwrap(),
+        };
+        assert_eq!((output.rejected, output.failed), (vec![], vec![]));
+        // All parts that many keys are in have some groups.
+        let count = output.rows.as_ref().map_or(0, |rows| rows.num_rows());
+        assert!(count < 4_096 + 4_096 / 8, "{count}");
+        out.extend(lines(output.rows.as_ref()));
+        state.extend(running.snapshot(&output.dirty));
+        has_waited |= running.has_more();
+        if restarts {
+            let state: Vec<(u32, &[u8])> =
+                state.iter().map(|(group, bytes): (&u32, &Vec<u8>)| (*group, bytes.as_slice())).collect();
+            *running = stage(program, "f");
+            running.restore(&state).unwrap();
+        }
+        running.has_more()
+    };
+    for rows in rows.chunks(size) {
+        step(&mut running, Some(rows));
+        for _ in 0..further {
+            step(&mut running, None);
+        }
+    }
+    while step(&mut running, None) {}
+    assert!(has_waited, "there was nothing to put out later");
+    out
+}
+
+#[test]
+fn a_window_of_many_groups_is_put_out_step_by_step_however_the_steps_are_cut() {
+    let keys = 9_000;
+    // Each of the windows is closed while the one before is still being put out, if the steps are large.
+    let rows: Vec<String> =
+        many(keys, 1).chain(many(keys, 12)).chain([record("z", 24, 0), record("z", 40, 0)]).collect();
+    let program = flow("", SUMS);
+    let one = in_steps(&program, &rows, 4_000, 0, false);
+    for (size, further, restarts) in [(4_000, 1, true), (1_500, 0, true), (1_500, 3, false)] {
+        let other = in_steps(&program, &rows, size, further, restarts);
+        assert!(one == other, "batches of {size}, {further} steps between them");
+    }
+    assert_eq!(one.len(), 2 * keys as usize + 1);
+    let mut keyed: Vec<&String> = one.iter().collect();
+    keyed.sort();
+    keyed.dedup();
+    assert_eq!(keyed.len(), one.len());
+}
+
+#[test]
+fn a_late_row_changes_nothing_that_is_to_be_put_out() {
+    let program = flow("ALLOW LATENESS '5 seconds'", SUMS);
+    let closed = || {
+        let mut running = stage(&program, "f");
+        assert!(run(&mut running, &many(9_000, 1).collect::<Vec<_>>()).0.is_empty());
+        let (out, _) = run(&mut running, &[record("z", 12, 0)]);
+        assert!(running.has_more() && out.len() < 5_000, "{} rows", out.len());
+        (running, out)
+    };
+    let late = [record("m17", 2, 1_000_000)];
+    let (mut running, mut out) = closed();
+    while running.has_more() {
+        out.extend(lines(running.go_on().unwrap().rows.as_ref()));
+    }
+    assert_eq!(out.len(), 9_000);
+    let (again, _) = run(&mut running, &late);
+    assert!(again.len() == 1 && again[0].contains(r#""n":2"#), "{again:?}");
+    out.extend(again);
+    // The same where the late row comes before all is out, and to one that went on from the state.
+    let (running, mut other) = closed();
+    let state = snapshot(&running);
+    let state: Vec<(u32, &[u8])> = state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
+    let mut running = stage(&program, "f");
+    running.restore(&state).unwrap();
+    other.extend(run(&mut running, &late).0);
+    assert!(!running.has_more());
+    assert!(out == other, "{} and {} rows", out.len(), other.len());
 }
 
 #[test]

@@ -52,6 +52,9 @@ impl Queries {
         for batch in batches.iter().chain([&last]) {
             add(&mut came, &stage.process(batch)?)?;
         }
+        while stage.has_more() {
+            add(&mut came, &stage.go_on()?)?;
+        }
         Ok(Run { seconds: begun.elapsed().as_secs_f64(), came })
     }
 
@@ -94,6 +97,7 @@ fn last() -> anyhow::Result<RecordBatch> {
 
 fn add(came: &mut Came, output: &Output) -> anyhow::Result<()> {
     anyhow::ensure!(output.rejected.is_empty(), "rows were rejected: {:?}", output.rejected.first());
+    anyhow::ensure!(output.failed.is_empty(), "groups failed: {:?}", output.failed.first());
     if let Some(rows) = &output.rows {
         came.rows += rows.num_rows();
         let summed = SUMMED.iter().find_map(|name| rows.column_by_name(name)).context("the column is missing")?;

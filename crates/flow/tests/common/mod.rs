@@ -162,10 +162,11 @@ pub fn input(work: &WorkId, port: &str) -> Input {
     Input { work: work.clone(), port: port.to_owned() }
 }
 
-/// A guest that appends to each value how many rows it has seen, its state. It traps on rows with `poison` and rejects
-/// those with `bad`.
+/// A guest that appends to each value how many rows it has seen, its state. It traps on rows with `poison`, rejects those with
+/// `bad`, and of `later N` puts out so many rows more, one at a time.
 struct Counting {
     seen: u64,
+    left: u64,
     batches: Arc<AtomicUsize>,
     gone: bool,
 }
@@ -192,6 +193,7 @@ impl Operator for Counting {
                 continue;
             }
             self.seen += 1;
+            self.left += value.strip_prefix("later ").and_then(|more| more.parse::<u64>().ok()).unwrap_or_default();
             // So many mebibytes more.
             let more = value.strip_prefix("large ").map_or(0, |mebibytes| mebibytes.parse().unwrap());
             out.push((None, 1, format!("{value}#{}{}", self.seen, " ".repeat(more << 20))));
@@ -213,14 +215,25 @@ impl Operator for Counting {
         Ok(StageOutput { outputs: vec![(PORT_MAIN.to_owned(), rows)], ..StageOutput::default() })
     }
 
+    fn has_more(&self) -> bool {
+        self.left > 0
+    }
+
+    async fn go_on(&mut self) -> Result<StageOutput, StageError> {
+        self.left -= 1;
+        let rows = batch::records(&[(None, 1, format!("{} left", self.left))]).unwrap();
+        Ok(StageOutput { outputs: vec![(PORT_MAIN.to_owned(), rows)], dirty: vec![3], ..StageOutput::default() })
+    }
+
     async fn snapshot(&mut self, groups: &[u32]) -> Result<Vec<(u32, Bytes)>, StageError> {
         assert_eq!(groups, [3]);
-        Ok(vec![(3, Bytes::copy_from_slice(&self.seen.to_be_bytes()))])
+        Ok(vec![(3, [self.seen.to_be_bytes(), self.left.to_be_bytes()].concat().into())])
     }
 
     async fn restore(&mut self, groups: Vec<(u32, Bytes)>) -> Result<(), StageError> {
         let groups: BTreeMap<u32, Bytes> = groups.into_iter().collect();
-        self.seen = u64::from_be_bytes(groups[&3].as_ref().try_into().unwrap());
+        let of = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap());
+        (self.seen, self.left) = (of(&groups[&3][..8]), of(&groups[&3][8..]));
         Ok(())
     }
 }
@@ -263,10 +276,13 @@ impl Operators for Guests {
     fn idle_after(&self) -> Option<Duration> {
         self.idle_after
     }
+    fn may_have_more(&self, _: usize) -> bool {
+        true
+    }
     async fn make(&self, _: usize) -> Result<Box<dyn Operator>, StageError> {
         if self.broken {
             return Err(Fault::Protocol { reason: "it exports nothing".to_owned() });
         }
-        Ok(Box::new(Counting { seen: 0, batches: Arc::clone(&self.batches), gone: false }))
+        Ok(Box::new(Counting { seen: 0, left: 0, batches: Arc::clone(&self.batches), gone: false }))
     }
 }

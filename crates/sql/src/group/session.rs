@@ -4,10 +4,9 @@
 //! session: they lie under its end, to be put out together. A row that is older than its partition's watermark is late, whatever is
 //! open: then no row can come any more that belongs to a session which is closed.
 
-use super::{GROUPS_MAX, Group, Groups, Key, Row, adds, begin, group_bytes, key_bytes, within_bounds};
+use super::table::{PackedKey, Table};
+use super::{GROUPS_MAX, Groups, Row, within_bounds};
 use crate::aggregate::Accumulator;
-use crate::plan::Grouping;
-use crate::value::Cell;
 
 /// What stands behind an encoded key: the partition of the source, and the begin and the end of its session.
 pub(super) const SUFFIX_BYTES: usize = 20;
@@ -29,10 +28,10 @@ impl Session {
     }
 
     /// The key of its group.
-    fn key(&self, key: &[u8]) -> Key {
+    fn key(&self, key: &[u8]) -> PackedKey {
         let (producer, start, end) =
             (self.producer.to_be_bytes(), self.start_us.to_be_bytes(), self.end_us.to_be_bytes());
-        Key::from_vec([key, &producer, &start, &end].concat())
+        PackedKey::of(&[key, &producer, &start, &end].concat())
     }
 
     fn read(suffix: &[u8], until_us: i64) -> Option<Self> {
@@ -51,72 +50,61 @@ pub(super) fn start_of(encoded: &[u8]) -> Option<i64> {
 
 impl Groups {
     /// Whether the session of a row can take it.
-    pub(super) fn check_session(
-        &self,
-        grouping: &Grouping,
-        row: &Row<'_>,
-        (producer, span): (u32, (i64, i64)),
-    ) -> Result<(), String> {
+    pub(super) fn check_session(&self, row: &Row<'_>, (producer, span): (u32, (i64, i64))) -> Result<(), String> {
         let known = self.sessions.get(row.encoded.as_slice()).into_iter().flatten();
         let hit = known.filter(|session| session.is_hit(producer, span));
         let mut groups = hit.filter_map(|session| {
-            let part = self.windows.get(&session.until_us)?.get(&row.part)?;
-            part.get(&session.key(&row.encoded)[..])
+            let table = self.windows.get(&session.until_us)?.part(row.part)?;
+            Some((table, table.find(&self.layout, &session.key(&row.encoded))?))
         });
-        let Some(first) = groups.next() else {
-            let fresh = begin(grouping);
-            let adding = key_bytes(&row.keys, &row.encoded) + SUFFIX_BYTES + adds(fresh.iter().zip(&row.values));
+        let Some((table, record)) = groups.next() else {
             if self.count >= GROUPS_MAX {
                 return Err(format!("{GROUPS_MAX} groups are open in this partition, which is the most"));
             }
-            return within_bounds(self.text_bytes + adding);
+            return within_bounds(self.text_bytes + row.key_bytes(SUFFIX_BYTES) + self.layout.adds(&row.values));
         };
-        let check = |accumulators: &[Accumulator]| {
-            let mut both = accumulators.iter().zip(&row.values);
-            both.try_for_each(|(one, value)| value.as_ref().map_or(Ok(()), |value| one.check(value)))
-        };
+        let adding = table.check(&self.layout, record, &row.values)?;
         let mut others = groups.peekable();
-        if others.peek().is_none() {
-            check(&first.accumulators)?;
-        } else {
+        if others.peek().is_some() {
             // The row makes several sessions one.
-            let mut all = first.accumulators.clone();
-            for other in others {
-                all.iter_mut().zip(&other.accumulators).try_for_each(|(one, other)| one.merge(other))?;
+            let mut all: Vec<_> = table.accumulators(&self.layout, record).collect();
+            for (table, record) in others {
+                let mut both = all.iter_mut().zip(table.accumulators(&self.layout, record));
+                both.try_for_each(|(one, other)| one.to_mut().merge(&other))?;
             }
-            check(&all)?;
+            let mut both = all.iter().zip(&row.values);
+            both.try_for_each(|(one, value)| value.as_ref().map_or(Ok(()), |value| one.check(value)))?;
         }
-        within_bounds(self.text_bytes + adds(first.accumulators.iter().zip(&row.values)))
+        within_bounds(self.text_bytes + adding)
     }
 
     /// Takes one row into its session, which it begins, extends, or makes of several.
-    pub(super) fn take_session(&mut self, grouping: &Grouping, row: &Row<'_>, (producer, span): (u32, (i64, i64))) {
+    pub(super) fn take_session(&mut self, row: &Row<'_>, (producer, span): (u32, (i64, i64))) {
         let known = self.sessions.remove(row.encoded.as_slice()).unwrap_or_default();
         let (hit, mut sessions): (Vec<Session>, Vec<Session>) =
             known.into_iter().partition(|session| session.is_hit(producer, span));
         let mut own = Session { producer, start_us: span.0, end_us: span.1, until_us: span.1 };
-        let mut group: Option<Group> = None;
+        let mut group: Option<Vec<Accumulator>> = None;
         for session in &hit {
             own.start_us = own.start_us.min(session.start_us);
             own.end_us = own.end_us.max(session.end_us);
             own.until_us = own.end_us;
-            let Some(taken) = self.remove(row.part, session.until_us, &session.key(&row.encoded)) else { continue };
+            let Some(taken) = self.remove(row, session) else { continue };
             match &mut group {
                 None => group = Some(taken),
                 Some(group) => {
-                    for (one, other) in group.accumulators.iter_mut().zip(&taken.accumulators) {
+                    for (one, other) in group.iter_mut().zip(&taken) {
                         // That it can be was checked.
                         let _ = one.merge(other);
                     }
                 }
             }
         }
-        let keys = || row.keys.iter().cloned().map(|key| key.map(Cell::into_owned)).collect();
-        let mut group = group.unwrap_or_else(|| Group { keys: keys(), accumulators: begin(grouping) });
-        for (accumulator, value) in group.accumulators.iter_mut().zip(&row.values) {
+        let mut group = group.unwrap_or_else(|| self.layout.begin().collect());
+        for (accumulator, value) in group.iter_mut().zip(&row.values) {
             value.iter().for_each(|value| accumulator.take(value));
         }
-        self.insert(row.part, own.until_us, own.key(&row.encoded), group);
+        self.insert(row, &own, group);
         sessions.push(own);
         self.join(row, &mut sessions);
         self.sessions.insert(row.encoded.as_slice().into(), sessions);
@@ -140,11 +128,9 @@ impl Groups {
             let until_us = next.filter(|(start, _)| *start < reached).map_or(reached, |(_, until)| until);
             next = Some((session.start_us, until_us));
             if session.until_us != until_us {
-                let key = session.key(&row.encoded);
-                if let Some(group) = self.remove(row.part, session.until_us, &key) {
-                    self.insert(row.part, until_us, key, group);
-                }
+                let group = self.remove(row, session);
                 session.until_us = until_us;
+                group.into_iter().for_each(|group| self.insert(row, session, group));
             }
         }
     }
@@ -156,34 +142,44 @@ impl Groups {
         self.sessions.entry(key.into()).or_default().extend(session);
     }
 
-    /// Forgets the sessions of a group's key that end then.
-    pub(super) fn forget_sessions(&mut self, encoded: &[u8], until_us: i64) {
-        let Some((key, _)) = encoded.split_last_chunk::<SUFFIX_BYTES>() else { return };
-        let Some(sessions) = self.sessions.get_mut(key) else { return };
-        sessions.retain(|session| session.until_us != until_us);
-        if sessions.is_empty() {
-            self.sessions.remove(key);
+    /// Forgets the sessions of groups that end then.
+    pub(super) fn forget_sessions(&mut self, table: &Table, until_us: i64) {
+        let mut encoded = Vec::new();
+        for record in table.records(&self.layout) {
+            table.read_key(&self.layout, record, &mut encoded);
+            let Some((key, _)) = encoded.split_last_chunk::<SUFFIX_BYTES>() else { continue };
+            let Some(sessions) = self.sessions.get_mut(key) else { continue };
+            sessions.retain(|session| session.until_us != until_us);
+            if sessions.is_empty() {
+                self.sessions.remove(key);
+            }
         }
     }
 
-    fn remove(&mut self, part: u32, end_us: i64, key: &[u8]) -> Option<Group> {
-        let parts = self.windows.get_mut(&end_us)?;
-        let groups = parts.get_mut(&part)?;
-        let group = groups.remove(key)?;
-        if groups.is_empty() {
-            parts.remove(&part);
-        }
-        if parts.is_empty() {
-            self.windows.remove(&end_us);
-        }
+    /// Takes the group of a session of a row's key out: what it has taken in.
+    fn remove(&mut self, row: &Row<'_>, session: &Session) -> Option<Vec<Accumulator>> {
+        let window = self.windows.get_mut(&session.until_us)?;
+        let table = window.part_mut(row.part)?;
+        let before = table.text_bytes();
+        let group = table.remove(&self.layout, &session.key(&row.encoded), row.key_bytes(SUFFIX_BYTES))?;
+        self.text_bytes = self.text_bytes - before + table.text_bytes();
         self.count -= 1;
-        self.text_bytes -= group_bytes(key, &group);
+        if table.len() == 0 {
+            window.remove(row.part);
+        }
+        if window.is_empty() {
+            self.windows.remove(&session.until_us);
+        }
         Some(group)
     }
 
-    fn insert(&mut self, part: u32, end_us: i64, key: Key, group: Group) {
+    /// Puts the group of a session of a row's key in.
+    fn insert(&mut self, row: &Row<'_>, session: &Session, group: Vec<Accumulator>) {
+        let window = self.windows.entry(session.until_us).or_default();
+        let Some(table) = window.begin(row.part) else { return };
+        let before = table.text_bytes();
+        table.insert(&self.layout, &session.key(&row.encoded), row.key_bytes(SUFFIX_BYTES), group);
+        self.text_bytes = self.text_bytes - before + table.text_bytes();
         self.count += 1;
-        self.text_bytes += group_bytes(&key, &group);
-        self.windows.entry(end_us).or_default().entry(part).or_default().insert(key, group);
     }
 }
