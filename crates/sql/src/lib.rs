@@ -17,6 +17,7 @@ mod eval;
 mod expr;
 mod function;
 mod group;
+mod join;
 mod json;
 mod plan;
 mod program;
