@@ -203,14 +203,16 @@ impl Checked {
 }
 
 impl CheckedSide {
-    /// Gives the columns at the places that are wanted one in the stream between: that of the key which they are, or one of the values,
-    /// of which there are more then if there is none of the type.
+    /// Gives the columns at the places that are wanted one in the stream between: that of the moment or the key which they are, or one
+    /// of the values, of which there are more then if there is none of the type.
     fn lay(&self, wanted: impl Iterator<Item = usize>, keys: usize, types: &mut Vec<Type>) -> Laid {
         let mut laid = Laid::default();
         for place in wanted {
             let Some(column) = self.columns.get(place) else { continue };
-            let at = match self.keys.iter().position(|key| *key == Expr::Column(place)) {
-                Some(key) => key,
+            let key = self.keys.iter().position(|key| *key == Expr::Column(place));
+            let at = match key {
+                _ if place == self.time => shard::MOMENT,
+                Some(key) => shard::KEYS + key,
                 None => {
                     let is_free = |at: &usize| types.get(*at) == Some(&column.ty) && !laid.values.contains_key(at);
                     let at = (0..types.len()).find(is_free).unwrap_or_else(|| {
@@ -218,10 +220,10 @@ impl CheckedSide {
                         types.len() - 1
                     });
                     laid.values.insert(at, place);
-                    keys + at
+                    shard::KEYS + keys + at
                 }
             };
-            laid.columns.push((shard::KEYS + at, column.ty));
+            laid.columns.push((at, column.ty));
         }
         laid
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use arrow_array::RecordBatch;
 use common::{Running, Way, app, fine, lines, mistakes, process, records, stage_of};
 use littoral_model::manifest::{Partitioning, Sink};
-use littoral_sql::{Program, expand};
+use littoral_sql::{Program, Stage, expand};
 use proptest::prelude::*;
 
 const QUERY: &str = "SELECT m, window_start AS w, count(*) AS n, sum(v) AS s, count(*) FILTER (WHERE v > 5) AS big, max(v) AS top, \

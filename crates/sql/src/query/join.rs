@@ -23,6 +23,9 @@ use crate::statement::{CreateFlow, Watermark};
 use crate::types::{Column, Type};
 use interval::Interval;
 
+/// The most conditions of a join: they are kept as a chain, which is evaluated by recursion.
+const CONDITIONS_MAX: usize = 64;
+
 /// The streams that there are, and those that failed.
 type Known<'t> = (&'t BTreeMap<String, Table>, &'t BTreeSet<String>);
 
@@ -108,6 +111,11 @@ pub(super) fn check(
         parts.map(|(clause, part)| condition(source, &scope, clause, part)).collect();
     let projected = project(source, &scope, select);
     let conditions: Vec<Condition> = conditions.into_iter().collect::<Option<_>>()?;
+    if conditions.len() > CONDITIONS_MAX {
+        let message = format!("the join has {} conditions", conditions.len());
+        source.add("too-deep", sides.at, message).expected(format!("at most {CONDITIONS_MAX}"));
+        return None;
+    }
     let interval = interval::of(source, &sides, &conditions)?;
     let sorted = sort(source, &sides, conditions, &interval)?;
     let (Shape::Project(exprs), output) = projected? else { return None };

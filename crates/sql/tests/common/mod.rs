@@ -84,7 +84,7 @@ pub struct Running<'p> {
     flow: &'static str,
     partition: u32,
     stage: Stage,
-    state: BTreeMap<u32, Vec<u8>>,
+    pub state: BTreeMap<u32, Vec<u8>>,
     restarts: bool,
 }
 
