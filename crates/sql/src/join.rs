@@ -28,9 +28,11 @@ use state::{PRODUCERS_FROM, PROGRESS_PART, part_of};
 
 /// The most rows that a partition keeps of both sides; a row beyond is rejected. One takes some 300 bytes beside its values.
 const ROWS_MAX: usize = 1 << 20;
-/// The most bytes of the keys and values of the rows that a partition keeps.
+/// The bytes of a row in the state beside its key and its values: its moment and number, the lengths, and whether there was a pair.
+const WRITTEN_BYTES: usize = 32;
+/// The most bytes of the rows that a partition keeps.
 const BYTES_MAX: usize = 64 << 20;
-/// The most of those in one part of the state, which is written as a whole: three of these fit into a commit.
+/// The most of those in one part of the state, which is written as a whole: beside what comes of a row it fits into a commit.
 const PART_BYTES_MAX: usize = 4 << 20;
 /// The most pairs of a batch of rows; one row cannot make so many, nor end the intervals of so many.
 const FOUND_MAX: usize = 2 * ROWS_MAX;
@@ -85,7 +87,7 @@ struct Kept {
 
 impl Kept {
     fn bytes(&self) -> usize {
-        self.key.len() + self.values.len()
+        self.key.len() + self.values.len() + WRITTEN_BYTES
     }
 }
 
@@ -145,12 +147,13 @@ impl Joining {
     }
 }
 
-/// One of both sides.
-fn one<T>([left, right]: &[T; 2], side: usize) -> &T {
+/// One of both sides: 0 for the left one, 1 for the right one.
+pub(crate) fn one<T>([left, right]: &[T; 2], side: usize) -> &T {
     if side == 0 { left } else { right }
 }
 
-fn one_mut<T>([left, right]: &mut [T; 2], side: usize) -> &mut T {
+/// The same to be changed.
+pub(crate) fn one_mut<T>([left, right]: &mut [T; 2], side: usize) -> &mut T {
     if side == 0 { left } else { right }
 }
 

@@ -16,6 +16,7 @@ use super::select::{group_by, is_distinct, project};
 use super::{Compiled, Read, Table, read};
 use crate::check::{Checker, Scope};
 use crate::expr::{Comparison, Expr};
+use crate::join::{one, one_mut};
 use crate::plan::Shape;
 use crate::source::Source;
 use crate::spread::{Checked, CheckedSide, pair};
@@ -148,15 +149,6 @@ pub(super) fn check(
     };
     let (spread, plan) = pair(checked);
     Some(Compiled { source: one(&sides.reads, 0).name.clone(), spread: Some(spread), plan, watermark })
-}
-
-/// One of both sides.
-fn one<T>([left, right]: &[T; 2], side: usize) -> &T {
-    if side == 0 { left } else { right }
-}
-
-fn one_mut<T>([left, right]: &mut [T; 2], side: usize) -> &mut T {
-    if side == 0 { left } else { right }
 }
 
 /// What stands in `ON`, and of which sides rows come out alone, too.
@@ -325,20 +317,24 @@ fn sort(
         });
     }
     if sorted.types.is_empty() {
-        let [left, right] = &sides.reads;
-        let times = interval.times;
-        let names = |read: &Read<'_, '_>, time: usize| {
-            let columns = read.table.columns.iter().enumerate().filter(move |(place, _)| *place != time);
-            columns.map(|(_, column)| column.name.clone()).collect::<BTreeSet<_>>()
-        };
-        let (of_left, of_right) = (names(left, *one(&times, 0)), names(right, *one(&times, 1)));
-        let name = of_left.intersection(&of_right).next().map_or("key", String::as_str);
-        let help = format!("add to ON what is equal, as {}.{name} = {}.{name}", left.alias, right.alias);
-        let message = "rows come together by what is equal on both sides, and nothing is";
-        source.add("unbounded", sides.at.clone(), message).help(help);
+        nothing_equal(source, sides, interval);
         return None;
     }
     Some(sorted)
+}
+
+/// Says that no key is there, and how to write one.
+fn nothing_equal(source: &mut Source<'_>, sides: &Sides<'_, '_>, interval: &Interval) {
+    let names = |side: usize| {
+        let columns = one(&sides.reads, side).table.columns.iter().enumerate();
+        let others = columns.filter(move |(place, _)| place != one(&interval.times, side));
+        others.map(|(_, column)| column.name.as_str()).collect::<BTreeSet<_>>()
+    };
+    let name = names(0).intersection(&names(1)).next().copied().unwrap_or("key");
+    let [left, right] = &sides.reads;
+    let help = format!("add to ON what is equal, as {}.{name} = {}.{name}", left.alias, right.alias);
+    let message = "rows come together by what is equal on both sides, and nothing is";
+    source.add("unbounded", sides.at.clone(), message).help(help);
 }
 
 impl Sorted {

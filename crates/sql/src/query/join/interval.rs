@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Condition, Sides, one};
+use super::{Condition, Sides};
 use crate::expr::{Comparison, Expr, Literal, Operation};
+use crate::join::one;
 use crate::source::Source;
 use crate::types::{Column, Type};
 
