@@ -120,11 +120,15 @@ fn write_app(world: &World, manifest: &str, flows: &str) -> String {
 }
 
 fn publish(world: &World, node: &Node, records: impl Iterator<Item = String>) {
+    publish_to(world, node, "mill/readings", records);
+}
+
+fn publish_to(world: &World, node: &Node, stream: &str, records: impl Iterator<Item = String>) {
     let mut lines = String::new();
     records.for_each(|record| writeln!(lines, "{record}").unwrap());
     let file = world.path("portion.json");
     std::fs::write(&file, lines).unwrap();
-    node.tell(world, &["stream", "publish", "mill/readings", "--file", file.to_str().unwrap()]);
+    node.tell(world, &["stream", "publish", stream, "--file", file.to_str().unwrap()]);
 }
 
 fn start(world: &World) -> (Node, BTreeMap<String, Node>) {
@@ -293,6 +297,96 @@ fn groups_over_several_partitions_are_exact_through_kills() {
         cloud.tell(&world, &["stream", "publish", "mill/taps", "--key", "one", "--value", &record]);
     }
     eventually("a window does not wait for idle partitions", || rows(&world, &cloud, "mill/tapped").len() == 1);
+}
+
+const JOINED: &str = "\
+CREATE STREAM readings (machine text, ts timestamp, temperature bigint);
+CREATE STREAM pressures (machine text, at timestamp, pressure bigint) PARTITIONS 3 ON TIER cloud;
+
+CREATE FLOW matched PREFER edge DEAD LETTER INTO bad AS
+  SELECT r.machine, r.ts, r.temperature, p.pressure
+  FROM readings AS r LEFT JOIN pressures AS p
+    ON r.machine = p.machine AND p.at BETWEEN r.ts - INTERVAL '1 second' AND r.ts + INTERVAL '1 second' AND p.pressure % 5 <> 0
+  WHERE r.temperature > 10;
+";
+
+/// Pressures are taken less often, and of a machine more.
+const PRESSURES: usize = RECORDS / 6;
+
+fn pressure(number: usize) -> String {
+    json!({ "machine": format!("m{}", number % 4), "at": moment(number * 6), "pressure": number }).to_string()
+}
+
+/// What `matched` has to come to: each reading with each pressure.
+fn expected_pairs() -> BTreeSet<String> {
+    let mut pairs = BTreeSet::new();
+    for reading in (0..RECORDS).filter(|number| temperature(*number) > 10) {
+        let joins =
+            |pressure: &usize| reading % 3 == pressure % 4 && reading.abs_diff(pressure * 6) <= 10 && pressure % 5 != 0;
+        let joined: Vec<Option<usize>> = (0..PRESSURES).filter(joins).map(Some).collect();
+        for pressure in if joined.is_empty() { vec![None] } else { joined } {
+            let (machine, ts) = (format!("m{}", reading % 3), moment(reading));
+            let row =
+                json!({ "machine": machine, "ts": ts, "temperature": temperature(reading), "pressure": pressure });
+            pairs.insert(row.to_string());
+        }
+    }
+    pairs
+}
+
+#[test]
+fn pairs_of_two_streams_over_several_partitions_are_exact_through_kills() {
+    let world = World::new();
+    let (cloud, mut edges) = start(&world);
+    let folder = write_app(&world, SPREAD_MANIFEST, JOINED);
+    let explained = cloud.tell(&world, &["flow", "explain", &folder, "matched"]);
+    for part in ["left join by 1 keys", "the least of 4 and of 3 partitions", "from matched-by-key", "from pressures"] {
+        assert!(explained.contains(part), "{part} in\n{explained}");
+    }
+    cloud.tell(&world, &["deploy", &folder]);
+    let counts = [("matched-left", 4), ("matched-right", 3), ("matched", 4)];
+    let are_copied = || {
+        let is_copied = |(flow, count): &(&str, usize)| {
+            let all = stages(&world, &cloud, flow).filter(|stages| stages.len() == *count);
+            all.is_some_and(|stages| stages.iter().all(|(_, copies)| *copies == 2))
+        };
+        counts.iter().all(is_copied)
+    };
+    eventually("two edges hold each stage", are_copied);
+    for portion in 0..PORTIONS {
+        let part = |all: usize| portion * all / PORTIONS..(portion + 1) * all / PORTIONS;
+        publish(&world, &cloud, part(RECORDS).map(record));
+        publish_to(&world, &cloud, "mill/pressures", part(PRESSURES).map(pressure));
+        let struck = counts.get(portion / 2).filter(|_| portion % 2 == 1);
+        if let Some((flow, _)) = struck {
+            let mut owner = None;
+            eventually("it has an owner", || {
+                owner = stage(&world, &cloud, flow).map(|(owner, _)| owner);
+                owner.is_some()
+            });
+            let owner = owner.unwrap();
+            edges.remove(&owner).unwrap().kill();
+            edges.insert(owner.clone(), world.start(&owner, &[]));
+            eventually("both hold the stages again", are_copied);
+        }
+    }
+    // Each partition has to say that it is past all of these.
+    let later = |text: String| (0..60).map(move |second| text.replace("T00:00:00Z", &format!("T01:00:{second:02}Z")));
+    publish(&world, &cloud, later(record(0).replace("\"temperature\":0", "\"temperature\":20")));
+    publish_to(&world, &cloud, "mill/pressures", later(pressure(0).replace("m0", "none")));
+    let expected = expected_pairs();
+    let (pairs, alone): (Vec<_>, Vec<_>) = expected.iter().partition(|row| !row.contains("null"));
+    assert!(pairs.len() > 300 && alone.len() > 300, "{} {}", pairs.len(), alone.len());
+    let found = || -> Vec<String> {
+        let columns = ["machine", "ts", "temperature", "pressure"];
+        let rows = rows(&world, &cloud, "mill/matched").into_iter().map(|row| plain(&row, &columns).to_string());
+        rows.filter(|row| !row.contains("T01")).collect()
+    };
+    eventually("all pairs arrive", || found().len() >= expected.len());
+    let found = found();
+    assert_eq!(found.len(), expected.len());
+    assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+    assert_eq!(rows(&world, &cloud, "mill/bad"), Vec::<Value>::new());
 }
 
 #[test]

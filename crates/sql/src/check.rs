@@ -5,11 +5,12 @@
 //! surroundings, as in PostgreSQL.
 
 mod call;
+mod column;
 mod operator;
 
 use std::ops::Range;
 
-use sqlparser::ast::{self, Ident, Spanned as _};
+use sqlparser::ast::{self, Spanned as _};
 
 use crate::aggregate::Aggregate;
 use crate::cast;
@@ -35,8 +36,15 @@ pub(crate) struct Typed {
 pub(crate) struct Scope<'a> {
     /// The columns of the row.
     pub(crate) columns: &'a [Column],
-    /// What the row may be called, as in `readings.ts`.
-    pub(crate) table: &'a str,
+    /// What its parts may be called, as in `readings.ts`, and which of the columns are theirs: one, or those of a join.
+    pub(crate) tables: &'a [(String, Range<usize>)],
+}
+
+impl Scope<'_> {
+    /// What the row may be called, or the first part of it.
+    pub(crate) fn table(&self) -> &str {
+        self.tables.first().map_or("", |(name, _)| name)
+    }
 }
 
 /// The groups that expressions are of, after `GROUP BY`. The row of a group has its keys, the begin and the end of its
@@ -183,34 +191,6 @@ impl<'c, 's, 't, 'a> Checker<'c, 's, 't, 'a> {
             }
             _ => self.unsupported(expr, "this kind of expression"),
         }
-    }
-
-    fn column(&mut self, expr: &ast::Expr, ident: &Ident, table: Option<&Ident>) -> Option<Typed> {
-        let name = column_name(ident);
-        let at = self.source.range(ident.span);
-        if let Some(table) = table
-            && crate::statement::fabric_name(table) != self.scope.table
-        {
-            let wrong = crate::statement::fabric_name(table);
-            let at = self.source.range(table.span);
-            let adding = self.source.add("unknown-name", at, format!("the query reads no stream `{wrong}`"));
-            adding.expected(format!("`{}`", self.scope.table)).nearest(&wrong, [self.scope.table]);
-            return None;
-        }
-        let Some(place) = self.scope.columns.iter().position(|column| column.name == name) else {
-            let known = self.scope.columns.iter().map(|column| column.name.as_str());
-            let adding = self.source.add("unknown-name", at, format!("there is no column `{name}`"));
-            adding.one_of(known.clone()).nearest(&name, known);
-            return None;
-        };
-        if self.groups.is_some() {
-            let message = format!("`{name}` is not the same for all rows of a group");
-            let help = format!("add it to GROUP BY, or take one of its values: `max({name})`");
-            self.source.add("not-grouped", at, message).help(help);
-            return None;
-        }
-        let ty = self.scope.columns.get(place)?.ty;
-        Some(self.typed(expr, Expr::Column(place), ty))
     }
 
     fn literal(&mut self, expr: &ast::Expr, value: &ast::Value) -> Option<Typed> {

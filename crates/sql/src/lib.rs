@@ -3,8 +3,8 @@
 //! [`expand`] reads the statements of an app (`[sql]` in its manifest), checks names and types (`statement`, `query`, `check`), and
 //! adds their streams and flows to the manifest. What each flow's stage does is a [`Plan`]; a [`Stage`] runs it, with its
 //! expressions evaluated over whole columns (`eval`), and groups in windows row by row (`group`), where the stream has several partitions
-//! after a stage that spreads the rows by their keys (`shard`). Semantics are PostgreSQL's
-//! where the standard leaves room; `docs/reference/sql.md` says where they differ.
+//! after a stage that spreads the rows by their keys (`shard`), and so are the pairs of two streams that are joined (`join`).
+//! Semantics are PostgreSQL's where the standard leaves room; `docs/reference/sql.md` says where they differ.
 //!
 //! Nothing here reads a clock, waits or does I/O: the same rows in the same order come to the same results.
 
@@ -15,9 +15,9 @@ mod decode;
 mod dialect;
 mod eval;
 mod expr;
-mod from;
 mod function;
 mod group;
+mod join;
 mod json;
 mod plan;
 mod program;

@@ -51,7 +51,8 @@ impl Plan {
     #[must_use]
     pub fn partitioning(&self) -> Partitioning {
         match &self.shape {
-            Shape::Project(_) => Partitioning::Any,
+            // The rows that a join reads have come together by their keys.
+            Shape::Project(_) | Shape::Join(_) => Partitioning::Any,
             Shape::Shard(sharding) => Partitioning::ByKey(sharding.producers),
             // Rows of one key are in one partition already.
             Shape::Group(grouping) if grouping.producers.is_some() => Partitioning::Any,
@@ -92,6 +93,11 @@ impl Plan {
         operators.extend(self.filter.as_ref().map(|_| "filter".to_owned()));
         match &self.shape {
             Shape::Project(_) => {}
+            Shape::Join(joining) => {
+                operators.push(joining.told());
+                operators.extend(joining.on.as_ref().map(|_| "filter pairs that join".to_owned()));
+                operators.extend(joining.filter.as_ref().map(|_| "filter pairs".to_owned()));
+            }
             Shape::Shard(sharding) => {
                 let idle = sharding.idle_us.map_or_else(String::new, |us| format!(", idle after {}", seconds(us)));
                 operators.push(format!(
@@ -130,6 +136,8 @@ pub(crate) enum Shape {
     Shard(Box<Sharding>),
     /// They are grouped by keys and windows.
     Group(Box<Grouping>),
+    /// Those of two streams make pairs.
+    Join(Box<Joining>),
 }
 
 impl Shape {
@@ -139,6 +147,8 @@ impl Shape {
             Self::Project(exprs) => exprs.iter_mut().for_each(|expr| expr.each_column(of)),
             Self::Shard(sharding) => sharding.each_column(of),
             Self::Group(grouping) => grouping.each_column(of),
+            // Its columns are those of the stream between.
+            Self::Join(_) => {}
         }
     }
 }
@@ -148,11 +158,14 @@ impl Shape {
 pub(crate) struct Sharding {
     /// How many partitions the source has.
     pub(crate) producers: u32,
+    /// Which number the first of them has among those of all streams whose rows come together.
+    pub(crate) first: u32,
     /// How many there are of groups.
     pub(crate) partitions: u32,
-    /// The column whose moments say which window a row is of.
+    /// The column with the moment of a row.
     pub(crate) time: usize,
-    pub(crate) window: Window,
+    /// The windows by which a row is late; without them it is as soon as it is older than the watermark.
+    pub(crate) window: Option<Window>,
     /// How much the moments may be out of order.
     pub(crate) delay_us: i64,
     /// How much later a row still changes the result of its window.
@@ -175,6 +188,14 @@ pub(crate) struct Argument {
 }
 
 impl Sharding {
+    /// Whether a row of a moment is late where the watermark of its partition is `past`.
+    pub(crate) fn is_late(&self, time_us: i64, past: Option<i64>) -> bool {
+        match self.window {
+            Some(window) => window.open(time_us, past, self.lateness_us).next().is_none(),
+            None => past.is_some_and(|watermark| time_us < watermark),
+        }
+    }
+
     /// Does something with the place of each column of the input.
     fn each_column(&mut self, of: &mut dyn FnMut(&mut usize)) {
         of(&mut self.time);
@@ -213,6 +234,57 @@ impl Grouping {
             let exprs = aggregate.argument.iter_mut().chain(&mut aggregate.filter);
             exprs.for_each(|expr| expr.each_column(of));
         }
+    }
+}
+
+/// Pairs of rows of two streams.
+#[derive(Clone, Debug)]
+pub(crate) struct Joining {
+    /// The left and the right one.
+    pub(crate) sides: [JoinSide; 2],
+    /// How many columns the key has.
+    pub(crate) keys: usize,
+    /// By how much the right row of a pair may be later than the left one: at least, and at most. Negative where it is earlier.
+    pub(crate) low_us: i64,
+    pub(crate) high_us: i64,
+    /// Which rows join beyond that; over the row of a pair, which has the columns of the left side and then those of the right.
+    pub(crate) on: Option<Expr>,
+    /// Which pairs count, and rows that come out alone.
+    pub(crate) filter: Option<Expr>,
+    /// What they become.
+    pub(crate) project: Vec<Expr>,
+}
+
+/// One side of a join.
+#[derive(Clone, Debug)]
+pub(crate) struct JoinSide {
+    /// How many partitions its stream has.
+    pub(crate) producers: u32,
+    /// How much its moments may be out of order.
+    pub(crate) delay_us: i64,
+    /// Whether its rows come out alone that no row of the other side joins.
+    pub(crate) is_outer: bool,
+    /// Where in the rows of the stream between the columns are that count.
+    pub(crate) columns: Vec<(usize, Type)>,
+}
+
+impl Joining {
+    fn told(&self) -> String {
+        let [left, right] = &self.sides;
+        let kind = match (left.is_outer, right.is_outer) {
+            (false, false) => "inner",
+            (true, false) => "left",
+            (false, true) => "right",
+            (true, true) => "full",
+        };
+        format!(
+            "{kind} join by {} keys, the right row {} to {} after the left one, watermarks the least of {} and of {} partitions",
+            self.keys,
+            seconds(self.low_us),
+            seconds(self.high_us),
+            left.producers,
+            right.producers
+        )
     }
 }
 

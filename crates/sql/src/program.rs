@@ -12,11 +12,12 @@ use littoral_model::unit::Time;
 use crate::plan::Plan;
 use crate::query::{self, Compiled, Known, Table};
 use crate::source::Source;
+use crate::spread::Part;
 use crate::stage::PORT_LATE;
 use crate::statement::{CreateFlow, CreateStream, Name, PortInto, Statement, Watermark, parse};
 use crate::types::{Column, dead_letter_columns, record_columns};
 
-/// Behind the name of a flow whose rows come together by their keys: the flow that spreads them, and the stream between.
+/// Behind the name of a flow whose rows come together by their keys: the stream between.
 const BY_KEY: &str = "-by-key";
 
 /// The flows of an app that are written in SQL.
@@ -249,7 +250,9 @@ impl Expansion {
             let result = (&flow.name, &ids.result);
             is_fine &= self.write(source, flow, result, one.plan.output(), one.watermark.clone());
             for (name, id) in flow.late.iter().zip(&ids.late) {
-                is_fine &= self.write(source, flow, (name, id), one.input(), None);
+                for input in one.inputs() {
+                    is_fine &= self.write(source, flow, (name, id), input, None);
+                }
             }
         }
         for (name, id) in flow.dead_letter.iter().zip(&ids.dead_letter) {
@@ -265,9 +268,10 @@ impl Expansion {
             let arm = arm(flow, number);
             let Compiled { source: mut read, functions, spread, plan, .. } = one;
             if let Some(spread) = spread {
-                let name = format!("{arm}{BY_KEY}");
-                let keyed = self.keyed(source, flow, &name, spread.partitions)?;
-                self.insert(source, flow, &ids, (&name, &read, &keyed), (Vec::new(), spread.plan))?;
+                let keyed = self.keyed(source, flow, &format!("{arm}{BY_KEY}"), spread.partitions)?;
+                for Part { name, source: from, plan } in spread.parts {
+                    self.insert(source, flow, &ids, (&format!("{arm}-{name}"), &from, &keyed), (Vec::new(), plan))?;
+                }
                 read = keyed.to_string();
             }
             self.insert(source, flow, &ids, (&arm, &read, &ids.result), (functions, plan))?;

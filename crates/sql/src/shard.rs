@@ -70,7 +70,7 @@ impl Shards {
     pub(crate) fn take(
         &mut self,
         (sharding, schema): (&Sharding, &SchemaRef),
-        producer: u32,
+        partition: u32,
         (columns, rows): (&[ArrayRef], usize),
         arrivals: impl Iterator<Item = Arrival>,
     ) -> Result<Sharded, ArrowError> {
@@ -87,8 +87,7 @@ impl Shards {
             let mut sent = None;
             match (arrival.time_us, kept.map(|kept| (kept, u32::try_from(kept).unwrap_or(u32::MAX)))) {
                 (Some(time_us), Some((kept, place))) => {
-                    let mut open = sharding.window.open(time_us, self.0.watermark_us, sharding.lateness_us);
-                    if open.next().is_none() {
+                    if sharding.is_late(time_us, self.0.watermark_us) {
                         sharded.late.push(place);
                     } else {
                         sent = lanes.get_mut((inputs.part(kept) * sharding.partitions / KEY_GROUPS) as usize);
@@ -106,13 +105,13 @@ impl Shards {
             has_any = true;
         }
         let watermark_us = self.0.watermark_us;
-        for (partition, mut lane) in (0..).zip(lanes) {
+        for (to, mut lane) in (0..).zip(lanes) {
             if has_any && watermark_us.is_some() && lane.told != Some(watermark_us) {
                 lane.push(None, watermark_us);
             }
             if !lane.rows.is_empty() {
                 let moments = columns.get(sharding.time);
-                sharded.parts.push((partition, lane.batch((sharding, schema), producer, &inputs, moments)?));
+                sharded.parts.push((to, lane.batch((sharding, schema), sharding.first + partition, &inputs, moments)?));
             }
         }
         self.0.is_idle &= !has_any || watermark_us.is_none();
@@ -126,13 +125,13 @@ impl Shards {
     pub(crate) fn idle(
         &mut self,
         (sharding, schema): (&Sharding, &SchemaRef),
-        producer: u32,
+        partition: u32,
     ) -> Result<Sharded, ArrowError> {
         if std::mem::replace(&mut self.0.is_idle, true) {
             return Ok(Sharded::default());
         }
         let nothing = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1));
-        let producer: ArrayRef = Arc::new(Int64Array::from(vec![i64::from(producer)]));
+        let producer: ArrayRef = Arc::new(Int64Array::from(vec![i64::from(sharding.first + partition)]));
         let columns: Vec<ArrayRef> = std::iter::once(producer).chain(nothing.skip(1)).collect();
         let rows = RecordBatch::try_new(Arc::clone(schema), columns)?;
         let parts = (0..sharding.partitions).map(|partition| (partition, rows.clone())).collect();

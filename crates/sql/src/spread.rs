@@ -1,23 +1,36 @@
-//! Makes two stages of one that groups rows, where those are in several partitions.
+//! Makes several stages of one whose rows have to come together by their keys: those of groups, where the source has several
+//! partitions, and those of two streams that are joined.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::expr::Expr;
-use crate::plan::{Argument, Plan, Shape, Sharding};
+use crate::plan::{Argument, JoinSide, Joining, Plan, Shape, Sharding, hash};
+use crate::query::used;
 use crate::shard;
-use crate::types::Type;
+use crate::types::{Column, Type, are_of_record};
 
 /// Over how many partitions the rows of a flow are spread by their keys at most: each partition of the source sends to each.
 const KEYED_PARTITIONS_MAX: u32 = 16;
 
 /// What spreads rows by their keys.
 pub(crate) struct Spread {
-    pub(crate) plan: Plan,
+    pub(crate) parts: Vec<Part>,
     /// Over how many partitions.
     pub(crate) partitions: u32,
 }
 
+/// What spreads the rows of one stream.
+pub(crate) struct Part {
+    /// What it is called, behind the name of the flow.
+    pub(crate) name: &'static str,
+    /// The stream.
+    pub(crate) source: String,
+    pub(crate) plan: Plan,
+}
+
 /// What groups the rows of several partitions, in two: what each of these does with its rows, and what becomes of all that are of
 /// one group.
-pub(crate) fn spread(plan: Plan, producers: u32, idle_us: Option<i64>) -> (Option<Spread>, Plan) {
+pub(crate) fn spread(plan: Plan, source: &str, producers: u32, idle_us: Option<i64>) -> (Option<Spread>, Plan) {
     let Shape::Group(mut grouping) = plan.shape else { return (None, plan.identified()) };
     let mut arguments: Vec<Argument> = Vec::new();
     let types: Vec<Type> = grouping.keys.iter().map(|(_, ty)| *ty).collect();
@@ -40,9 +53,10 @@ pub(crate) fn spread(plan: Plan, producers: u32, idle_us: Option<i64>) -> (Optio
     let partitions = producers.min(KEYED_PARTITIONS_MAX);
     let sharding = Sharding {
         producers,
+        first: 0,
         partitions,
         time: std::mem::replace(&mut grouping.time, shard::MOMENT),
-        window: grouping.window,
+        window: Some(grouping.window),
         delay_us: grouping.delay_us,
         lateness_us: grouping.lateness_us,
         idle_us,
@@ -60,5 +74,189 @@ pub(crate) fn spread(plan: Plan, producers: u32, idle_us: Option<i64>) -> (Optio
         ..plan
     };
     let plan = Plan { shape: Shape::Shard(Box::new(sharding)), output: columns, ..plan };
-    (Some(Spread { plan: plan.identified(), partitions }), group.identified())
+    let part = Part { name: "by-key", source: source.to_owned(), plan: plan.identified() };
+    (Some(Spread { parts: vec![part], partitions }), group.identified())
+}
+
+/// A join, as it was checked. In what is said of pairs the columns of the left side come first, and behind them those of the right one.
+pub(crate) struct Checked {
+    pub(crate) sides: [CheckedSide; 2],
+    /// The types of the key's columns.
+    pub(crate) keys: Vec<Type>,
+    pub(crate) low_us: i64,
+    pub(crate) high_us: i64,
+    pub(crate) on: Option<Expr>,
+    pub(crate) filter: Option<Expr>,
+    pub(crate) project: Vec<Expr>,
+    pub(crate) output: Vec<Column>,
+    pub(crate) has_late_port: bool,
+    pub(crate) idle_us: Option<i64>,
+}
+
+/// One side of it.
+#[derive(Debug)]
+pub(crate) struct CheckedSide {
+    pub(crate) source: String,
+    pub(crate) columns: Vec<Column>,
+    /// How many partitions the stream has.
+    pub(crate) partitions: u32,
+    /// The place of its moments.
+    pub(crate) time: usize,
+    /// How much these may be out of order.
+    pub(crate) delay_us: i64,
+    pub(crate) is_outer: bool,
+    pub(crate) keys: Vec<Expr>,
+    /// Which of its rows count at all.
+    pub(crate) filter: Option<Expr>,
+}
+
+/// What of the columns of a side goes where in the stream between.
+#[derive(Debug, Default)]
+struct Laid {
+    /// Where those are that count.
+    columns: Vec<(usize, Type)>,
+    /// By place among the values what goes there; the rest is the key.
+    values: BTreeMap<usize, usize>,
+}
+
+/// A join in three: what spreads the rows of either side, and what makes pairs of them.
+pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
+    let mut wanted = BTreeSet::new();
+    join.each_column(&mut |place| {
+        wanted.insert(*place);
+    });
+    join.each_column(&mut |place| *place = wanted.range(..*place).count());
+    let state_layout = join.layout(&wanted);
+    let Checked { sides: [left, right], keys, low_us, high_us, on, filter, project, output, has_late_port, idle_us } =
+        join;
+    let start = left.columns.len();
+    // Values of one type of both sides share their places, for a row has those of one side.
+    let mut types = Vec::new();
+    let of_left = left.lay(wanted.range(..start).copied(), keys.len(), &mut types);
+    let of_right = right.lay(wanted.range(start..).map(|place| place - start), keys.len(), &mut types);
+    let columns = shard::columns(keys.iter().copied(), &types.iter().map(|ty| nothing(*ty)).collect::<Vec<_>>());
+    let partitions = left.partitions.max(right.partitions).min(KEYED_PARTITIONS_MAX);
+    let side = |of: &CheckedSide, laid: &Laid| JoinSide {
+        producers: of.partitions,
+        delay_us: of.delay_us,
+        is_outer: of.is_outer,
+        columns: laid.columns.clone(),
+    };
+    let sides = [side(&left, &of_left), side(&right, &of_right)];
+    let joining = Joining { sides, keys: keys.len(), low_us, high_us, on, filter, project };
+    let plan = Plan {
+        input: columns.clone(),
+        is_record: false,
+        filter: None,
+        shape: Shape::Join(Box::new(joining)),
+        output,
+        has_late_port: false,
+        state_layout,
+        fingerprint: 0,
+    };
+    let behind_left = left.partitions;
+    let parts =
+        [("left", left, of_left, 0), ("right", right, of_right, behind_left)].map(|(name, side, laid, first)| {
+            let argument = |(at, ty): (usize, &Type)| Argument {
+                value: Some(laid.values.get(&at).map_or_else(|| Expr::null(*ty), |place| Expr::Column(*place))),
+                ..nothing(*ty)
+            };
+            let arguments = types.iter().enumerate().map(argument).collect();
+            let sharding = side.sharding((first, partitions), idle_us, arguments);
+            side.part(name, sharding, &columns, has_late_port)
+        });
+    (Spread { parts: parts.into(), partitions }, plan.identified())
+}
+
+impl Checked {
+    /// Does something with the place of each column in what is said of pairs.
+    fn each_column(&mut self, of: &mut dyn FnMut(&mut usize)) {
+        let exprs = self.on.iter_mut().chain(&mut self.filter).chain(&mut self.project);
+        exprs.for_each(|expr| expr.each_column(of));
+    }
+
+    /// What the state of the pairs depends on: the streams and their numbers of partitions, the columns that are `wanted` of them,
+    /// the key, the interval, and for rows that come out alone what they are not joined by.
+    fn layout(&self, wanted: &BTreeSet<usize>) -> u64 {
+        let [left, right] = &self.sides;
+        let of = |side: &CheckedSide, start: usize| {
+            let named = |place: &usize| side.columns.get(*place).map(|column| (column.name.clone(), column.ty));
+            let places: Vec<usize> = wanted.iter().filter_map(|place| place.checked_sub(start)).collect();
+            let columns: Vec<_> = places.iter().filter_map(named).collect();
+            let mut keys = side.keys.clone();
+            let mut of_keys = Vec::new();
+            let mut name = |place: &mut usize| {
+                of_keys.extend(named(place));
+                *place = of_keys.len();
+            };
+            keys.iter_mut().for_each(|key| key.each_column(&mut name));
+            let time = side.columns.get(side.time).map(|column| column.name.as_str());
+            format!(
+                "{} of {} {time:?} {columns:?} {keys:?} {of_keys:?} {}",
+                side.source, side.partitions, side.is_outer
+            )
+        };
+        let on = self.on.as_ref().filter(|_| left.is_outer || right.is_outer);
+        let (left, right) = (of(left, 0), of(right, left.columns.len()));
+        hash(format!("join {left} {right} {:?} {} {} {on:?}", self.keys, self.low_us, self.high_us).as_bytes())
+    }
+}
+
+impl CheckedSide {
+    /// Gives the columns at the places that are wanted one in the stream between: that of the moment or the key which they are, or one
+    /// of the values, of which there are more then if there is none of the type.
+    fn lay(&self, wanted: impl Iterator<Item = usize>, keys: usize, types: &mut Vec<Type>) -> Laid {
+        let mut laid = Laid::default();
+        for place in wanted {
+            let Some(column) = self.columns.get(place) else { continue };
+            let key = self.keys.iter().position(|key| *key == Expr::Column(place));
+            let at = match key {
+                _ if place == self.time => shard::MOMENT,
+                Some(key) => shard::KEYS + key,
+                None => {
+                    let is_free = |at: &usize| types.get(*at) == Some(&column.ty) && !laid.values.contains_key(at);
+                    let at = (0..types.len()).find(is_free).unwrap_or_else(|| {
+                        types.push(column.ty);
+                        types.len() - 1
+                    });
+                    laid.values.insert(at, place);
+                    shard::KEYS + keys + at
+                }
+            };
+            laid.columns.push((at, column.ty));
+        }
+        laid
+    }
+
+    fn sharding(&self, (first, partitions): (u32, u32), idle_us: Option<i64>, arguments: Vec<Argument>) -> Sharding {
+        Sharding {
+            producers: self.partitions,
+            first,
+            partitions,
+            time: self.time,
+            window: None,
+            delay_us: self.delay_us,
+            lateness_us: 0,
+            idle_us,
+            keys: self.keys.clone(),
+            arguments,
+        }
+    }
+
+    fn part(self, name: &'static str, sharding: Sharding, between: &[Column], has_late_port: bool) -> Part {
+        let Self { source, columns, mut filter, .. } = self;
+        let time = columns.get(sharding.time).map(|column| column.name.as_str());
+        let state_layout = hash(format!("{name} of a join {source} of {} {time:?}", sharding.producers).as_bytes());
+        let mut shape = Shape::Shard(Box::new(sharding));
+        let is_record = are_of_record(&columns);
+        let input = if has_late_port { columns } else { used(&columns, &mut filter, &mut shape) };
+        let output = between.to_vec();
+        let plan = Plan { input, is_record, filter, shape, output, has_late_port, state_layout, fingerprint: 0 };
+        Part { name, source, plan: plan.identified() }
+    }
+}
+
+/// A value that is not there.
+fn nothing(ty: Type) -> Argument {
+    Argument { value: Some(Expr::null(ty)), ty, filter: None }
 }

@@ -13,16 +13,19 @@ use crate::decode::{Decoded, Decoder};
 use crate::eval::Evaluator;
 use crate::expr::Expr;
 use crate::group::{Arrival, Closed, Groups};
+use crate::join::Joins;
 use crate::plan::{Grouping, Plan, Shape};
-use crate::shard::Shards;
+use crate::shard::{self, Shards};
 use crate::types::Column;
 use crate::value::{Cell, cell};
 
 /// The port of a stage's rows that came after their windows were closed.
 pub const PORT_LATE: &str = "late";
 
+/// How many pairs are computed at once.
+pub(crate) const RESULTS_AT_ONCE: usize = 4_096;
 /// The most bytes of the results of a batch of rows.
-const RESULT_BYTES_MAX: usize = 256 << 20;
+pub(crate) const RESULT_BYTES_MAX: usize = 256 << 20;
 
 /// What a batch came to.
 #[derive(Debug, Default)]
@@ -70,6 +73,7 @@ pub struct Stage {
     decoder: Option<Decoder>,
     groups: Groups,
     shards: Shards,
+    joins: Joins,
     result: SchemaRef,
 }
 
@@ -80,9 +84,10 @@ impl Stage {
         let result = schema(&plan.output);
         let groups = match &plan.shape {
             Shape::Group(grouping) => Groups::new(grouping),
-            Shape::Project(_) | Shape::Shard(_) => Groups::default(),
+            Shape::Project(_) | Shape::Shard(_) | Shape::Join(_) => Groups::default(),
         };
-        Self { plan, partition, decoder: None, groups, shards: Shards::default(), result }
+        let (shards, joins) = (Shards::default(), Joins::default());
+        Self { plan, partition, decoder: None, groups, shards, joins, result }
     }
 
     /// Tells it the columns of its input.
@@ -108,10 +113,11 @@ impl Stage {
         let times = match &plan.shape {
             Shape::Group(grouping) => columns.get(grouping.time).cloned(),
             Shape::Shard(sharding) => columns.get(sharding.time).cloned(),
+            Shape::Join(_) => columns.get(shard::MOMENT).cloned(),
             Shape::Project(_) => None,
         };
         let kept = Kept::new(&plan, columns, rows.num_rows(), &mut rejected)?;
-        let mut output = Output::default();
+        let (mut output, mut of_pairs) = (Output::default(), Vec::new());
         match &plan.shape {
             Shape::Project(exprs) => {
                 let (columns, good, faults) = projected(exprs, &kept.columns, kept.count())?;
@@ -134,9 +140,16 @@ impl Stage {
                 output.late = late(&plan, &kept, &sharded.late, &mut rejected)?;
                 (output.spread, output.dirty) = (sharded.parts, sharded.dirty);
             }
+            Shape::Join(joining) => {
+                let arrivals = arrivals(&kept, times.as_ref(), rows.num_rows());
+                let joined = self.joins.take((joining, &self.result), (&kept.columns, kept.count()), arrivals)?;
+                rejected.extend(joined.rejected.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
+                (output.rows, output.dirty, of_pairs) = (joined.rows, joined.dirty, joined.failed);
+            }
         }
-        let rejected = rejected.into_iter();
+        let rejected = rejected.into_iter().chain(of_pairs);
         output.rejected = rejected.map(|(row, reason)| (u32::try_from(row).unwrap_or(u32::MAX), reason)).collect();
+        output.rejected.sort_by_key(|(row, _)| *row);
         Ok(output)
     }
 
@@ -176,6 +189,7 @@ impl Stage {
         let state = |group: u32| match &self.plan.shape {
             Shape::Shard(_) => self.shards.snapshot(group, layout),
             Shape::Group(grouping) => self.groups.snapshot(grouping, group, layout),
+            Shape::Join(_) => self.joins.snapshot(group, layout),
             Shape::Project(_) => Vec::new(),
         };
         groups.iter().map(|group| (*group, state(*group))).collect()
@@ -190,6 +204,7 @@ impl Stage {
         let restored = match &self.plan.shape {
             Shape::Shard(_) => groups.iter().try_for_each(|(_, bytes)| self.shards.restore(bytes, layout)),
             Shape::Group(grouping) => self.groups.restore(grouping, groups, layout),
+            Shape::Join(_) => groups.iter().try_for_each(|(group, bytes)| self.joins.restore(*group, bytes, layout)),
             Shape::Project(_) => Ok(()),
         };
         restored.map_err(StageError::State)
@@ -245,7 +260,7 @@ impl Kept {
 }
 
 /// Of each column the rows that a mask keeps. How it does that is found out once for all of them.
-fn filtered(columns: &[ArrayRef], mask: &BooleanArray) -> Result<Vec<ArrayRef>, ArrowError> {
+pub(crate) fn filtered(columns: &[ArrayRef], mask: &BooleanArray) -> Result<Vec<ArrayRef>, ArrowError> {
     let filter = FilterBuilder::new(mask);
     let filter = if columns.len() > 1 { filter.optimize() } else { filter }.build();
     columns.iter().map(|column| filter.filter(column)).collect()
@@ -265,9 +280,10 @@ fn arrivals(kept: &Kept, times: Option<&ArrayRef>, rows: usize) -> impl Iterator
 }
 
 /// The columns of the result, which of its rows are good, if not all are, and why the others are not.
-type Projected = (Vec<ArrayRef>, Option<BooleanArray>, BTreeMap<usize, String>);
+pub(crate) type Projected = (Vec<ArrayRef>, Option<BooleanArray>, BTreeMap<usize, String>);
 
-fn projected(exprs: &[Expr], columns: &[ArrayRef], rows: usize) -> Result<Projected, ArrowError> {
+/// Computes expressions over rows.
+pub(crate) fn projected(exprs: &[Expr], columns: &[ArrayRef], rows: usize) -> Result<Projected, ArrowError> {
     let mut evaluator = Evaluator::new(columns, rows);
     let columns = exprs.iter().map(|expr| evaluator.column(expr)).collect::<Result<Vec<_>, _>>()?;
     let faults = evaluator.faults;
@@ -345,7 +361,10 @@ fn late(
         return Ok(None);
     }
     if !plan.has_late_port {
-        let reason = "it came after its window was closed";
+        let reason = match &plan.shape {
+            Shape::Shard(sharding) if sharding.window.is_none() => "it is older than the watermark of its partition",
+            _ => "it came after its window was closed",
+        };
         rejected.extend(rows.iter().map(|row| (kept.origin(*row as usize), reason.to_owned())));
         return Ok(None);
     }
@@ -354,7 +373,8 @@ fn late(
     batch(&schema(&plan.input), columns.collect::<Result<_, _>>()?, rows.len(), None)
 }
 
-fn batch(
+/// The rows that are good, if there are any.
+pub(crate) fn batch(
     schema: &SchemaRef,
     columns: Vec<ArrayRef>,
     count: usize,

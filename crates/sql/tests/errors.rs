@@ -66,7 +66,12 @@ const WRONG: &[(&str, &str)] = &[
     ("CREATE STREAM s; CREATE FLOW f LATE INTO l AS SELECT key FROM s", "contradiction"),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT key, key FROM s", "duplicate"),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT time - time AS d FROM s", "wrong-type"),
-    ("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s a JOIN s b ON true", "unsupported"),
+    ("CREATE STREAM s; CREATE FLOW f AS SELECT a.key FROM s a JOIN s b ON true", "unbounded"),
+    (
+        "CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s a JOIN s b ON a.key = b.key AND a.time = b.time",
+        "ambiguous",
+    ),
+    ("CREATE STREAM s; CREATE FLOW f AS SELECT a.key FROM s a NATURAL JOIN s b", "unsupported"),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s UNION SELECT key FROM s", "unsupported"),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s EXCEPT SELECT key FROM s", "unsupported"),
     ("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s UNION ALL SELECT time FROM s", "wrong-type"),

@@ -7,7 +7,7 @@ mod common;
 use std::collections::{BTreeMap, VecDeque};
 
 use arrow_array::RecordBatch;
-use common::{app, fine, lines, mistakes, process, records, stage_of};
+use common::{Running, Way, app, fine, lines, mistakes, process, records, stage_of};
 use littoral_model::manifest::{Partitioning, Sink};
 use littoral_sql::{Program, Stage, expand};
 use proptest::prelude::*;
@@ -27,44 +27,6 @@ type Line = (u8, i64, i64);
 
 fn record((m, second, v): &Line) -> String {
     format!(r#"{{"m":"m{m}","ts":"1970-01-01T00:{:02}:{:02}Z","v":{v}}}"#, second / 60, second % 60)
-}
-
-/// A stage that is made anew from its state after every batch, if it is to be.
-struct Running<'p> {
-    program: &'p Program,
-    flow: &'static str,
-    partition: u32,
-    stage: Stage,
-    state: BTreeMap<u32, Vec<u8>>,
-    restarts: bool,
-}
-
-impl<'p> Running<'p> {
-    fn new(program: &'p Program, flow: &'static str, partition: u32, restarts: bool) -> Self {
-        let stage = stage_of(program, flow, partition);
-        Self { program, flow, partition, stage, state: BTreeMap::new(), restarts }
-    }
-
-    fn take(&mut self, rows: &RecordBatch) -> littoral_sql::Output {
-        let output = process(&mut self.stage, rows);
-        self.state.extend(self.stage.snapshot(&output.dirty));
-        if self.restarts {
-            self.stage = stage_of(self.program, self.flow, self.partition);
-            let state: Vec<(u32, &[u8])> = self.state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
-            self.stage.restore(&state).unwrap();
-        }
-        output
-    }
-}
-
-/// How a run goes about it.
-#[derive(Debug)]
-struct Way {
-    /// How many rows a batch has, in turn.
-    sizes: Vec<usize>,
-    /// Which partition is heard of next, in turn.
-    order: Vec<usize>,
-    restarts: bool,
 }
 
 /// What came of a run.

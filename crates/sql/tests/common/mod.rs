@@ -9,6 +9,7 @@
     clippy::expect_used
 )]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -75,4 +76,42 @@ pub fn lines(rows: Option<&RecordBatch>) -> Vec<String> {
 pub fn process(stage: &mut Stage, rows: &RecordBatch) -> Output {
     stage.open(rows.schema_ref()).unwrap();
     stage.process(rows).unwrap()
+}
+
+/// A stage that is made anew from its state after every batch, if it is to be.
+pub struct Running<'p> {
+    program: &'p Program,
+    flow: &'static str,
+    partition: u32,
+    stage: Stage,
+    pub state: BTreeMap<u32, Vec<u8>>,
+    restarts: bool,
+}
+
+impl<'p> Running<'p> {
+    pub fn new(program: &'p Program, flow: &'static str, partition: u32, restarts: bool) -> Self {
+        let stage = stage_of(program, flow, partition);
+        Self { program, flow, partition, stage, state: BTreeMap::new(), restarts }
+    }
+
+    pub fn take(&mut self, rows: &RecordBatch) -> Output {
+        let output = process(&mut self.stage, rows);
+        self.state.extend(self.stage.snapshot(&output.dirty));
+        if self.restarts {
+            self.stage = stage_of(self.program, self.flow, self.partition);
+            let state: Vec<(u32, &[u8])> = self.state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
+            self.stage.restore(&state).unwrap();
+        }
+        output
+    }
+}
+
+/// How a run goes about it.
+#[derive(Debug)]
+pub struct Way {
+    /// How many rows a batch has, in turn.
+    pub sizes: Vec<usize>,
+    /// Which partition is heard of next, in turn.
+    pub order: Vec<usize>,
+    pub restarts: bool,
 }

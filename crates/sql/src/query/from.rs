@@ -1,28 +1,45 @@
 //! What a query reads: a stream, the windows of one, or what functions of the app make of one.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use littoral_model::id::FunctionName;
 use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, Ident, Spanned, TableFactor};
 
+use super::{Known, Table};
 use crate::source::Source;
 use crate::statement::{column_name, fabric_name};
 use crate::types::{Column, Type};
 
 /// The table functions with windows.
-pub(crate) const WINDOWS: [&str; 4] = ["tumble", "hop", "cumulate", "session"];
+pub(super) const WINDOWS: [&str; 4] = ["tumble", "hop", "cumulate", "session"];
 
-/// What stands behind FROM.
-pub(crate) struct From<'q> {
+/// What stands behind FROM, or on a side of JOIN.
+struct From<'q> {
     /// The stream whose rows are read.
-    pub(crate) stream: &'q Ident,
+    stream: &'q Ident,
     /// What becomes of them first.
-    pub(crate) through: Through<'q>,
+    through: Through<'q>,
     alias: Option<&'q ast::TableAlias>,
 }
 
+/// What a query reads, found among what there is.
+pub(super) struct Read<'q, 't> {
+    /// The name of the stream.
+    pub(super) name: String,
+    /// What it is called in the query.
+    pub(super) alias: String,
+    pub(super) table: Cow<'t, Table>,
+    pub(super) through: Through<'q>,
+    /// What the rows go through first.
+    pub(super) functions: Vec<FunctionName>,
+    /// Where it stands.
+    pub(super) at: Range<usize>,
+}
+
 /// What rows of a stream go through before the query has them.
-pub(crate) enum Through<'q> {
+pub(super) enum Through<'q> {
     /// Nothing.
     Nothing,
     /// `TUMBLE(stream, ts, INTERVAL '1 minute')`.
@@ -32,21 +49,21 @@ pub(crate) enum Through<'q> {
 }
 
 /// A call of a function of the app.
-pub(crate) struct Call<'q> {
-    pub(crate) name: &'q Ident,
+pub(super) struct Call<'q> {
+    name: &'q Ident,
     /// What it is given beside rows, which it cannot be.
     beside: Option<&'q ast::Expr>,
 }
 
 /// A table function with windows.
-pub(crate) struct WindowCall<'q> {
-    pub(crate) name: &'q Ident,
-    pub(crate) args: Vec<&'q ast::Expr>,
+pub(super) struct WindowCall<'q> {
+    pub(super) name: &'q Ident,
+    pub(super) args: Vec<&'q ast::Expr>,
 }
 
 impl<'q> From<'q> {
     /// Reads it, if it is something that a flow can read.
-    pub(crate) fn read(table: &'q ast::TableWithJoins) -> Option<Self> {
+    fn of(relation: &'q TableFactor) -> Option<Self> {
         let TableFactor::Table {
             name,
             alias,
@@ -58,7 +75,7 @@ impl<'q> From<'q> {
             json_path: None,
             sample: None,
             index_hints,
-        } = &table.relation
+        } = relation
         else {
             return None;
         };
@@ -78,7 +95,7 @@ impl<'q> From<'q> {
     }
 
     /// The name by which the query knows it.
-    pub(crate) fn known_as(&self) -> String {
+    fn known_as(&self) -> String {
         let called = match &self.through {
             Through::Functions(calls) => calls.last().map_or(self.stream, |call| call.name),
             Through::Nothing | Through::Windows(_) => self.stream,
@@ -87,7 +104,7 @@ impl<'q> From<'q> {
     }
 
     /// The columns that it says functions put out.
-    pub(crate) fn columns(&self, source: &mut Source<'_>, calls: &[Call<'_>]) -> Option<Vec<Column>> {
+    fn columns(&self, source: &mut Source<'_>, calls: &[Call<'_>]) -> Option<Vec<Column>> {
         let declared = self.alias.map(|alias| alias.columns.as_slice()).unwrap_or_default();
         let Some(last) = calls.last().filter(|_| declared.is_empty()) else {
             return columns(source, declared);
@@ -98,6 +115,55 @@ impl<'q> From<'q> {
         source.add("unknown-name", at, message).help(help);
         None
     }
+}
+
+/// The stream that something reads, if it says so in a way that can be read.
+pub(super) fn stream_of(relation: &TableFactor) -> Option<String> {
+    From::of(relation).map(|from| fabric_name(from.stream))
+}
+
+/// Finds what is read among what there is. What failed is not said again.
+pub(super) fn read<'q, 't>(
+    source: &mut Source<'_>,
+    known: &'t Known,
+    relation: &'q TableFactor,
+) -> Option<Read<'q, 't>> {
+    let at = source.range(relation.span());
+    let Some(from) = From::of(relation) else {
+        source
+            .add("unsupported", at, "a flow cannot read this")
+            .expected("a stream, TUMBLE, HOP, CUMULATE or SESSION of one, or functions of the app of one, by one name")
+            .help("make a flow of what functions put out, and read windows of that");
+        return None;
+    };
+    let name = fabric_name(from.stream);
+    let table = known.tables.get(&name);
+    if table.is_none() && !known.failed.contains(&name) {
+        unknown(source, known, from.stream);
+    }
+    let table = table?;
+    let (functions, table) = match &from.through {
+        Through::Functions(calls) => {
+            let functions = functions(source, &known.functions, calls)?;
+            let columns = from.columns(source, calls)?;
+            (functions, Cow::Owned(Table { columns, watermark: None, partitions: table.partitions }))
+        }
+        Through::Nothing | Through::Windows(_) => (Vec::new(), Cow::Borrowed(table)),
+    };
+    Some(Read { name, alias: from.known_as(), table, through: from.through, functions, at })
+}
+
+/// Says that there is no such stream, or that its columns are not known.
+fn unknown(source: &mut Source<'_>, known: &Known, stream: &Ident) {
+    let (name, at) = (fabric_name(stream), source.range(stream.span));
+    if known.untyped.contains(&name) {
+        let help = format!("declare those that you use: CREATE STREAM {name} (machine text, ts timestamp, …)");
+        source.add("unknown-name", at, format!("the columns of `{name}` are not known")).help(help);
+        return;
+    }
+    let known = known.tables.keys().map(String::as_str);
+    let adding = source.add("unknown-name", at, format!("there is no stream `{name}`"));
+    adding.one_of(known.clone()).nearest(&name, known);
 }
 
 /// The columns that an alias names, with their types.
@@ -128,11 +194,7 @@ fn columns(source: &mut Source<'_>, declared: &[ast::TableAliasColumnDef]) -> Op
 }
 
 /// The functions of the app that calls name, if there are such, and they are given rows alone.
-pub(crate) fn functions(
-    source: &mut Source<'_>,
-    known: &BTreeSet<String>,
-    calls: &[Call<'_>],
-) -> Option<Vec<FunctionName>> {
+fn functions(source: &mut Source<'_>, known: &BTreeSet<String>, calls: &[Call<'_>]) -> Option<Vec<FunctionName>> {
     let mut functions = Vec::with_capacity(calls.len());
     for Call { name, beside } in calls {
         let text = fabric_name(name);
