@@ -180,7 +180,7 @@ impl Joins {
         arrivals: impl Iterator<Item = Arrival>,
     ) -> Result<Joined, ArrowError> {
         let (mut joined, mut step) = (Joined::default(), Step::default());
-        for arrival in arrivals {
+        for (at, arrival) in arrivals.enumerate() {
             let Some(place) = arrival.kept else { continue };
             let Some((producer, watermark_us)) = said(joining, columns, place) else {
                 joined.rejected.insert(place, "it is of no partition of the sources".to_owned());
@@ -189,14 +189,14 @@ impl Joins {
             let side = joining.side_of(producer);
             if let Some(time_us) = arrival.time_us {
                 let row = self.read(joining, columns, (place, side, time_us));
-                if let Err(reason) = self.row(joining, row, arrival.row, &mut step) {
+                if let Err(reason) = self.row(joining, row, at, &mut step) {
                     joined.rejected.insert(place, reason);
                 }
             }
             let delay_us = one(&joining.sides, side).delay_us;
             let reached = arrival.time_us.map(|time_us| time_us.saturating_sub(delay_us)).max(watermark_us);
             self.hear(joining, (producer, reached), &mut step.dirty);
-            self.end(joining, arrival.row, &mut step);
+            self.end(joining, at, &mut step);
             step.dirty.insert(PROGRESS_PART);
             if step.found.len() > FOUND_MAX {
                 return Err(ArrowError::ComputeError(format!("{rows} rows make more than {FOUND_MAX} pairs")));

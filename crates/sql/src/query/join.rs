@@ -7,7 +7,7 @@
 
 mod interval;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use sqlparser::ast::{self, BinaryOperator, JoinConstraint, JoinOperator, Spanned, TableFactor};
@@ -102,6 +102,7 @@ pub(super) fn check(
     let (on, are_outer) = kind(source, join)?;
     let sides = sides(source, known, (left, join), are_outer)?;
     refuse(source, flow, select, &sides)?;
+    refuse_ports(source, flow, &[])?;
     let scope = Scope { columns: &sides.columns, tables: &sides.tables };
     let clauses = [("ON", Some(on)), ("WHERE", select.selection.as_ref())];
     let parts = clauses.into_iter().flat_map(|(clause, of)| parts_of(of).into_iter().map(move |part| (clause, part)));
@@ -146,7 +147,13 @@ pub(super) fn check(
         idle_us: flow.idle.as_ref().map(|idle| idle.us),
     };
     let (spread, plan) = pair(checked);
-    Some(Compiled { source: one(&sides.reads, 0).name.clone(), spread: Some(spread), plan, watermark })
+    Some(Compiled {
+        source: one(&sides.reads, 0).name.clone(),
+        functions: Vec::new(),
+        spread: Some(spread),
+        plan,
+        watermark,
+    })
 }
 
 /// What stands in `ON`, and of which sides rows come out alone, too.

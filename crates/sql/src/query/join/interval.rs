@@ -44,7 +44,7 @@ pub(super) fn of(source: &mut Source<'_>, sides: &Sides<'_, '_>, conditions: &[C
         joining.filter_map(|(number, condition)| Some((number, bound(&condition.expr, sides)?))).collect();
     // The column of the watermark, if there is one.
     let known = [0, 1].map(|side| {
-        let table = one(&sides.reads, side).table;
+        let table = &one(&sides.reads, side).table;
         let of = |column: &Column| table.watermark.as_ref().is_some_and(|watermark| watermark.column == column.name);
         table.columns.iter().position(of).map(|place| place + sides.start_of(side))
     });
