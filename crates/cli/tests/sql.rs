@@ -321,8 +321,9 @@ fn pressure(number: usize) -> String {
 fn expected_pairs() -> BTreeSet<String> {
     let mut pairs = BTreeSet::new();
     for reading in (0..RECORDS).filter(|number| temperature(*number) > 10) {
-        let joins =
-            |pressure: &usize| reading % 3 == pressure % 4 && reading.abs_diff(pressure * 6) <= 10 && pressure % 5 != 0;
+        let joins = |pressure: &usize| {
+            reading % 3 == pressure % 4 && reading.abs_diff(pressure * 6) <= 10 && !pressure.is_multiple_of(5)
+        };
         let joined: Vec<Option<usize>> = (0..PRESSURES).filter(joins).map(Some).collect();
         for pressure in if joined.is_empty() { vec![None] } else { joined } {
             let (machine, ts) = (format!("m{}", reading % 3), moment(reading));

@@ -183,9 +183,12 @@ impl Sum {
                 self.constant_us += times * i128::from(*us);
             }
             Expr::Negate(of) => self.add(of, -times, columns)?,
-            Expr::Arithmetic(operation @ (Operation::Add | Operation::Subtract), left, right, ty)
-                if matches!(ty, Type::Timestamp | Type::Interval) =>
-            {
+            Expr::Arithmetic(
+                operation @ (Operation::Add | Operation::Subtract),
+                left,
+                right,
+                Type::Timestamp | Type::Interval,
+            ) => {
                 self.add(left, times, columns)?;
                 self.add(right, if *operation == Operation::Add { times } else { -times }, columns)?;
             }
