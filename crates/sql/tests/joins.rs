@@ -568,12 +568,12 @@ fn mistakes_say_how_to_write_it() {
       |                                         ^^^
       = help: make the join a flow of its own, and read its result
 
-    error[unsupported]: a join reads streams, not windows of them
+    error[unsupported]: a join reads streams themselves
      --> flows.sql:1:255
       |
     1 | NS 1; CREATE FLOW f  AS SELECT a.v FROM TUMBLE(l, ts, INTERVAL '1 s') AS a JOIN r AS b ON a.m = b.m AND b.ts BETWEEN a.ts - INTERVAL '5 s' AND a.ts + INTERVAL '5 s'
-      |                                         ^^^^^^
-      = help: make the join a flow of its own, and read its result
+      |                                         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      = help: make what it reads there a flow of its own, and join its result
 
     error[unsupported]: a flow cannot have a join without ON
      --> flows.sql:1:267
