@@ -42,7 +42,7 @@ fn findings_are_json_for_editors() {
     let expected = serde_json::json!([{
         "code": "unknown-key",
         "message": "a manifest has no key `colour`",
-        "expected": "one of name, version, description, functions, streams, flows, sql, routes, triggers, partition, objectives, dev",
+        "expected": "one of name, version, description, functions, streams, flows, sql, routes, mqtt, triggers, partition, objectives, dev",
         "suggestion": null,
         "file": "app/littoral.toml",
         "line": 3,

@@ -32,6 +32,7 @@ mod keeping;
 mod log_reader;
 mod logs;
 mod metering;
+mod mqtt;
 mod nearest;
 mod node;
 mod operations;
