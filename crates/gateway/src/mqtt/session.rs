@@ -424,3 +424,7 @@ fn delivery(offer: Offer, topic: &str, payload: &Bytes, is_retained: bool) -> Re
         }
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;
