@@ -42,7 +42,7 @@ fn findings_are_json_for_editors() {
     let expected = serde_json::json!([{
         "code": "unknown-key",
         "message": "a manifest has no key `colour`",
-        "expected": "one of name, version, description, functions, streams, flows, sql, routes, mqtt, triggers, partition, objectives, dev",
+        "expected": "one of name, version, description, functions, streams, flows, sql, routes, mqtt, triggers, partition, objectives and 1 more",
         "suggestion": null,
         "file": "app/littoral.toml",
         "line": 3,
@@ -83,6 +83,7 @@ const SECTIONS: [(&str, &str); 22] = [
     ("Flows", "Flow"),
     ("SQL", "Sql"),
     ("Routes", "Route"),
+    ("MQTT", "Topic"),
     ("Partitions of the fabric", "StopAfter"),
     ("The continuum of `littoral dev`", "Dev"),
     ("Nodes", "DevNode"),
@@ -147,6 +148,7 @@ fn the_reference_names_each_code_of_a_finding() {
         include_str!("../src/manifest/meaning.rs"),
         include_str!("../src/manifest/meaning/grants.rs"),
         include_str!("../src/manifest/meaning/later.rs"),
+        include_str!("../src/manifest/meaning/mqtt.rs"),
     ];
     for rest in source.iter().flat_map(|source| source.split("report.add(\"").skip(1)) {
         let code = rest.split('"').next().unwrap();

@@ -3,7 +3,7 @@
 //! One thing is done at a time that may take a while (admitting, publishing, beginning feeds, keeping the session), and
 //! the client is not read meanwhile: that is what holds it back. Feeds are read on once all that came before is sent.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,6 +112,8 @@ struct Connection {
     running: Option<BoxFuture<'static, Outcome>>,
     feeds: BTreeMap<Arc<str>, Arc<dyn Feed>>,
     reads: FuturesUnordered<BoxFuture<'static, Read>>,
+    /// The feeds of which something is being read, or is held: each is read by one at a time.
+    busy: BTreeSet<Arc<str>>,
     held: VecDeque<Held>,
     heard: Instant,
     kept: Instant,
@@ -134,6 +136,7 @@ impl Connection {
             running: None,
             feeds: BTreeMap::new(),
             reads: FuturesUnordered::new(),
+            busy: BTreeSet::new(),
             held: VecDeque::new(),
             heard: Instant::now(),
             kept: Instant::now(),
@@ -265,7 +268,8 @@ impl Connection {
                 },
                 Action::Subscribe(subscribing) => self.operations.push_back(Operation::Subscribe(subscribing)),
                 Action::Keep(packet) => {
-                    self.drop_feeds();
+                    let needed = self.drop_feeds();
+                    self.session.deliveries().keep(|feed| needed.contains(feed));
                     if self.session.stored().is_some() {
                         self.operations.push_back(Operation::Keep(Some(packet)));
                     } else {
@@ -317,10 +321,12 @@ impl Connection {
     fn finish(&mut self, outcome: Outcome) {
         let actions = match outcome {
             Outcome::Admitted(Ok((admitted, claim, client_bytes_max))) => {
-                self.claim = Some(claim);
                 self.codec.set_bytes_max(PACKET_BYTES_MAX, client_bytes_max);
                 let actions = self.session.admitted(admitted);
-                self.look_for_feeds();
+                if self.session.is_open() {
+                    self.claim = Some(claim);
+                    self.look_for_feeds();
+                }
                 actions
             }
             Outcome::Admitted(Err(reason)) => self.session.end(reason, "the client is not let in"),
@@ -355,11 +361,16 @@ impl Connection {
                 let records = beginning.retained.into();
                 self.held.push_back(Held::Retained { subscription: subscription.clone(), records });
             }
-            if self.feeds.insert(Arc::clone(&id), feed).is_none() {
-                self.read_on(id, Duration::ZERO);
-            }
+            self.begin(id, feed);
         }
         Ok(subscription)
+    }
+
+    fn begin(&mut self, id: Arc<str>, feed: Arc<dyn Feed>) {
+        self.feeds.insert(Arc::clone(&id), feed);
+        if self.busy.insert(Arc::clone(&id)) {
+            self.read_on(id, Duration::ZERO);
+        }
     }
 
     /// Reads on in a feed, after a pause.
@@ -381,6 +392,10 @@ impl Connection {
     }
 
     fn fed(&mut self, feed: Arc<str>, read: Result<Records, FeedError>) {
+        if !self.feeds.contains_key(&feed) {
+            self.busy.remove(&feed);
+            return;
+        }
         match read {
             Ok(Records { records, next }) => {
                 self.session.deliveries().begin(&feed, next);
@@ -436,24 +451,27 @@ impl Connection {
         for feed in found {
             let id: Arc<str> = Arc::from(feed.id());
             if self.feeds.len() < FEEDS_MAX && !self.feeds.contains_key(&id) {
-                self.feeds.insert(Arc::clone(&id), feed);
-                self.read_on(id, Duration::ZERO);
+                self.begin(id, feed);
             }
         }
         self.drop_feeds();
     }
 
-    /// Lets go of feeds that no filter needs.
-    fn drop_feeds(&mut self) {
+    /// Lets go of feeds that no filter needs; those that are needed. The client's place in one that is gone is kept: it may be
+    /// gone for a moment only, while its stream is placed anew.
+    fn drop_feeds(&mut self) -> BTreeSet<String> {
         let needed = self.session.filters().flat_map(|filter| self.shared.topics.feeds(filter));
-        let needed: Vec<String> = needed.map(|feed| feed.id().to_owned()).collect();
-        let is_needed = |id: &str| needed.iter().any(|needed| needed == id);
-        self.feeds.retain(|id, _| is_needed(id));
-        self.session.deliveries().keep(is_needed);
+        let needed: BTreeSet<String> = needed.map(|feed| feed.id().to_owned()).collect();
+        self.feeds.retain(|id, _| needed.contains(&**id));
+        let busy = &mut self.busy;
         self.held.retain(|held| match held {
-            Held::Records { feed, .. } => is_needed(feed),
-            Held::Retained { .. } => true,
+            Held::Records { feed, .. } if !needed.contains(&**feed) => {
+                busy.remove(feed);
+                false
+            }
+            Held::Records { .. } | Held::Retained { .. } => true,
         });
+        needed
     }
 
     /// Keeps the session or forgets it, and publishes the will.

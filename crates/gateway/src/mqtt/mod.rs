@@ -8,6 +8,7 @@
 //! when it returns. Everything that a client decides is bounded: the packet, what is under way to the streams (beyond which
 //! its connection is not read), what waits for its acknowledgement (beyond which its feeds are not read).
 
+mod access;
 mod connection;
 mod deliveries;
 mod packet;
@@ -24,20 +25,12 @@ use littoral_model::entry::Position;
 use littoral_model::topic::TopicFilter;
 use tokio::sync::watch;
 
+pub use access::{Access, Rights, Shown};
 pub use deliveries::StoredFeed;
 pub use reason::Reason;
 pub use registry::SessionKey;
 pub use server::{Parts, Server};
-pub use session::Stored;
-
-/// A message that a client publishes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Its topic.
-    pub topic: String,
-    /// What it says.
-    pub payload: String,
-}
+pub use session::{Message, Stored};
 
 /// A record as a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,51 +110,6 @@ pub trait Feed: Send + Sync + 'static {
     /// # Errors
     /// When its owner cannot be asked.
     async fn read(&self, from: Position) -> Result<Records, FeedError>;
-}
-
-/// What a client shows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Shown {
-    /// The user that it says it is.
-    pub user: Option<String>,
-    /// The user's password.
-    pub password: Option<Bytes>,
-    /// Its certificate, which is one of those that are let in.
-    pub certificate: Option<Bytes>,
-}
-
-/// Who is let in.
-pub trait Access: Send + Sync + 'static {
-    /// What a client may do.
-    ///
-    /// # Errors
-    /// When it is not let in.
-    fn admit(&self, shown: &Shown) -> Result<Rights, Reason>;
-}
-
-/// What a client may do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rights {
-    /// Who it is; sessions are of a user.
-    pub user: String,
-    /// What it may publish to.
-    pub publish: Vec<TopicFilter>,
-    /// What it may receive.
-    pub subscribe: Vec<TopicFilter>,
-}
-
-impl Rights {
-    fn may_publish(&self, topic: &str) -> bool {
-        self.publish.iter().any(|filter| filter.matches(topic))
-    }
-
-    fn may_subscribe(&self, asked: &TopicFilter) -> bool {
-        self.subscribe.iter().any(|filter| filter.overlaps(asked))
-    }
-
-    fn may_receive(&self, topic: &str) -> bool {
-        self.subscribe.iter().any(|filter| filter.matches(topic))
-    }
 }
 
 /// A session could not be kept.

@@ -16,7 +16,7 @@ use crate::server::listen;
 use crate::stall::Stalling;
 use crate::{BindError, Drained};
 
-/// How many clients may be connected; more wait in the system's queue. Each takes some hundred kilobytes at its worst.
+/// How many clients may be connected; more wait in the system's queue. Each may take a megabyte or two at its worst.
 const CONNECTIONS_MAX: u32 = 4_096;
 /// How long a client may take to agree on keys.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

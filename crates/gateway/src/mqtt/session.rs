@@ -10,12 +10,12 @@ use littoral_model::entry::Position;
 use littoral_model::topic::{TopicFilter, check_topic};
 use serde::{Deserialize, Serialize};
 
+use super::access::Rights;
 use super::deliveries::{Deliveries, Offer, StoredFeed};
 use super::packet::{
     Asked, Connect, Connected, Delivery, PacketId, Published, Qos, Received, Retained, Sent, Version, Will,
 };
 use super::reason::Reason;
-use super::{Message, Rights};
 
 /// The most filters of one client: each is compared with every record that it may be for.
 const SUBSCRIPTIONS_MAX: usize = 100;
@@ -27,6 +27,15 @@ const KEEP_ALIVE_S_MAX: u16 = 3_600;
 pub(crate) const PUBLISH_MAX: u16 = 64;
 /// The largest packet of a client that was let in, in bytes.
 pub(crate) const PACKET_BYTES_MAX: u32 = 256 << 10;
+
+/// A message that a client publishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Its topic.
+    pub topic: String,
+    /// What it says.
+    pub payload: String,
+}
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]

@@ -105,12 +105,11 @@ fn messages_are_acknowledged_in_their_order_once_they_are_stored() {
     let mut client = Client::open(CONNECT_V3);
     let (asked, sent) = client.send(b"\x32\x06\x00\x01a\x00\x07x\x30\x04\x00\x01by\x32\x06\x00\x01c\x00\x08z");
     assert!(sent.is_empty());
-    let ids: Vec<_> = asked.iter().map(|action| match action {
+    let ids = asked.iter().map(|action| match action {
         Action::Publish(Publication { id, message: Ok(message) }) => (id.map(PacketId::get), message.topic.as_str()),
         other => panic!("{other:?}"),
     });
-    let ids = ids.collect::<Vec<_>>();
-    assert_eq!(ids, [(Some(7), "a"), (None, "b"), (Some(8), "c")]);
+    assert_eq!(ids.collect::<Vec<_>>(), [(Some(7), "a"), (None, "b"), (Some(8), "c")]);
     let actions = client.session.published(vec![(Some(id(7)), Ok(())), (None, Ok(())), (Some(id(8)), Ok(()))]);
     assert_eq!(client.bytes(actions), b"\x40\x02\x00\x07\x40\x02\x00\x08");
 }
@@ -129,7 +128,8 @@ fn what_is_not_stored_is_not_acknowledged() {
     assert_eq!(client.bytes(actions), b"\x40\x04\x00\x01\x00\x00\x40\x04\x00\x02\x90\x00\x40\x04\x00\x03\x00\x00");
     // What may be stored later is not acknowledged as refused: the client sends it again when it returns.
     let actions = client.session.published(vec![(Some(id(4)), Err(Reason::ServerBusy))]);
-    assert_eq!(client.bytes(actions).get(..3), Some(&b"\xe0\x33\x89"[..]));
+    let bytes = client.bytes(actions);
+    assert_eq!((bytes.first(), bytes.get(2)), (Some(&0xE0), Some(&Reason::ServerBusy.code())));
     // A message of which nothing is acknowledged is lost quietly.
     let mut client = Client::open(CONNECT_V3);
     assert!(client.session.published(vec![(None, Err(Reason::ServerBusy))]).is_empty());
@@ -225,7 +225,7 @@ fn a_will_is_left_unless_the_client_says_goodbye() {
     client.send(b"\xe0\x00");
     assert_eq!(client.session.take_will(), None);
     // Version 5: a will that waits is not published while the session goes on elsewhere.
-    let connect = b"\x10\x1d\x00\x04MQTT\x05\x06\x00\x3c\x05\x11\x00\x00\x00\x09\x00\x01c\x05\x18\x00\x00\x00\x63\x00\x01w\x00\x00";
+    let connect = b"\x10\x1e\x00\x04MQTT\x05\x06\x00\x3c\x05\x11\x00\x00\x00\x09\x00\x01c\x05\x18\x00\x00\x00\x63\x00\x01w\x00\x00";
     let mut client = Client::open(connect);
     assert!(client.session.stored().is_some());
     let will = client.session.will.clone();
