@@ -11,7 +11,7 @@ use tokio_util::codec::Decoder as _;
 
 use self::access::Rights;
 use self::deliveries::{Deliveries, WINDOW_MAX};
-use self::packet::{Codec, Version};
+use self::packet::Codec;
 use self::reason::Reason;
 use self::session::{Action, Admitted, Session, Stored, Subscription};
 
@@ -67,7 +67,6 @@ struct Client {
     world: World,
     codec: Codec,
     session: Session,
-    version: Version,
     input: BytesMut,
     output: BytesMut,
     feed: Arc<str>,
@@ -80,7 +79,6 @@ impl Client {
             world,
             codec: Codec::new(PACKET_BYTES_MAX),
             session: Session::new(),
-            version: Version::V3,
             input: BytesMut::new(),
             output: BytesMut::new(),
             feed: Arc::from("feed"),
@@ -114,7 +112,6 @@ impl Client {
                     continue;
                 }
                 Action::Admit(connect) => {
-                    self.version = connect.version;
                     if self.world.is_refused {
                         self.session.end(Reason::BadUserOrPassword, "the client is not let in")
                     } else {
@@ -177,10 +174,12 @@ impl Client {
         self.session.take_will();
         // A client reads what it is sent.
         let (mut v3, mut v5) = (v3::Codec::new(0), v5::Codec::new(0, 0));
+        // The first is CONNACK, which has properties in version 5 only.
+        let is_v5 = self.output.get(1).is_some_and(|length| *length != 2);
         while !self.output.is_empty() {
-            let is_read = match self.version {
-                Version::V3 => v3.decode(&mut self.output).unwrap().is_some(),
-                Version::V5 => v5.decode(&mut self.output).unwrap().is_some(),
+            let is_read = match is_v5 {
+                false => v3.decode(&mut self.output).unwrap().is_some(),
+                true => v5.decode(&mut self.output).unwrap().is_some(),
             };
             assert!(is_read, "what is sent is whole");
         }
