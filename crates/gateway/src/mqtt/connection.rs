@@ -76,10 +76,17 @@ enum Operation {
 
 /// What came of it.
 enum Outcome {
-    Admitted(Result<(Admitted, Claim, Option<u32>), Reason>),
+    Admitted(Result<Box<LetIn>, Reason>),
     Published(Vec<(Option<PacketId>, Result<(), Reason>)>),
     Subscribed(PacketId, Vec<Result<Begun, Reason>>),
     Kept(Option<Sent>, bool),
+}
+
+/// A client that was let in, and has its session.
+struct LetIn {
+    admitted: Admitted,
+    claim: Claim,
+    packet_bytes_max: Option<u32>,
 }
 
 /// A subscription whose feeds have begun.
@@ -320,8 +327,9 @@ impl Connection {
 
     fn finish(&mut self, outcome: Outcome) {
         let actions = match outcome {
-            Outcome::Admitted(Ok((admitted, claim, client_bytes_max))) => {
-                self.codec.set_bytes_max(PACKET_BYTES_MAX, client_bytes_max);
+            Outcome::Admitted(Ok(let_in)) => {
+                let LetIn { admitted, claim, packet_bytes_max } = *let_in;
+                self.codec.set_bytes_max(PACKET_BYTES_MAX, packet_bytes_max);
                 let actions = self.session.admitted(admitted);
                 if self.session.is_open() {
                     self.claim = Some(claim);
@@ -552,11 +560,7 @@ async fn write<W: AsyncWrite + Unpin>(writer: &mut W, output: &mut BytesMut) -> 
 }
 
 /// Finds out who a client is, takes its session from whoever has it, and what is kept of it.
-async fn admit(
-    shared: Arc<Shared>,
-    connect: Box<Connect>,
-    certificate: Option<Bytes>,
-) -> Result<(Admitted, Claim, Option<u32>), Reason> {
+async fn admit(shared: Arc<Shared>, connect: Box<Connect>, certificate: Option<Bytes>) -> Result<Box<LetIn>, Reason> {
     let Connect { client, is_clean, user, password, packet_bytes_max, .. } = *connect;
     let rights = shared.access.admit(&Shown { user, password, certificate })?;
     let assigned = client.is_empty().then(|| format!("littoral-{:016x}", rand::random::<u64>()));
@@ -572,7 +576,7 @@ async fn admit(
     } else {
         shared.keep.load(&claim.session).await.map_err(failed)?
     };
-    Ok((Admitted { rights, assigned, stored }, claim, packet_bytes_max))
+    Ok(Box::new(LetIn { admitted: Admitted { rights, assigned, stored }, claim, packet_bytes_max }))
 }
 
 /// Publishes what is to be published; of each message, what became of it.
