@@ -9,6 +9,7 @@ pub mod host;
 pub mod image;
 pub mod log;
 pub mod manifest;
+pub mod mqtt;
 pub mod sql;
 pub mod wire;
 
@@ -32,7 +33,7 @@ mod token;
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("manifest", manifest::run),
     ("host", host::run),
     ("wire", wire::run),
@@ -40,4 +41,5 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("cache", cache::run),
     ("image", image::run),
     ("sql", sql::run),
+    ("mqtt", mqtt::run),
 ];

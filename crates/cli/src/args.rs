@@ -414,6 +414,9 @@ pub(crate) struct NodeArgs {
     /// Where to serve HTTP: functions and routes of apps.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) http: Option<SocketAddr>,
+    /// Where to listen for clients of MQTT; `mqtt.toml` in the data directory says who may connect.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) mqtt: Option<SocketAddr>,
     /// Where to serve the admin API to remote administrators, with mutual TLS.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) admin_listen: Option<SocketAddr>,

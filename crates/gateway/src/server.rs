@@ -31,6 +31,14 @@ pub enum BindError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// The address for MQTT cannot be had.
+    #[error("MQTT cannot be served at {address}: {error}; choose another address or port")]
+    Mqtt {
+        /// Which address.
+        address: SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
 }
 
 /// A listening gateway. It stops at once when this is dropped; [`drain`](Gateway::drain) lets requests finish.
@@ -123,7 +131,7 @@ impl Gateway {
     }
 }
 
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A restarted node takes its port again at once, although old connections are still being forgotten.
     socket.set_reuseaddr(true)?;

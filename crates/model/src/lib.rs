@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod oci;
 pub mod schedule;
 pub mod situation;
+pub mod topic;
 pub mod unit;
 pub mod wire;
 pub mod work;

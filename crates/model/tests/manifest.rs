@@ -41,7 +41,7 @@ fn findings_are_json_for_editors() {
     let expected = serde_json::json!([{
         "code": "unknown-key",
         "message": "a manifest has no key `colour`",
-        "expected": "one of name, version, description, functions, streams, flows, sql, routes, triggers, partition, objectives, dev",
+        "expected": "one of name, version, description, functions, streams, flows, sql, routes, mqtt, triggers, partition, objectives and 1 more",
         "suggestion": null,
         "file": "app/littoral.toml",
         "line": 3,
@@ -64,7 +64,7 @@ fn the_schema_is_the_one_that_is_checked_in() {
 const REFERENCE: &str = "docs/reference/manifest.md";
 
 /// The sections of the reference and the parts of the schema that they are about.
-const SECTIONS: [(&str, &str); 22] = [
+const SECTIONS: [(&str, &str); 23] = [
     ("The app", "Manifest"),
     ("Functions", "Function"),
     ("Limits", "Limits"),
@@ -82,6 +82,7 @@ const SECTIONS: [(&str, &str); 22] = [
     ("Flows", "Flow"),
     ("SQL", "Sql"),
     ("Routes", "Route"),
+    ("MQTT", "Topic"),
     ("Partitions of the fabric", "StopAfter"),
     ("The continuum of `littoral dev`", "Dev"),
     ("Nodes", "DevNode"),
@@ -146,6 +147,7 @@ fn the_reference_names_each_code_of_a_finding() {
         include_str!("../src/manifest/meaning.rs"),
         include_str!("../src/manifest/meaning/grants.rs"),
         include_str!("../src/manifest/meaning/later.rs"),
+        include_str!("../src/manifest/meaning/mqtt.rs"),
     ];
     for rest in source.iter().flat_map(|source| source.split("report.add(\"").skip(1)) {
         let code = rest.split('"').next().unwrap();

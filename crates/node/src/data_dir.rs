@@ -26,6 +26,8 @@ pub(crate) struct Facts {
     pub(crate) connect: Vec<String>,
     pub(crate) advertise: Vec<String>,
     pub(crate) http: Option<SocketAddr>,
+    #[serde(default)]
+    pub(crate) mqtt: Option<SocketAddr>,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) join_listen: Option<SocketAddr>,
     /// Whether it is the first node of its site, which founds the site's consensus group.
@@ -55,6 +57,7 @@ impl Facts {
             connect: Vec::new(),
             advertise: Vec::new(),
             http: None,
+            mqtt: None,
             admin_listen: None,
             join_listen: None,
             incarnation: 0,
@@ -71,6 +74,8 @@ pub struct Addresses {
     pub mesh: Vec<SocketAddr>,
     /// For functions and routes.
     pub http: Option<SocketAddr>,
+    /// For clients of MQTT.
+    pub mqtt: Option<SocketAddr>,
     /// For nodes that want to join.
     pub join: Option<SocketAddr>,
     /// For remote administration.
@@ -154,6 +159,17 @@ impl DataDir {
     /// What is stated of the node's situation, unless it is stated elsewhere; there is none unless somebody makes it.
     pub(crate) fn situation(&self) -> PathBuf {
         self.0.join("situation.toml")
+    }
+
+    /// Who may connect over MQTT, and how it is encrypted; there is none unless somebody makes it.
+    #[must_use]
+    pub fn mqtt(&self) -> PathBuf {
+        self.0.join("mqtt.toml")
+    }
+
+    /// The sessions of clients of MQTT that may return.
+    pub(crate) fn mqtt_sessions(&self) -> PathBuf {
+        self.0.join("mqtt-sessions")
     }
 
     /// What this node shows to registries, in the form of Docker's `config.json`; there is none unless somebody makes it.

@@ -33,6 +33,7 @@ mod log_reader;
 mod logs;
 mod metering;
 mod moving;
+mod mqtt;
 mod nearest;
 mod node;
 mod operations;

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use littoral_gateway::mqtt::{self, Server as MqttServer};
 use littoral_gateway::{Gateway, Router, Settings as GatewaySettings};
 use littoral_mesh::identity::{Root, unix_now};
 use littoral_mesh::join::JoinService;
@@ -31,15 +32,17 @@ use crate::footprint;
 use crate::functions::Functions;
 use crate::ingress::Ingress;
 use crate::init::{join_fabric, reachable, renew_tenant_key};
-use crate::intent::IntentStore;
+use crate::intent::{Apps, IntentStore};
 use crate::keeping::Keeping;
 use crate::metering::{PERIOD_DEFAULT, PERIOD_MIN};
+use crate::mqtt::{Sessions, settings as settings_of};
 use crate::operations::{Admitting, NodeOperations};
 use crate::services::Services;
 use crate::settings::NodeSettings;
 use crate::surveyor::Surveyor;
 use crate::telemetry;
 use crate::token_book::Book;
+use crate::wiring::AppTopics;
 
 /// How long requests under way may go on after a stop was asked for.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -109,6 +112,7 @@ fn updated(mut facts: Facts, settings: &NodeSettings) -> anyhow::Result<Facts> {
         facts.labels.clone_from(&settings.labels);
     }
     facts.http = settings.http.or(facts.http);
+    facts.mqtt = settings.mqtt.or(facts.mqtt);
     facts.admin_listen = settings.admin_listen.or(facts.admin_listen);
     facts.join_listen = settings.join_listen.or(facts.join_listen);
     Ok(facts)
@@ -121,6 +125,7 @@ struct Running {
     stop: CancellationToken,
     tasks: TaskTracker,
     gateway: Option<Gateway>,
+    mqtt: Option<MqttServer>,
     /// Lets others in for as long as it lives.
     _join: Option<JoinService>,
 }
@@ -177,7 +182,10 @@ impl Running {
         let serve = |listener| Gateway::serve_on(listener, &core.shards, router, GatewaySettings::default());
         let gateway = http.map(serve).transpose()?;
         addresses.http = gateway.as_ref().map(Gateway::address);
-        tasks.spawn(follow_routes(ingress, Arc::clone(&core.intent), stop.clone()));
+        let intent = Arc::clone(&core.intent);
+        tasks.spawn(follow_apps(intent, stop.clone(), move |apps| ingress.take(apps)));
+        let mqtt = serve_mqtt(&core, &services, (&tasks, &stop)).await?;
+        addresses.mqtt = mqtt.as_ref().map(MqttServer::address);
 
         let operations = Arc::new(NodeOperations::new(&core, &services, admitting, stop.clone()));
         serve_admin(&core, socket, operations, (&tasks, &stop), &mut addresses).await?;
@@ -185,7 +193,7 @@ impl Running {
         write_durably(&core.data.addresses(), &text).context("cannot write addresses.json")?;
         let Facts { node, tier, site, .. } = &core.facts;
         tracing::info!(%node, %tier, %site, ?addresses, "the node runs");
-        Ok(Self { core, services, stop, tasks, gateway, _join: join })
+        Ok(Self { core, services, stop, tasks, gateway, mqtt, _join: join })
     }
 
     /// Waits until the node is to stop, and stops it in order: nothing new is taken, what is under way is finished, the
@@ -197,6 +205,11 @@ impl Running {
             && !gateway.drain(DRAIN_TIMEOUT).await.complete
         {
             tracing::warn!("requests that did not finish within {DRAIN_TIMEOUT:?} were cut");
+        }
+        if let Some(mqtt) = self.mqtt
+            && !mqtt.drain(DRAIN_TIMEOUT).await.complete
+        {
+            tracing::warn!("clients of MQTT that did not end within {DRAIN_TIMEOUT:?} were cut");
         }
         self.services.runner.stop_all();
         if ends_containers {
@@ -231,12 +244,12 @@ async fn drive_all(
     }
 }
 
-/// Keeps the routes as what is deployed has them.
-async fn follow_routes(ingress: Arc<Ingress>, intent: Arc<IntentStore>, stop: CancellationToken) {
+/// Tells what is deployed, now and whenever that changes.
+async fn follow_apps(intent: Arc<IntentStore>, stop: CancellationToken, take: impl Fn(&Apps)) {
     let mut apps = intent.watch();
     loop {
         let now = apps.borrow_and_update().clone();
-        ingress.take(&now);
+        take(&now);
         tokio::select! {
             () = stop.cancelled() => return,
             changed = apps.changed() => if changed.is_err() { return },
@@ -277,6 +290,27 @@ async fn sweep_artifacts(
             Err(error) => tracing::warn!(%error, "artefacts that no app names could not be deleted"),
         }
     }
+}
+
+/// Listens for clients of MQTT, where that was asked for.
+async fn serve_mqtt(
+    core: &Core,
+    services: &Services,
+    (tasks, stop): (&TaskTracker, &CancellationToken),
+) -> anyhow::Result<Option<MqttServer>> {
+    let Some(address) = core.facts.mqtt else { return Ok(None) };
+    let (settings, sessions) = (core.data.mqtt(), core.data.mqtt_sessions());
+    let opened = tokio::task::spawn_blocking(move || {
+        let (users, tls) = settings_of(&settings)?;
+        Ok::<_, anyhow::Error>((users, tls, Sessions::open(sessions)?))
+    });
+    let (users, tls, sessions) = opened.await??;
+    let topics = Arc::new(AppTopics::new(Arc::clone(&services.publisher), Arc::clone(&core.source)));
+    topics.take(&core.intent.now());
+    let taking = Arc::clone(&topics);
+    tasks.spawn(follow_apps(Arc::clone(&core.intent), stop.clone(), move |apps| taking.take(apps)));
+    let parts = mqtt::Parts { topics, access: Arc::new(users), keep: Arc::new(sessions), tls };
+    Ok(Some(MqttServer::serve_on(MqttServer::listen(address)?, parts)?))
 }
 
 /// Lets others in, on the node where the fabric was made.

@@ -15,6 +15,7 @@ use littoral_model::entry::ProducerSequence;
 use littoral_model::id::{AppId, AppName, FunctionName, NodeId, StreamName, TenantId};
 use littoral_model::invocation::{InvocationName, Record, StateKind};
 use littoral_model::manifest::{Function, Manifest};
+use littoral_model::topic::TopicPattern;
 use littoral_model::unit::Bandwidth;
 use littoral_model::work::Assignment;
 use littoral_plan::sample::sample;
@@ -209,6 +210,27 @@ fn free_routes(apps: &Apps, app: &AppId, manifest: &Manifest) -> Result<(), Admi
     Ok(())
 }
 
+/// Refuses an app that takes messages which another one takes already.
+fn free_topics(apps: &Apps, app: &AppId, manifest: &Manifest) -> Result<(), AdminError> {
+    let taking = |manifest: &Manifest| -> Vec<TopicPattern> {
+        let patterns = manifest.mqtt.iter().filter_map(|(text, topic)| Some((text.parse().ok()?, topic)));
+        patterns.filter(|(pattern, topic)| topic.takes_messages(pattern)).map(|(pattern, _)| pattern).collect()
+    };
+    let ours = taking(manifest);
+    for other in apps.apps.values().filter(|other| other.id != *app) {
+        for theirs in taking(&other.manifest) {
+            if let Some(ours) = ours.iter().find(|ours| ours.filter().overlaps(theirs.filter())) {
+                let (ours, theirs, app) = (ours.as_str(), theirs.as_str(), &other.id.app);
+                let text = format!("messages that match `{ours}` may match `{theirs}` of the app {app}");
+                return Err(
+                    AdminError::refused(text).hint("begin its topics with the app's name, or delete that app first")
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
 fn not_edited(error: EditError) -> AdminError {
     match error {
         EditError::Overtaken { ref app, .. } => AdminError::new(AdminErrorKind::Conflict, error.to_string())
@@ -296,6 +318,7 @@ impl Operations for NodeOperations {
         let app = app_id(&manifest);
         self.intent.check(&app, &bundle).map_err(|error| AdminError::refused(error.to_string()))?;
         free_routes(&self.intent.now(), &app, &manifest)?;
+        free_topics(&self.intent.now(), &app, &manifest)?;
         let named = |(name, function): (&FunctionName, &Function)| {
             let component = (!function.is_contained() || function.has_variants()).then(|| name.to_string());
             component.into_iter().chain(function.container_artifact(name))

@@ -37,6 +37,8 @@ pub struct NodeSettings {
     pub connect: Vec<String>,
     /// Where to serve HTTP: functions and routes of apps.
     pub http: Option<SocketAddr>,
+    /// Where to listen for clients of MQTT; who may connect is in `mqtt.toml` in `data`.
+    pub mqtt: Option<SocketAddr>,
     /// Where to serve the admin API with mutual TLS, besides the Unix socket in the data directory.
     pub admin_listen: Option<SocketAddr>,
     /// Where to admit joining nodes; only on a node that holds the root's delegation.

@@ -41,6 +41,7 @@ pub(super) async fn run(args: &NodeArgs, places: &Places, prepared: Prepared) ->
         listen: args.listen.clone(),
         connect: args.connect.clone(),
         http: args.http,
+        mqtt: args.mqtt,
         admin_listen: args.admin_listen,
         join_listen: args.join_listen,
         advertise: args.advertise.clone(),

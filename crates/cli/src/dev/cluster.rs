@@ -65,6 +65,8 @@ pub(super) struct Cluster {
     folder: PathBuf,
     /// Whether other commands are to find these nodes.
     found: bool,
+    /// Whether the first node listens for clients of MQTT.
+    mqtt: bool,
 }
 
 impl Process {
@@ -76,6 +78,11 @@ impl Process {
     /// Where it serves HTTP.
     pub(super) fn http(&self) -> Option<SocketAddr> {
         self.addresses.http
+    }
+
+    /// Where it listens for clients of MQTT.
+    pub(super) fn mqtt(&self) -> Option<SocketAddr> {
+        self.addresses.mqtt
     }
 
     /// Where its data is.
@@ -161,6 +168,9 @@ impl Process {
         if let Some(http) = self.addresses.http {
             arguments.extend(["--http".to_owned(), http.to_string()]);
         }
+        if let Some(mqtt) = self.addresses.mqtt {
+            arguments.extend(["--mqtt".to_owned(), mqtt.to_string()]);
+        }
         self.spawn(&arguments, None)?;
         self.started().await
     }
@@ -168,11 +178,17 @@ impl Process {
 
 impl Cluster {
     /// Starts all nodes, each connected as the topology says, and waits until all see one another. With `found`, other
-    /// commands of this user ask these nodes from now on.
-    pub(super) async fn start(topology: Topology, folder: &Path, seed: u64, found: bool) -> anyhow::Result<Self> {
+    /// commands of this user ask these nodes from now on. With `mqtt`, the first one listens for clients of MQTT, whoever they are.
+    pub(super) async fn start(
+        topology: Topology,
+        folder: &Path,
+        seed: u64,
+        found: bool,
+        mqtt: bool,
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder.join("logs"))?;
         let mut cluster =
-            Self { topology, processes: BTreeMap::new(), links: Vec::new(), folder: folder.to_owned(), found };
+            Self { topology, processes: BTreeMap::new(), links: Vec::new(), folder: folder.to_owned(), found, mqtt };
         let nodes = cluster.topology.nodes.clone();
         let mut first: Option<NodeId> = None;
         for spec in nodes {
@@ -212,6 +228,11 @@ impl Cluster {
                     advertise: Vec::new(),
                 })
                 .await?;
+                if self.mqtt {
+                    // They listen on this machine only.
+                    std::fs::write(process.data.mqtt(), "anonymous = true\n").context("cannot write mqtt.toml")?;
+                    arguments.extend(["--mqtt".to_owned(), ANY_PORT.to_string()]);
+                }
                 process.spawn(&arguments, None)?;
             }
             Some(first) => {

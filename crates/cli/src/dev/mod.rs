@@ -61,6 +61,7 @@ struct Continuum {
 pub(crate) async fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
     let app = App::load(&args.app, Format::Table)?;
     let topology = Topology::new(app.manifest.dev.as_ref())?;
+    let mqtt = !app.manifest.mqtt.is_empty();
     let faults = faults(args, &topology)?;
     build_app(&app).await?;
     let folder = std::env::temp_dir().join(format!("littoral-dev-{}", std::process::id()));
@@ -74,7 +75,7 @@ pub(crate) async fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     progress::say(&format!("starting {} nodes", topology.nodes.len()));
     let mut ended = tokio::select! {
-        cluster = Cluster::start(topology, &folder, args.seed, !(args.once || args.demo)) => Ok(Some(Arc::new(Mutex::new(cluster?)))),
+        cluster = Cluster::start(topology, &folder, args.seed, !(args.once || args.demo), mqtt) => Ok(Some(Arc::new(Mutex::new(cluster?)))),
         told = told_to_end() => told.map(|()| None),
     }?;
     let Some(cluster) = ended.take() else { return Ok(ExitCode::from(INTERRUPTED)) };

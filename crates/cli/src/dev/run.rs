@@ -89,6 +89,9 @@ impl Continuum {
                 text.push_str(&format!("  curl http://{http}{}\n", route.path));
             }
         }
+        if let Some(mqtt) = cluster.processes.values().find_map(super::cluster::Process::mqtt) {
+            text.push_str(&format!("  mosquitto_sub -h {} -p {} -v -t '#'\n", mqtt.ip(), mqtt.port()));
+        }
         text.push_str("\nCtrl-C stops it.\n\n");
         output::print(&text)
     }

@@ -6,6 +6,7 @@
 mod grants;
 mod image;
 mod later;
+mod mqtt;
 mod scale;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +46,7 @@ pub(super) fn check(root: &DeTable<'_>, report: &mut Report<'_>) {
     meaning.check_flows();
     meaning.check_cycles();
     meaning.check_routes();
+    meaning.check_topics();
     meaning.check_triggers();
     if let Some(partition) = table(root, "partition") {
         meaning.not_zero(partition, "stop-after");

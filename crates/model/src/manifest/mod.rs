@@ -8,6 +8,7 @@ mod finding;
 mod later;
 pub mod limits;
 mod meaning;
+mod mqtt;
 mod recover;
 pub mod scale;
 mod shape;
@@ -21,6 +22,7 @@ use toml::de::DeTable;
 pub use finding::{Adding, FINDINGS_MAX, Finding, Findings, Report};
 pub use later::{KeyScope, Later, Trigger};
 pub use limits::Limits;
+pub use mqtt::{Topic, TopicUse};
 pub use scale::Scale;
 pub use types::{
     Ack, Affinity, Dev, DevLink, DevNode, Flow, Function, Grants, Manifest, Objectives, OneOrMany, Partition,

@@ -495,3 +495,41 @@ fn a_function_has_a_component_an_image_or_a_process() {
     let stage = process.to_owned() + &with_flow("").replace("[\"clean\"]", "[\"f\"]");
     one(&stage, "5 contradiction: function f is no component and cannot be a stage of flow f");
 }
+
+#[test]
+fn topics_are_streams() {
+    let of = |topics: &str| format!("[mqtt]\n{topics}");
+    let good = "\"sensors/+/temperature\" = { stream = \"readings\", retain = true }\n\
+                \"alerts/{machine}\" = { stream = \"readings\" }\n\
+                \"pumps/{key}\" = { stream = \"readings\", clients = \"publish\" }";
+    let manifest = parse("littoral.toml", &format!("{BASE}{}", of(good)));
+    let manifest = manifest.unwrap_or_else(|findings| panic!("{findings}"));
+    let may = |pattern: &str| {
+        let topic = manifest.mqtt.get(pattern).unwrap();
+        (topic.takes_messages(&pattern.parse().unwrap()), topic.gives_messages())
+    };
+    assert_eq!(may("sensors/+/temperature"), (true, true));
+    assert_eq!(may("alerts/{machine}"), (false, true));
+    assert_eq!(may("pumps/{key}"), (true, false));
+    one(
+        &of("\"a/#/b\" = { stream = \"readings\" }"),
+        "2 invalid-topic: `a/#/b` is no pattern of topics: `#` stands at its end only",
+    );
+    one(&of("\"a\" = { stream = \"reading\" }"), "2 unknown-name: there is no stream `reading`");
+    one(&of("\"a\" = { clients = \"publish\" }"), "2 missing-key: `a` lacks the key `stream`");
+    one(&of("\"a\" = { stream = \"readings\", clients = \"both\" }"), "2 unknown-value: `clients` cannot be `both`");
+    one(
+        &of("\"a/{m}\" = { stream = \"readings\", clients = \"publish\" }"),
+        "2 contradiction: what is published to `a/{m}` is a record that has no such column",
+    );
+    one(
+        &of("\"a\" = { stream = \"readings\", clients = \"publish\", retain = true }"),
+        "2 contradiction: nobody subscribes to topics that are for publishing only",
+    );
+    one(
+        &of("\"a/+\" = { stream = \"readings\" }\n\"+/b\" = { stream = \"readings\" }"),
+        "3 ambiguous: a message may match both `+/b` and `a/+`",
+    );
+    let many: String = (0..257).map(|n| format!("\"t/{n}\" = {{ stream = \"readings\" }}\n")).collect();
+    one(&of(&many), "1 out-of-range: there are 257 patterns of topics");
+}

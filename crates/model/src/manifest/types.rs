@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::later::{Later, Trigger};
 use super::limits::Limits;
+use super::mqtt::Topic;
 use super::scale::Scale;
 use crate::grant::Peer;
 use crate::id::{
@@ -46,6 +47,10 @@ pub struct Manifest {
     /// What is reachable over HTTP, on any node.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// What is reachable over MQTT, on any node that listens for it: by the topic, a filter of topics, or a topic with
+    /// columns of the records in braces.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mqtt: BTreeMap<String, Topic>,
     /// What calls functions by itself: schedules and streams.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub triggers: Vec<Trigger>,

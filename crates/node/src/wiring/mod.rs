@@ -6,6 +6,7 @@ mod keeper;
 mod peers;
 mod raft;
 mod source;
+mod topics;
 
 pub(crate) use exporters::AppExporters;
 pub(crate) use fabric::NodeFabric;
@@ -13,6 +14,7 @@ pub(crate) use keeper::MeshKeeper;
 pub(crate) use peers::MeshPeers;
 pub(crate) use raft::MeshRaft;
 pub(crate) use source::MeshSource;
+pub(crate) use topics::AppTopics;
 
 use std::sync::Arc;
 use std::time::Duration;
