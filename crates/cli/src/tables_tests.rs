@@ -47,7 +47,7 @@ fn flow() -> FlowStatus {
             first_commit_us: None,
             last_commit_us: None,
             latency: Quantiles { count: 10, p50_ms: 1.5, p95_ms: 12.0, p99_ms: 120.0 },
-            swap: None,
+            runs: None,
             reasons: vec!["tier=edge".to_owned(), "least latency".to_owned()],
         }],
         sinks: vec![SinkStatus {

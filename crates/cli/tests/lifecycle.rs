@@ -227,3 +227,39 @@ fn what_cannot_be_placed_or_read_is_refused_with_the_reason() {
     }
     assert!(node.json(&world, &["get", "apps", "-o", "json"]).as_array().unwrap().is_empty());
 }
+
+#[test]
+fn a_stream_takes_in_what_a_flow_that_comes_later_puts_there() {
+    let world = World::new();
+    let node = world.first("cloud-1");
+    let folder = world.path("ways");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(
+        folder.join("littoral.toml"),
+        "name = \"ways\"\nversion = \"1.0.0\"\n[streams.one]\n[streams.two]\n",
+    )
+    .unwrap();
+    let deploy = |version: &str, flows: &str| {
+        let streams =
+            "CREATE STREAM one (v bigint); CREATE STREAM two (v bigint); CREATE STREAM all_of_it (v bigint);\n";
+        std::fs::write(folder.join("flows.sql"), format!("{streams}{flows}")).unwrap();
+        let manifest = std::fs::read_to_string(folder.join("littoral.toml")).unwrap();
+        std::fs::write(folder.join("littoral.toml"), manifest.replace("1.0.0", version)).unwrap();
+        node.tell(&world, &["deploy", folder.to_str().unwrap()]);
+    };
+    let publish = |stream: &str, value: u32| {
+        node.tell(&world, &["stream", "publish", &format!("ways/{stream}"), "--value", &format!("{{\"v\":{value}}}")]);
+    };
+    let rows = || {
+        let output = node.ask(&world, &["stream", "tail", "ways/all-of-it", "--from", "start"]);
+        String::from_utf8(output.stdout).unwrap().lines().count()
+    };
+    deploy("1.0.0", "CREATE FLOW all_of_it AS SELECT v FROM one;");
+    publish("one", 1);
+    eventually("it is there", || rows() == 1);
+    deploy("2.0.0", "CREATE FLOW all_of_it AS SELECT v FROM one UNION ALL SELECT v FROM two;");
+    publish("two", 2);
+    eventually("what comes from the second stream is there, too", || rows() == 2);
+    publish("one", 3);
+    eventually("and from the first", || rows() == 3);
+}

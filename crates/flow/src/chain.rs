@@ -247,7 +247,9 @@ impl Chain {
 
     /// The first guest that has not put out all that it can, as far as is known.
     fn unfinished(&self) -> Option<usize> {
-        self.slots.iter().enumerate().position(|(place, slot)| match &slot.operator {
+        // What a guest has that was not accepted says nothing.
+        let is_accepted = self.done.is_none();
+        self.slots.iter().enumerate().position(|(place, slot)| match slot.operator.as_ref().filter(|_| is_accepted) {
             Some(operator) => operator.has_more(),
             None => !slot.state.is_empty() && self.operators.may_have_more(place),
         })

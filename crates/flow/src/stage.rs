@@ -187,6 +187,8 @@ impl Running {
     /// nothing had been.
     async fn process(&mut self, batch: &Batch) -> Result<(), Ended> {
         let mut ranges = vec![(0, batch.rows.num_rows())];
+        // The row before which all that could be put out was.
+        let mut cleared = None;
         while let Some((start, count)) = ranges.pop() {
             let begun = Instant::now();
             let rows = batch.rows.slice(start, count);
@@ -195,6 +197,15 @@ impl Running {
                 Ok(fitting) => {
                     self.chain.accept();
                     fitting
+                }
+                // What guests have yet to put out may be what is too much.
+                Err(ChainError::Rows { .. }) if count == 1 && cleared != Some(start) && self.chain.has_more() => {
+                    while self.chain.has_more() {
+                        self.go_on().await?;
+                    }
+                    cleared = Some(start);
+                    ranges.push((start, count));
+                    continue;
                 }
                 Err(ChainError::Rows { function, reason }) if count == 1 => {
                     tracing::warn!(%function, %reason, "a record goes to the dead-letter stream");

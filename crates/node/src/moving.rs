@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use littoral_mesh::{Mesh, Method, Priority};
 use littoral_model::id::{AppId, NodeId};
-use littoral_model::work::{Assignment, KeeperAnswer, KeeperCommand, WorkId};
+use littoral_model::work::{Assignment, KeeperAnswer, KeeperCommand, WorkId, WorkKind};
 use littoral_plan::{Ack, NodeFacts, PlacedWork, REPLICAS_MAX, Role};
 
 use crate::admin::events::EventKind;
 use crate::admin::types::{AdminError, AdminErrorKind, MoveReport, MoveRequest, MovedWork};
 use crate::events::Events;
 use crate::intent::IntentStore;
-use crate::report::{OwnedWork, Reporter, assignments};
+use crate::report::{OwnedWork, Report, Reporter, assignments};
+use crate::runner::Run;
 use crate::wiring::ask;
 
 /// How long the keeper of a site may take.
@@ -123,10 +124,12 @@ impl Mover {
             return Err(AdminError::refused(message).hint("it has copies with `ack = \"site\"`"));
         }
         let mut replicas = held.replicas.clone();
-        if replicas.len() >= REPLICAS_MAX
-            && let Some(place) = replicas.iter().rposition(|node| *node != held.owner)
-        {
-            replicas.remove(place);
+        if replicas.len() >= REPLICAS_MAX {
+            // One that is behind is missed least.
+            let is_behind = |node: &NodeId| !held.in_sync.contains(node);
+            let is_other = |node: &NodeId| *node != held.owner;
+            let leaving = replicas.iter().rposition(is_behind).or_else(|| replicas.iter().rposition(is_other));
+            leaving.map(|place| replicas.remove(place));
         }
         replicas.push(to.clone());
         self.decide(to, &KeeperCommand::Replicas { work: work.clone(), epoch: held.epoch, replicas }).await?;
@@ -156,13 +159,18 @@ impl Mover {
         }
     }
 
-    /// Waits until the new owner can be written to.
+    /// Waits until the new owner can be written to, and of a stage until it takes rows.
     async fn ready(&self, decided: &Assignment, to: &NodeId) -> Result<(), AdminError> {
         let begun = Instant::now();
         while begun.elapsed() < READY_DEADLINE {
             let report = self.reporter.of(to).await;
             let is_it = |own: &OwnedWork| own.work == decided.work && own.epoch >= decided.epoch && own.leads;
-            if report.is_some_and(|report| report.works.iter().any(is_it)) {
+            let runs = |run: &Run| run.work == decided.work && run.epoch >= decided.epoch;
+            let is_ready = |report: &Report| match decided.work.kind {
+                WorkKind::Stage => report.runs.iter().any(runs),
+                WorkKind::Stream | WorkKind::Queue => report.works.iter().any(is_it),
+            };
+            if report.as_ref().is_some_and(is_ready) {
                 return Ok(());
             }
             tokio::time::sleep(ASK_EVERY).await;

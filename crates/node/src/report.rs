@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::functions::{ChosenVariant, Functions, Standing};
 use crate::groups::Groups;
-use crate::runner::{Runner, Swap};
+use crate::runner::{Run, Runner};
 use crate::wiring::ask;
 
 /// How long a node may take to report; one that does not is left out, so that an answer never waits long.
@@ -64,9 +64,9 @@ pub(crate) struct Report {
     /// Which variant answers for its functions that have two; sent beside the report, too.
     #[serde(skip)]
     pub(crate) variants: Vec<ServedVariant>,
-    /// Which of its works went on with other functions; sent beside the report, too.
+    /// The stages that take rows here; sent beside the report, too.
     #[serde(skip)]
-    pub(crate) swaps: Vec<Swap>,
+    pub(crate) runs: Vec<Run>,
 }
 
 /// A site's keeper group as a node of it knows it.
@@ -99,7 +99,7 @@ pub(crate) struct Scale {
 }
 
 /// Asks for a report: the highest form that the asker reads. A node that sends nothing in its place reads the report alone; from form 2
-/// on, [`Scale`]s follow it, from form 3 on the keeper group, the variants and the swaps.
+/// on, [`Scale`]s follow it, from form 3 on the keeper group, the variants and the stages that take rows.
 type Asked = u8;
 /// The form that this program reads.
 const FORM: Asked = 3;
@@ -153,7 +153,7 @@ impl Reporter {
                 last_error: fares.refused.or(fares.error).or(stats.last_error),
             });
         }
-        report.swaps = self.runner.swaps();
+        report.runs = self.runner.runs();
         if let Some(group) = self.groups.own() {
             report.assignments = group.assignments().borrow().values().cloned().collect();
             report.group = Some(Group { status: group.status(), has_settled: group.has_settled() });
@@ -182,7 +182,7 @@ impl Reporter {
     async fn ask(&self, node: &NodeId) -> Result<Report, CallError> {
         let (mesh, method, priority, limit) = (&self.mesh, Method::Admin, Priority::Control, REPORT_DEADLINE);
         match ask(mesh, node, method, priority, limit, &FORM).await {
-            Ok((report, scales, group, variants, swaps)) => Ok(Report { scales, group, variants, swaps, ..report }),
+            Ok((report, scales, group, variants, runs)) => Ok(Report { scales, group, variants, runs, ..report }),
             // One that knows forms up to the second, or none.
             Err(CallError::Failed(_) | CallError::Refused { .. }) => {
                 match ask(mesh, node, method, priority, limit, &FORM_OF_SCALES).await {
@@ -209,7 +209,7 @@ fn in_form(payload: &Bytes, report: Report) -> Result<Bytes, String> {
         Ok(()) => wire::encode(&report),
         Err(_) => match wire::decode::<Asked>(payload).map_err(|error| error.to_string())? {
             ..=FORM_OF_SCALES => wire::encode(&(&report, &report.scales)),
-            _ => wire::encode(&(&report, &report.scales, &report.group, &report.variants, &report.swaps)),
+            _ => wire::encode(&(&report, &report.scales, &report.group, &report.variants, &report.runs)),
         },
     };
     encoded.map_err(|error| error.to_string())
@@ -258,7 +258,7 @@ mod tests {
             chosen: ChosenVariant { variant: Variant::Container, reason: "it is tried".to_owned() },
         };
         let group = Some(Group { status, has_settled: true });
-        let work = "stage/health.0/1".to_owned();
+        let work = "health.0".to_owned();
         let work = WorkId {
             app: scale.app.clone(),
             kind: WorkKind::Stage,
@@ -266,17 +266,17 @@ mod tests {
             partition: 1,
             site: "hall".parse().unwrap(),
         };
-        let swaps = vec![Swap { work, at_us: 3, pause_us: 9_000 }];
-        let report = Report { scales: vec![scale], group, variants: vec![variant], swaps, ..Report::default() };
+        let runs = vec![Run { work, epoch: Epoch(2), artifacts: vec!["ab".to_owned()], pause_us: Some(9_000) }];
+        let report = Report { scales: vec![scale], group, variants: vec![variant], runs, ..Report::default() };
         let old = in_form(&wire::encode(&()).unwrap(), report.clone()).unwrap();
         assert_eq!(wire::decode::<Report>(&old).unwrap().scales, []);
         let newer = in_form(&wire::encode(&FORM_OF_SCALES).unwrap(), report.clone()).unwrap();
         let (_, scales): (Report, Vec<Scale>) = wire::decode(&newer).unwrap();
         assert_eq!(scales, report.scales);
         let newest = in_form(&wire::encode(&FORM).unwrap(), report.clone()).unwrap();
-        type Newest = (Report, Vec<Scale>, Option<Group>, Vec<ServedVariant>, Vec<Swap>);
-        let (_, scales, group, variants, swaps): Newest = wire::decode(&newest).unwrap();
-        assert_eq!((scales, group, variants, swaps), (report.scales, report.group, report.variants, report.swaps));
+        type Newest = (Report, Vec<Scale>, Option<Group>, Vec<ServedVariant>, Vec<Run>);
+        let (_, scales, group, variants, runs): Newest = wire::decode(&newest).unwrap();
+        assert_eq!((scales, group, variants, runs), (report.scales, report.group, report.variants, report.runs));
         // Such a node takes what it does not know for malformed, and is asked again.
         assert!(wire::decode::<()>(&wire::encode(&FORM).unwrap()).is_err());
     }

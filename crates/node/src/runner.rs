@@ -9,7 +9,7 @@ use littoral_flow::Ended;
 use littoral_flow::ingest::{self, IngestWork};
 use littoral_flow::reader::{Input, Source};
 use littoral_flow::stage::{self, StageWork};
-use littoral_flow::stats::{Snapshot, Stats, now_us};
+use littoral_flow::stats::{Snapshot, Stats};
 use littoral_model::id::Epoch;
 use littoral_model::work::WorkId;
 use littoral_plan::{Ack, PlacedWork, Placement, Role, StageFunction};
@@ -50,22 +50,32 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) struct Running {
     epoch: Epoch,
     stats: Arc<Stats>,
-    /// When it was started in place of what ran before, and that moment on the clock of the wall.
-    replaced: Option<(Instant, i64)>,
+    /// When it was started in place of what ran before.
+    replaced: Option<Instant>,
+    /// The artefacts of its functions.
+    artifacts: Vec<String>,
     /// What its functions were started with.
     settings: String,
     agent: mpsc::Sender<Event>,
     task: AbortHandle,
 }
 
-/// That a work went on with other functions than before.
+/// A stage that takes rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Swap {
+pub(crate) struct Run {
     pub(crate) work: WorkId,
-    /// When, in microseconds since 1970.
-    pub(crate) at_us: i64,
-    /// From when what ran before was stopped until it took rows again, in microseconds.
-    pub(crate) pause_us: u64,
+    pub(crate) epoch: Epoch,
+    /// The artefacts of its functions, in order.
+    pub(crate) artifacts: Vec<String>,
+    /// From when what ran there before was stopped until it took rows, in microseconds; nothing if nothing ran.
+    pub(crate) pause_us: Option<u64>,
+}
+
+impl Running {
+    /// Whether it runs under that epoch.
+    fn is_on(&self, epoch: Epoch) -> bool {
+        self.epoch == epoch && !self.task.is_finished()
+    }
 }
 
 impl Drop for Running {
@@ -78,8 +88,7 @@ impl Runner {
     /// Starts work; what becomes of it is told to the agent. Where it runs already, that goes on until what it is to run with now
     /// is at hand.
     pub(crate) fn start(self: &Arc<Self>, work: WorkId, epoch: Epoch, agent: mpsc::Sender<Event>) {
-        let is_on = |running: &Running| running.epoch == epoch && !running.task.is_finished();
-        if self.lock().get(&work).is_some_and(is_on) {
+        if self.lock().get(&work).is_some_and(|running| running.is_on(epoch)) {
             tokio::spawn(Arc::clone(self).replace(work, epoch, agent));
         } else {
             self.begin(work, epoch, agent);
@@ -141,9 +150,10 @@ impl Runner {
             let _ = telling.send(Event::WorkFailed { work: id, epoch, reason }).await;
         });
         let mut all = self.lock();
-        let is_on = |running: &Running| running.epoch == epoch && !running.task.is_finished();
-        let replaced = all.get(&work).is_some_and(is_on).then(|| (Instant::now(), now_us()));
-        all.insert(work, Running { epoch, stats, replaced, settings, agent, task: task.abort_handle() });
+        let is_on = all.get(&work).is_some_and(|running| running.is_on(epoch));
+        let replaced = is_on.then(Instant::now);
+        let artifacts = self.artifacts(&work);
+        all.insert(work, Running { epoch, stats, replaced, artifacts, settings, agent, task: task.abort_handle() });
     }
 
     /// Has at hand what the stages need whose logs this node copies: when their owner dies, and perhaps the only node
@@ -203,15 +213,16 @@ impl Runner {
         telling.map(|(work, running)| (work.clone(), (running.epoch, running.stats.snapshot()))).collect()
     }
 
-    /// The works that went on here with other functions than before, when they did, and for how long they paused.
-    pub(crate) fn swaps(&self) -> Vec<Swap> {
+    /// The stages that take rows here, and for how long they paused if they went on with other functions than before.
+    pub(crate) fn runs(&self) -> Vec<Run> {
         let running = self.lock();
-        let swaps = running.iter().filter_map(|(work, running)| {
-            let (replaced, at_us) = running.replaced?;
-            let pause = running.stats.runs_since()?.saturating_duration_since(replaced);
-            Some(Swap { work: work.clone(), at_us, pause_us: u64::try_from(pause.as_micros()).unwrap_or(u64::MAX) })
+        let runs = running.iter().filter_map(|(work, running)| {
+            let since = running.stats.runs_since().filter(|_| !running.task.is_finished())?;
+            let pause = running.replaced.map(|replaced| since.saturating_duration_since(replaced));
+            let pause_us = pause.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
+            Some(Run { work: work.clone(), epoch: running.epoch, artifacts: running.artifacts.clone(), pause_us })
         });
-        swaps.collect()
+        runs.collect()
     }
 
     /// After intent has changed: tells the log how each work that runs here is to be kept and who reads it, and starts
@@ -235,21 +246,33 @@ impl Runner {
         }
     }
 
-    /// What the functions of a work are to be started with.
+    /// The artefacts of a stage's functions.
+    fn artifacts(&self, work: &WorkId) -> Vec<String> {
+        let apps = self.intent.now();
+        let placed = apps.apps.get(&work.app).and_then(|app| app.placement.work(work));
+        match placed.map(|placed| &placed.role) {
+            Some(Role::Stage { functions, .. }) => functions.iter().map(|stage| stage.artifact.clone()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What a work is to be started with.
     fn settings(&self, work: &WorkId) -> String {
         let apps = self.intent.now();
         let app = apps.apps.get(&work.app);
         match app.and_then(|app| Some((app, &app.placement.work(work)?.role))) {
-            Some((app, Role::Stage { functions, .. })) => {
+            Some((app, role @ Role::Stage { functions, .. })) => {
                 let of = |stage: &StageFunction| format!("{} {}", stage.artifact, settings_of(app, &stage.function));
-                functions.iter().map(of).collect::<Vec<_>>().join("; ")
+                let functions: Vec<String> = functions.iter().map(of).collect();
+                format!("{role:?}; {}", functions.join("; "))
             }
+            Some((_, role @ Role::StreamPartition { .. })) => format!("{role:?}"),
             // Its triggers; all else of a queue is taken up as it runs.
             Some((app, Role::Queue { function, sources })) => {
                 let triggers: Vec<_> = app.manifest.triggers.iter().filter(|of| of.function == *function).collect();
                 format!("{triggers:?}; {sources:?}")
             }
-            _ => String::new(),
+            None => String::new(),
         }
     }
 

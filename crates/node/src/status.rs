@@ -17,7 +17,7 @@ use littoral_runtime::latency;
 use crate::admin::exchange::artifact_digest;
 use crate::admin::types::{
     AppStatus, ConditionStatus, FlowStatus, FunctionStatus, Health, InstancesStatus, LinkStatus, NodeState, NodeStatus,
-    PartitionStatus, Quantiles, ServedStatus, SinkStatus, StageStatus, StreamStatus, SwapStatus, VariantStatus,
+    PartitionStatus, Quantiles, RunStatus, ServedStatus, SinkStatus, StageStatus, StreamStatus, VariantStatus,
 };
 use crate::functions::Standing;
 use crate::intent::{App, Apps};
@@ -245,17 +245,18 @@ impl Picture {
             first_commit_us: stats.first_us,
             last_commit_us: stats.last_us,
             latency: shown(stats.process),
-            swap: self.swap(&placed.work),
+            runs: self.runs(&placed.work),
             reasons: crate::plan_report::told(&placed.reasons, false),
         }
     }
 
-    /// How the owner of a work last went on with other functions.
-    fn swap(&self, work: &WorkId) -> Option<SwapStatus> {
+    /// What takes rows at the owner of a work.
+    fn runs(&self, work: &WorkId) -> Option<RunStatus> {
         let (owner, _) = self.owned.get(work)?;
         let (_, report) = self.reports.iter().find(|(node, _)| node == owner)?;
-        let swap = report.swaps.iter().find(|swap| swap.work == *work)?;
-        Some(SwapStatus { at_us: swap.at_us, pause_ms: swap.pause_us as f64 / 1e3 })
+        let run = report.runs.iter().find(|run| run.work == *work)?;
+        let pause_ms = run.pause_us.map(|pause_us| pause_us as f64 / 1e3);
+        Some(RunStatus { artifacts: run.artifacts.clone(), pause_ms })
     }
 
     /// What arrives at the streams that a flow writes to; latencies are those of the slowest partition.

@@ -187,17 +187,18 @@ impl Joins {
                 continue;
             };
             let side = joining.side_of(producer);
+            let delay_us = one(&joining.sides, side).delay_us;
+            let reached = arrival.time_us.map(|time_us| time_us.saturating_sub(delay_us)).max(watermark_us);
+            self.hear(joining, (producer, reached), &mut step.dirty);
+            // What comes out alone does so before the pairs of the row that ends it: they are later.
+            self.end(joining, at, &mut step);
+            step.dirty.insert(PROGRESS_PART);
             if let Some(time_us) = arrival.time_us {
                 let row = self.read(joining, columns, (place, side, time_us));
                 if let Err(reason) = self.row(joining, row, at, &mut step) {
                     joined.rejected.insert(place, reason);
                 }
             }
-            let delay_us = one(&joining.sides, side).delay_us;
-            let reached = arrival.time_us.map(|time_us| time_us.saturating_sub(delay_us)).max(watermark_us);
-            self.hear(joining, (producer, reached), &mut step.dirty);
-            self.end(joining, at, &mut step);
-            step.dirty.insert(PROGRESS_PART);
             if step.found.len() > FOUND_MAX {
                 return Err(ArrowError::ComputeError(format!("{rows} rows make more than {FOUND_MAX} pairs")));
             }

@@ -81,6 +81,7 @@ pub(crate) fn check(source: &mut Source<'_>, known: &Known, flow: &CreateFlow) -
     // All of them, so that all that is wrong is told.
     let compiled: Vec<Option<Compiled>> = arms.iter().map(|select| check_one(source, known, flow, select)).collect();
     let mut compiled: Vec<Compiled> = compiled.into_iter().collect::<Option<_>>()?;
+    refuse_ports(source, flow, &compiled)?;
     unite(source, &arms, &mut compiled)?;
     Some(compiled)
 }
@@ -150,7 +151,6 @@ fn check_one(source: &mut Source<'_>, known: &Known, flow: &CreateFlow, select: 
         Through::Nothing | Through::Functions(_) => select::project(source, &scope, select)?,
         Through::Windows(function) => window::group(source, &scope, &table, flow, select, function)?,
     };
-    refuse_ports(source, flow, &functions)?;
     let has_late_port = flow.late.is_some();
     if let Shape::Project(_) = &shape {
         let message = "without a window nothing comes too late";
@@ -170,7 +170,9 @@ fn check_one(source: &mut Source<'_>, known: &Known, flow: &CreateFlow, select: 
     let watermark = carried(&table, &shape, &output);
     let producers = table.partitions.filter(|partitions| *partitions > 1);
     let state_layout = window::layout(&name, &table.columns, &shape, producers);
-    let (mut filter, mut shape, is_record) = (filter?, shape, are_of_record(&table.columns));
+    // What functions put out is as it is, whatever its columns are called.
+    let is_record = are_of_record(&table.columns) || !functions.is_empty();
+    let (mut filter, mut shape) = (filter?, shape);
     let input = if has_late_port { table.columns.clone() } else { used(&table.columns, &mut filter, &mut shape) };
     let plan = Plan { input, is_record, filter, shape, output, has_late_port, state_layout, fingerprint: 0 };
     let (spread, plan) = match producers {
@@ -181,8 +183,9 @@ fn check_one(source: &mut Source<'_>, known: &Known, flow: &CreateFlow, select: 
 }
 
 /// Refuses ports where no function has any.
-fn refuse_ports(source: &mut Source<'_>, flow: &CreateFlow, functions: &[FunctionName]) -> Option<()> {
-    let Some(into) = flow.ports.first().filter(|_| functions.is_empty()) else { return Some(()) };
+fn refuse_ports(source: &mut Source<'_>, flow: &CreateFlow, compiled: &[Compiled]) -> Option<()> {
+    let has_any = compiled.iter().any(|one| !one.functions.is_empty());
+    let Some(into) = flow.ports.first().filter(|_| !has_any) else { return Some(()) };
     let message = "only functions have ports, and this query reads what no function puts out";
     source.add("contradiction", into.port.at.clone(), message).help("drop PORT, or read FROM function(stream)");
     None

@@ -155,6 +155,8 @@ async fn disturb(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {
     mill.whole().await?;
     mill.publish(rounds, 0).await?;
     mill.wait_for(rounds, 0).await.context("what the last round came to is not there")?;
+    // What comes twice may come a moment later.
+    tokio::time::sleep(HOLD).await;
     let wrong = mill.compare(rounds).await?;
     println!(
         "{rounds} rounds, {} rows compared, {wrong} wrong",

@@ -1,6 +1,5 @@
 //! `littoral swap`.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,8 +33,8 @@ struct SwappedStage {
     stage: String,
     partition: u32,
     node: String,
-    /// From when what ran before was stopped until it took rows again, in milliseconds.
-    pause_ms: f64,
+    /// From when what ran before was stopped until it took rows again, in milliseconds; nothing if nothing ran.
+    pause_ms: Option<f64>,
 }
 
 /// Puts a component in the place of a function's, and waits until the stages run it.
@@ -55,7 +54,6 @@ pub(super) async fn run(args: &SwapArgs, client: &Client) -> anyhow::Result<Exit
             .hint("build the other one first")
             .into());
     }
-    let before = swaps(&client.flows().await?, app.as_str(), function);
     let mut artifacts = bundle.artifacts.clone();
     artifacts.insert(function.clone(), artifact.clone());
     let bundle = AppBundle { artifacts, edit: None, signature: None, ..bundle };
@@ -63,7 +61,7 @@ pub(super) async fn run(args: &SwapArgs, client: &Client) -> anyhow::Result<Exit
     let waited = tokio::time::timeout(timeout, async {
         loop {
             let flows = client.flows().await?;
-            if let Some(stages) = all_swapped(&flows, app.as_str(), function, &before) {
+            if let Some(stages) = all_swapped(&flows, app.as_str(), function, &artifact) {
                 return anyhow::Ok(stages);
             }
             tokio::time::sleep(ASK_INTERVAL).await;
@@ -105,27 +103,15 @@ fn stages<'f>(flows: &'f [FlowStatus], app: &str, function: &str) -> impl Iterat
     of_app.flat_map(|flow| &flow.stages).filter(has_it)
 }
 
-/// When each stage with a function last went on with other ones.
-fn swaps(flows: &[FlowStatus], app: &str, function: &str) -> BTreeMap<(String, u32), i64> {
-    let swapped = |stage: &StageStatus| Some(((stage.name.clone(), stage.partition), stage.swap.as_ref()?.at_us));
-    stages(flows, app, function).filter_map(swapped).collect()
-}
-
-/// The stages with a function, if each has gone on with another one since.
-fn all_swapped(
-    flows: &[FlowStatus],
-    app: &str,
-    function: &str,
-    before: &BTreeMap<(String, u32), i64>,
-) -> Option<Vec<SwappedStage>> {
+/// The stages with a function, if each takes rows with that artefact.
+fn all_swapped(flows: &[FlowStatus], app: &str, function: &str, artifact: &str) -> Option<Vec<SwappedStage>> {
     let swapped = |stage: &StageStatus| {
-        let swap = stage.swap.as_ref()?;
-        let is_new = before.get(&(stage.name.clone(), stage.partition)) != Some(&swap.at_us);
-        is_new.then(|| SwappedStage {
+        let runs = stage.runs.as_ref().filter(|runs| runs.artifacts.iter().any(|digest| digest == artifact))?;
+        Some(SwappedStage {
             stage: stage.name.clone(),
             partition: stage.partition,
             node: stage.owner.clone().unwrap_or_default(),
-            pause_ms: swap.pause_ms,
+            pause_ms: runs.pause_ms,
         })
     };
     stages(flows, app, function).map(swapped).collect()
@@ -138,7 +124,7 @@ impl Tabular for Swapped {
         }
         let mut table = Table::new(&["STAGE", "PARTITION", "NODE", "PAUSE"]);
         for stage in &self.stages {
-            let pause = format!("{:.1}ms", stage.pause_ms);
+            let pause = stage.pause_ms.map_or_else(|| "none, nothing ran".to_owned(), |ms| format!("{ms:.1}ms"));
             table.row([stage.stage.clone(), stage.partition.to_string(), stage.node.clone(), pause]);
         }
         table.render()

@@ -15,7 +15,7 @@ pub use rustix::process::Signal;
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a whole story of an objective may take: violated, acted upon, restored.
-pub const STORY_MAX: Duration = Duration::from_secs(150);
+pub const STORY_MAX: Duration = Duration::from_secs(400);
 /// How soon is looked whether something has happened; then later and later, so that looking does not keep it from happening.
 const LOOK_FIRST: Duration = Duration::from_millis(20);
 const LOOK_LAST: Duration = Duration::from_millis(200);

@@ -15,7 +15,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use littoral_model::topic::TopicFilter;
 use metrics::{counter, gauge};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::packet::{Codec, Connect, PacketId, Received, Sent};
@@ -30,6 +30,8 @@ use super::{Access, Feed, FeedError, Keep, Message, PublishError, Record, Record
 const FIRST_PACKET_BYTES_MAX: u32 = 64 << 10;
 /// How long a client may take to say who it is.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For how many subscriptions retained messages wait at most: each may have a megabyte of them.
+const RETAINED_HELD_MAX: usize = 128;
 /// How long the last words may take to be sent.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much waits to be written before nothing more is added, in bytes.
@@ -49,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) access: Arc<dyn Access>,
     pub(crate) keep: Arc<dyn Keep>,
     pub(crate) registry: Arc<Registry>,
+    /// Places for wills that wait; where there is none, a will is published without its delay.
+    pub(crate) wills: Arc<Semaphore>,
     pub(crate) stopped: watch::Receiver<bool>,
 }
 
@@ -122,6 +126,7 @@ struct Connection {
     /// The feeds of which something is being read, or is held: each is read by one at a time.
     busy: BTreeSet<Arc<str>>,
     held: VecDeque<Held>,
+    begun: Instant,
     heard: Instant,
     kept: Instant,
     is_changed: bool,
@@ -145,6 +150,7 @@ impl Connection {
             reads: FuturesUnordered::new(),
             busy: BTreeSet::new(),
             held: VecDeque::new(),
+            begun: Instant::now(),
             heard: Instant::now(),
             kept: Instant::now(),
             is_changed: false,
@@ -222,8 +228,8 @@ impl Connection {
     }
 
     fn deadline(&self) -> Instant {
-        let patience = if self.session.is_open() { self.session.patience() } else { CONNECT_TIMEOUT };
-        self.heard + patience
+        // Who sends its first packet byte by byte has no longer than others.
+        if self.session.is_open() { self.heard + self.session.patience() } else { self.begun + CONNECT_TIMEOUT }
     }
 
     /// Takes what has happened. Whether the connection still is.
@@ -231,8 +237,10 @@ impl Connection {
         match event {
             Event::Done(outcome) => {
                 self.running = None;
-                // Nobody was listened to meanwhile.
-                self.heard = Instant::now();
+                // Nobody was listened to meanwhile; but what the node does for itself is no sign of the client.
+                if !matches!(outcome, Outcome::Kept(None, _)) {
+                    self.heard = Instant::now();
+                }
                 self.finish(outcome);
             }
             Event::Read(Ok(0)) => return false,
@@ -273,7 +281,14 @@ impl Connection {
                     Some(Operation::Publish(batch)) => batch.push(publication),
                     _ => self.operations.push_back(Operation::Publish(vec![publication])),
                 },
-                Action::Subscribe(subscribing) => self.operations.push_back(Operation::Subscribe(subscribing)),
+                Action::Subscribe(subscribing) => {
+                    let waiting = self.held.iter().filter(|held| matches!(held, Held::Retained { .. })).count();
+                    if waiting < RETAINED_HELD_MAX {
+                        self.operations.push_back(Operation::Subscribe(subscribing));
+                    } else {
+                        self.end(Reason::QuotaExceeded, "the retained messages of earlier subscriptions still wait");
+                    }
+                }
                 Action::Keep(packet) => {
                     let needed = self.drop_feeds();
                     self.session.deliveries().keep(|feed| needed.contains(feed));
@@ -500,18 +515,35 @@ impl Connection {
         }
         claim.release();
         let Some((message, delay)) = self.session.take_will() else { return };
-        if lives_on && !delay.is_zero() {
-            let mut stopped = self.shared.stopped.clone();
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                taken = claim.taken() => if taken.goes_on { return },
-                () = until_stopped(&mut stopped) => {}
-            }
+        let waits = (lives_on && !delay.is_zero()).then(|| Arc::clone(&self.shared.wills).try_acquire_owned());
+        match waits {
+            // The connection is over: it takes nobody's place meanwhile.
+            Some(Ok(place)) => drop(tokio::spawn(wait_with_will(self.shared, claim, (message, delay), place))),
+            Some(Err(_)) | None => publish_will(&self.shared, message).await,
         }
-        let published = self.shared.topics.publish(vec![message]).await;
-        if let Some(Err(error)) = published.into_iter().next() {
-            tracing::warn!(%error, "a client's will could not be published");
-        }
+    }
+}
+
+/// Publishes a will after its delay, unless its session goes on until then.
+async fn wait_with_will(
+    shared: Arc<Shared>,
+    mut claim: Claim,
+    (message, delay): (Message, Duration),
+    _place: OwnedSemaphorePermit,
+) {
+    let mut stopped = shared.stopped.clone();
+    tokio::select! {
+        () = tokio::time::sleep(delay) => {}
+        taken = claim.taken() => if taken.goes_on { return },
+        () = until_stopped(&mut stopped) => {}
+    }
+    publish_will(&shared, message).await;
+}
+
+async fn publish_will(shared: &Shared, message: Message) {
+    let published = shared.topics.publish(vec![message]).await;
+    if let Some(Err(error)) = published.into_iter().next() {
+        tracing::warn!(%error, "a client's will could not be published");
     }
 }
 

@@ -18,6 +18,8 @@ use crate::{BindError, Drained};
 
 /// How many clients may be connected; more wait in the system's queue. Each may take a megabyte or two at its worst.
 const CONNECTIONS_MAX: u32 = 4_096;
+/// How many wills wait at once for their time after their connections have ended.
+const WILLS_MAX: usize = 4_096;
 /// How long a client may take to agree on keys.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take none of what it is sent.
@@ -76,6 +78,7 @@ impl Server {
             access: parts.access,
             keep: parts.keep,
             registry: Arc::new(Registry::default()),
+            wills: Arc::new(Semaphore::new(WILLS_MAX)),
             stopped: stopped.clone(),
         };
         tokio::spawn(accept(listener, tls, Arc::new(shared), Arc::clone(&slots), stopped));

@@ -1,7 +1,7 @@
 //! What a client's packets lead to: a pure state machine, packets in, actions out. What an action brings about comes back
 //! in by a method of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -330,14 +330,20 @@ impl Session {
         if has_identifier {
             return self.end(Reason::IdentifiersNotSupported, "subscriptions have no identifiers here");
         }
+        if filters.len() > SUBSCRIPTIONS_MAX {
+            return self.end(Reason::QuotaExceeded, "there are more filters in a packet than a client may have");
+        }
         let mut room = SUBSCRIPTIONS_MAX.saturating_sub(self.subscriptions.len());
+        let mut known = BTreeSet::new();
         let asked = filters.into_iter().map(|asked| {
-            let is_new = !self.subscriptions.contains_key(&asked.filter);
+            let is_first = known.insert(asked.filter.clone());
+            let is_new = is_first && !self.subscriptions.contains_key(&asked.filter);
             let subscription = self.checked(asked, is_new)?;
             if is_new {
                 room = room.checked_sub(1).ok_or(Reason::QuotaExceeded)?;
             }
-            Ok(subscription)
+            // What is retained for a filter is given once for each packet.
+            Ok(Subscription { wants_retained: subscription.wants_retained && is_first, ..subscription })
         });
         vec![Action::Subscribe(Subscribing { id, asked: asked.collect() })]
     }

@@ -306,20 +306,20 @@ pub struct StageStatus {
     pub last_commit_us: Option<i64>,
     /// How long its functions take for a batch, counted for each row.
     pub latency: Quantiles,
-    /// When it last went on with other functions there than before, and for how long it paused for that.
+    /// What takes rows there, if something does.
     #[serde(default)]
-    pub swap: Option<SwapStatus>,
+    pub runs: Option<RunStatus>,
     /// Why it is placed there; one sentence each.
     pub reasons: Vec<String>,
 }
 
-/// That a stage went on with other functions than before.
+/// What of a stage takes rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct SwapStatus {
-    /// When, in microseconds since 1970, by the clock of the node that runs it.
-    pub at_us: i64,
-    /// From when what ran before was stopped until it took rows again, in milliseconds.
-    pub pause_ms: f64,
+pub struct RunStatus {
+    /// The digests of its functions' artefacts, in order.
+    pub artifacts: Vec<String>,
+    /// From when what ran there before was stopped until it took rows, in milliseconds; nothing if nothing ran there.
+    pub pause_ms: Option<f64>,
 }
 
 /// What arrives at one sink of a flow.

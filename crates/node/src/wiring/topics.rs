@@ -102,10 +102,12 @@ impl AppTopics {
                 _ => {
                     self.publisher.publish(app, stream, part, None).await.map(drop).map_err(|error| match error.kind {
                         AdminErrorKind::NotFound => PublishError::NoStream(stream.to_string()),
-                        AdminErrorKind::Invalid | AdminErrorKind::Refused => PublishError::Refused(error.to_string()),
-                        AdminErrorKind::Unavailable | AdminErrorKind::Conflict | AdminErrorKind::Internal => {
-                            PublishError::Unavailable(error.to_string())
-                        }
+                        AdminErrorKind::Invalid => PublishError::Refused(error.to_string()),
+                        // A log that cannot be written to refuses, too: the client is to keep the message.
+                        AdminErrorKind::Refused
+                        | AdminErrorKind::Unavailable
+                        | AdminErrorKind::Conflict
+                        | AdminErrorKind::Internal => PublishError::Unavailable(error.to_string()),
                     })
                 }
             };

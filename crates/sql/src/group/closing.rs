@@ -14,21 +14,28 @@ use crate::plan::{Grouping, Turn};
 const STEP_GROUPS: usize = 4_096;
 /// The bytes of their texts with which a step has put out enough: with those of a part they fit into an entry of the log.
 const STEP_TEXT_BYTES: usize = 4 << 20;
+/// The bytes of the state of the parts that it changes thereby, which are written as a whole, with all of their windows.
+const STEP_STATE_BYTES: usize = 4 << 20;
+
 /// What a step puts out, which parts of the state it changes, and how many groups it begins.
 pub(super) struct Step<'g> {
     pub(super) closing: Closing<'g>,
     pub(super) dirty: Dirty,
     pub(super) begun: usize,
+    /// The bytes of the state of the parts in which groups were let go of.
+    state_bytes: usize,
 }
 
 impl<'g> Step<'g> {
     pub(super) fn new(grouping: &'g Grouping) -> Self {
-        Self { closing: Closing::new(grouping), dirty: Dirty::default(), begun: 0 }
+        Self { closing: Closing::new(grouping), dirty: Dirty::default(), begun: 0, state_bytes: 0 }
     }
 
     /// Whether it has put out enough for now.
     fn is_full(&self) -> bool {
-        self.closing.count() >= STEP_GROUPS.max(self.begun) || self.closing.text_bytes() >= STEP_TEXT_BYTES
+        self.closing.count() >= STEP_GROUPS.max(self.begun)
+            || self.closing.text_bytes() >= STEP_TEXT_BYTES
+            || self.state_bytes >= STEP_STATE_BYTES
     }
 }
 
@@ -141,6 +148,8 @@ impl Groups {
         step.dirty.insert(WATERMARK_GROUP);
         if is_over {
             self.forget(step, end_us, part);
+            let left = self.windows.values().filter_map(|window| window.part(part));
+            step.state_bytes += left.map(Table::bytes).sum::<usize>();
         }
         true
     }

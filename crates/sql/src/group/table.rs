@@ -122,6 +122,11 @@ impl Table {
         self.count
     }
 
+    /// About how many bytes its groups are written in.
+    pub(super) fn bytes(&self) -> usize {
+        self.words.len().saturating_sub(self.removed) * WORD_BYTES
+    }
+
     /// The bytes of the texts of its groups.
     pub(super) fn text_bytes(&self) -> usize {
         self.text_bytes

@@ -199,6 +199,11 @@ fn functions(source: &mut Source<'_>, known: &BTreeSet<String>, calls: &[Call<'_
     for Call { name, beside } in calls {
         let text = fabric_name(name);
         let at = source.range(name.span);
+        if WINDOWS.contains(&text.as_str()) {
+            let help = "make a flow of what functions put out, and read windows of that";
+            source.add("unsupported", at, "functions are not given windows").help(help);
+            return None;
+        }
         if !known.contains(&text) {
             let names = known.iter().map(String::as_str).chain(WINDOWS);
             let adding = source.add("unknown-name", at, format!("there is no table function `{text}`"));

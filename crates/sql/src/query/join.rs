@@ -14,7 +14,7 @@ use sqlparser::ast::{self, BinaryOperator, JoinConstraint, JoinOperator, Spanned
 
 use super::from::{Read, Through, read};
 use super::select::{group_by, is_distinct, project};
-use super::{Compiled, Known, refuse_ports};
+use super::{Compiled, Known};
 use crate::check::{Checker, Scope};
 use crate::expr::{Comparison, Expr};
 use crate::join::{one, one_mut};
@@ -102,7 +102,6 @@ pub(super) fn check(
     let (on, are_outer) = kind(source, join)?;
     let sides = sides(source, known, (left, join), are_outer)?;
     refuse(source, flow, select, &sides)?;
-    refuse_ports(source, flow, &[])?;
     let scope = Scope { columns: &sides.columns, tables: &sides.tables };
     let clauses = [("ON", Some(on)), ("WHERE", select.selection.as_ref())];
     let parts = clauses.into_iter().flat_map(|(clause, of)| parts_of(of).into_iter().map(move |part| (clause, part)));
