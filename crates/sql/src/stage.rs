@@ -22,8 +22,6 @@ use crate::value::{Cell, cell};
 /// The port of a stage's rows that came after their windows were closed.
 pub const PORT_LATE: &str = "late";
 
-/// How many pairs are computed at once.
-pub(crate) const RESULTS_AT_ONCE: usize = 4_096;
 /// The most bytes of the results of a batch of rows.
 pub(crate) const RESULT_BYTES_MAX: usize = 256 << 20;
 
