@@ -207,8 +207,13 @@ fn a_flow_in_sql_is_exact_through_kills_and_says_where_it_runs() {
     let bad = rows(&world, &cloud, "mill/bad");
     assert_eq!(bad.len(), failed);
     assert!(bad.iter().all(|row| row.to_string().contains("division by zero")), "{}", bad[0]);
-    let explained = cloud.tell(&world, &["flow", "explain", &folder, "hot"]);
-    assert!(explained.contains("measured hot.0/0 on edge-"), "{explained}");
+    let drawn = world.path("flows.svg");
+    let explained = cloud.tell(&world, &["flow", "explain", &folder, "hot", "--svg", drawn.to_str().unwrap()]);
+    for part in ["measured hot.0/0 on edge-", "% of the bytes that readings has go on to hot"] {
+        assert!(explained.contains(part), "{part} in\n{explained}");
+    }
+    let drawn = std::fs::read_to_string(drawn).unwrap();
+    assert!(drawn.contains("on edge-") && drawn.contains(" ms old"), "{drawn}");
 }
 
 const SPREAD_MANIFEST: &str = r#"
