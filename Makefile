@@ -15,7 +15,7 @@ LITTORAL := $(TARGET)/debug/littoral
 
 EXAMPLE := examples/machine-health
 # Workspaces beside the main one, which have lock files and lints of their own.
-SIDE_WORKSPACES := sdk/rust $(EXAMPLE)/guests fuzz
+SIDE_WORKSPACES := sdk/rust library $(EXAMPLE)/guests fuzz
 # These are linted, too; they have no tests.
 LINTED_WORKSPACES := $(SIDE_WORKSPACES) crates/bench/guests tests/guests
 
@@ -40,8 +40,9 @@ languages: setup ## install what apps in Python, JavaScript and C are built with
 build: setup ## build the `littoral` command (dev profile, optimised dependencies)
 	cargo build --locked --package littoral-cli
 
-install: setup ## build optimised and put `littoral` into ~/.cargo/bin
+install: setup ## build optimised and put `littoral` into ~/.cargo/bin, and the library of operators beside it
 	cargo install --locked --path crates/cli
+	@scripts/install-library $${CARGO_HOME:-$$HOME/.cargo}/share/littoral/library
 
 guests: setup ## build the example's Wasm components
 	@scripts/build-guests $(EXAMPLE)

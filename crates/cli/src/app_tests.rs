@@ -45,7 +45,7 @@ fn an_app_knows_its_functions_from_the_folder_or_the_manifest() {
     let expected = AppFunction {
         name: "hello".to_owned(),
         component: Component::File(folder.path().join("hello.wasm")),
-        build: Some("cp source.wasm hello.wasm".to_owned()),
+        build: Some(Build { command: "cp source.wasm hello.wasm".to_owned(), folder: folder.path().to_owned() }),
     };
     for path in [folder.path().to_owned(), folder.path().join(MANIFEST)] {
         let app = App::load(&path, Format::Table).unwrap();
