@@ -694,6 +694,9 @@ pub struct DevNode {
     pub tier: Tier,
     /// Its site.
     pub site: SiteId,
+    /// The region whose law its data is under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<RegionId>,
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
