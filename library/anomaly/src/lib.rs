@@ -2,12 +2,12 @@
 //!
 //! Input: a moment, a column of numbers, columns of the key, and any others. Output: every row as it is, and behind it `score`, by how many
 //! deviations the value lies from the mean (null while the key is learnt), and `anomaly`, whether that is as many as `threshold` or more.
-//! State: five numbers for each key.
+//! State: five numbers for each key, of which a partition has 32,768 at most; rows of further ones are rejected.
 
 mod detector;
 
 use littoral_sdk::prelude::*;
-use operator::{Columns, Keys, Measured, Moments, Settings, fields_beside};
+use operator::{Columns, Keys, Measured, Moments, Settings, entry, fields_beside};
 
 use detector::{Detector, Rules};
 
@@ -52,15 +52,17 @@ impl Stage for Anomaly {
         let (times, values) = (Moments::of(batch, &self.time)?, Measured::of(batch, &self.value)?);
         for row in 0..batch.rows() {
             let missing = || Error::new(format!("`{}` is missing or not finite", self.value));
-            let read = || Ok::<_, Error>((keys.get(row)?, times.get(row)?, values.get(row).ok_or_else(missing)?));
-            let (key, time_us, value) = match read() {
-                Ok(read) => read,
+            let read = || Ok((keys.get(row)?, times.get(row)?, values.get(row).ok_or_else(missing)?));
+            let judged: Result<Option<f64>> = read().and_then(|(key, time_us, value)| {
+                Ok(entry(&mut self.detectors, &key)?.observe(&self.rules, time_us, value))
+            });
+            let score = match judged {
+                Ok(score) => score,
                 Err(error) => {
                     out.reject(row, error.to_string());
                     continue;
                 }
             };
-            let score = self.detectors.entry(&key).observe(&self.rules, time_us, value);
             let is_anomaly = score.is_some_and(|score| score.abs() >= self.rules.threshold);
             let put = columns.put(row, out.row(MAIN));
             match score {

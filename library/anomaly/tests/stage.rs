@@ -72,3 +72,20 @@ fn a_row_without_a_value_is_rejected_and_wrong_settings_are_told() {
     assert!(opened(&[]).contains("there is no column `key`"));
     assert!(opened(&[&CONFIG[..], &[("threshold", "-1")]].concat()).contains("expected a number above 0"));
 }
+
+#[test]
+fn more_keys_than_a_partition_keeps_are_rejected() {
+    const KEYS_MAX: usize = 32_768;
+    let mut stage = Harness::<Anomaly>::open(&input(), &CONFIG).unwrap();
+    let batch = |halls: std::ops::Range<i64>| {
+        rows(&input(), |out| halls.for_each(|hall| out.row(MAIN).s64(hall).null().timestamp(0).f64(1.0).end()))
+    };
+    let step = stage.process(&batch(0..KEYS_MAX as i64 + 1), 0).unwrap();
+    let rejected: Vec<usize> = step.rejected.iter().map(|(row, _)| *row).collect();
+    assert_eq!((step.outputs[0].1.rows(), rejected), (KEYS_MAX, vec![KEYS_MAX]));
+    // Those that are there go on.
+    assert_eq!(stage.process(&batch(7..8), 0).unwrap().rejected, []);
+    let dirty = stage.take_dirty();
+    let saved: usize = stage.snapshot(&dirty).iter().map(|(_, bytes)| bytes.len()).sum();
+    assert!(saved < 12 << 20, "all of it fits into a commit: {saved}");
+}

@@ -5,7 +5,10 @@ use littoral_sdk::output::Row;
 use littoral_sdk::prelude::*;
 
 /// The longest key of a row, in bytes: what is kept for a key is to be small.
-const KEY_BYTES_MAX: usize = 1_024;
+const KEY_BYTES_MAX: usize = 128;
+
+/// The most keys that an operator keeps something for: with keys of the longest, and a few numbers for each, all of it fits into a commit.
+const KEYS_MAX: usize = 32_768;
 
 /// One column of a batch.
 #[derive(Debug)]
@@ -139,9 +142,7 @@ impl<'a> Keys<'a> {
     pub fn get(&self, row: usize) -> Result<String> {
         let mut key = String::new();
         self.0.0.iter().for_each(|cells| cells.tell(row, &mut key));
-        if key.len() > KEY_BYTES_MAX {
-            return Err(Error::new(format!("the key has {} bytes; expected at most {KEY_BYTES_MAX}", key.len())));
-        }
+        check_key(&key)?;
         Ok(key)
     }
 }
@@ -201,6 +202,27 @@ pub fn fields_beside(input: &[Field], added: impl IntoIterator<Item = Field>) ->
         fields.push(field);
     }
     Ok(fields)
+}
+
+/// The state of a key, the default if it is new and there is room for it.
+///
+/// # Errors
+/// When the key is too long, or there are as many as are kept.
+pub fn entry<'s, S: Default>(states: &'s mut Keyed<S>, key: &str) -> Result<&'s mut S> {
+    check_key(key)?;
+    if states.len() >= KEYS_MAX && states.get(key).is_none() {
+        return Err(Error::new(format!(
+            "there are {KEYS_MAX} other keys already, as many as a partition has; use more partitions"
+        )));
+    }
+    Ok(states.entry(key))
+}
+
+fn check_key(key: &str) -> Result<()> {
+    if key.len() > KEY_BYTES_MAX {
+        return Err(Error::new(format!("the key has {} bytes; expected at most {KEY_BYTES_MAX}", key.len())));
+    }
+    Ok(())
 }
 
 fn field(schema: &Schema, name: &str) -> Result<Field> {

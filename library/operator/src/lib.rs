@@ -4,6 +4,6 @@ mod columns;
 mod moments;
 mod settings;
 
-pub use columns::{Columns, Keys, Measured, fields_beside};
+pub use columns::{Columns, Keys, Measured, entry, fields_beside};
 pub use moments::Moments;
 pub use settings::Settings;

@@ -5,13 +5,16 @@
 //! those of the last reading at or before it, or those on the line between both. The grid is the multiples of `every` since 1970.
 //!
 //! A reading that is not newer than the one before it of its key, or lacks a value, is rejected. Over gaps longer than `max-gap` nothing
-//! is put out. State: one reading for each key.
+//! is put out. State: one reading for each key, of which a
+//! partition has 32,768 at most; rows of further ones are rejected.
 
 use littoral_sdk::prelude::*;
-use operator::{Measured, Moments, Settings};
+use operator::{Measured, Moments, Settings, entry};
 
 /// The most rows that one reading leads to.
 const ROWS_MAX: i64 = 10_000;
+/// The most columns of numbers: what is kept for a key is to be small.
+const VALUES_MAX: usize = 16;
 /// How many steps of the grid a gap may have that is filled, where nothing is said.
 const STEPS_DEFAULT: i64 = 100;
 
@@ -49,6 +52,12 @@ impl Stage for Resample {
         input.find(&key, Type::Utf8)?;
         input.find(&time, Type::Timestamp)?;
         let values = settings.names("values", "value")?;
+        if values.len() > VALUES_MAX {
+            return Err(Error::new(format!(
+                "the setting `values` has {} columns: expected at most {VALUES_MAX}",
+                values.len()
+            )));
+        }
         values.iter().try_for_each(|name| Measured::check(input, name))?;
         settings.required("every")?;
         let every_us = settings.time_us("every", "")?;
@@ -105,7 +114,9 @@ littoral_sdk::stage!(Resample);
 impl Resample {
     /// Puts out what is between the last reading of the key and this one.
     fn take(&mut self, key: &str, now: Reading, out: &mut Output) -> Result<()> {
-        let before = self.last.get(key);
+        let last = entry(&mut self.last, key)?;
+        // A new key has no values yet.
+        let before = (!last.values.is_empty()).then_some(&*last);
         if before.is_some_and(|before| now.time_us <= before.time_us) {
             return Err(Error::new("it is not newer than the reading before it of its key"));
         }
@@ -128,7 +139,7 @@ impl Resample {
             now.values.iter().enumerate().fold(row, |row, (place, value)| row.f64(at(place, *value))).end();
             instant_us += self.every_us;
         }
-        self.last.insert(key, now);
+        *last = now;
         Ok(())
     }
 }
