@@ -80,7 +80,7 @@ impl Libraries {
         let app = std::path::absolute(app)?;
         for above in app.ancestors().take(ABOVE_MAX).map(|above| above.join(FOLDER)) {
             if above.join(INDEX).is_file() {
-                trusted(&above.join(INDEX), &app)?;
+                trusted(&above, &app)?;
                 folders.push(above);
             }
         }
@@ -128,17 +128,21 @@ impl Libraries {
     }
 }
 
-/// Refuses an index that lies above an app and is another user's: whoever may write there could have commands run.
-fn trusted(index: &Path, app: &Path) -> anyhow::Result<()> {
-    let owner = std::fs::metadata(index)?.uid();
+/// Refuses a library that lies above an app and is another user's: whoever may write there could have commands run. A link counts as
+/// whoever made it.
+fn trusted(folder: &Path, app: &Path) -> anyhow::Result<()> {
     let own = rustix::process::geteuid().as_raw();
-    if owner == own || owner == 0 || std::fs::metadata(app).is_ok_and(|app| app.uid() == owner) {
-        return Ok(());
+    let of_app = std::fs::metadata(app).map(|app| app.uid()).ok();
+    for part in [folder, &folder.join(INDEX)] {
+        let owner = std::fs::symlink_metadata(part)?.uid();
+        if owner != own && owner != 0 && Some(owner) != of_app {
+            return Err(hinted(
+                format!("{} belongs to another user", part.display()),
+                format!("if you trust it, name the library's folder in {VARIABLE}"),
+            ));
+        }
     }
-    Err(hinted(
-        format!("{} belongs to another user", index.display()),
-        format!("if you trust it, name its folder in {VARIABLE}"),
-    ))
+    Ok(())
 }
 
 #[cfg(test)]

@@ -98,11 +98,17 @@ fn a_library_above_an_app_that_is_another_users_is_not_trusted() {
     library(&world.path().join("library"), &[("anomaly", "1.0.0")]);
     let app = world.path().join("app");
     std::fs::create_dir(&app).unwrap();
-    let index = world.path().join("library").join(INDEX);
-    std::os::unix::fs::chown(&index, Some(4_242), None).unwrap();
-    let error = Libraries::read(&[], &app, &[]).unwrap_err();
-    assert!(error.to_string().contains("belongs to another user"), "{error}");
+    let folder = world.path().join("library");
+    let give = |path: &Path| std::os::unix::fs::chown(path, Some(4_242), None).unwrap();
+    // Who owns the folder has a say in what is built there, whosever the index is.
+    for part in [folder.join(INDEX), folder] {
+        give(&part);
+        let error = Libraries::read(&[], &app, &[]).unwrap_err();
+        assert!(error.to_string().contains("belongs to another user"), "{error}");
+        std::os::unix::fs::chown(&part, Some(0), None).unwrap();
+    }
+    give(&world.path().join("library"));
     // Where the app is that user's, too, nothing is risked.
-    std::os::unix::fs::chown(&app, Some(4_242), None).unwrap();
+    give(&app);
     assert_eq!(Libraries::read(&[], &app, &[]).unwrap().all().count(), 1);
 }
