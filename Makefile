@@ -15,7 +15,7 @@ LITTORAL := $(TARGET)/debug/littoral
 
 EXAMPLE := examples/machine-health
 # Workspaces beside the main one, which have lock files and lints of their own.
-SIDE_WORKSPACES := sdk/rust $(EXAMPLE)/guests fuzz
+SIDE_WORKSPACES := sdk/rust library $(EXAMPLE)/guests examples/parade/guests fuzz
 # These are linted, too; they have no tests.
 LINTED_WORKSPACES := $(SIDE_WORKSPACES) crates/bench/guests tests/guests
 
@@ -26,7 +26,7 @@ CONFORMANCE := $(TARGET)/guests/test/wasm32-wasip2/release/examples/conformance.
 SEEDS_FAST := $(foreach crate,model plan control store sim,--config 'profile.dev.package.littoral-$(crate).opt-level=2') \
 	--config 'profile.dev.package.redb.debug-assertions=false'
 
-.PHONY: help setup languages build install guests demo drill overload chaos chaos-flow chaos-queue test check fix bench bench-guests bench-density-guests bench-zenoh-peer clean conformance conformance-guest fuzz seeds
+.PHONY: help setup languages build install guests demo demo-parade drill overload chaos chaos-flow chaos-queue test check fix bench bench-guests bench-density-guests bench-zenoh-peer clean conformance conformance-guest fuzz seeds
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -40,14 +40,18 @@ languages: setup ## install what apps in Python, JavaScript and C are built with
 build: setup ## build the `littoral` command (dev profile, optimised dependencies)
 	cargo build --locked --package littoral-cli
 
-install: setup ## build optimised and put `littoral` into ~/.cargo/bin
+install: setup ## build optimised and put `littoral` into ~/.cargo/bin, and the library of operators beside it
 	cargo install --locked --path crates/cli
+	@scripts/install-library $${CARGO_HOME:-$$HOME/.cargo}/share/littoral/library
 
 guests: setup ## build the example's Wasm components
 	@scripts/build-guests $(EXAMPLE)
 
 demo: build guests ## run the main job: devices, edge and cloud on this machine
 	$(LITTORAL) dev $(EXAMPLE) --demo
+
+demo-parade: build ## run the parade: phones that are told where to look, by queries in SQL; FRAMES=N for another number than 150
+	@scripts/demo-parade $(LITTORAL) $(FRAMES)
 
 drill: build guests ## kill, pause, wipe and cut nodes while records flow, a minute each, and check what came out
 	@scripts/drill $(LITTORAL)
@@ -123,4 +127,4 @@ bench-%: setup guests bench-guests ## run one benchmark, for instance `make benc
 
 clean: ## forget what was built
 	cargo clean
-	rm -rf $(EXAMPLE)/target $(addsuffix /target,$(SIDE_WORKSPACES))
+	rm -rf $(EXAMPLE)/target examples/parade/target $(addsuffix /target,$(SIDE_WORKSPACES))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use littoral_model::manifest::{Function, MANIFEST_BYTES_MAX, Manifest};
+use littoral_model::manifest::{Findings, Function, MANIFEST_BYTES_MAX, Manifest};
 use littoral_model::oci::OciReference;
 use littoral_node::admin::exchange::artifact_digest;
 use littoral_node::admin::types::AppBundle;
@@ -17,6 +17,7 @@ use littoral_sql::Program;
 use crate::args::Format;
 use crate::client::Client;
 use crate::failure::{InvalidManifest, Usage, hinted};
+use crate::library::{Found, Libraries, Library};
 use crate::sql;
 use crate::transfer::Transfer;
 
@@ -47,8 +48,17 @@ pub(crate) struct AppFunction {
     pub(crate) name: String,
     /// Where its component is.
     pub(crate) component: Component,
-    /// The command that builds it.
-    pub(crate) build: Option<String>,
+    /// The command that builds it, and the folder that it is run in.
+    pub(crate) build: Option<Build>,
+}
+
+/// How a component is built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Build {
+    /// The command.
+    pub(crate) command: String,
+    /// The app's folder, or that of the library that it is of.
+    pub(crate) folder: PathBuf,
 }
 
 /// Where a component is.
@@ -104,7 +114,7 @@ impl App {
         let text = sql::with_files(&text, &folder)?;
         let mut manifest = parse(&file, &text, format)?;
         let program = sql::expanded(&mut manifest, format)?;
-        let functions = functions(&manifest, &folder);
+        let functions = functions(&manifest, &folder, &file, &text, format)?;
         Ok(Self { folder, text, manifest, program, functions })
     }
 
@@ -229,30 +239,61 @@ fn read_program(path: &Path) -> anyhow::Result<Bytes> {
 
 /// Parses a manifest; its findings become an [`InvalidManifest`].
 fn parse(file: &Path, text: &str, format: Format) -> anyhow::Result<Manifest> {
-    littoral_model::manifest::parse(&file.display().to_string(), text).map_err(|findings| {
-        let rendered = match format {
-            Format::Json => serde_json::to_string_pretty(&findings).unwrap_or_else(|error| error.to_string()),
-            _ => findings.render(text),
-        };
-        InvalidManifest { rendered }.into()
-    })
+    littoral_model::manifest::parse(&file.display().to_string(), text)
+        .map_err(|findings| invalid(&findings, text, format))
 }
 
-fn functions(manifest: &Manifest, folder: &Path) -> Vec<AppFunction> {
+/// What is wrong with a manifest, as it is told.
+fn invalid(findings: &Findings, text: &str, format: Format) -> anyhow::Error {
+    let rendered = match format {
+        Format::Json => serde_json::to_string_pretty(&findings).unwrap_or_else(|error| error.to_string()),
+        _ => findings.render(text),
+    };
+    InvalidManifest { rendered }.into()
+}
+
+fn functions(
+    manifest: &Manifest,
+    folder: &Path,
+    file: &Path,
+    text: &str,
+    format: Format,
+) -> anyhow::Result<Vec<AppFunction>> {
+    // Who names no operator does not depend on what libraries there are.
+    let uses_library = manifest.functions.values().any(|function| function.operator().is_some());
+    let libraries = if uses_library { Libraries::of(folder)? } else { Libraries::default() };
+    let operators = libraries.resolve(&file.display().to_string(), text, manifest);
+    let operators = operators.map_err(|findings| invalid(&findings, text, format))?;
     let mut functions: Vec<AppFunction> = Vec::new();
     for (name, function) in &manifest.functions {
-        let mut made_of = |name: String, component| {
-            functions.push(AppFunction { name, component, build: function.build.clone() });
+        let build = function.build.clone().map(|command| Build { command, folder: folder.to_owned() });
+        let mut made_of = |name: String, component, build: Option<Build>| {
+            functions.push(AppFunction { name, component, build });
         };
-        if let Some(component) = component(function, folder) {
-            made_of(name.to_string(), component);
+        if let Some(found) = operators.get(name) {
+            let (component, build) = of_library(*found);
+            made_of(name.to_string(), component, build);
+        } else if let Some(component) = component(function, folder) {
+            made_of(name.to_string(), component, build.clone());
         }
         if let Some((name, container)) = function.container_artifact(name).zip(container(function, folder)) {
-            made_of(name, container);
+            made_of(name, container, build);
         }
     }
     functions.sort_by(|a, b| a.name.cmp(&b.name));
-    functions
+    Ok(functions)
+}
+
+/// Where an operator is, and how it is built if the library has its source.
+fn of_library(found: Found<'_>) -> (Component, Option<Build>) {
+    let Library { folder, index } = found.library;
+    match found.operator.registry() {
+        Some(reference) => (Component::Registry(reference), None),
+        None => {
+            let build = index.build.clone().map(|command| Build { command, folder: folder.clone() });
+            (Component::File(folder.join(&found.operator.component)), build)
+        }
+    }
 }
 
 fn component(function: &Function, folder: &Path) -> Option<Component> {

@@ -45,7 +45,7 @@ fn an_app_knows_its_functions_from_the_folder_or_the_manifest() {
     let expected = AppFunction {
         name: "hello".to_owned(),
         component: Component::File(folder.path().join("hello.wasm")),
-        build: Some("cp source.wasm hello.wasm".to_owned()),
+        build: Some(Build { command: "cp source.wasm hello.wasm".to_owned(), folder: folder.path().to_owned() }),
     };
     for path in [folder.path().to_owned(), folder.path().join(MANIFEST)] {
         let app = App::load(&path, Format::Table).unwrap();
@@ -85,4 +85,29 @@ async fn a_component_in_a_registry_is_neither_built_nor_looked_for_on_disk() {
     assert_eq!(app.functions.first().unwrap().component, Component::Registry(reference.parse().unwrap()));
     crate::commands::build_app(&app).await.unwrap();
     assert!(app.bundle_of_what_is_there().unwrap().artifacts.is_empty());
+}
+
+#[tokio::test]
+async fn an_operator_is_built_in_its_library_or_comes_from_a_registry() {
+    let reference = format!("oci://127.0.0.1:1/a@sha256:{}", "0".repeat(64));
+    let operator = |name: &str, component: &str| {
+        format!(
+            "[[operator]]\nname = \"{name}\"\nversion = \"1.0.0\"\ndescription = \"d\"\ncomponent = \"{component}\"\nports.main = []\n"
+        )
+    };
+    let index = operator("here", "built/here.wasm") + &operator("there", &reference);
+    let functions = "[functions.a]\ncomponent = \"library:here@1\"\n[functions.b]\ncomponent = \"library:there@1\"\n";
+    let folder = folder(&format!("name = \"a\"\nversion = \"1\"\n{functions}"));
+    let library = folder.path().join("library");
+    std::fs::create_dir_all(library.join("built")).unwrap();
+    std::fs::write(library.join("library.toml"), format!("format = 1\nbuild = \"cp source built/here.wasm\"\n{index}"))
+        .unwrap();
+    std::fs::write(library.join("source"), "component").unwrap();
+    let app = App::load(folder.path(), Format::Table).unwrap();
+    let components: Vec<&Component> = app.functions.iter().map(|function| &function.component).collect();
+    let here = Component::File(library.join("built/here.wasm"));
+    assert_eq!(components, [&here, &Component::Registry(reference.parse().unwrap())]);
+    crate::commands::build_app(&app).await.unwrap();
+    let bundle = app.bundle_of_what_is_there().unwrap();
+    assert_eq!(bundle.artifacts, BTreeMap::from([("a".to_owned(), artifact_digest(b"component"))]));
 }

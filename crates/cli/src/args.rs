@@ -148,6 +148,19 @@ Examples:
   littoral flow explain ./my-app alerts -o json"
     )]
     Flow(FlowCommand),
+    /// Show operators that apps share, and what each may be told.
+    ///
+    /// An app names one as a function's component, `library:anomaly@1`. They are looked for in the folders that LITTORAL_LIBRARY names,
+    /// in a folder `library` in the app's folder or above it, in the user's own (`~/.config/littoral/library`), and in the one that
+    /// was installed with this program.
+    #[command(
+        subcommand,
+        after_long_help = "\
+Examples:
+  littoral library ls
+  littoral library show anomaly@1"
+    )]
+    Library(LibraryCommand),
     /// Show what an app's functions log; without an app, what the system does.
     #[command(after_long_help = "Example:\n  littoral logs -f my-app")]
     Logs(LogsArgs),
@@ -695,6 +708,35 @@ pub(crate) struct ChosenInvocations {
     /// All dead letters of this app, or of one function of it.
     #[arg(long, value_name = "APP[/FUNCTION]", value_parser = app_or_function)]
     pub(crate) dead: Option<String>,
+}
+
+/// `littoral library`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LibraryCommand {
+    /// List operators.
+    #[command(after_long_help = "Examples:\n  littoral library ls\n  littoral library ls nearest -o json")]
+    Ls {
+        /// Only those in whose name or description each of these words is.
+        words: Vec<String>,
+        /// The app's folder, beside and above which libraries are looked for.
+        #[arg(long, default_value = ".", value_name = "FOLDER")]
+        app: PathBuf,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Show what an operator takes, puts out and may be told.
+    #[command(after_long_help = "Example:\n  littoral library show anomaly@1")]
+    Show {
+        /// Its name, with what its version begins with (`anomaly@1`) or without: then it is the newest.
+        operator: String,
+        /// The app's folder, beside and above which libraries are looked for.
+        #[arg(long, default_value = ".", value_name = "FOLDER")]
+        app: PathBuf,
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
 }
 
 /// `littoral flow`.

@@ -74,6 +74,8 @@ pub(crate) struct Places {
     pub(crate) data: PathBuf,
     /// The components that `littoral run` has compiled.
     pub(crate) components: PathBuf,
+    /// The user's own library of operators.
+    pub(crate) library: PathBuf,
     /// Where nodes may be that this user did not start.
     usual_sockets: Vec<PathBuf>,
 }
@@ -97,6 +99,7 @@ impl Places {
             last_socket: folder("XDG_STATE_HOME", ".local/state").join("last-socket"),
             data,
             components: folder("XDG_CACHE_HOME", ".cache").join("components"),
+            library: folder("XDG_CONFIG_HOME", ".config").join("library"),
             usual_sockets,
         }
     }

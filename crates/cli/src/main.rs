@@ -10,6 +10,7 @@ mod context;
 mod dev;
 mod edits;
 mod failure;
+mod library;
 mod output;
 mod sql;
 mod tables;

@@ -13,6 +13,7 @@ pub mod grant;
 pub mod hlc;
 pub mod id;
 pub mod invocation;
+pub mod library;
 pub mod manifest;
 pub mod oci;
 pub mod schedule;

@@ -91,6 +91,18 @@ impl<S> Keyed<S> {
         Some(removed)
     }
 
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.groups.iter().map(BTreeMap::len).sum()
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// All keys and their states, group by group.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &S)> {
         self.groups.iter().flatten().map(|(key, state)| (key.as_str(), state))

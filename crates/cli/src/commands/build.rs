@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use crate::app::App;
+use crate::app::{App, Build};
 use crate::args::{BuildArgs, Format};
 use crate::commands::tools;
 use crate::failure::hinted;
@@ -16,17 +16,17 @@ pub(super) async fn run(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs each distinct build command of the app's functions once, in the manifest's folder, and checks that the
+/// Runs each distinct build command of the app's functions once, in its folder, and checks that the
 /// components are there afterwards.
 ///
 /// # Errors
 /// When a command fails, or does not produce the component that the manifest names.
 pub(crate) async fn build_app(app: &App) -> anyhow::Result<()> {
-    let mut done: Vec<&str> = Vec::new();
+    let mut done: Vec<&Build> = Vec::new();
     for function in &app.functions {
-        let Some(command) = function.build.as_deref() else { continue };
+        let Some(command) = &function.build else { continue };
         if !done.contains(&command) {
-            build(app, &function.name, command).await?;
+            build(&function.name, command).await?;
             done.push(command);
         }
     }
@@ -41,12 +41,12 @@ pub(crate) async fn build_app(app: &App) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn build(app: &App, function: &str, command: &str) -> anyhow::Result<()> {
+async fn build(function: &str, Build { command, folder }: &Build) -> anyhow::Result<()> {
     eprintln!("building {function}: {command}");
     // What a component is built for is the guest's business: our own cargo's settings must not leak into it.
     let ended = tokio::process::Command::new("sh")
         .args(["-c", command])
-        .current_dir(&app.folder)
+        .current_dir(folder)
         .env_remove("CARGO_TARGET_DIR")
         .env_remove("CARGO_BUILD_TARGET")
         .env_remove("RUSTFLAGS")
@@ -64,7 +64,7 @@ async fn build(app: &App, function: &str, command: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let hint = tools::missing(&app.folder, command, &path, status.code())
-        .unwrap_or_else(|| format!("run it by hand in {}", app.folder.display()));
+    let hint = tools::missing(folder, command, &path, status.code())
+        .unwrap_or_else(|| format!("run it by hand in {}", folder.display()));
     Err(hinted(format!("building {function} failed ({status}): {command}"), hint))
 }

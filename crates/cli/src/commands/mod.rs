@@ -13,6 +13,7 @@ mod flow;
 mod get;
 mod history;
 mod init;
+mod library;
 mod logs;
 mod moving;
 mod new;
@@ -66,6 +67,7 @@ pub(crate) async fn run(cli: &Cli, prepared: Prepared) -> anyhow::Result<ExitCod
         Command::Stream(StreamCommand::Publish(args)) => stream::publish(args, &client()?).await,
         Command::Stream(StreamCommand::Tail(args)) => stream::tail(args, &client()?).await,
         Command::Flow(FlowCommand::Explain(args)) => flow::explain(args, &client()?).await,
+        Command::Library(command) => library::run(command),
         Command::Swap(args) => swap::run(args, &client()?).await,
         Command::Move(args) => moving::run(args, &client()?).await,
         Command::Logs(args) => logs::run(args, &client()?).await,

@@ -46,6 +46,8 @@ pub(super) struct Process {
     child: Option<Child>,
     addresses: Addresses,
     connect: Vec<String>,
+    /// Where its situation is written down, if the topology says something of it.
+    situation: Option<PathBuf>,
     /// Where it says which node was started last; none for where `littoral get` looks for it.
     state: Option<PathBuf>,
 }
@@ -100,6 +102,9 @@ impl Process {
         command.arg("node").arg("--data").arg(self.data.path()).arg("--stop-on-stdin-close").args(arguments);
         for address in &self.connect {
             command.arg("--connect").arg(address);
+        }
+        if let Some(situation) = &self.situation {
+            command.arg("--situation").arg(situation);
         }
         if let Some(token) = token {
             command.env("LITTORAL_JOIN", token);
@@ -208,6 +213,7 @@ impl Cluster {
             child: None,
             addresses: Addresses::default(),
             connect: self.connect(&name, seed).await?,
+            situation: self.situation(&spec)?,
             // Others ask the first one, beside which the key is that deployments are signed with.
             state: (!self.found || first.is_some()).then(|| self.folder.clone()),
             spec,
@@ -255,6 +261,15 @@ impl Cluster {
         process.started().await?;
         self.processes.insert(name, process);
         Ok(())
+    }
+
+    /// Writes down what the topology says of a node's situation, if it says something; where.
+    fn situation(&self, spec: &DevNode) -> anyhow::Result<Option<PathBuf>> {
+        let Some(region) = &spec.region else { return Ok(None) };
+        let file = self.folder.join(format!("{}-situation.toml", spec.name));
+        std::fs::write(&file, format!("region = \"{region}\"\n"))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(Some(file))
     }
 
     /// Makes the links of a node; where it is to connect.

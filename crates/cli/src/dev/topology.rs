@@ -61,7 +61,7 @@ impl Topology {
 
 fn single() -> anyhow::Result<DevNode> {
     let (name, site) = (NodeId::new("node-1")?, SiteId::new("dev")?);
-    Ok(DevNode { name, tier: Tier::Edge, site, labels: std::collections::BTreeMap::new() })
+    Ok(DevNode { name, tier: Tier::Edge, site, region: None, labels: std::collections::BTreeMap::new() })
 }
 
 /// How a node connects to an earlier one, if it does.

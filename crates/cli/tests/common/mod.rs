@@ -118,6 +118,7 @@ impl World {
             "XDG_CACHE_HOME",
             "DOCKER_CONFIG",
             "LITTORAL_KEY",
+            "LITTORAL_LIBRARY",
             "LITTORAL_REGISTRY",
             "LITTORAL_REGISTRY_USER",
             "LITTORAL_REGISTRY_PASSWORD",

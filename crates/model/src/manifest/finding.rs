@@ -224,7 +224,7 @@ impl Adding<'_> {
 }
 
 /// The known name that is most like the given one, if it is much like it.
-fn nearest<'n>(given: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+pub fn nearest<'n>(given: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     // Comparing takes time with the product of both lengths.
     if given.len() > 2 * NAME_BYTES_MAX {
         return None;

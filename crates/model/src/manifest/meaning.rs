@@ -21,6 +21,7 @@ use super::finding::Report;
 use super::limits::{CPUS_MILLIS, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
 use super::sql;
 use crate::id::check_name;
+use crate::library::LibraryReference;
 use crate::oci::OciReference;
 use crate::unit::{Cpus, Distance, Size, Time};
 
@@ -72,7 +73,11 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             match text(function, "component") {
                 Some((component, span)) if OciReference::is_meant(component) => {
                     self.reference("component", component, span);
-                    self.not_built(name, function);
+                    self.not_built("a registry", name, function);
+                }
+                Some((component, span)) if LibraryReference::is_meant(component) => {
+                    self.operator(component, span);
+                    self.not_built("a library", name, function);
                 }
                 _ => self.path_inside(function, "component"),
             }
@@ -154,10 +159,17 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         }
     }
 
-    /// What a registry holds has been built already.
-    fn not_built(&mut self, name: &str, function: &'t DeTable<'_>) {
+    /// An operator of a library. Which there are, and what they may be given, is known where the app is built.
+    fn operator(&mut self, text: &str, span: Range<usize>) {
+        if let Err(error) = text.parse::<LibraryReference>() {
+            self.report.add("invalid-reference", span, error.to_string()).expected("\"library:NAME@VERSION\"");
+        }
+    }
+
+    /// What a registry holds has been built already, and a library says itself how it is built.
+    fn not_built(&mut self, from: &str, name: &str, function: &'t DeTable<'_>) {
         if let Some((_, span)) = text(function, "build") {
-            let message = format!("function {name} comes from a registry and cannot be built");
+            let message = format!("function {name} comes from {from} and cannot be built");
             self.report.add("contradiction", span, message).help("drop `build`, or name the file that it builds");
         }
     }

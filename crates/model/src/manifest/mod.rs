@@ -19,7 +19,7 @@ use schemars::{Schema, schema_for};
 use serde_json::{Map, Value};
 use toml::de::DeTable;
 
-pub use finding::{Adding, FINDINGS_MAX, Finding, Findings, Report};
+pub use finding::{Adding, FINDINGS_MAX, Finding, Findings, Report, nearest};
 pub use later::{KeyScope, Later, Trigger};
 pub use limits::Limits;
 pub use mqtt::{Topic, TopicUse};

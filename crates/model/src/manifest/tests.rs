@@ -294,6 +294,18 @@ fn a_text_without_anything_lacks_name_and_version() {
 }
 
 #[test]
+fn an_operator_of_a_library_has_a_name_and_a_version_and_is_built_there() {
+    let function = |component: &str, more: &str| format!("[functions.x]\ncomponent = \"{component}\"\n{more}");
+    assert_eq!(findings(&function("library:anomaly@1", "")), [""; 0]);
+    one(
+        &function("library:anomaly", ""),
+        "2 invalid-reference: `library:anomaly` names no operator of a library: it has no version",
+    );
+    let built = function("library:anomaly@1", "build = \"make\"");
+    one(&built, "3 contradiction: function x comes from a library and cannot be built");
+}
+
+#[test]
 fn a_component_in_a_registry_is_pinned_by_its_digest() {
     let function = |component: &str, more: &str| format!("[functions.x]\ncomponent = \"{component}\"\n{more}");
     let digest = "0123456789abcdef".repeat(4);

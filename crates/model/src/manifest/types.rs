@@ -13,6 +13,7 @@ use crate::grant::Peer;
 use crate::id::{
     AcceleratorName, AppName, BucketName, FlowName, FunctionName, NodeId, RegionId, SiteId, SqlName, StreamName, Tier,
 };
+use crate::library::LibraryReference;
 use crate::oci::OciReference;
 use crate::situation::{FailureDomain, Position};
 use crate::unit::{Bandwidth, Distance, Ratio, Size, Time};
@@ -147,7 +148,8 @@ impl Partition {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Function {
-    /// The component's file, from the app's folder; or one in a registry, `oci://HOST/REPOSITORY@sha256:DIGEST`.
+    /// The component's file, from the app's folder; or one in a registry, `oci://HOST/REPOSITORY@sha256:DIGEST`; or an operator of a library,
+    /// `library:NAME@VERSION`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub component: String,
     /// In place of a component, or beside it: a container's image, an OCI layout's folder or an archive of one, from the app's folder. It serves HTTP
@@ -313,6 +315,12 @@ impl Function {
     #[must_use]
     pub fn registry(&self) -> Option<OciReference> {
         OciReference::is_meant(&self.component).then(|| self.component.parse().ok()).flatten()
+    }
+
+    /// The operator of a library, if that is what its component is.
+    #[must_use]
+    pub fn operator(&self) -> Option<LibraryReference> {
+        LibraryReference::is_meant(&self.component).then(|| self.component.parse().ok()).flatten()
     }
 
     /// The registry's image, if it comes from a registry and not from the app's folder.
@@ -686,6 +694,9 @@ pub struct DevNode {
     pub tier: Tier,
     /// Its site.
     pub site: SiteId,
+    /// The region whose law its data is under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<RegionId>,
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

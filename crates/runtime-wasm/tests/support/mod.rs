@@ -2,9 +2,10 @@
 //! several crates by path.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 /// An example of `sdk/rust`, as a component.
 pub fn sdk_example(name: &str) -> Vec<u8> {
@@ -24,6 +25,19 @@ pub fn test_guest(name: &str) -> Vec<u8> {
         build(&manifest, &["--examples"], "test-guests")
     });
     read(folder, name)
+}
+
+/// A member of a workspace of this repository, as `examples/parade` or `library`, as a component.
+pub fn workspace_component(workspace: &str, member: &str) -> Vec<u8> {
+    static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap();
+    let folder = built.entry(workspace.to_owned()).or_insert_with(|| {
+        let folder = repository().join(workspace);
+        let guests = folder.join("guests/Cargo.toml");
+        let manifest = if guests.exists() { guests } else { folder.join("Cargo.toml") };
+        build(&manifest, &[], &workspace.replace('/', "-")).parent().expect("it is in a folder").to_owned()
+    });
+    read(folder, member)
 }
 
 /// An example of the crate `wasip3` from crates.io: components of WASI 0.3 that nobody here wrote.
@@ -105,7 +119,8 @@ fn read(folder: &Path, name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn repository() -> PathBuf {
+/// The folder of this repository.
+pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 

@@ -52,7 +52,7 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             self.reference("image", content, written);
             // What is built may be the component beside it.
             if !has_component {
-                self.not_built(name, function);
+                self.not_built("a registry", name, function);
             }
         } else {
             self.path_inside(function, key);
