@@ -43,6 +43,7 @@ fn flow() -> FlowStatus {
             in_sync: vec!["edge-1".to_owned()],
             rows_in: 100,
             bytes_in: 12_000,
+            rows_on: 1,
             rows_out: 98,
             rows_rejected: 2,
             first_commit_us: None,

@@ -209,9 +209,11 @@ fn a_flow_in_sql_is_exact_through_kills_and_says_where_it_runs() {
     assert!(bad.iter().all(|row| row.to_string().contains("division by zero")), "{}", bad[0]);
     let drawn = world.path("flows.svg");
     let explained = cloud.tell(&world, &["flow", "explain", &folder, "hot", "--svg", drawn.to_str().unwrap()]);
-    for part in ["measured hot.0/0 on edge-", "% of the bytes that readings has go on to hot"] {
-        assert!(explained.contains(part), "{part} in\n{explained}");
-    }
+    assert!(explained.contains("measured hot.0/0 on edge-"), "{explained}");
+    // The counts of a node that was killed are gone; what is said of them together does not depend on it.
+    let (share, _) = explained.split_once(" % of the bytes that come from readings go on to hot").unwrap();
+    let share: f64 = share.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!((10.0..100.0).contains(&share), "{explained}");
     let drawn = std::fs::read_to_string(drawn).unwrap();
     assert!(drawn.contains("on edge-") && drawn.contains(" ms old"), "{drawn}");
 }
@@ -310,6 +312,10 @@ CREATE FLOW matched PREFER edge DEAD LETTER INTO bad AS
   FROM readings AS r LEFT JOIN pressures AS p
     ON r.machine = p.machine AND p.at BETWEEN r.ts - INTERVAL '1 second' AND r.ts + INTERVAL '1 second' AND p.pressure % 5 <> 0
   WHERE r.temperature > 10;
+
+CREATE FLOW valued PREFER edge DEAD LETTER INTO bad AS
+  SELECT r.machine, r.ts, r.temperature, p.pressure
+  FROM readings AS r LEFT JOIN pressures FOR SYSTEM_TIME AS OF r.ts AS p ON r.machine = p.machine;
 ";
 
 /// Pressures are taken less often, and of a machine more.
@@ -337,6 +343,17 @@ fn expected_pairs() -> BTreeSet<String> {
     pairs
 }
 
+/// What `valued` has to come to: each reading with the last pressure before it.
+fn expected_values() -> BTreeSet<String> {
+    let row = |reading: usize| {
+        let is_valid = |pressure: &usize| reading % 3 == pressure % 4 && pressure * 6 <= reading;
+        let (machine, ts) = (format!("m{}", reading % 3), moment(reading));
+        let pressure = (0..PRESSURES).rev().find(is_valid);
+        json!({ "machine": machine, "ts": ts, "temperature": temperature(reading), "pressure": pressure }).to_string()
+    };
+    (0..RECORDS).map(row).collect()
+}
+
 #[test]
 fn pairs_of_two_streams_over_several_partitions_are_exact_through_kills() {
     let world = World::new();
@@ -347,9 +364,11 @@ fn pairs_of_two_streams_over_several_partitions_are_exact_through_kills() {
         assert!(explained.contains(part), "{part} in\n{explained}");
     }
     cloud.tell(&world, &["deploy", &folder]);
-    let counts = [("matched-left", 4), ("matched-right", 3), ("matched", 4)];
+    let joins = ["matched", "valued"];
+    let counts = joins.iter().flat_map(|name| [(format!("{name}-left"), 4), (format!("{name}-right"), 3), ((*name).to_owned(), 4)]);
+    let counts: Vec<(String, usize)> = counts.collect();
     let are_copied = || {
-        let is_copied = |(flow, count): &(&str, usize)| {
+        let is_copied = |(flow, count): &(String, usize)| {
             let all = stages(&world, &cloud, flow).filter(|stages| stages.len() == *count);
             all.is_some_and(|stages| stages.iter().all(|(_, copies)| *copies == 2))
         };
@@ -360,8 +379,9 @@ fn pairs_of_two_streams_over_several_partitions_are_exact_through_kills() {
         let part = |all: usize| portion * all / PORTIONS..(portion + 1) * all / PORTIONS;
         publish(&world, &cloud, part(RECORDS).map(record));
         publish_to(&world, &cloud, "mill/pressures", part(PRESSURES).map(pressure));
-        let struck = counts.get(portion / 2).filter(|_| portion % 2 == 1);
-        if let Some((flow, _)) = struck {
+        // Those of `matched`, and who makes pairs with versions.
+        let struck = ["matched-left", "matched-right", "valued"].get(portion / 2).filter(|_| portion % 2 == 1);
+        if let Some(flow) = struck {
             strike(&world, &cloud, &mut edges, flow);
             eventually("both hold the stages again", are_copied);
         }
@@ -373,15 +393,17 @@ fn pairs_of_two_streams_over_several_partitions_are_exact_through_kills() {
     let expected = expected_pairs();
     let (pairs, alone): (Vec<_>, Vec<_>) = expected.iter().partition(|row| !row.contains("null"));
     assert!(pairs.len() > 300 && alone.len() > 300, "{} {}", pairs.len(), alone.len());
-    let found = || -> Vec<String> {
-        let columns = ["machine", "ts", "temperature", "pressure"];
-        let rows = rows(&world, &cloud, "mill/matched").into_iter().map(|row| plain(&row, &columns).to_string());
-        rows.filter(|row| !row.contains("T01")).collect()
-    };
-    eventually("all pairs arrive", || found().len() >= expected.len());
-    let found = found();
-    assert_eq!(found.len(), expected.len());
-    assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+    for (stream, expected) in [("mill/matched", &expected), ("mill/valued", &expected_values())] {
+        let found = || -> Vec<String> {
+            let columns = ["machine", "ts", "temperature", "pressure"];
+            let rows = rows(&world, &cloud, stream).into_iter().map(|row| plain(&row, &columns).to_string());
+            rows.filter(|row| !row.contains("T01")).collect()
+        };
+        eventually("all rows arrive", || found().len() >= expected.len());
+        let found = found();
+        assert_eq!(found.len(), expected.len());
+        assert_eq!(&found.into_iter().collect::<BTreeSet<_>>(), expected);
+    }
     assert_eq!(rows(&world, &cloud, "mill/bad"), Vec::<Value>::new());
 }
 

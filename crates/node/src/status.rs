@@ -7,6 +7,7 @@ use littoral_control::scaling::Reason;
 use littoral_mesh::Members;
 use littoral_model::condition::{Condition, Served};
 use littoral_model::digest::NodeDigest;
+use littoral_model::entry::PORT_MAIN;
 use littoral_model::id::{FunctionName, NodeId, StreamName};
 use littoral_model::manifest::{self, Partition, PartitionPolicy};
 use littoral_model::unit::Time;
@@ -242,6 +243,7 @@ impl Picture {
             rows_in: stats.rows_in,
             bytes_in: stats.bytes_in,
             rows_out: stats.rows_out.values().sum(),
+            rows_on: stats.rows_out.iter().filter(|(port, _)| is_main(port)).map(|(_, rows)| rows).sum(),
             rows_rejected: stats.rejected,
             first_commit_us: stats.first_us,
             last_commit_us: stats.last_us,
@@ -438,4 +440,9 @@ pub(crate) fn nodes(live: &Members, lost: &BTreeMap<NodeId, Arc<NodeDigest>>) ->
     let mut all: Vec<NodeStatus> = alive.chain(gone).collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
     all
+}
+
+/// Whether a port is that of a stage's result, or of the part of it for one partition.
+fn is_main(port: &str) -> bool {
+    port.split('.').next() == Some(PORT_MAIN)
 }

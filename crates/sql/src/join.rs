@@ -80,9 +80,9 @@ struct Side {
 struct Kept {
     /// Its encoded key.
     key: Key,
-    /// Its values, encoded; of a version, from when on it is valid, too.
+    /// Its values, encoded; those of a version with from when on it is valid behind them.
     values: Box<[u8]>,
-    /// From when on it is valid, if it is a version.
+    /// From when on it is valid: a version that comes late is so from the watermark on. Nothing else asks.
     valid_us: i64,
     part: u32,
     /// Whether there was a pair of it; only of outer sides.
@@ -204,7 +204,6 @@ impl Joins {
             self.end(joining, at, &mut step);
             step.dirty.insert(PROGRESS_PART);
             if let Some(time_us) = arrival.time_us {
-                // A version that comes late is valid from the watermark on.
                 let valid_us = time_us.max(watermark_us.unwrap_or(time_us));
                 let row = self.read(joining, columns, (place, side), (time_us, valid_us));
                 let taken = if joining.is_version(side) {
@@ -277,6 +276,9 @@ impl Joins {
         }
         let (low, high) = joining.partners(side, at.0);
         let is_over = other.watermark_us.is_some_and(|watermark_us| high < watermark_us);
+        // What comes out when it is over does not come before those that wait to.
+        let comes_out = joining.is_outer(side) || joining.pairing == Pairing::Version;
+        let is_over = is_over && !(comes_out && self.over(joining, side).is_some_and(|first| first < at));
         let is_kept = !is_over && (is_comparable || joining.is_outer(side));
         if is_kept {
             self.check(&kept)?;
@@ -291,22 +293,32 @@ impl Joins {
             self.insert(side, at, kept);
             return Ok(());
         }
-        if is_over {
-            self.is_over(joining, (side, at, kept), arrived, step);
-        }
+        self.leave(joining, (side, at, kept), (arrived, is_over), step);
         Ok(())
     }
 
-    /// Puts a row out of which no pair can come any more, alone or with the version that was valid.
-    fn is_over(&mut self, joining: &Joining, (side, at, kept): (usize, At, Kept), arrived: usize, step: &mut Step) {
-        if joining.pairing == Pairing::Version {
-            step.found.extend(self.valid(&kept.key, at.0).map(|version| Found::pair(arrived, side, at, version)));
+    /// Lets a row go that is not kept any more. Where its interval is over it comes out alone, or with the version that was valid. Says
+    /// how many bytes come out.
+    fn leave(
+        &mut self,
+        joining: &Joining,
+        (side, at, kept): (usize, At, Kept),
+        (arrived, is_over): (usize, bool),
+        step: &mut Step,
+    ) -> usize {
+        let mut bytes = kept.bytes();
+        if is_over && joining.pairing == Pairing::Version {
+            if let Some(version) = self.valid(&kept.key, at.0) {
+                bytes += one(&self.sides, 1).rows.get(&version).map_or(0, Kept::bytes);
+                step.found.push(Found::pair(arrived, side, at, version));
+            }
             self.outdate(&kept.key, step);
         }
-        if joining.is_outer(side) && !kept.is_matched {
+        if is_over && joining.is_outer(side) && !kept.is_matched {
             step.found.push(Found::alone(arrived, side, at));
         }
         one_mut(&mut self.sides, side).gone.insert(at, kept);
+        bytes
     }
 
     /// Whether a row can be kept beside those that are.
@@ -413,13 +425,13 @@ impl Joins {
             while count < ENDED_MAX && bytes < ENDED_BYTES_MAX {
                 let Some(at) = self.over(joining, side) else { break };
                 let Some(kept) = self.remove(side, at) else { break };
-                (count, bytes) = (count + 1, bytes + kept.bytes());
                 // What is left of a part is not written anew: how far a side has ended says which of its rows count.
                 if !self.parts.contains_key(&kept.part) {
                     step.dirty.insert(kept.part);
                 }
                 one_mut(&mut self.sides, side).ended = Some(at);
-                self.is_over(joining, (side, at, kept), arrived, step);
+                count += 1;
+                bytes += self.leave(joining, (side, at, kept), (arrived, true), step);
             }
         }
     }

@@ -151,19 +151,23 @@ pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
         state_layout,
         fingerprint: 0,
     };
+    // A version is never late: it is valid from then on.
+    let of_right_rows = match pairing {
+        Pairing::Within { .. } => Lateness::Older,
+        Pairing::Version => Lateness::Never,
+    };
     let behind_left = left.partitions;
-    let parts =
-        [("left", left, of_left, 0), ("right", right, of_right, behind_left)].map(|(name, side, laid, first)| {
+    let of_sides =
+        [("left", left, of_left, 0, Lateness::Older), ("right", right, of_right, behind_left, of_right_rows)];
+    let parts = of_sides.map(|(name, side, laid, first, lateness)| {
             let argument = |(at, ty): (usize, &Type)| Argument {
                 value: Some(laid.values.get(&at).map_or_else(|| Expr::null(*ty), |place| Expr::Column(*place))),
                 ..nothing(*ty)
             };
             let arguments = types.iter().enumerate().map(argument).collect();
-            // A version that comes late counts from then on.
-            let is_version = first > 0 && pairing == Pairing::Version;
-            let lateness = if is_version { Lateness::Never } else { Lateness::Older };
+            let has_late_port = has_late_port && lateness != Lateness::Never;
             let sharding = side.sharding((first, partitions), lateness, idle_us, arguments);
-            side.part(name, sharding, &columns, has_late_port && !is_version)
+            side.part(name, sharding, &columns, has_late_port)
         });
     (Spread { parts: parts.into(), partitions }, plan.identified())
 }
@@ -176,7 +180,7 @@ impl Checked {
     }
 
     /// What the state of the pairs depends on: the streams and their numbers of partitions, the columns that are `wanted` of them,
-    /// the key, the interval, and for rows that come out alone what they are not joined by.
+    /// the key, which moments pairs have, and for rows that come out alone what they are not joined by.
     fn layout(&self, wanted: &BTreeSet<usize>) -> u64 {
         let [left, right] = &self.sides;
         let of = |side: &CheckedSide, start: usize| {
@@ -196,7 +200,9 @@ impl Checked {
                 side.source, side.partitions, side.is_outer
             )
         };
-        let on = self.on.as_ref().filter(|_| left.is_outer || right.is_outer);
+        // Whether a row was joined is kept of it; with versions it is asked only when the row comes out.
+        let keeps_joined = (left.is_outer || right.is_outer) && self.pairing != Pairing::Version;
+        let on = self.on.as_ref().filter(|_| keeps_joined);
         let (left, right) = (of(left, 0), of(right, left.columns.len()));
         let pairing = match self.pairing {
             Pairing::Within { low_us, high_us } => format!("{low_us} {high_us}"),

@@ -141,6 +141,68 @@ fn thousands_of_rows_that_waited_come_out_without_further_rows() {
 }
 
 #[test]
+fn rows_that_come_do_not_overtake_those_that_wait_to_come_out() {
+    let program = fine(&statements([1, 1], "", AT));
+    let taken = |flow: &str, rows: &[Line]| process(&mut stage_of(&program, flow, 0), &batch(rows)).spread;
+    let many: Vec<Line> = (0..20_000).map(|v| (0, 10, v)).collect();
+    let mut join = Running::new(&program, "f", 0, true);
+    let mut came = Vec::new();
+    for (_, rows) in [taken("f-left", &many), taken("f-right", &[(0, 40, 8)]), taken("f-left", &[(0, 12, 20_000)])].concat() {
+        came.extend(lines(join.take(&rows).rows.as_ref()));
+    }
+    while join.has_more() {
+        came.extend(lines(join.go_on().rows.as_ref()));
+    }
+    let expected: Vec<String> = (0..=20_000).map(|v| format!(r#"{{"a":{v},"b":null}}"#)).collect();
+    assert_eq!(came, expected);
+}
+
+#[test]
+fn what_comes_out_at_once_is_bounded_by_what_versions_have_too() {
+    let query = "SELECT a.v AS a, b.m || b.m AS b FROM l AS a JOIN r FOR SYSTEM_TIME AS OF a.ts AS b ON a.m = b.m";
+    let program = fine(&statements([1, 1], "", query));
+    let long = "k".repeat(100_000);
+    let record = |second: i64, v: i64| format!(r#"{{"m":"{long}","ts":"1970-01-01T00:00:{second:02}Z","v":{v}}}"#);
+    let taken = |flow: &str, rows: &[String]| {
+        let rows = common::records(&rows.iter().map(String::as_str).collect::<Vec<_>>());
+        process(&mut stage_of(&program, flow, 0), &rows).spread
+    };
+    let many: Vec<String> = (0..30).map(|v| record(10, v)).collect();
+    let mut join = Running::new(&program, "f", 0, false);
+    let mut came = Vec::new();
+    for (_, rows) in [taken("f-right", &[record(5, 0)]), taken("f-left", &many), taken("f-right", &[record(40, 0)])].concat() {
+        came.extend(join.take(&rows).rows.map(|rows| rows.num_rows()));
+    }
+    while join.has_more() {
+        came.extend(join.go_on().rows.map(|rows| rows.num_rows()));
+    }
+    // Rows and versions have 100 kB each, and 2 MiB come out at once.
+    assert!(came.iter().all(|rows| *rows <= 11) && came.iter().sum::<usize>() == 30, "{came:?}");
+}
+
+#[test]
+fn late_rows_are_those_of_the_stream_that_is_read_whatever_versions_have() {
+    let text = statements([1, 1], "LATE INTO too_late", AT).replace("STREAM r (m text,", "STREAM r (m text, more text,");
+    let rows = [('l', (0, 30, 1)), ('l', (0, 20, 2)), ('r', (0, 50, 3)), ('r', (0, 5, 4))];
+    let came = in_turn(&fine(&text), &rows);
+    assert_eq!(came.late, [r#"{"m":"m0","ts":"1970-01-01T00:00:20Z","v":2}"#]);
+    assert_eq!((came.rows, came.rejected), (vec![r#"{"a":1,"b":null}"#.to_owned()], vec![]));
+}
+
+#[test]
+fn which_version_was_valid_says_on_alone() {
+    let query = |kind: &str, rest: &str| {
+        format!("SELECT a.v AS a, b.v AS b FROM l AS a {kind} JOIN r FOR SYSTEM_TIME AS OF a.ts AS b ON a.m = b.m {rest}")
+    };
+    let rows = [('r', (0, 5, 1)), ('r', (0, 6, 2)), ('l', (0, 10, 1)), ('r', (0, 50, 0))];
+    let came = |query: &str| in_turn(&fine(&statements([1, 1], "", query)), &rows).rows;
+    for kind in ["", "LEFT"] {
+        assert_eq!(came(&query(kind, "WHERE a.v = b.v")), Vec::<String>::new(), "{kind}");
+        assert_eq!(came(&query(kind, "AND a.v = b.v")), [r#"{"a":1,"b":1}"#], "{kind}");
+    }
+}
+
+#[test]
 fn versions_are_not_waited_for_where_there_are_none_for_long_and_count_when_they_come() {
     let program = fine(&statements([1, 1], "IDLE AFTER '30 s'", AT));
     let taken = |flow: &str, rows: &[Line]| process(&mut stage_of(&program, flow, 0), &batch(rows)).spread;

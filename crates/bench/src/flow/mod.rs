@@ -66,11 +66,9 @@ pub(crate) fn run(short: bool) -> anyhow::Result<()> {
     let queries_by_key =
         [("filter", "flow_filter_vs_batch"), ("window", "flow_window_vs_batch"), (JOIN, "flow_join_vs_batch")];
     for (name, key) in queries_by_key {
-        let mut ours = Series::new(
-            name,
-            format!("littoral {}, one stage on one thread, batches of {BATCH}", env!("CARGO_PKG_VERSION")),
-            UNIT,
-        );
+        let stages = if name == JOIN { "two stages, no row waits" } else { "one stage" };
+        let about = format!("littoral {}, {stages}, on one thread, batches of {BATCH}", env!("CARGO_PKG_VERSION"));
+        let mut ours = Series::new(name, about, UNIT);
         let mut theirs = Series::new(
             format!("{name}: duckdb"),
             format!("DuckDB {}, one thread, one batch in memory", peer.version),

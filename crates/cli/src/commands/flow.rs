@@ -2,6 +2,7 @@
 
 mod picture;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -51,6 +52,9 @@ pub(super) async fn explain(args: &ExplainArgs, client: &Client) -> anyhow::Resu
     });
     let explained: Vec<Explanation> = explained.collect();
     if let Some(file) = &args.svg {
+        if explained.is_empty() {
+            return Err(Usage::new("the app has no flows to draw").into());
+        }
         std::fs::write(file, picture::draw(&explained)).with_context(|| format!("cannot write {}", file.display()))?;
     }
     output::print(&output::render(&explained, args.output)?)?;
@@ -132,18 +136,23 @@ impl Explanation {
         }
     }
 
-    /// How much of what the first stage takes in goes on to where the flow ends, once something has.
+    /// How much of what the first stage takes in goes on to where the flow ends, once something has. Each counts from when it was
+    /// started, so that rows are compared within a stage, and bytes by the row.
     fn carried(&self) -> Option<String> {
         let measured = self.measured.as_ref()?;
-        let first = measured.stages.first()?;
-        let of_first = measured.stages.iter().filter(|stage| stage.name == first.name);
-        let taken: u64 = of_first.map(|stage| stage.bytes_in).sum();
+        let mut rows: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
+        for stage in &measured.stages {
+            let (taken, on, bytes) = rows.entry(&stage.name).or_default();
+            (*taken, *on, *bytes) = (*taken + stage.rows_in, *on + stage.rows_on, *bytes + stage.bytes_in);
+        }
+        let share_of_rows: f64 = rows.values().map(|(taken, on, _)| *on as f64 / *taken as f64).product();
+        let (taken, _, bytes) = rows.get(measured.stages.first()?.name.as_str())?;
         let end = self.outputs.iter().find(|output| output.port == PORT_MAIN)?;
-        let arrived = measured.sinks.iter().find(|sink| sink.name == end.to.name)?.bytes;
-        let share = arrived as f64 / taken as f64;
-        (taken > 0).then(|| {
-            format!("{:.1} % of the bytes that {} has go on to {}", share * 100.0, self.source.name, end.to.name)
-        })
+        let sink = measured.sinks.iter().find(|sink| sink.name == end.to.name && sink.rows > 0)?;
+        let by_row = |bytes: u64, rows: u64| bytes as f64 / rows as f64;
+        let share = share_of_rows * by_row(sink.bytes, sink.rows) / by_row(*bytes, *taken);
+        let told = format!("{:.1} % of the bytes that come from {} go on to {}", share * 100.0, self.source.name, end.to.name);
+        share.is_finite().then_some(told)
     }
 
     fn write(&self, out: &mut Vec<String>) {

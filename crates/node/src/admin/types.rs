@@ -301,6 +301,9 @@ pub struct StageStatus {
     pub bytes_in: u64,
     /// Rows put out.
     pub rows_out: u64,
+    /// Those of them that go on to the flow's next stage or its sink.
+    #[serde(default)]
+    pub rows_on: u64,
     /// Rows rejected to the dead-letter stream.
     pub rows_rejected: u64,
     /// When it committed its first rows since it was started there, microseconds since 1970.

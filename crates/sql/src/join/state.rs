@@ -12,7 +12,9 @@ use crate::plan::{Joining, Pairing, hash};
 /// The version of what a snapshot is written in.
 const STATE_VERSION: u8 = 1;
 /// Into how many parts each key group is cut; one after the other is used, again and again.
-pub(super) const SLOTS: i64 = 64;
+const SLOTS: i64 = 64;
+/// The same of the rows of a join with versions; behind them are the parts of versions.
+pub(super) const SLOTS_OF_ROWS: i64 = SLOTS / 2;
 /// How many of these an interval has.
 const SLOTS_OF_INTERVAL: i64 = 16;
 /// The least time that one of them stands for.
@@ -38,11 +40,11 @@ struct Sides {
 /// The part of the state that a row of an encoded key is in.
 pub(super) fn part_of(joining: &Joining, key: &[u8], time_us: i64) -> u32 {
     let group = (hash(key) % u64::from(KEY_GROUPS)) as u32;
-    let length_us = match joining.pairing {
-        Pairing::Within { low_us, high_us } => high_us.saturating_sub(low_us),
-        Pairing::Version => 0,
+    let (length_us, slots) = match joining.pairing {
+        Pairing::Within { low_us, high_us } => (high_us.saturating_sub(low_us), SLOTS),
+        Pairing::Version => (0, SLOTS_OF_ROWS),
     };
-    let slot = time_us.div_euclid((length_us / SLOTS_OF_INTERVAL).max(SLOT_US_MIN)).rem_euclid(SLOTS);
+    let slot = time_us.div_euclid((length_us / SLOTS_OF_INTERVAL).max(SLOT_US_MIN)).rem_euclid(slots);
     slot as u32 * KEY_GROUPS + group
 }
 
@@ -99,7 +101,7 @@ impl Joins {
         let rows: [Vec<ReadBack>; 2] = read(layout, bytes)?.unwrap_or_default();
         for (side, rows) in rows.into_iter().enumerate() {
             for (at, key, values, is_matched) in rows {
-                let valid_us = if joining.is_version(side) { version::valid_of(&values) } else { at.0 };
+                let valid_us = if joining.is_version(side) { version::valid_of(&values)? } else { at.0 };
                 let kept = Kept { key: Key::from_vec(key), values: values.into(), valid_us, part, is_matched };
                 self.insert(side, at, kept);
             }

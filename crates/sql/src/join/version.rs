@@ -7,14 +7,15 @@
 //! A version that comes late, when the watermark of its partition is behind it, is valid from that watermark on: that is decided by
 //! its own partition, and no row of then or later has been put out. It does not take the place of one that says a later moment.
 
+use super::state::SLOTS_OF_ROWS;
 use super::{At, Joins, Key, Row, Step};
 use crate::group::KEY_GROUPS;
 use crate::plan::{Joining, Pairing, hash};
 use crate::value::Cell;
 
 /// Of two versions of a moment the later one of its partition counts, of those of several partitions that of the last: this many bits of
-/// a version's number are the order in which rows came.
-const NUMBER_BITS: u32 = 40;
+/// a version's number are the order in which rows came, enough for half a year of a million a second.
+const NUMBER_BITS: u32 = 44;
 
 impl Joining {
     /// Whether the rows of a side are versions.
@@ -23,17 +24,19 @@ impl Joining {
     }
 }
 
-/// The part of the state that the versions of an encoded key are in.
+/// The part of the state that the versions of an encoded key are in: behind those of rows that wait, with which they do not change.
 pub(super) fn part_of(key: &[u8]) -> u32 {
-    (hash(key) % (super::state::SLOTS as u64 * u64::from(KEY_GROUPS))) as u32
+    let parts = SLOTS_OF_ROWS as u32 * KEY_GROUPS;
+    parts + (hash(key) % u64::from(parts)) as u32
 }
 
 /// From when on a version is valid, which stands behind its values.
-pub(super) fn valid_of(values: &[u8]) -> i64 {
-    let values: Vec<Option<Cell<'_>>> = postcard::from_bytes(values).unwrap_or_default();
+pub(super) fn valid_of(values: &[u8]) -> Result<i64, String> {
+    let values: Vec<Option<Cell<'_>>> =
+        postcard::from_bytes(values).map_err(|error| format!("a version cannot be read: {error}"))?;
     match values.last() {
-        Some(Some(Cell::Timestamp(us))) => *us,
-        _ => i64::MIN,
+        Some(Some(Cell::Timestamp(us))) => Ok(*us),
+        _ => Err("a version does not say from when on it is valid".to_owned()),
     }
 }
 
@@ -44,6 +47,8 @@ impl Joins {
         if !is_comparable {
             return Ok(());
         }
+        // What is out of date takes no room.
+        self.outdate(&kept.key, step);
         self.check(&kept)?;
         self.next += 1;
         step.dirty.insert(kept.part);

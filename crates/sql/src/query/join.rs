@@ -316,7 +316,8 @@ fn sort(
     for (number, condition) in conditions.into_iter().enumerate() {
         let (said, is_on) = (moments.said.contains(&number), condition.is_on);
         let guard: &mut Option<Option<usize>> = one_mut(&mut guards, usize::from(is_on));
-        let joins = is_on || sides.are_outer == [false, false];
+        // Which version was valid is a matter of what stands in ON alone.
+        let joins = is_on || sides.are_outer == [false, false] && moments.pairing != Pairing::Version;
         if said || joins && sorted.take_key(sides, &condition) {
             *guard = Some(None);
             continue;

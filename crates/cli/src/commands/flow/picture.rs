@@ -55,7 +55,8 @@ impl Picture {
         for (functions, stage) in stages(flow) {
             let mut lines = vec![functions.replace('+', " + ")];
             let nodes: Vec<&str> = stage.nodes.iter().map(String::as_str).collect();
-            lines.push(format!("on {}", if nodes.is_empty() { "no node".to_owned() } else { nodes.join(", ") }));
+            let is_so = if flow.measured.is_some() { "on" } else { "would be on" };
+            lines.push(format!("{is_so} {}", if nodes.is_empty() { "no node".to_owned() } else { nodes.join(", ") }));
             if stage.partitions > 1 {
                 lines.push(format!("{} partitions", stage.partitions));
             }
@@ -137,7 +138,7 @@ fn size(text: &str) -> Point {
     Point::new(widest as f64 * LETTER_PX + MARGIN_PX, text.lines().count() as f64 * LINE_PX + MARGIN_PX)
 }
 
-/// The stages of a flow after fusion, in order, by what they run.
+/// The stages of a flow after fusion, in order, by what they run; on the nodes that run them, or would if they do not yet.
 fn stages(flow: &Explanation) -> Vec<(String, Stage)> {
     let mut stages: Vec<(String, Stage)> = Vec::new();
     for row in &flow.stages {
@@ -147,7 +148,12 @@ fn stages(flow: &Explanation) -> Vec<(String, Stage)> {
             stages.len() - 1
         });
         if let Some((_, stage)) = stages.get_mut(at) {
-            stage.nodes.extend(row.nodes.iter().cloned());
+            let runs = flow.measured.iter().flat_map(|measured| &measured.stages);
+            let mut runs = runs.filter(|run| row.partition == Some(run.partition) && run.functions.join("+") == functions);
+            match runs.next() {
+                Some(run) => stage.nodes.extend(run.owner.clone()),
+                None => stage.nodes.extend(row.nodes.iter().cloned()),
+            }
             stage.partitions += 1;
         }
     }
@@ -201,7 +207,7 @@ mod tests {
         let svg = draw(&flows);
         assert_eq!(svg.matches("b &lt;&amp;&gt;").count(), 1, "{svg}");
         assert_eq!(svg.matches("clean + one").count(), 1, "{svg}");
-        assert_eq!(svg.matches("on edge-1, edge-2").count(), 2, "{svg}");
+        assert_eq!(svg.matches("would be on edge-1, edge-2").count(), 2, "{svg}");
         assert_eq!(svg.matches("<path").count(), 4, "{svg}");
         assert!(svg.rfind("<path").unwrap() < svg.find("<text").unwrap() && svg.ends_with("</svg>"), "{svg}");
     }
