@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use littoral_mesh::Members;
-use littoral_model::id::{AppId, NodeId, TenantId};
+use littoral_model::id::{AppId, FunctionName, NodeId, TenantId};
 use littoral_model::manifest::{self, Manifest, Partitioning};
 use littoral_model::unit::Bandwidth;
 use littoral_plan::profile::RECORDS_FEW;
@@ -30,6 +30,8 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
         let is_stage = manifest.flows.values().any(|flow| {
             flow.stages.contains(name) || matches!(&flow.sink, Some(manifest::Sink::Function(sink)) if sink == name)
         });
+        // What expressions call is in their stages, and nowhere by itself.
+        let is_stage = is_stage || manifest.called.contains(name);
         let spec = FunctionSpec {
             artifact: artifacts.get(name.as_str()).map_or(NOT_BUILT, String::as_str).to_owned(),
             interface: if is_stage { Interface::Stage } else { Interface::Http },
@@ -43,11 +45,14 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
         (name.clone(), spec)
     });
     let queries = manifest.queries.iter().map(|(name, query)| {
+        let called = || query.functions.iter().filter_map(|name| Some((name, manifest.functions.get(name)?)));
+        let digest = |(name, _): (&FunctionName, _)| artifacts.get(name.as_str()).map_or(NOT_BUILT, String::as_str);
         let spec = FunctionSpec {
-            artifact: query.fingerprint.clone(),
+            artifact: query.artifact(called().map(digest)),
             interface: Interface::Stage,
-            memory_bytes: QUERY_MEMORY_BYTES,
-            placement: Constraints::from(&query.placement),
+            memory_bytes: QUERY_MEMORY_BYTES + called().map(|(_, of)| u64::from(of.memory)).sum::<u64>(),
+            // Where these contradict one another the app is refused, see `composition`.
+            placement: query_placement(manifest, query).unwrap_or_else(|_| Constraints::from(&query.placement)),
             execution_us: None,
             partitioning: query.partitioning,
         };
@@ -129,6 +134,22 @@ fn placement(function: &manifest::Function) -> Constraints {
     placement
 }
 
+/// Where the stage of a query may run: where all may that it calls, too.
+///
+/// # Errors
+/// Names the first function that may not be where the others are.
+pub(crate) fn query_placement<'m>(
+    manifest: &'m Manifest,
+    query: &'m manifest::Query,
+) -> Result<Constraints, &'m FunctionName> {
+    let mut all = Constraints::from(&query.placement);
+    for name in &query.functions {
+        let Some(function) = manifest.functions.get(name) else { continue };
+        all = all.and(&Constraints::from(&function.placement)).ok_or(name)?;
+    }
+    Ok(all)
+}
+
 /// The app that a manifest is of.
 pub(crate) fn app_id(manifest: &Manifest) -> AppId {
     AppId { tenant: TenantId::default_tenant(), app: manifest.name.clone() }
@@ -142,7 +163,7 @@ pub(crate) mod tests {
     use littoral_flow::stats::{FunctionSnapshot, Snapshot};
     use littoral_model::condition::{Condition, Served};
     use littoral_model::digest::NodeDigest;
-    use littoral_model::id::{Epoch, FunctionName, Tier};
+    use littoral_model::id::{Epoch, Tier};
     use littoral_model::situation::Situation;
     use littoral_model::wire::VersionRange;
     use littoral_runtime::latency::Quantiles;

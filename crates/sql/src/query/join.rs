@@ -102,7 +102,7 @@ pub(super) fn check(
     let (on, are_outer) = kind(source, join)?;
     let sides = sides(source, known, (left, join), are_outer)?;
     refuse(source, flow, select, &sides)?;
-    let scope = Scope { columns: &sides.columns, tables: &sides.tables };
+    let scope = Scope { columns: &sides.columns, tables: &sides.tables, functions: known.callable(true) };
     let clauses = [("ON", Some(on)), ("WHERE", select.selection.as_ref())];
     let parts = clauses.into_iter().flat_map(|(clause, of)| parts_of(of).into_iter().map(move |part| (clause, part)));
     // All of them, so that all that is wrong is told.
