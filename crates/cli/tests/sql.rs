@@ -512,6 +512,11 @@ fn detect(mean: f64) -> f64 {
     (mean - 50.0).abs() / 10.0
 }
 
+/// A row of `scores`, as exact as the reader of JSON is.
+fn told_score(machine: &str, window_end: &str, score: f64) -> String {
+    format!("{machine} {window_end} {score:.12}")
+}
+
 /// What `judged` has to come to, and `scores`.
 fn expected_judged() -> (Vec<Value>, BTreeSet<String>) {
     let row = |number: usize| {
@@ -541,7 +546,7 @@ fn expected_judged() -> (Vec<Value>, BTreeSet<String>) {
     let score = |((window, machine), of): ((usize, usize), Vec<f64>)| {
         let score = detect(of.iter().sum::<f64>() / of.len() as f64);
         let (machine, window_end) = (format!("m{machine}"), moment((window + 1) * 100));
-        (score < 1.0).then(|| json!({ "machine": machine, "window_end": window_end, "score": score }).to_string())
+        (score < 1.0).then(|| told_score(&machine, &window_end, score))
     };
     ((0..RECORDS).filter_map(row).collect(), closed.filter_map(score).collect())
 }
@@ -592,7 +597,11 @@ fn expressions_call_functions_of_the_app_exactly_through_kills() {
     let found: Vec<Value> = rows(&world, &cloud, "mill/judged").iter().map(|row| plain(row, &columns)).collect();
     assert_eq!(found, judged);
     let found = rows(&world, &cloud, "mill/scores");
-    let plainly = |row: &Value| plain(row, &["machine", "window_end", "score"]).to_string();
+    let plainly = |row: &Value| {
+        let row = plain(row, &["machine", "window_end", "score"]);
+        let text = |column: &str| row[column].as_str().unwrap().to_owned();
+        told_score(&text("machine"), &text("window_end"), row["score"].as_f64().unwrap())
+    };
     assert_eq!((found.len(), found.iter().map(plainly).collect()), (scores.len(), scores));
     let bad: Vec<String> = rows(&world, &cloud, "mill/bad").iter().map(ToString::to_string).collect();
     let with = |reason: &str| bad.iter().filter(|row| row.contains(reason)).count();

@@ -7,6 +7,7 @@
 
 mod columns;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use arrow_array::{Array as _, ArrayRef};
 use arrow_schema::DataType;
 use wasmtime::Store;
-use wasmtime::component::{ComponentExportIndex, Instance, Val};
+use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Func, Instance, Lower, Val};
 
 use self::columns::{Filled, Input, accepts, sql_types};
 use crate::artifact::Artifact;
@@ -25,9 +26,15 @@ use crate::fault::Fault;
 use crate::host::{Host, Setup, within};
 use crate::meter::Meter;
 use crate::stage::StageSettings;
+use crate::turns;
 
 /// For how long rows are called one after the other before others on the thread have their turn: as long as a guest's slice.
 const GIVE_WAY_AFTER: Duration = Duration::from_millis(1);
+/// On so many rows of a call its time may run out; then it is to be made again over fewer, so that those that are done are not
+/// lost while the next ones take theirs.
+const SLOW_MAX: usize = 8;
+/// How many columns of doubles are handed over as they lie in memory; more go value by value.
+const DOUBLES_MAX: usize = 3;
 /// How many names are listed in a message.
 const NAMES_MAX: usize = 8;
 
@@ -94,6 +101,15 @@ impl Shape {
         let (value, is_result) = fallible(item).map_or((item, false), |value| (value, true));
         let (primitive, is_option) = optional(value).ok_or_else(|| format!("it returns what is {NO_VALUE}"))?;
         Ok(Self { is_batch, parameters, result: Returned { primitive, is_option, is_result, may_fail } })
+    }
+
+    /// Whether all that it takes and returns are doubles, each of which is there.
+    fn is_of_doubles(&self) -> bool {
+        let Returned { primitive, is_option, is_result, may_fail } = self.result;
+        let is_plain = |primitive, is_option: bool| primitive == Primitive::F64 && !is_option;
+        let are_plain = self.parameters.iter().all(|taken| is_plain(taken.primitive, taken.is_option));
+        let returns_plain = is_plain(primitive, is_option) && !is_result && !may_fail;
+        self.is_batch && self.parameters.len() <= DOUBLES_MAX && are_plain && returns_plain
     }
 
     /// Why it does not take columns of these types and return one of that, if it does not.
@@ -261,10 +277,11 @@ impl Callee {
             }
         }
         let _ticking = self.wasm.clone().tick();
+        let asked = Asked { index, shape: &shape, inputs: &inputs, rows: &asked };
         if shape.is_batch {
-            self.whole(index, &shape, &inputs, &asked, &mut filled).await?;
+            self.whole(asked, &mut filled).await?;
         } else {
-            self.each(index, &shape, &inputs, &asked, &mut filled).await?;
+            self.each(asked, &mut filled).await?;
         }
         let outcome = filled.finish().map_err(CallFailure::TooLarge)?;
         usage.sent(bytes_of(std::slice::from_ref(&outcome.values)));
@@ -284,24 +301,27 @@ impl Callee {
     }
 
     /// Calls a function for each row.
-    async fn each(
-        &mut self,
-        index: ComponentExportIndex,
-        shape: &Shape,
-        inputs: &[Input<'_>],
-        asked: &[usize],
-        filled: &mut Filled,
-    ) -> Result<(), Fault> {
-        let mut begun = Instant::now();
-        for row in asked {
-            let arguments: Vec<Val> =
-                inputs.iter().zip(&shape.parameters).map(|(input, taken)| input.value(*row, taken)).collect();
-            match self.run(index, &arguments).await? {
-                Ok(value) => filled.put(*row, shape.result.read(value)),
-                Err(fault) => filled.fail(*row, fault.to_string()),
+    async fn each(&mut self, asked: Asked<'_>, filled: &mut Filled) -> Result<(), CallFailure> {
+        let (mut slow, mut slices, mut begun) = (0, 0, Instant::now());
+        for row in asked.rows {
+            let arguments: Vec<Val> = asked
+                .inputs
+                .iter()
+                .zip(&asked.shape.parameters)
+                .map(|(input, taken)| input.value(*row, taken))
+                .collect();
+            match self.run(async |store, instance| values(store, instance, asked.index, &arguments).await).await? {
+                Ok(value) => filled.put(*row, asked.shape.result.read(value)),
+                Err(fault) => {
+                    asked.note(&fault, &mut slow)?;
+                    filled.fail(*row, fault.to_string());
+                }
             }
-            if begun.elapsed() >= GIVE_WAY_AFTER {
-                tokio::task::yield_now().await;
+            if begun.elapsed() >= GIVE_WAY_AFTER
+                && let Some(live) = &self.live
+            {
+                slices += 1;
+                turns::next(live.meter.function(), slices, Instant::now() + self.settings.limits.timeout).await;
                 begun = Instant::now();
             }
         }
@@ -309,28 +329,20 @@ impl Callee {
     }
 
     /// Calls a function over all rows, and where that fails over fewer.
-    async fn whole(
-        &mut self,
-        index: ComponentExportIndex,
-        shape: &Shape,
-        inputs: &[Input<'_>],
-        asked: &[usize],
-        filled: &mut Filled,
-    ) -> Result<(), Fault> {
-        let mut left = vec![asked];
-        while let Some(rows) = left.pop() {
-            if rows.is_empty() {
-                continue;
-            }
-            let column = |(input, taken): (&Input<'_>, &Taken)| {
-                Val::List(rows.iter().map(|row| input.value(*row, taken)).collect())
+    async fn whole(&mut self, asked: Asked<'_>, filled: &mut Filled) -> Result<(), CallFailure> {
+        let (mut slow, mut left) = (0, vec![asked.rows]);
+        while let Some(rows) = left.pop().filter(|rows| !rows.is_empty()) {
+            let done = match self.column(asked, rows).await? {
+                Ok(done) => done,
+                Err(fault) => {
+                    asked.note(&fault, &mut slow)?;
+                    Err(fault.to_string())
+                }
             };
-            let arguments: Vec<Val> = inputs.iter().zip(&shape.parameters).map(column).collect();
-            let returned = self.run(index, &arguments).await?.map_err(|fault| fault.to_string());
-            drop(arguments);
-            match (returned.and_then(|value| shape.result.column(value, rows.len())), rows) {
-                (Ok(values), _) => {
-                    rows.iter().zip(values).for_each(|(row, value)| filled.put(*row, shape.result.read(value)));
+            match (done, rows) {
+                (Ok(Column::Doubles(values)), _) => filled.put_doubles(rows, values),
+                (Ok(Column::Values(values)), _) => {
+                    rows.iter().zip(values).for_each(|(row, value)| filled.put(*row, asked.shape.result.read(value)));
                 }
                 (Err(reason), [row]) => filled.fail(*row, reason),
                 (Err(_), _) => {
@@ -342,12 +354,34 @@ impl Callee {
         Ok(())
     }
 
-    /// One call: what it returned, or why it failed.
+    /// One call over rows: what it returned for each, why it returned no such thing, or why it failed.
+    async fn column(
+        &mut self,
+        asked: Asked<'_>,
+        rows: &[usize],
+    ) -> Result<Result<Result<Column, String>, Fault>, Fault> {
+        let Asked { index, shape, inputs, .. } = asked;
+        if shape.is_of_doubles() {
+            let columns: Vec<Cow<'_, [f64]>> = inputs.iter().filter_map(|input| input.doubles(rows)).collect();
+            let called = self.run(async |store, instance| doubles(store, instance, index, &columns).await).await?;
+            return Ok(called.map(|values| of_rows(values, rows.len()).map(Column::Doubles)));
+        }
+        let list =
+            |(input, taken): (&Input<'_>, &Taken)| Val::List(rows.iter().map(|row| input.value(*row, taken)).collect());
+        let arguments: Vec<Val> = inputs.iter().zip(&shape.parameters).map(list).collect();
+        let called = self.run(async |store, instance| values(store, instance, index, &arguments).await).await?;
+        Ok(called.map(|value| shape.result.column(value, rows.len()).map(Column::Values)))
+    }
+
+    /// One call: what it came to, or why it failed.
     ///
     /// # Errors
     /// When there is no room for an instance, whatever it would do.
-    async fn run(&mut self, index: ComponentExportIndex, arguments: &[Val]) -> Result<Result<Val, Fault>, Fault> {
-        // A call whose future is dropped half way leaves none behind.
+    async fn run<T>(
+        &mut self,
+        call: impl AsyncFnOnce(&mut Store<Host>, &Instance) -> wasmtime::Result<T>,
+    ) -> Result<Result<T, Fault>, Fault> {
+        // A call whose future is dropped half way leaves no instance behind.
         let mut live = match self.live.take() {
             Some(live) => live,
             None => self.instantiate().await?,
@@ -355,20 +389,13 @@ impl Callee {
         let Live { meter, store, instance } = &mut live;
         store.data_mut().present.begin(Invocation::default());
         let deadline = Host::begin(store);
-        let mut results = [Val::Bool(false)];
-        let called = within(deadline, async {
-            let function = instance.get_func(&mut *store, index);
-            let function = function.ok_or_else(|| wasmtime::Error::msg("the function is not there"))?;
-            function.call_async(&mut *store, arguments, &mut results).await
-        });
-        let called = meter.over(called).await;
+        let called = meter.over(within(deadline, call(store, instance))).await;
         let called = called.map_err(|error| Fault::new(&error, store.data()));
         store.data().end();
         match called {
-            Ok(()) => {
+            Ok(returned) => {
                 self.live = Some(live);
-                let [value] = results;
-                Ok(Ok(value))
+                Ok(Ok(returned))
             }
             Err(Fault::Busy) => Err(Fault::Busy),
             Err(fault) => {
@@ -396,6 +423,85 @@ impl Callee {
             Err(error) => Err(Fault::new(&error, store.data())),
         }
     }
+}
+
+/// What is asked of a function in a call over columns.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    index: ComponentExportIndex,
+    shape: &'a Shape,
+    inputs: &'a [Input<'a>],
+    /// The rows that it is given.
+    rows: &'a [usize],
+}
+
+impl Asked<'_> {
+    /// Notes that a guest failed.
+    ///
+    /// # Errors
+    /// When the time of too many has run out.
+    fn note(&self, fault: &Fault, slow: &mut usize) -> Result<(), CallFailure> {
+        *slow += usize::from(matches!(fault, Fault::Timeout { .. } | Fault::Cpu { .. }));
+        if *slow > SLOW_MAX && self.rows.len() > SLOW_MAX {
+            return Err(CallFailure::TooLarge(format!("the time of more than {SLOW_MAX} calls ran out: {fault}")));
+        }
+        Ok(())
+    }
+}
+
+/// What a function of lists returned.
+enum Column {
+    Doubles(Vec<f64>),
+    Values(Vec<Val>),
+}
+
+fn function(store: &mut Store<Host>, instance: &Instance, index: ComponentExportIndex) -> wasmtime::Result<Func> {
+    instance.get_func(store, index).ok_or_else(|| wasmtime::Error::msg("the function is not there"))
+}
+
+/// Calls a function with values of any types.
+async fn values(
+    store: &mut Store<Host>,
+    instance: &Instance,
+    index: ComponentExportIndex,
+    arguments: &[Val],
+) -> wasmtime::Result<Val> {
+    let mut results = [Val::Bool(false)];
+    function(store, instance, index)?.call_async(store, arguments, &mut results).await?;
+    let [value] = results;
+    Ok(value)
+}
+
+/// Calls a function with lists of doubles, which are copied as they lie in memory.
+async fn doubles(
+    store: &mut Store<Host>,
+    instance: &Instance,
+    index: ComponentExportIndex,
+    columns: &[Cow<'_, [f64]>],
+) -> wasmtime::Result<Vec<f64>> {
+    let function = function(store, instance, index)?;
+    match columns {
+        [a] => typed(store, function, (&**a,)).await,
+        [a, b] => typed(store, function, (&**a, &**b)).await,
+        [a, b, c] => typed(store, function, (&**a, &**b, &**c)).await,
+        _ => Err(wasmtime::Error::msg("there are other columns")),
+    }
+}
+
+async fn typed<P>(store: &mut Store<Host>, function: Func, arguments: P) -> wasmtime::Result<Vec<f64>>
+where
+    P: ComponentNamedList + Lower + Send + Sync,
+{
+    let (values,) = function.typed::<P, (Vec<f64>,)>(&*store)?.call_async(store, arguments).await?;
+    Ok(values)
+}
+
+/// What was returned, if it is for so many rows.
+fn of_rows<T>(values: Vec<T>, rows: usize) -> Result<Vec<T>, String> {
+    if values.len() == rows {
+        return Ok(values);
+    }
+    Err(format!("its answer is not valid: it has {} values for {rows} rows", values.len()))
 }
 
 impl std::fmt::Debug for Callee {

@@ -16,11 +16,15 @@ use littoral_runtime_wasm::stage::StageSettings;
 use littoral_runtime_wasm::user_function::{CallFailure, Callee, Outcome, Shape};
 use littoral_runtime_wasm::{Limits, Wasm, WasmOptions};
 
-async fn callee(timeout: Duration) -> Callee {
+/// With an instance that may compute for so long in a call.
+async fn callee(cpu: Duration) -> Callee {
     let wasm = Wasm::new(WasmOptions { instances_max: Some(4), ..WasmOptions::default() }).unwrap();
     let artifact = wasm.load(support::test_guest("judge").into()).await.unwrap();
     assert!(artifact.is_exporter() && !artifact.is_stage() && !artifact.is_handler());
-    let settings = StageSettings { limits: Limits { timeout, ..Limits::default() }, ..StageSettings::default() };
+    let settings = StageSettings {
+        limits: Limits { cpu: Some(cpu), timeout: LONG, ..Limits::default() },
+        ..StageSettings::default()
+    };
     Callee::new(&wasm, &artifact, settings).await.unwrap()
 }
 
@@ -87,8 +91,44 @@ async fn a_function_of_lists_is_given_whole_columns() {
 }
 
 #[tokio::test]
+async fn columns_of_doubles_are_handed_over_as_they_are() {
+    let mut callee = callee(LONG).await;
+    let rows = 5_000_usize;
+    let square = |row: usize| match row {
+        77 => Some(-1.0),
+        4_000 => Some(f64::INFINITY),
+        row => (row % 9 != 4).then_some((row * row + 1) as f64),
+    };
+    let squares: ArrayRef = Arc::new((0..rows).map(square).collect::<Float64Array>());
+    let factors: ArrayRef = Arc::new((0..rows).map(|row| Some(row as f64)).collect::<Float64Array>());
+    let root = |row: usize| square(row).filter(|_| row != 77 && row != 4_000).map(|square| square.sqrt() * row as f64);
+    // Of a part of a column, too.
+    for from in [0, 70, 1_001] {
+        let count = rows - from;
+        let columns = [squares.slice(from, count), factors.slice(from, count)];
+        let outcome = callee.call("root", (&columns, count), &DataType::Float64).await.unwrap();
+        let expected: ArrayRef = Arc::new((from..rows).map(root).collect::<Float64Array>());
+        assert_eq!(&outcome.values, &expected);
+        let failed: Vec<usize> = outcome.faults.keys().map(|row| row + from).collect();
+        assert_eq!(failed, [77, 4_000].into_iter().filter(|row| *row >= from).collect::<Vec<_>>());
+        let last = &outcome.faults[&(4_000 - from)];
+        assert_eq!(last, "its answer is not valid: it has 0 values for 1 rows");
+    }
+}
+
+#[tokio::test]
+async fn a_function_whose_time_runs_out_again_and_again_is_called_over_fewer_rows() {
+    let mut callee = callee(Duration::from_millis(50)).await;
+    let spins = texts(&["spin"; 20]);
+    let all = callee.call("misbehave", (&[spins.clone()], 20), &DataType::Utf8).await;
+    assert!(matches!(all, Err(CallFailure::TooLarge(_))), "{all:?}");
+    let few = callee.call("misbehave", (&[spins.slice(0, 8)], 8), &DataType::Utf8).await.unwrap();
+    assert_eq!((few.faults.len(), few.values.null_count()), (8, 8));
+}
+
+#[tokio::test]
 async fn a_fault_is_of_its_row_and_the_next_one_has_another_instance() {
-    let mut callee = callee(Duration::from_secs(2)).await;
+    let mut callee = callee(Duration::from_secs(3)).await;
     let how = texts(&["a", "trap", "b", "refuse", "spin", "c"]);
     let outcome = callee.call("misbehave", (&[how], 6), &DataType::Utf8).await.unwrap();
     let expected: ArrayRef = Arc::new(StringArray::from(vec![Some("A"), None, Some("B"), None, None, Some("C")]));
@@ -97,7 +137,7 @@ async fn a_fault_is_of_its_row_and_the_next_one_has_another_instance() {
     assert_eq!(faults.keys().copied().collect::<Vec<_>>(), [1, 3, 4]);
     assert!(faults[&1].starts_with("it trapped: ") && faults[&1].contains("on purpose"), "{}", faults[&1]);
     assert_eq!(faults[&3], "it was told to");
-    assert!(faults[&4].contains("raise `timeout` in the manifest"), "{}", faults[&4]);
+    assert!(faults[&4].contains("raise `limits.cpu` in the manifest"), "{}", faults[&4]);
     // Texts that are too large together come again in parts; alone it is the row that fails.
     let large = texts(&["large", "a"]);
     let both = callee.call("misbehave", (&[large.clone()], 2), &DataType::Utf8).await;

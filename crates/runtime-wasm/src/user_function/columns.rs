@@ -1,5 +1,6 @@
 //! Values of Arrow columns as values of the component model, and back.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -76,6 +77,17 @@ impl<'a> Input<'a> {
 
     pub(super) fn is_null(&self, row: usize) -> bool {
         self.nulls.is_some_and(|nulls| nulls.is_null(row))
+    }
+
+    /// The doubles of rows, each of which has one; all of them as they lie in memory.
+    pub(super) fn doubles(&self, rows: &[usize]) -> Option<Cow<'a, [f64]>> {
+        let Values::Double(values) = self.values else { return None };
+        if let (Some(first), Some(last)) = (rows.first(), rows.last())
+            && last - first + 1 == rows.len()
+        {
+            return values.get(*first..=*last).map(Cow::Borrowed);
+        }
+        Some(rows.iter().filter_map(|row| values.get(*row).copied()).collect())
     }
 
     /// Why there is no such value of a row, if there is none.
@@ -175,6 +187,13 @@ impl Filled {
         let put = returned.and_then(|value| value.map_or(Ok(()), |value| self.value(row, value)));
         if let Err(reason) = put {
             self.fail(row, reason);
+        }
+    }
+
+    /// Takes the doubles that were returned for rows.
+    pub(super) fn put_doubles(&mut self, rows: &[usize], returned: Vec<f64>) {
+        if let Returns::Double(values) = &mut self.values {
+            rows.iter().zip(returned).for_each(|(row, value)| set(values, *row, value));
         }
     }
 
