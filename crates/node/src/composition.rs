@@ -77,7 +77,10 @@ fn flow_of(manifest: &Manifest, name: &FunctionName) -> Option<String> {
         let is_sink = matches!(&flow.sink, Some(Sink::Function(sink)) if sink == name);
         is_sink || flow.stages.iter().any(|stage| stage == name || calls(stage))
     });
-    flows.next().map(|(flow, _)| flow.to_string())
+    let flow = flows.next().map(|(flow, _)| flow.to_string());
+    flow.or_else(|| {
+        manifest.called.contains(name).then(|| "(none yet, but a statement declares it for expressions)".to_owned())
+    })
 }
 
 /// The same for a bundle whose components this node holds.

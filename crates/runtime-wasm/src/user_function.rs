@@ -19,7 +19,7 @@ use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Func, Instan
 
 use self::columns::{Filled, Input, accepts, sql_types};
 use crate::artifact::Artifact;
-use crate::composition::{Interfaces, Kind, Primitive, Signature, Type};
+use crate::composition::{Interface, Interfaces, Kind, Primitive, Signature, Type};
 use crate::engine::Wasm;
 use crate::fabric::Invocation;
 use crate::fault::Fault;
@@ -165,38 +165,38 @@ impl Interfaces {
     ///
     /// # Errors
     /// When there is none, or several.
-    pub fn user_function(&self, export: &str) -> Result<(Option<&str>, &str, &Signature), String> {
-        if let Some((name, signature)) = self.functions.get_key_value(export) {
-            return Ok((None, name, signature));
-        }
-        let all = || {
-            let functions = |(interface, of): (&'_ String, &'_ crate::composition::Interface)| {
-                let names = of.functions.keys().map(|name| format!("{interface}#{name}"));
-                names.collect::<Vec<_>>()
-            };
-            self.functions.keys().cloned().chain(self.exports.iter().flat_map(functions))
+    pub fn user_function(&self, export: &str) -> Result<Exported<'_>, String> {
+        let alone = self.functions.iter().map(|(name, signature)| (None, name.as_str(), signature));
+        let of_interface = |(interface, of)| {
+            let (interface, of): (&String, &Interface) = (interface, of);
+            of.functions.iter().map(move |(name, signature)| (Some(interface.as_str()), name.as_str(), signature))
         };
-        let of = self.exports.iter().flat_map(|(interface, of)| {
-            let found = of.functions.iter().filter(move |(name, _)| match export.split_once('#') {
-                Some((wanted, function)) => wanted == interface && function == name.as_str(),
-                None => export == name.as_str(),
-            });
-            found.map(move |(name, signature)| (Some(interface.as_str()), name.as_str(), signature))
-        });
-        match of.collect::<Vec<_>>().as_slice() {
-            [only] => Ok(*only),
+        let all: Vec<Exported<'_>> = alone.chain(self.exports.iter().flat_map(of_interface)).collect();
+        let in_full = |(interface, name, _): &Exported<'_>| match interface {
+            Some(interface) => format!("{interface}#{name}"),
+            None => (*name).to_owned(),
+        };
+        if let Some(exact) = all.iter().find(|exported| in_full(exported) == export) {
+            return Ok(*exact);
+        }
+        let named: Vec<&Exported<'_>> = all.iter().filter(|(_, name, _)| *name == export).collect();
+        match named.as_slice() {
+            [only] => Ok(**only),
             [] => {
-                let names: Vec<String> = all().take(NAMES_MAX).map(|name| format!("`{name}`")).collect();
+                let names: Vec<String> = all.iter().take(NAMES_MAX).map(|of| format!("`{}`", in_full(of))).collect();
                 let exports = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
                 Err(format!("its component exports no function `{export}`; it exports {exports}"))
             }
-            [(Some(interface), name, _), ..] => Err(format!(
-                "several interfaces of its component have a function `{export}`: name one with its interface, as '{interface}#{name}'"
+            [first, ..] => Err(format!(
+                "several interfaces of its component have a function `{export}`; say which one is meant, as '{}'",
+                in_full(first)
             )),
-            [(None, ..), ..] => Err(format!("its component exports `{export}` more than once")),
         }
     }
 }
+
+/// A function that a component exports: its interface, if it is in one, its name and its types.
+pub type Exported<'a> = (Option<&'a str>, &'a str, &'a Signature);
 
 /// What a function came to over columns.
 #[derive(Clone, Debug)]

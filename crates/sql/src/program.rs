@@ -188,10 +188,8 @@ impl Expansion {
         let calls_it = |other: &FunctionName| other == id;
         let routes = self.manifest.routes.iter().filter_map(|route| route.function.as_ref());
         let triggers = self.manifest.triggers.iter().map(|trigger| &trigger.function);
-        if routes.chain(triggers).any(calls_it) {
-            let message = format!(
-                "function {id} is called by a route or a trigger, and runs in stages where expressions call it"
-            );
+        if of_app.later.is_some() || routes.chain(triggers).any(calls_it) {
+            let message = format!("function {id} answers calls of others; what expressions call runs in stages alone");
             let help = "give its component a second name in `[functions]`";
             source.add("contradiction", function.at, message).help(help);
             return None;

@@ -30,7 +30,7 @@ CREATE FUNCTION seven () RETURNS bigint AS 'judge';
 ";
 
 fn manifest(text: &str) -> Manifest {
-    let manifest = "name = \"app\"\nversion = \"1\"\n[functions.judge]\ncomponent = \"judge.wasm\"\n[functions.page]\ncomponent = \"page.wasm\"\n[functions.box]\nimage = \"box\"\n[[routes]]\npath = \"/\"\nfunction = \"page\"\n";
+    let manifest = "name = \"app\"\nversion = \"1\"\n[functions.judge]\ncomponent = \"judge.wasm\"\n[functions.page]\ncomponent = \"page.wasm\"\n[functions.box]\nimage = \"box\"\n[functions.late]\ncomponent = \"late.wasm\"\nasync = {}\n[[routes]]\npath = \"/\"\nfunction = \"page\"\n";
     let mut manifest = littoral_model::manifest::parse("littoral.toml", manifest).unwrap();
     manifest.sql.insert("flows".parse().unwrap(), Sql { text: text.to_owned() });
     manifest
@@ -286,6 +286,7 @@ fn what_is_wrong_with_a_declaration_or_a_call_is_said_where_it_stands() {
         ),
         ("CREATE FUNCTION f () RETURNS bigint AS 'box'", "`box` is no component"),
         ("CREATE FUNCTION f () RETURNS bigint AS 'page'", "give its component a second name"),
+        ("CREATE FUNCTION f () RETURNS bigint AS 'late'", "function late answers calls of others"),
         ("CREATE FUNCTON f () RETURNS bigint", "did you mean `function`?"),
     ] {
         let errors = mistakes(statement);

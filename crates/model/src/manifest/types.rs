@@ -37,7 +37,7 @@ pub struct Manifest {
     /// The app's flows, by name: from a stream through functions to a stream.
     #[serde(default)]
     pub flows: BTreeMap<FlowName, Flow>,
-    /// Streams and flows in SQL, by the name of the file; those of files `*.sql` beside the manifest are added when it is
+    /// Streams, functions and flows in SQL, by the name of the file; those of files `*.sql` beside the manifest are added when it is
     /// deployed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sql: BTreeMap<SqlName, Sql>,
@@ -74,7 +74,7 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Sql {
-    /// `CREATE STREAM` and `CREATE FLOW`, each ended by a semicolon.
+    /// `CREATE STREAM`, `CREATE FUNCTION` and `CREATE FLOW`, each ended by a semicolon.
     pub text: String,
 }
 
