@@ -270,4 +270,29 @@ stages = ["clean"]
         let findings = crate::intent::read_manifest(&mistaken).unwrap_err();
         assert_eq!(findings.to_string(), "flows.sql:1:151: there is no column `b`");
     }
+
+    #[test]
+    fn what_a_query_calls_is_part_of_its_stage() {
+        let text = "CREATE STREAM raw (a bigint); CREATE FUNCTION judge (value bigint) RETURNS bigint; \
+                    CREATE FUNCTION unused () RETURNS bigint AS 'page'; \
+                    CREATE FLOW f KEEP IN REGION 'eu' AS SELECT judge(a) AS b FROM raw";
+        let function = "[functions.judge]\ncomponent = \"judge.wasm\"\nmemory = \"32MiB\"\nplacement = { tier = \"edge\", region = \"eu\" }\n";
+        let text = format!("{MANIFEST}{function}[sql.flows]\ntext = \"{text}\"\n");
+        let (manifest, program) = crate::intent::read_manifest(&text).unwrap();
+        let spec = app_spec(&manifest, &BTreeMap::from([("judge".to_owned(), "0123".to_owned())]));
+        let of = |name: &str| &spec.functions[&name.parse::<FunctionName>().unwrap()];
+        let plan = program.stage(&"f".parse().unwrap()).unwrap();
+        assert_eq!(of("f").artifact, format!("sql:{:016x}+0123", plan.fingerprint()));
+        assert!(
+            manifest::Query::is_made_of(&of("f").artifact, "0123")
+                && !manifest::Query::is_made_of(&of("f").artifact, "012")
+        );
+        assert_eq!(of("f").memory_bytes, QUERY_MEMORY_BYTES + (32 << 20));
+        assert_eq!((of("f").placement.tiers.len(), of("f").placement.regions.len()), (1, 1));
+        // Neither what is called nor what may be is served by itself.
+        assert_eq!((of("judge").interface, of("page").interface), (Interface::Stage, Interface::Stage));
+        let (manifest, _) = crate::intent::read_manifest(&text.replace("region = \"eu\"", "region = \"us\"")).unwrap();
+        let apart = query_placement(&manifest, &manifest.queries[&"f".parse().unwrap()]).unwrap_err();
+        assert_eq!(apart.as_str(), "judge");
+    }
 }

@@ -120,7 +120,7 @@ async fn columns_of_doubles_are_handed_over_as_they_are() {
 async fn a_function_whose_time_runs_out_again_and_again_is_called_over_fewer_rows() {
     let mut callee = callee(Duration::from_millis(50)).await;
     let spins = texts(&["spin"; 20]);
-    let all = callee.call("misbehave", (&[spins.clone()], 20), &DataType::Utf8).await;
+    let all = callee.call("misbehave", (std::slice::from_ref(&spins), 20), &DataType::Utf8).await;
     assert!(matches!(all, Err(CallFailure::TooLarge(_))), "{all:?}");
     let few = callee.call("misbehave", (&[spins.slice(0, 8)], 8), &DataType::Utf8).await.unwrap();
     assert_eq!((few.faults.len(), few.values.null_count()), (8, 8));
@@ -140,7 +140,7 @@ async fn a_fault_is_of_its_row_and_the_next_one_has_another_instance() {
     assert!(faults[&4].contains("raise `limits.cpu` in the manifest"), "{}", faults[&4]);
     // Texts that are too large together come again in parts; alone it is the row that fails.
     let large = texts(&["large", "a"]);
-    let both = callee.call("misbehave", (&[large.clone()], 2), &DataType::Utf8).await;
+    let both = callee.call("misbehave", (std::slice::from_ref(&large), 2), &DataType::Utf8).await;
     assert!(matches!(both, Err(CallFailure::TooLarge(_))), "{both:?}");
     let alone = callee.call("misbehave", (&[large.slice(0, 1)], 1), &DataType::Utf8).await.unwrap();
     assert!(alone.values.is_null(0) && alone.faults[&0].contains("64 MiB are taken"), "{:?}", alone.faults);
@@ -153,7 +153,7 @@ async fn what_columns_cannot_hold_is_refused_in_words() {
     let moment = DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()));
     let check = shape("check").unwrap();
     for ty in [&DataType::Int64, &moment, &DataType::Duration(TimeUnit::Microsecond)] {
-        assert_eq!(check.refuses(&[ty.clone()], ty), None);
+        assert_eq!(check.refuses(std::slice::from_ref(ty), ty), None);
     }
     let refused = |export: &str, parameters: &[DataType], result: &DataType| {
         shape(export).unwrap().refuses(parameters, result).unwrap()
