@@ -208,6 +208,41 @@ fn windows_call_functions_of_rows_and_of_groups() {
 }
 
 #[test]
+fn what_comes_out_does_not_depend_on_batches() {
+    // Every third row ends a window, and 13 is among rows and among sums.
+    let of: Vec<_> = (0..40_i64).map(|row| ((row % 7 != 3).then_some(row * 5 % 17), Some(row % 4))).collect();
+    for query in [
+        "SELECT ts, add_up(judge(a), b) AS x FROM readings WHERE b > 0 AND judge(b) > 10 OR judge(a) > 40",
+        "SELECT window_end, judge(sum(a)) AS x, max(judge(b)) AS y FROM TUMBLE(readings, ts, INTERVAL '3 seconds') \
+         WHERE judge(a) IS NOT NULL GROUP BY window_end HAVING judge(min(a)) < 100",
+        "SELECT window_end, judge(b + 10) AS k, count(*) AS n FROM HOP(readings, ts, INTERVAL '2 seconds', INTERVAL '4 seconds') \
+         GROUP BY judge(b + 10), window_end",
+    ] {
+        let program = program(&format!("CREATE FLOW f AS {query}"));
+        let came = |size: usize| {
+            let (mut stage, mut rows, mut failed) = (stage(&program, "f"), Vec::new(), Vec::new());
+            let all = values(&of);
+            for from in (0..of.len()).step_by(size) {
+                let batch = all.slice(from, size.min(of.len() - from));
+                let output = try_process(&mut stage, &mut Fake::default(), &batch).unwrap();
+                rows.extend(lines(output.rows.as_ref()));
+                failed.extend(
+                    output.rejected.into_iter().map(|(row, reason)| format!("{} {reason}", from + row as usize)),
+                );
+                failed.extend(output.failed);
+            }
+            failed.sort();
+            (rows, failed)
+        };
+        let whole = came(of.len());
+        assert!(whole.0.len() > 5 && !whole.1.is_empty(), "{query}: {whole:?}");
+        for size in [1, 3, 7, 16] {
+            assert_eq!(came(size), whole, "{query} in batches of {size}");
+        }
+    }
+}
+
+#[test]
 fn over_several_partitions_rows_and_groups_are_judged_where_they_are() {
     let text = "CREATE STREAM many (machine text, ts timestamp, a bigint) PARTITIONS 2; \
                 CREATE FLOW g AS SELECT judge(sum(judge(a))) AS score FROM TUMBLE(many, ts, INTERVAL '3 seconds') GROUP BY window_end";
