@@ -706,7 +706,8 @@ pub(crate) enum FlowCommand {
     #[command(after_long_help = "\
 Examples:
   littoral flow explain
-  littoral flow explain ./my-app alerts -o json")]
+  littoral flow explain ./my-app alerts -o json
+  littoral flow explain --svg flows.svg")]
     Explain(ExplainArgs),
 }
 
@@ -718,6 +719,9 @@ pub(crate) struct ExplainArgs {
     pub(crate) app: PathBuf,
     /// One flow of it; all if left out.
     pub(crate) flow: Option<String>,
+    /// Also draw them into this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Format,

@@ -42,6 +42,7 @@ fn flow() -> FlowStatus {
             epoch: 2,
             in_sync: vec!["edge-1".to_owned()],
             rows_in: 100,
+            bytes_in: 12_000,
             rows_out: 98,
             rows_rejected: 2,
             first_commit_us: None,
@@ -53,6 +54,7 @@ fn flow() -> FlowStatus {
         sinks: vec![SinkStatus {
             name: "alerts".to_owned(),
             rows: 98,
+            bytes: 900,
             last_commit_us: None,
             latency: Quantiles::default(),
             slo_p95_ms: Some(500.0),

@@ -109,6 +109,18 @@ fn stage(world: &World, node: &Node, flow: &str) -> Option<(String, usize)> {
     stages(world, node, flow)?.into_iter().next()
 }
 
+/// Kills the edge that runs the first partition of a flow's stage, and starts it again.
+fn strike(world: &World, cloud: &Node, edges: &mut BTreeMap<String, Node>, flow: &str) {
+    let mut owner = None;
+    eventually("it has an owner", || {
+        owner = stage(world, cloud, flow).map(|(owner, _)| owner);
+        owner.is_some()
+    });
+    let owner = owner.unwrap();
+    edges.remove(&owner).unwrap_or_else(|| panic!("`{flow}` runs on {owner}, no edge")).kill();
+    edges.insert(owner.clone(), world.start(&owner, &[]));
+}
+
 fn write(world: &World, flows: &str) -> String {
     write_app(world, MANIFEST, flows)
 }
@@ -170,15 +182,7 @@ fn a_flow_in_sql_is_exact_through_kills_and_says_where_it_runs() {
         let size = RECORDS / PORTIONS;
         publish(&world, &cloud, (portion * size..(portion + 1) * size).map(record));
         if portion % 2 == 1 && portion + 1 < PORTIONS {
-            let mut owner = None;
-            eventually("it has an owner", || {
-                owner = stage(&world, &cloud, "hot").map(|(owner, _)| owner);
-                owner.is_some()
-            });
-            let owner = owner.unwrap();
-            assert!(owner.starts_with("edge-"), "{owner}");
-            edges.remove(&owner).unwrap().kill();
-            edges.insert(owner.clone(), world.start(&owner, &[]));
+            strike(&world, &cloud, &mut edges, "hot");
             eventually("both hold the stages again", || {
                 ["hot", "means"].iter().all(|flow| stage(&world, &cloud, flow).is_some_and(|(_, copies)| copies == 2))
             });
@@ -205,8 +209,13 @@ fn a_flow_in_sql_is_exact_through_kills_and_says_where_it_runs() {
     let bad = rows(&world, &cloud, "mill/bad");
     assert_eq!(bad.len(), failed);
     assert!(bad.iter().all(|row| row.to_string().contains("division by zero")), "{}", bad[0]);
-    let explained = cloud.tell(&world, &["flow", "explain", &folder, "hot"]);
-    assert!(explained.contains("measured hot.0/0 on edge-"), "{explained}");
+    let drawn = world.path("flows.svg");
+    let explained = cloud.tell(&world, &["flow", "explain", &folder, "hot", "--svg", drawn.to_str().unwrap()]);
+    for part in ["measured hot.0/0 on edge-", "% of the bytes that readings has go on to hot"] {
+        assert!(explained.contains(part), "{part} in\n{explained}");
+    }
+    let drawn = std::fs::read_to_string(drawn).unwrap();
+    assert!(drawn.contains("on edge-") && drawn.contains(" ms old"), "{drawn}");
 }
 
 const SPREAD_MANIFEST: &str = r#"
@@ -269,14 +278,7 @@ fn groups_over_several_partitions_are_exact_through_kills() {
         publish(&world, &cloud, (portion * size..(portion + 1) * size).map(record));
         let struck = ["sums-by-key", "sums"].get(portion / 2).filter(|_| portion % 2 == 1);
         if let Some(flow) = struck {
-            let mut owner = None;
-            eventually("it has an owner", || {
-                owner = stage(&world, &cloud, flow).map(|(owner, _)| owner);
-                owner.is_some()
-            });
-            let owner = owner.unwrap();
-            edges.remove(&owner).unwrap().kill();
-            edges.insert(owner.clone(), world.start(&owner, &[]));
+            strike(&world, &cloud, &mut edges, flow);
             eventually("both hold the stages again", are_copied);
         }
     }
@@ -362,14 +364,7 @@ fn pairs_of_two_streams_over_several_partitions_are_exact_through_kills() {
         publish_to(&world, &cloud, "mill/pressures", part(PRESSURES).map(pressure));
         let struck = counts.get(portion / 2).filter(|_| portion % 2 == 1);
         if let Some((flow, _)) = struck {
-            let mut owner = None;
-            eventually("it has an owner", || {
-                owner = stage(&world, &cloud, flow).map(|(owner, _)| owner);
-                owner.is_some()
-            });
-            let owner = owner.unwrap();
-            edges.remove(&owner).unwrap().kill();
-            edges.insert(owner.clone(), world.start(&owner, &[]));
+            strike(&world, &cloud, &mut edges, flow);
             eventually("both hold the stages again", are_copied);
         }
     }

@@ -25,12 +25,19 @@ partitions = 2
 source = "values"
 stages = ["count"]
 sink = "counts"
+dead_letter = "bad"
+
+[streams.bad]
 "#;
 
-/// The same component under another digest: a section that nobody reads, with a name and nothing in it.
-fn another(component: &[u8], name: &str) -> Vec<u8> {
-    let length = u8::try_from(name.len()).unwrap();
-    [component, &[0, length + 1, length], name.as_bytes()].concat()
+/// What the component says of a value that is none, and what its next versions say.
+const SAYS: [&str; 4] = ["is no number", "is none: v-1", "is none: v-2", "is none: v-3"];
+
+/// The component as a version that says something else.
+fn version(component: &[u8], number: usize) -> Vec<u8> {
+    let (before, after) = (SAYS[0].as_bytes(), SAYS[number].as_bytes());
+    let at = component.windows(before.len()).position(|part| part == before).unwrap();
+    [&component[..at], after, &component[at + before.len()..]].concat()
 }
 
 fn publish(world: &World, node: &Node, key: &str, values: std::ops::Range<u32>) {
@@ -49,6 +56,22 @@ fn counts(world: &World, node: &Node, key: &str) -> Vec<i64> {
     rows.filter(|row| row["key"] == key).map(|row| row["count"].as_i64().unwrap()).collect()
 }
 
+/// What is said of a value that is none, which is the next after so many.
+fn reason(world: &World, node: &Node, before: usize) -> String {
+    node.tell(world, &["stream", "publish", "tally/values", "--key", "odd", "--value", "odd"]);
+    let mut reasons = Vec::new();
+    eventually("it is rejected", || {
+        let output = node.ask(world, &["stream", "tail", "tally/bad", "--from", "start"]);
+        let rows = String::from_utf8(output.stdout).unwrap();
+        let rows = rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap());
+        let rows = rows.map(|row| row.get("row").cloned().unwrap_or(row));
+        reasons = rows.map(|row| row["reason"].as_str().unwrap().to_owned()).collect();
+        reasons.len() > before
+    });
+    let reason = &reasons[before];
+    SAYS.into_iter().find(|said| reason.ends_with(said)).unwrap_or_else(|| panic!("{reason}")).to_owned()
+}
+
 #[test]
 fn a_function_is_replaced_while_its_flow_runs() {
     let world = World::new();
@@ -59,11 +82,12 @@ fn a_function_is_replaced_while_its_flow_runs() {
     std::fs::write(folder.join("count.wasm"), &component).unwrap();
     std::fs::write(folder.join("littoral.toml"), MANIFEST).unwrap();
     node.tell(&world, &["deploy", folder.to_str().unwrap()]);
-    for (swap, from) in (0..3).map(|swap| (swap, swap * 100)) {
+    for (swap, from) in (1..SAYS.len()).zip((0..).step_by(100)) {
         publish(&world, &node, "a", from..from + 50);
         publish(&world, &node, "b", from..from + 50);
         let file = world.path("count.wasm");
-        std::fs::write(&file, another(&component, &format!("swap-{swap}"))).unwrap();
+        std::fs::write(&file, version(&component, swap)).unwrap();
+        assert_eq!(reason(&world, &node, swap - 1), SAYS[swap - 1]);
         let file = file.to_str().unwrap();
         let report = node.json(&world, &["swap", "tally/count", file, "-o", "json"]);
         let stages = report["stages"].as_array().unwrap();
@@ -80,6 +104,7 @@ fn a_function_is_replaced_while_its_flow_runs() {
         eventually("all are counted", || counts(&world, &node, key).len() >= 300);
         assert_eq!(counts(&world, &node, key), (1..=300).collect::<Vec<i64>>());
     }
+    assert_eq!(reason(&world, &node, SAYS.len() - 1), SAYS[SAYS.len() - 1]);
     // What cannot run does not take the place of what does.
     let file = world.path("broken.wasm");
     std::fs::write(&file, b"no component").unwrap();

@@ -243,6 +243,7 @@ impl Picture {
             epoch: assignment.map_or(0, |assignment| assignment.epoch.0),
             in_sync: assignment.map(names).unwrap_or_default(),
             rows_in: stats.rows_in,
+            bytes_in: stats.bytes_in,
             rows_out: stats.rows_out.values().sum(),
             rows_rejected: stats.rejected,
             first_commit_us: stats.first_us,
@@ -275,11 +276,12 @@ impl Picture {
         let slo_ms = slo_ms(flow.slo);
         let mut found = Vec::with_capacity(streams.len());
         for stream in streams {
-            let (mut rows, mut quantiles, mut last_commit_us) = (0, Quantiles::default(), None);
+            let (mut rows, mut bytes, mut quantiles, mut last_commit_us) = (0, 0, Quantiles::default(), None);
             for placed in app.placement.works.iter().filter(|placed| is_fed_by(placed, stream, flow_name)) {
                 let Some((_, work)) = self.owned.get(&placed.work) else { continue };
                 let Some(stats) = &work.stats else { continue };
                 rows += stats.rows_in;
+                bytes += stats.bytes_in;
                 last_commit_us = last_commit_us.max(stats.last_us);
                 worse(&mut quantiles, stats.end_to_end);
             }
@@ -288,6 +290,7 @@ impl Picture {
             found.push(SinkStatus {
                 name: stream.to_string(),
                 rows,
+                bytes,
                 last_commit_us,
                 latency: quantiles,
                 slo_p95_ms,

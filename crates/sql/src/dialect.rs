@@ -1,4 +1,5 @@
-//! The grammar of queries: PostgreSQL's, but for one thing that flows do not have and that makes its parser slow.
+//! The grammar of queries: PostgreSQL's, but for one thing that flows do not have and that makes its parser slow, and with the versions of
+//! a table (`FOR SYSTEM_TIME AS OF`, SQL:2011), which it does not have.
 
 use std::any::TypeId;
 
@@ -50,5 +51,9 @@ impl Dialect for FlowDialect {
         supports_comma_separated_trim() -> bool;
         supports_xml_expressions() -> bool;
         supports_comment_optimizer_hint() -> bool;
+    }
+
+    fn supports_table_versioning(&self) -> bool {
+        true
     }
 }

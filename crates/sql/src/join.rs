@@ -1,4 +1,5 @@
-//! Pairs of rows of two streams, with equal keys and moments that are no further apart than an interval.
+//! Pairs of rows of two streams, with equal keys and moments that are no further apart than an interval; or of rows of one stream with
+//! the version of the other that was valid at them (`version`).
 //!
 //! The rows of both come in one stream, spread by their keys (`shard`): each says which partition of which side it is of, and how far
 //! that was before it. A row makes pairs with the rows of the other side that are kept, and is kept itself until no other can come
@@ -12,6 +13,7 @@
 
 mod pairs;
 mod state;
+mod version;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,8 +21,8 @@ use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, SchemaRef};
 use smallvec::SmallVec;
 
-use crate::group::{Arrival, KEY_GROUPS, Progress};
-use crate::plan::{Joining, hash};
+use crate::group::{Arrival, Progress};
+use crate::plan::{Joining, Pairing};
 use crate::shard::{KEYS, PRODUCER, WATERMARK};
 use crate::value::{Cell, cell};
 use pairs::Found;
@@ -36,8 +38,8 @@ const BYTES_MAX: usize = 64 << 20;
 const PART_BYTES_MAX: usize = 4 << 20;
 /// The most pairs of a batch of rows; one row cannot make so many, nor end the intervals of so many.
 const FOUND_MAX: usize = 2 * ROWS_MAX;
-/// The most rows of a side, and the most bytes of theirs, that one row ends the intervals of, so that what comes out fits into a
-/// commit; the others follow with the next rows.
+/// The most rows of a side, and the most bytes of theirs, whose intervals are ended at once, so that what comes out fits into a
+/// commit; the others follow.
 const ENDED_MAX: usize = 8_192;
 const ENDED_BYTES_MAX: usize = 2 << 20;
 
@@ -78,8 +80,10 @@ struct Side {
 struct Kept {
     /// Its encoded key.
     key: Key,
-    /// Its values, encoded.
+    /// Its values, encoded; of a version, from when on it is valid, too.
     values: Box<[u8]>,
+    /// From when on it is valid, if it is a version.
+    valid_us: i64,
     part: u32,
     /// Whether there was a pair of it; only of outer sides.
     is_matched: bool,
@@ -136,9 +140,15 @@ impl Joining {
 
     /// The moments of the other side that a row of a moment can make pairs with.
     fn partners(&self, side: usize, time_us: i64) -> (i64, i64) {
-        match side {
-            0 => (time_us.saturating_add(self.low_us), time_us.saturating_add(self.high_us)),
-            _ => (time_us.saturating_sub(self.high_us), time_us.saturating_sub(self.low_us)),
+        match (self.pairing, side) {
+            (Pairing::Within { low_us, high_us }, 0) => {
+                (time_us.saturating_add(low_us), time_us.saturating_add(high_us))
+            }
+            (Pairing::Within { low_us, high_us }, _) => {
+                (time_us.saturating_sub(high_us), time_us.saturating_sub(low_us))
+            }
+            (Pairing::Version, 0) => (i64::MIN, time_us),
+            (Pairing::Version, _) => (time_us, i64::MAX),
         }
     }
 
@@ -194,8 +204,15 @@ impl Joins {
             self.end(joining, at, &mut step);
             step.dirty.insert(PROGRESS_PART);
             if let Some(time_us) = arrival.time_us {
-                let row = self.read(joining, columns, (place, side, time_us));
-                if let Err(reason) = self.row(joining, row, at, &mut step) {
+                // A version that comes late is valid from the watermark on.
+                let valid_us = time_us.max(watermark_us.unwrap_or(time_us));
+                let row = self.read(joining, columns, (place, side), (time_us, valid_us));
+                let taken = if joining.is_version(side) {
+                    self.version(row, producer, &mut step)
+                } else {
+                    self.row(joining, row, at, &mut step)
+                };
+                if let Err(reason) = taken {
                     joined.rejected.insert(place, reason);
                 }
             }
@@ -203,24 +220,51 @@ impl Joins {
                 return Err(ArrowError::ComputeError(format!("{rows} rows make more than {FOUND_MAX} pairs")));
             }
         }
-        self.put_out((joining, result), &mut step, &mut joined)?;
+        self.finish((joining, result), step, joined)
+    }
+
+    /// Whether rows whose interval is over are still to be put out.
+    pub(crate) fn has_more(&self, joining: &Joining) -> bool {
+        [0, 1].into_iter().any(|side| self.over(joining, side).is_some())
+    }
+
+    /// Puts out some of them.
+    ///
+    /// # Errors
+    /// As those of [`take`](Self::take).
+    pub(crate) fn go_on(&mut self, (joining, result): (&Joining, &SchemaRef)) -> Result<Joined, ArrowError> {
+        let mut step = Step::default();
+        self.end(joining, 0, &mut step);
+        step.dirty.insert(PROGRESS_PART);
+        self.finish((joining, result), step, Joined::default())
+    }
+
+    fn finish(&mut self, to: (&Joining, &SchemaRef), mut step: Step, mut joined: Joined) -> Result<Joined, ArrowError> {
+        self.put_out(to, &mut step, &mut joined)?;
         self.sides.iter_mut().for_each(|side| side.gone.clear());
         joined.dirty = step.dirty.into_iter().collect();
         Ok(joined)
     }
 
-    fn read(&self, joining: &Joining, columns: &[ArrayRef], (place, side, time_us): (usize, usize, i64)) -> Row {
+    fn read(
+        &self,
+        joining: &Joining,
+        columns: &[ArrayRef],
+        (place, side): (usize, usize),
+        (time_us, valid_us): (i64, i64),
+    ) -> Row {
         let at_place = |column: usize| columns.get(column).and_then(|column| cell(column, place));
         let key = (KEYS..KEYS + joining.keys).map(|column| at_place(column).map(Cell::canonical));
         let key: Vec<Option<Cell<'_>>> = key.collect();
         let is_comparable = key.iter().all(Option::is_some);
         let values = one(&joining.sides, side).columns.iter().map(|(column, _)| at_place(*column));
-        let values: Vec<Option<Cell<'_>>> = values.collect();
+        let valid = joining.is_version(side).then_some(Some(Cell::Timestamp(valid_us)));
+        let values: Vec<Option<Cell<'_>>> = values.chain(valid).collect();
         // Only what has no length cannot be encoded, and cells have one.
         let key = postcard::to_stdvec(&key).unwrap_or_default();
         let values = postcard::to_stdvec(&values).unwrap_or_default();
-        let part = part_of(joining, (hash(&key) % u64::from(KEY_GROUPS)) as u32, time_us);
-        let kept = Kept { key: Key::from_vec(key), values: values.into(), part, is_matched: false };
+        let part = if joining.is_version(side) { version::part_of(&key) } else { part_of(joining, &key, time_us) };
+        let kept = Kept { key: Key::from_vec(key), values: values.into(), valid_us, part, is_matched: false };
         Row { side, at: (time_us, self.next), kept, is_comparable }
     }
 
@@ -237,7 +281,7 @@ impl Joins {
         if is_kept {
             self.check(&kept)?;
         }
-        if is_comparable {
+        if is_comparable && joining.pairing != Pairing::Version {
             let partners = other.keys.get(&kept.key).into_iter().flat_map(|of| of.range((low, 0)..=(high, u64::MAX)));
             step.found.extend(partners.map(|partner| Found::pair(arrived, side, at, *partner)));
         }
@@ -247,11 +291,22 @@ impl Joins {
             self.insert(side, at, kept);
             return Ok(());
         }
-        if is_over && joining.is_outer(side) {
+        if is_over {
+            self.is_over(joining, (side, at, kept), arrived, step);
+        }
+        Ok(())
+    }
+
+    /// Puts a row out of which no pair can come any more, alone or with the version that was valid.
+    fn is_over(&mut self, joining: &Joining, (side, at, kept): (usize, At, Kept), arrived: usize, step: &mut Step) {
+        if joining.pairing == Pairing::Version {
+            step.found.extend(self.valid(&kept.key, at.0).map(|version| Found::pair(arrived, side, at, version)));
+            self.outdate(&kept.key, step);
+        }
+        if joining.is_outer(side) && !kept.is_matched {
             step.found.push(Found::alone(arrived, side, at));
         }
         one_mut(&mut self.sides, side).gone.insert(at, kept);
-        Ok(())
     }
 
     /// Whether a row can be kept beside those that are.
@@ -344,26 +399,27 @@ impl Joins {
         })
     }
 
+    /// The first row of a side whose interval the watermark of the other side has passed.
+    fn over(&self, joining: &Joining, side: usize) -> Option<At> {
+        let watermark_us = one(&self.sides, 1 - side).watermark_us?;
+        let first = one(&self.sides, side).rows.keys().next()?;
+        (joining.partners(side, first.0).1 < watermark_us).then_some(*first)
+    }
+
     /// Ends the intervals of the rows that the watermark of the other side has passed.
     fn end(&mut self, joining: &Joining, arrived: usize, step: &mut Step) {
         for side in [0, 1] {
-            let Some(watermark_us) = one(&self.sides, 1 - side).watermark_us else { continue };
             let (mut count, mut bytes) = (0, 0);
             while count < ENDED_MAX && bytes < ENDED_BYTES_MAX {
-                let first = one(&self.sides, side).rows.keys().next().copied();
-                let Some(at) = first.filter(|at| joining.partners(side, at.0).1 < watermark_us) else { break };
+                let Some(at) = self.over(joining, side) else { break };
                 let Some(kept) = self.remove(side, at) else { break };
                 (count, bytes) = (count + 1, bytes + kept.bytes());
                 // What is left of a part is not written anew: how far a side has ended says which of its rows count.
                 if !self.parts.contains_key(&kept.part) {
                     step.dirty.insert(kept.part);
                 }
-                if joining.is_outer(side) && !kept.is_matched {
-                    step.found.push(Found::alone(arrived, side, at));
-                }
-                let own = one_mut(&mut self.sides, side);
-                own.ended = Some(at);
-                own.gone.insert(at, kept);
+                one_mut(&mut self.sides, side).ended = Some(at);
+                self.is_over(joining, (side, at, kept), arrived, step);
             }
         }
     }

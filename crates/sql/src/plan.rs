@@ -72,7 +72,7 @@ impl Plan {
     /// Whether it [may have more](crate::Stage::has_more) to put out than it does at once.
     #[must_use]
     pub fn may_have_more(&self) -> bool {
-        matches!(self.shape, Shape::Group(_))
+        matches!(self.shape, Shape::Group(_) | Shape::Join(_))
     }
 
     /// The functions of the app that it calls, each once.
@@ -199,17 +199,26 @@ pub(crate) struct Sharding {
     pub(crate) partitions: u32,
     /// The column with the moment of a row.
     pub(crate) time: usize,
-    /// The windows by which a row is late; without them it is as soon as it is older than the watermark.
-    pub(crate) window: Option<Window>,
+    /// Which rows come too late.
+    pub(crate) lateness: Lateness,
     /// How much the moments may be out of order.
     pub(crate) delay_us: i64,
-    /// How much later a row still changes the result of its window.
-    pub(crate) lateness_us: i64,
     /// After how long without rows a partition of the source is not waited for.
     pub(crate) idle_us: Option<i64>,
     pub(crate) keys: Vec<Expr>,
     /// What aggregates take of rows.
     pub(crate) arguments: Vec<Argument>,
+}
+
+/// Which rows come too late, and are not sent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lateness {
+    /// None.
+    Never,
+    /// Those that are older than the watermark.
+    Older,
+    /// Those whose windows have been closed for the time that is allowed.
+    Closed { window: Window, allowed_us: i64 },
 }
 
 /// What an aggregate takes of a row.
@@ -225,9 +234,10 @@ pub(crate) struct Argument {
 impl Sharding {
     /// Whether a row of a moment is late where the watermark of its partition is `past`.
     pub(crate) fn is_late(&self, time_us: i64, past: Option<i64>) -> bool {
-        match self.window {
-            Some(window) => window.open(time_us, past, self.lateness_us).next().is_none(),
-            None => past.is_some_and(|watermark| time_us < watermark),
+        match self.lateness {
+            Lateness::Never => false,
+            Lateness::Older => past.is_some_and(|watermark| time_us < watermark),
+            Lateness::Closed { window, allowed_us } => window.open(time_us, past, allowed_us).next().is_none(),
         }
     }
 
@@ -279,15 +289,23 @@ pub(crate) struct Joining {
     pub(crate) sides: [JoinSide; 2],
     /// How many columns the key has.
     pub(crate) keys: usize,
-    /// By how much the right row of a pair may be later than the left one: at least, and at most. Negative where it is earlier.
-    pub(crate) low_us: i64,
-    pub(crate) high_us: i64,
+    /// Which moments rows of a pair have.
+    pub(crate) pairing: Pairing,
     /// Which rows join beyond that; over the row of a pair, which has the columns of the left side and then those of the right.
     pub(crate) on: Option<Expr>,
     /// Which pairs count, and rows that come out alone.
     pub(crate) filter: Option<Expr>,
     /// What they become.
     pub(crate) project: Vec<Expr>,
+}
+
+/// With which rows of the right side, of those with its key, a row of the left one makes pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pairing {
+    /// All that are later by so much: at least, and at most. Negative where they are earlier.
+    Within { low_us: i64, high_us: i64 },
+    /// The last that is not later: the version that was valid then.
+    Version,
 }
 
 /// One side of a join.
@@ -312,13 +330,15 @@ impl Joining {
             (false, true) => "right",
             (true, true) => "full",
         };
+        let which = match self.pairing {
+            Pairing::Within { low_us, high_us } => {
+                format!("the right row {} to {} after the left one", seconds(low_us), seconds(high_us))
+            }
+            Pairing::Version => "the right row that was valid at the left one".to_owned(),
+        };
         format!(
-            "{kind} join by {} keys, the right row {} to {} after the left one, watermarks the least of {} and of {} partitions",
-            self.keys,
-            seconds(self.low_us),
-            seconds(self.high_us),
-            left.producers,
-            right.producers
+            "{kind} join by {} keys, {which}, watermarks the least of {} and of {} partitions",
+            self.keys, left.producers, right.producers
         )
     }
 }

@@ -151,7 +151,13 @@ fn check_one(source: &mut Source<'_>, known: &Known, flow: &CreateFlow, select: 
     if let Some(join) = first.joins.first() {
         return join::check(source, known, flow, select, (&first.relation, join));
     }
-    let Read { name, alias, table, through, functions, .. } = read(source, known, &first.relation)?;
+    let Read { name, alias, table, through, functions, version, .. } = read(source, known, &first.relation)?;
+    if let Some(version) = version {
+        let at = source.range(version.span());
+        let message = "which version of a row is valid is asked for the rows of another stream";
+        source.add("unsupported", at, message).help(format!("JOIN {name} FOR SYSTEM_TIME AS OF that stream's moment"));
+        return None;
+    }
     let parts = [(alias, 0..table.columns.len())];
     let scope = Scope { columns: &table.columns, tables: &parts, functions: known.callable(false) };
     let filter = match &select.selection {

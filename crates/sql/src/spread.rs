@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::expr::Expr;
-use crate::plan::{Argument, JoinSide, Joining, Plan, Shape, Sharding, hash};
+use crate::plan::{Argument, JoinSide, Joining, Lateness, Pairing, Plan, Shape, Sharding, hash};
 use crate::query::used;
 use crate::shard;
 use crate::types::{Column, Type, are_of_record};
@@ -56,9 +56,8 @@ pub(crate) fn spread(plan: Plan, source: &str, producers: u32, idle_us: Option<i
         first: 0,
         partitions,
         time: std::mem::replace(&mut grouping.time, shard::MOMENT),
-        window: Some(grouping.window),
+        lateness: Lateness::Closed { window: grouping.window, allowed_us: grouping.lateness_us },
         delay_us: grouping.delay_us,
-        lateness_us: grouping.lateness_us,
         idle_us,
         keys: keys.map(|(place, (key, _))| std::mem::replace(key, Expr::Column(place))).collect(),
         arguments,
@@ -83,8 +82,7 @@ pub(crate) struct Checked {
     pub(crate) sides: [CheckedSide; 2],
     /// The types of the key's columns.
     pub(crate) keys: Vec<Type>,
-    pub(crate) low_us: i64,
-    pub(crate) high_us: i64,
+    pub(crate) pairing: Pairing,
     pub(crate) on: Option<Expr>,
     pub(crate) filter: Option<Expr>,
     pub(crate) project: Vec<Expr>,
@@ -127,8 +125,7 @@ pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
     });
     join.each_column(&mut |place| *place = wanted.range(..*place).count());
     let state_layout = join.layout(&wanted);
-    let Checked { sides: [left, right], keys, low_us, high_us, on, filter, project, output, has_late_port, idle_us } =
-        join;
+    let Checked { sides: [left, right], keys, pairing, on, filter, project, output, has_late_port, idle_us } = join;
     let start = left.columns.len();
     // Values of one type of both sides share their places, for a row has those of one side.
     let mut types = Vec::new();
@@ -143,7 +140,7 @@ pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
         columns: laid.columns.clone(),
     };
     let sides = [side(&left, &of_left), side(&right, &of_right)];
-    let joining = Joining { sides, keys: keys.len(), low_us, high_us, on, filter, project };
+    let joining = Joining { sides, keys: keys.len(), pairing, on, filter, project };
     let plan = Plan {
         input: columns.clone(),
         is_record: false,
@@ -162,8 +159,11 @@ pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
                 ..nothing(*ty)
             };
             let arguments = types.iter().enumerate().map(argument).collect();
-            let sharding = side.sharding((first, partitions), idle_us, arguments);
-            side.part(name, sharding, &columns, has_late_port)
+            // A version that comes late counts from then on.
+            let is_version = first > 0 && pairing == Pairing::Version;
+            let lateness = if is_version { Lateness::Never } else { Lateness::Older };
+            let sharding = side.sharding((first, partitions), lateness, idle_us, arguments);
+            side.part(name, sharding, &columns, has_late_port && !is_version)
         });
     (Spread { parts: parts.into(), partitions }, plan.identified())
 }
@@ -198,7 +198,11 @@ impl Checked {
         };
         let on = self.on.as_ref().filter(|_| left.is_outer || right.is_outer);
         let (left, right) = (of(left, 0), of(right, left.columns.len()));
-        hash(format!("join {left} {right} {:?} {} {} {on:?}", self.keys, self.low_us, self.high_us).as_bytes())
+        let pairing = match self.pairing {
+            Pairing::Within { low_us, high_us } => format!("{low_us} {high_us}"),
+            Pairing::Version => "version".to_owned(),
+        };
+        hash(format!("join {left} {right} {:?} {pairing} {on:?}", self.keys).as_bytes())
     }
 }
 
@@ -228,15 +232,20 @@ impl CheckedSide {
         laid
     }
 
-    fn sharding(&self, (first, partitions): (u32, u32), idle_us: Option<i64>, arguments: Vec<Argument>) -> Sharding {
+    fn sharding(
+        &self,
+        (first, partitions): (u32, u32),
+        lateness: Lateness,
+        idle_us: Option<i64>,
+        arguments: Vec<Argument>,
+    ) -> Sharding {
         Sharding {
             producers: self.partitions,
             first,
             partitions,
             time: self.time,
-            window: None,
+            lateness,
             delay_us: self.delay_us,
-            lateness_us: 0,
             idle_us,
             keys: self.keys.clone(),
             arguments,

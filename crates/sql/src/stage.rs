@@ -14,7 +14,7 @@ use crate::eval::Evaluator;
 use crate::expr::Expr;
 use crate::group::{Arrival, Closed, Groups, Inputs};
 use crate::join::Joins;
-use crate::plan::{Grouping, Plan, Shape};
+use crate::plan::{Grouping, Lateness, Plan, Shape};
 use crate::shard::{self, Shards};
 use crate::types::Column;
 use crate::user_function::{Calls, Functions, NoFunctions, at_once, computed};
@@ -23,8 +23,6 @@ use crate::value::{Cell, cell};
 /// The port of a stage's rows that came after their windows were closed.
 pub const PORT_LATE: &str = "late";
 
-/// How many pairs are computed at once.
-pub(crate) const RESULTS_AT_ONCE: usize = 4_096;
 /// The most bytes of the results of a batch of rows.
 pub(crate) const RESULT_BYTES_MAX: usize = 256 << 20;
 
@@ -193,11 +191,15 @@ impl Stage {
         Ok(Output { spread: told.parts, dirty: told.dirty, ..Output::default() })
     }
 
-    /// Whether groups of windows that are closed are still to be put out: [`process`](Self::process) does some of it each time, and
-    /// so does [`go_on`](Self::go_on). The state says so, too.
+    /// Whether groups of windows that are closed, or rows whose interval is over, are still to be put out: [`process`](Self::process)
+    /// does some of it each time, and so does [`go_on`](Self::go_on). The state says so, too.
     #[must_use]
     pub fn has_more(&self) -> bool {
-        self.groups.has_more()
+        match &self.plan.shape {
+            Shape::Group(_) => self.groups.has_more(),
+            Shape::Join(joining) => self.joins.has_more(joining),
+            Shape::Project(_) | Shape::Shard(_) => false,
+        }
     }
 
     /// Puts out some of what [is still to be put out](Self::has_more). It need not have been opened.
@@ -214,10 +216,19 @@ impl Stage {
     /// As those of [`process_with`](Self::process_with).
     pub async fn go_on_with(&mut self, functions: &mut dyn Functions) -> Result<Output, StageError> {
         let plan = Arc::clone(&self.plan);
-        let Shape::Group(grouping) = &plan.shape else { return Ok(Output::default()) };
-        let taken = self.groups.go_on(grouping);
-        let (rows, failed) = results(grouping, &self.result, taken.closed, functions).await?;
-        Ok(Output { rows, failed, dirty: taken.dirty, ..Output::default() })
+        match &plan.shape {
+            Shape::Group(grouping) => {
+                let taken = self.groups.go_on(grouping);
+                let (rows, failed) = results(grouping, &self.result, taken.closed, functions).await?;
+                Ok(Output { rows, failed, dirty: taken.dirty, ..Output::default() })
+            }
+            Shape::Join(joining) => {
+                let joined = self.joins.go_on((joining, &self.result))?;
+                let failed = joined.failed.into_iter().map(|(_, reason)| reason).collect();
+                Ok(Output { rows: joined.rows, failed, dirty: joined.dirty, ..Output::default() })
+            }
+            Shape::Project(_) | Shape::Shard(_) => Ok(Output::default()),
+        }
     }
 
     /// The whole state of key groups; nothing for a group without state.
@@ -242,7 +253,7 @@ impl Stage {
         let restored = match &self.plan.shape {
             Shape::Shard(_) => groups.iter().try_for_each(|(_, bytes)| self.shards.restore(bytes, layout)),
             Shape::Group(grouping) => self.groups.restore(grouping, groups, layout),
-            Shape::Join(_) => groups.iter().try_for_each(|(group, bytes)| self.joins.restore(*group, bytes, layout)),
+            Shape::Join(joining) => groups.iter().try_for_each(|part| self.joins.restore(joining, *part, layout)),
             Shape::Project(_) => Ok(()),
         };
         restored.map_err(StageError::State)
@@ -413,7 +424,9 @@ fn late(
     }
     if !plan.has_late_port {
         let reason = match &plan.shape {
-            Shape::Shard(sharding) if sharding.window.is_none() => "it is older than the watermark of its partition",
+            Shape::Shard(sharding) if sharding.lateness == Lateness::Older => {
+                "it is older than the watermark of its partition"
+            }
             _ => "it came after its window was closed",
         };
         rejected.extend(rows.iter().map(|row| (kept.origin(*row as usize), reason.to_owned())));

@@ -13,13 +13,14 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use hyper::Method;
 use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use super::nodes::{Nodes, slot_of};
 use super::queue::{HALL, votes};
 use super::schedule::{Disturbance, Kind};
-use super::{ANSWER, HOLD, LIMIT, LOOK_EVERY, seed_of, wire};
+use super::{ANSWER, HOLD, LIMIT, LOOK_EVERY, in_folder, wire};
 use crate::client::Place;
 use crate::guests::guest;
 use crate::peers;
@@ -74,19 +75,6 @@ enum Deed {
 }
 
 impl Deed {
-    fn draw(random: &mut StdRng, slots: &[usize]) -> Self {
-        let at = random.random_range(0..slots.len());
-        let slot = slots.get(at).copied().unwrap_or_default();
-        match random.random_range(0..6) {
-            0 => Self::Strike(Disturbance { kind: Kind::Kill, slot }),
-            1 => Self::Strike(Disturbance { kind: Kind::Pause, slot }),
-            2 => Self::Strike(Disturbance { kind: Kind::Wipe, slot }),
-            3 => Self::Strike(Disturbance { kind: Kind::Cut, slot }),
-            4 => Self::Swap,
-            _ => Self::Move(random.random_range(0..FLOWS.len()), slot),
-        }
-    }
-
     fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Strike(disturbance) => (disturbance.kind.names()[0], disturbance.target()),
@@ -96,17 +84,33 @@ impl Deed {
     }
 }
 
+/// Deeds without end: each kind once, in a random order, then again.
+struct Deeds {
+    random: StdRng,
+    slots: Vec<usize>,
+    deck: Vec<Deed>,
+}
+
+impl Iterator for Deeds {
+    type Item = Deed;
+
+    fn next(&mut self) -> Option<Deed> {
+        if self.deck.is_empty() {
+            for kind in [Kind::Kill, Kind::Pause, Kind::Wipe, Kind::Cut] {
+                let slot = *self.slots.choose(&mut self.random)?;
+                self.deck.push(Deed::Strike(Disturbance { kind, slot }));
+            }
+            let flow = self.random.random_range(0..FLOWS.len());
+            self.deck.extend([Deed::Swap, Deed::Move(flow, *self.slots.choose(&mut self.random)?)]);
+            self.deck.shuffle(&mut self.random);
+        }
+        self.deck.pop()
+    }
+}
+
 /// Runs it; without a seed one is drawn.
 pub(crate) fn run(short: bool, seed: Option<u64>) -> anyhow::Result<()> {
-    let seed = seed_of(seed);
-    println!("seed {seed}: `littoral-bench chaos-flow --seed {seed}` does the same in the same order");
-    let folder = tempfile::tempdir()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let done = runtime.block_on(disturb(short, seed, folder.path()));
-    if done.is_err() {
-        println!("logs and data: {}", folder.keep().display());
-    }
-    done
+    in_folder("chaos-flow", seed, async |seed, folder| disturb(short, seed, folder).await)
 }
 
 /// The app under way.
@@ -123,58 +127,63 @@ async fn disturb(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {
     let littoral = peers::littoral()?;
     let version = peers::version(&littoral)?;
     let nodes = Nodes::start(&littoral, folder).await?;
-    let mut results = Results::begin("chaos-flow", short);
+    let results = Results::begin("chaos-flow", short);
     let slots = HALL.map(slot_of).into_iter().collect::<anyhow::Result<Vec<usize>>>()?;
     let places = slots.iter().map(|slot| nodes.admin(*slot)).collect();
     let component = std::fs::read(guest("number")?)?;
     let mut mill = Mill { nodes, places, component, next: folder.join("next.wasm"), swaps: 0 };
     mill.deploy(folder)?;
-    let mut random = StdRng::seed_from_u64(seed);
+    let deeds = Deeds { random: StdRng::seed_from_u64(seed), slots, deck: Vec::new() };
+    let mut moments = StdRng::seed_from_u64(seed);
     let mut series = Series::new("what is done", format!("{version}, seed {seed}"), "resume_s");
-    let (mut swaps, mut moves) = (Vec::new(), Vec::new());
+    let mut pauses: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     println!("{:>6} {:8} {:12} {:>10} {:>9}", "round", "what", "to", "pause_ms", "resume_s");
-    let rounds = if short { ROUNDS.1 } else { ROUNDS.0 };
-    for round in 0..rounds {
+    let (mut rounds, mut wrong) = (0, 0);
+    for deed in deeds.take(if short { ROUNDS.1 } else { ROUNDS.0 }) {
         mill.whole().await?;
-        let deed = Deed::draw(&mut random, &slots);
-        let at = random.random_range(1..PUBLICATIONS);
-        let (resume_s, pauses) = mill.round(round, deed, at).await?;
-        let pause_ms = pauses.iter().copied().fold(f64::NAN, f64::max);
-        match deed {
-            Deed::Swap => swaps.extend(&pauses),
-            Deed::Move(..) => moves.extend(&pauses),
-            Deed::Strike(_) => {}
-        }
+        let (resume_s, paused) = mill.round(rounds, deed, moments.random_range(1..PUBLICATIONS)).await?;
+        rounds += 1;
         series.note(resume_s, &[]);
         let (what, to) = deed.names();
-        println!("{:>6} {what:8} {to:12} {pause_ms:>10.1} {resume_s:>9.2}", round + 1);
-        if (round + 1) % COMPARE_EVERY == 0 {
-            mill.compare(round + 1).await?;
+        let longest = paused.iter().copied().reduce(f64::max).map_or("-".to_owned(), |ms| format!("{ms:.1}"));
+        println!("{rounds:>6} {what:8} {to:12} {longest:>10} {resume_s:>9.2}");
+        pauses.entry(what).or_default().extend(paused);
+        if rounds % COMPARE_EVERY == 0 {
+            wrong = mill.compare(rounds).await?;
+            if wrong > 0 {
+                break;
+            }
         }
     }
-    mill.whole().await?;
-    mill.publish(rounds, 0).await?;
-    mill.wait_for(rounds, 0).await.context("what the last round came to is not there")?;
-    // What comes twice may come a moment later.
-    tokio::time::sleep(HOLD).await;
-    let wrong = mill.compare(rounds).await?;
-    println!(
-        "{rounds} rounds, {} rows compared, {wrong} wrong",
-        expected_sums(rounds).len() + expected_pairs(rounds).len()
-    );
-    let figures = [
-        ("chaos_flow_wrong", wrong as f64),
-        ("chaos_flow_rounds", rounds as f64),
-        ("chaos_flow_resume_p95_s", quantile(&series.samples, 0.95)),
-        ("swap_pause_ms", quantile(&swaps, 0.95)),
-        ("move_pause_ms", quantile(&moves, 0.95)),
-    ];
-    results.ratios.extend(figures.map(|(name, figure)| (name.to_owned(), figure)));
-    results.series.push(series);
-    results.load.1 = load();
-    results.publish()?;
+    if wrong == 0 {
+        wrong = mill.end(rounds).await?;
+    }
+    let compared = expected_sums(rounds).len() + expected_pairs(rounds).len();
+    println!("{rounds} rounds, {compared} rows compared, {wrong} wrong");
+    publish(results, series, &pauses, wrong)?;
     anyhow::ensure!(wrong == 0, "{wrong} rows are wrong");
     Ok(())
+}
+
+fn publish(
+    mut results: Results,
+    series: Series,
+    pauses: &BTreeMap<&str, Vec<f64>>,
+    wrong: usize,
+) -> anyhow::Result<()> {
+    let p95 = |samples: &Vec<f64>| quantile(samples, 0.95);
+    let mut figures = vec![
+        ("chaos_flow_wrong", wrong as f64),
+        ("chaos_flow_rounds", series.samples.len() as f64),
+        ("chaos_flow_resume_p95_s", p95(&series.samples)),
+    ];
+    for (what, name) in [("swap", "swap_pause_ms"), ("move", "move_pause_ms")] {
+        figures.extend(pauses.get(what).filter(|samples| !samples.is_empty()).map(|samples| (name, p95(samples))));
+    }
+    results.ratios.extend(figures.into_iter().map(|(name, figure)| (name.to_owned(), figure)));
+    results.series.push(series);
+    results.load.1 = load();
+    results.publish()
 }
 
 impl Mill {
@@ -365,8 +374,17 @@ impl Mill {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }
-        anyhow::ensure!(wrong == 0, "{wrong} rows are wrong");
         Ok(wrong)
+    }
+
+    /// Closes the last windows, and compares all that came out.
+    async fn end(&self, rounds: usize) -> anyhow::Result<usize> {
+        self.whole().await?;
+        self.publish(rounds, 0).await?;
+        self.wait_for(rounds, 0).await.context("what the last round came to is not there")?;
+        // What comes twice may come a moment later.
+        tokio::time::sleep(HOLD).await;
+        self.compare(rounds).await
     }
 }
 

@@ -55,21 +55,25 @@ const RESUME_P95_S: f64 = 5.0;
 
 /// Runs it; without a seed one is drawn.
 pub(crate) fn run(short: bool, seed: Option<u64>) -> anyhow::Result<()> {
-    let seed = seed_of(seed);
-    println!("seed {seed}: `littoral-bench chaos --seed {seed}` disturbs the same nodes in the same order");
+    in_folder("chaos", seed, async |seed, folder| disturb(short, seed, folder).await)
+}
+
+/// Runs one of the three benchmarks under a seed, in a folder of its own, which is kept where it fails; without a seed one is drawn.
+fn in_folder(
+    benchmark: &str,
+    seed: Option<u64>,
+    run: impl AsyncFnOnce(u64, &Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let drawn = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs() % 1_000_000);
+    let seed = seed.unwrap_or_else(drawn);
+    println!("seed {seed}: `littoral-bench {benchmark} --seed {seed}` does the same in the same order");
     let folder = tempfile::tempdir()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let done = runtime.block_on(disturb(short, seed, folder.path()));
+    let done = runtime.block_on(run(seed, folder.path()));
     if done.is_err() {
         println!("logs and data: {}", folder.keep().display());
     }
     done
-}
-
-/// The seed that was given, or one that is drawn.
-fn seed_of(seed: Option<u64>) -> u64 {
-    let drawn = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs() % 1_000_000);
-    seed.unwrap_or_else(drawn)
 }
 
 async fn disturb(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {

@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use super::held::Held;
 use super::nodes::{Nodes, slot_of};
 use super::schedule::{Disturbance, Kind};
-use super::{ANSWER, HOLD, LIMIT, LOOK_EVERY, seed_of, wire};
+use super::{ANSWER, HOLD, LIMIT, LOOK_EVERY, in_folder, wire};
 use crate::client::Place;
 use crate::container;
 use crate::guests::guest;
@@ -58,15 +58,7 @@ impl Told {
 
 /// Runs it; without a seed one is drawn.
 pub(crate) fn run(short: bool, seed: Option<u64>) -> anyhow::Result<()> {
-    let seed = seed_of(seed);
-    println!("seed {seed}: `littoral-bench chaos-queue --seed {seed}` strikes the same nodes in the same order");
-    let folder = tempfile::tempdir()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let done = runtime.block_on(strike(short, seed, folder.path()));
-    if done.is_err() {
-        println!("logs and data: {}", folder.keep().display());
-    }
-    done
+    in_folder("chaos-queue", seed, async |seed, folder| strike(short, seed, folder).await)
 }
 
 async fn strike(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {

@@ -17,6 +17,14 @@ CREATE TABLE readings AS SELECT
   ((i * 7919) % 10007) / 100.0::DOUBLE AS temperature
 FROM range({rows}) AS numbers(i)
 """
+# The same as `thresholds` in query.rs makes.
+THRESHOLDS = """
+CREATE TABLE thresholds AS SELECT
+  machine,
+  make_timestamp(1699999980000000 + version * 60000000) AS ts,
+  ((machine * 31 + version * 17) % 1009) / 10.0::DOUBLE AS threshold
+FROM range(2) AS versions(version), range(100000) AS machines(machine)
+"""
 # What is asked, and what is told of the result.
 QUERIES = {
     "filter": (
@@ -28,11 +36,17 @@ QUERIES = {
         " FROM readings GROUP BY machine, minute",
         "SELECT count(*), sum(highest) FROM result",
     ),
+    "join": (
+        "SELECT readings.machine, readings.ts, temperature - threshold AS excess"
+        " FROM readings ASOF JOIN thresholds ON readings.machine % 100000 = thresholds.machine AND readings.ts >= thresholds.ts",
+        "SELECT count(*), sum(excess) FROM result",
+    ),
 }
 
 rows, keys = (int(argument) for argument in sys.argv[1:])
 connection = duckdb.connect(config={"threads": 1})
 connection.execute(TABLE.format(rows=rows, keys=keys))
+connection.execute(THRESHOLDS)
 print(duckdb.__version__, flush=True)
 for line in sys.stdin:
     query, figures = QUERIES[line.strip()]

@@ -2,8 +2,8 @@
 //! component the same function compiled into this program.
 //!
 //! Ours is the stage as a node runs it, in this process, over batches of 4,096 typed rows in the order of their time: a filter with a
-//! projection; a windowed aggregate over a million keys; a component that judges each row by those before it, given whole batches and rows one
-//! by one. Nothing is read from a stream or committed: `flow-basic` measures what that costs. The results are compared with DuckDB's.
+//! projection; a windowed aggregate over a million keys; a join with what was valid of 100,000 machines at each row's moment, which is
+//! two stages; a component that judges each row by those before it, given whole batches and rows one by one. Nothing is read from a stream or committed: `flow-basic` measures what that costs. The results are compared with DuckDB's.
 //!
 //! Then batches arrive at fixed times, at half of the rate that was reached, and each one's time from when it was due to when it was done is taken.
 
@@ -39,9 +39,11 @@ const BEGIN_US: i64 = 1_699_999_980_000_000;
 /// How long all rows take by their own times: two windows.
 const SPAN_US: i64 = 2 * 60_000_000;
 const UNIT: &str = "rows/s";
+/// The query that joins rows with what was valid at their moments.
+const JOIN: &str = "join";
 
 /// What a run came to, for comparing.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Came {
     rows: usize,
     /// Of a column of the result.
@@ -61,7 +63,9 @@ pub(crate) fn run(short: bool) -> anyhow::Result<()> {
     let batches = batches(count)?;
     let mut peer = DuckDb::start(count, KEYS)?;
     let queries = Queries::new()?;
-    for (name, key) in [("filter", "flow_filter_vs_batch"), ("window", "flow_window_vs_batch")] {
+    let queries_by_key =
+        [("filter", "flow_filter_vs_batch"), ("window", "flow_window_vs_batch"), (JOIN, "flow_join_vs_batch")];
+    for (name, key) in queries_by_key {
         let mut ours = Series::new(
             name,
             format!("littoral {}, one stage on one thread, batches of {BATCH}", env!("CARGO_PKG_VERSION")),
@@ -88,7 +92,8 @@ pub(crate) fn run(short: bool) -> anyhow::Result<()> {
             theirs.note(count as f64 / limit.seconds, &[]);
         }
         let rate = crate::results::median(&ours.samples);
-        let latencies = at_half(rate, &batches, queries.stage(name, &batches)?)?;
+        let mut pipeline = queries.pipeline(name, &batches)?;
+        let latencies = at_half(rate, &batches, |batch| pipeline.process(batch, &mut Came::default()))?;
         ours.note_further("half_rate_p50_ms", quantile(&latencies, 0.5));
         ours.note_further("half_rate_p99_ms", quantile(&latencies, 0.99));
         if name == "window" {

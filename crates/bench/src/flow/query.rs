@@ -10,7 +10,7 @@ use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, TimestampMicr
 use littoral_model::manifest::{Sql, parse};
 use littoral_sql::{Output, Program, Stage, expand};
 
-use super::{BEGIN_US, Came, Run, SPAN_US};
+use super::{BATCH, BEGIN_US, Came, JOIN, Run, SPAN_US};
 
 /// Records are texts; the stages that are measured read what `readings` makes of them.
 const FLOWS: &str = "
@@ -21,9 +21,16 @@ CREATE FLOW filter AS
 CREATE FLOW window AS
   SELECT machine, window_start AS minute, count(*) AS n, avg(temperature) AS mean, max(temperature) AS highest
   FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY machine, window_start, window_end;
+CREATE STREAM settings (machine bigint NOT NULL, ts timestamp NOT NULL, threshold double NOT NULL);
+CREATE FLOW thresholds AS SELECT machine, ts, threshold FROM settings;
+CREATE FLOW join AS
+  SELECT readings.machine, readings.ts, temperature - threshold AS excess
+  FROM readings JOIN thresholds FOR SYSTEM_TIME AS OF readings.ts ON readings.machine % 100000 = thresholds.machine;
 ";
+/// How many machines have thresholds, and how many each has: one a minute.
+const THRESHOLDS: (i64, i64) = (100_000, 2);
 /// The columns of the results that are added up.
-const SUMMED: [&str; 2] = ["fahrenheit", "highest"];
+const SUMMED: [&str; 3] = ["fahrenheit", "highest", "excess"];
 
 /// The flows, ready to run.
 pub(super) struct Queries(Program);
@@ -37,35 +44,44 @@ impl Queries {
     }
 
     fn open(&self, flow: &str, batches: &[RecordBatch]) -> anyhow::Result<Stage> {
-        let plan = &self.0.flows.get(&flow.parse()?).context("there is no such flow")?.plan;
-        let mut stage = Stage::new(Arc::clone(plan), 0);
+        let mut stage = self.stage(flow)?;
         stage.open(batches.first().context("there are no rows")?.schema_ref())?;
         Ok(stage)
     }
 
-    /// Runs a flow over all rows, and one more that closes the last window.
+    fn stage(&self, flow: &str) -> anyhow::Result<Stage> {
+        let plan = &self.0.flows.get(&flow.parse()?).context("there is no such flow")?.plan;
+        Ok(Stage::new(Arc::clone(plan), 0))
+    }
+
+    /// Runs a flow over all rows, and one more that closes the last window. What rows are joined with is there before.
     pub(super) fn run(&self, flow: &str, batches: &[RecordBatch]) -> anyhow::Result<Run> {
-        let mut stage = self.open(flow, batches)?;
+        let mut pipeline = self.pipeline(flow, batches)?;
         let last = last()?;
-        let mut came = Came { rows: 0, sum: 0.0 };
+        let mut came = Came::default();
         let begun = Instant::now();
-        for batch in batches.iter().chain([&last]) {
-            add(&mut came, &stage.process(batch)?)?;
+        for batch in batches.iter().chain((flow != JOIN).then_some(&last)) {
+            pipeline.process(batch, &mut came)?;
         }
-        while stage.has_more() {
-            add(&mut came, &stage.go_on()?)?;
+        while pipeline.last.has_more() {
+            add(&mut came, &pipeline.last.go_on()?)?;
         }
         Ok(Run { seconds: begun.elapsed().as_secs_f64(), came })
     }
 
-    /// A flow that takes batches.
-    pub(super) fn stage(
-        &self,
-        flow: &str,
-        batches: &[RecordBatch],
-    ) -> anyhow::Result<impl FnMut(&RecordBatch) -> anyhow::Result<()> + use<>> {
-        let mut stage = self.open(flow, batches)?;
-        Ok(move |batch: &RecordBatch| Ok(stage.process(batch).map(drop)?))
+    /// The stages of a flow, ready for rows.
+    pub(super) fn pipeline(&self, flow: &str, batches: &[RecordBatch]) -> anyhow::Result<Pipeline> {
+        if flow != JOIN {
+            return Ok(Pipeline { first: None, last: self.open(flow, batches)? });
+        }
+        let versions = thresholds()?;
+        let mut knowing = Pipeline { first: Some(self.stage("join-right")?), last: self.stage(JOIN)? };
+        for at in (0..versions.num_rows()).step_by(BATCH) {
+            let rows = versions.slice(at, BATCH.min(versions.num_rows() - at));
+            knowing.first.iter_mut().try_for_each(|first| first.open(rows.schema_ref()))?;
+            knowing.process(&rows, &mut Came::default())?;
+        }
+        Ok(Pipeline { first: Some(self.open("join-left", batches)?), ..knowing })
     }
 
     /// How long it takes to write down the state of a flow that has seen all keys: a commit writes the part of it that changed.
@@ -83,6 +99,44 @@ impl Queries {
         anyhow::ensure!(state.iter().any(|(_, bytes)| !bytes.is_empty()), "there is no state");
         Ok(elapsed.as_secs_f64() * 1e3)
     }
+}
+
+/// The stages that rows come through: one, or one that sends them on by their keys and one that has them then.
+pub(super) struct Pipeline {
+    first: Option<Stage>,
+    last: Stage,
+}
+
+impl Pipeline {
+    pub(super) fn process(&mut self, batch: &RecordBatch, came: &mut Came) -> anyhow::Result<()> {
+        let Some(first) = &mut self.first else { return add(came, &self.last.process(batch)?) };
+        for (_, sent) in &first.process(batch)?.spread {
+            self.last.open(sent.schema_ref())?;
+            add(came, &self.last.process(sent)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What rows are joined with; `duckdb.py` makes the same. The last is later than all rows: none waits for others.
+fn thresholds() -> anyhow::Result<RecordBatch> {
+    let (machines, each) = THRESHOLDS;
+    let of = |version: i64, machine: i64| {
+        (machine, BEGIN_US + version * SPAN_US / each, ((machine * 31 + version * 17) % 1_009) as f64 / 10.0)
+    };
+    let all = (0..each).flat_map(|version| (0..machines).map(move |machine| of(version, machine)));
+    let all: Vec<(i64, i64, f64)> = all.chain([(-1, BEGIN_US + 2 * SPAN_US, 0.0)]).collect();
+    let columns: [(&str, ArrayRef); 3] = [
+        ("machine", Arc::new(Int64Array::from_iter_values(all.iter().map(|(machine, ..)| *machine)))),
+        (
+            "ts",
+            Arc::new(
+                TimestampMicrosecondArray::from_iter_values(all.iter().map(|(_, ts, _)| *ts)).with_timezone("+00:00"),
+            ),
+        ),
+        ("threshold", Arc::new(Float64Array::from_iter_values(all.iter().map(|(.., threshold)| *threshold)))),
+    ];
+    Ok(RecordBatch::try_from_iter(columns)?)
 }
 
 /// A row whose moment is after all windows, and which no filter passes.

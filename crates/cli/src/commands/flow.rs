@@ -1,7 +1,11 @@
 //! `littoral flow`.
 
+mod picture;
+
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+use littoral_model::entry::PORT_MAIN;
 use littoral_model::id::FlowName;
 use littoral_model::manifest::{Flow, Sink};
 use littoral_node::admin::types::{FlowStatus, PlacementRow, PlanReport, PredictionRow};
@@ -14,7 +18,7 @@ use crate::client::Client;
 use crate::commands::plan;
 use crate::composition;
 use crate::failure::Usage;
-use crate::output::{self, Tabular};
+use crate::output::{self, Tabular, bytes};
 
 /// Shows what an app's flows come to. Status 1 if the app would be refused.
 pub(super) async fn explain(args: &ExplainArgs, client: &Client) -> anyhow::Result<ExitCode> {
@@ -46,6 +50,9 @@ pub(super) async fn explain(args: &ExplainArgs, client: &Client) -> anyhow::Resu
         Explanation::new(&app, name.as_str(), flow, &report, status)
     });
     let explained: Vec<Explanation> = explained.collect();
+    if let Some(file) = &args.svg {
+        std::fs::write(file, picture::draw(&explained)).with_context(|| format!("cannot write {}", file.display()))?;
+    }
     output::print(&output::render(&explained, args.output)?)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -107,7 +114,7 @@ impl Explanation {
             Sink::Stream(stream) => stream.as_str(),
             Sink::Function(function) => function.as_str(),
         });
-        let main = sink.map(|sink| ("main", sink));
+        let main = sink.map(|sink| (PORT_MAIN, sink));
         let side = flow.outputs.iter().map(|(port, stream)| (port.as_str(), stream.as_str()));
         let dead = flow.dead_letter.iter().map(|stream| ("dead-letter", stream.as_str()));
         let outputs = main.into_iter().chain(side).chain(dead);
@@ -123,6 +130,20 @@ impl Explanation {
             prediction: report.predictions.iter().find(|prediction| prediction.flow == name).cloned(),
             measured: status.cloned(),
         }
+    }
+
+    /// How much of what the first stage takes in goes on to where the flow ends, once something has.
+    fn carried(&self) -> Option<String> {
+        let measured = self.measured.as_ref()?;
+        let first = measured.stages.first()?;
+        let of_first = measured.stages.iter().filter(|stage| stage.name == first.name);
+        let taken: u64 = of_first.map(|stage| stage.bytes_in).sum();
+        let end = self.outputs.iter().find(|output| output.port == PORT_MAIN)?;
+        let arrived = measured.sinks.iter().find(|sink| sink.name == end.to.name)?.bytes;
+        let share = arrived as f64 / taken as f64;
+        (taken > 0).then(|| {
+            format!("{:.1} % of the bytes that {} has go on to {}", share * 100.0, self.source.name, end.to.name)
+        })
     }
 
     fn write(&self, out: &mut Vec<String>) {
@@ -153,11 +174,12 @@ impl Explanation {
         };
         for stage in &measured.stages {
             out.push(format!(
-                "  measured {}/{} on {}: {} rows in, {} out, {} rejected, p95 of a batch {:.1} ms",
+                "  measured {}/{} on {}: {} rows in ({}), {} out, {} rejected, p95 of a batch {:.1} ms",
                 stage.name,
                 stage.partition,
                 stage.owner.as_deref().unwrap_or("-"),
                 stage.rows_in,
+                bytes(stage.bytes_in),
                 stage.rows_out,
                 stage.rows_rejected,
                 stage.latency.p95_ms
@@ -165,10 +187,14 @@ impl Explanation {
         }
         for sink in &measured.sinks {
             out.push(format!(
-                "  measured at {}: {} rows, p95 of their age {:.1} ms",
-                sink.name, sink.rows, sink.latency.p95_ms
+                "  measured at {}: {} rows ({}), p95 of their age {:.1} ms",
+                sink.name,
+                sink.rows,
+                bytes(sink.bytes),
+                sink.latency.p95_ms
             ));
         }
+        out.extend(self.carried().map(|carried| format!("  {carried}")));
     }
 }
 

@@ -296,6 +296,9 @@ pub struct StageStatus {
     pub in_sync: Vec<String>,
     /// Rows taken in.
     pub rows_in: u64,
+    /// The bytes of those, as they are encoded.
+    #[serde(default)]
+    pub bytes_in: u64,
     /// Rows put out.
     pub rows_out: u64,
     /// Rows rejected to the dead-letter stream.
@@ -329,6 +332,9 @@ pub struct SinkStatus {
     pub name: String,
     /// Rows that arrived.
     pub rows: u64,
+    /// The bytes of those, as they are encoded.
+    #[serde(default)]
+    pub bytes: u64,
     /// When the last rows arrived, microseconds since 1970.
     pub last_commit_us: Option<i64>,
     /// How old a record is when it is safe in the sink, since it was published at the source; of the slowest partition.

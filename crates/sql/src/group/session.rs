@@ -27,6 +27,11 @@ impl Session {
         self.producer == producer && self.start_us < end_us && self.end_us > start_us
     }
 
+    /// Where it is among the sessions of its key.
+    fn order(&self) -> (i64, u32) {
+        (self.start_us, self.producer)
+    }
+
     /// The key of its group.
     fn key(&self, key: &[u8]) -> PackedKey {
         let (producer, start, end) =
@@ -63,17 +68,21 @@ impl Groups {
             }
             return within_bounds(self.text_bytes + row.key_bytes(SUFFIX_BYTES) + self.layout.adds(&row.values));
         };
-        let adding = table.check(&self.layout, record, &row.values)?;
         let mut others = groups.peekable();
-        if others.peek().is_some() {
-            // The row makes several sessions one.
-            let mut all: Vec<_> = table.accumulators(&self.layout, record).collect();
-            for (table, record) in others {
-                let mut both = all.iter_mut().zip(table.accumulators(&self.layout, record));
-                both.try_for_each(|(one, other)| one.to_mut().merge(&other))?;
-            }
-            let mut both = all.iter().zip(&row.values);
-            both.try_for_each(|(one, value)| value.as_ref().map_or(Ok(()), |value| one.check(value)))?;
+        if others.peek().is_none() {
+            return within_bounds(self.text_bytes + table.check(&self.layout, record, &row.values)?);
+        }
+        // The row makes several sessions one.
+        let mut all: Vec<_> = table.accumulators(&self.layout, record).collect();
+        for (table, record) in others {
+            let mut both = all.iter_mut().zip(table.accumulators(&self.layout, record));
+            both.try_for_each(|(one, other)| one.to_mut().merge(&other))?;
+        }
+        let mut adding = 0;
+        for (one, value) in all.iter().zip(&row.values) {
+            let Some(value) = value else { continue };
+            one.check(value)?;
+            adding += one.adds(value);
         }
         within_bounds(self.text_bytes + adding)
     }
@@ -112,7 +121,7 @@ impl Groups {
 
     /// Lets the sessions of a key that overlap end together.
     fn join(&mut self, row: &Row<'_>, sessions: &mut [Session]) {
-        sessions.sort_unstable_by_key(|session| (session.start_us, session.producer));
+        sessions.sort_unstable_by_key(Session::order);
         let mut ends: Vec<i64> = Vec::with_capacity(sessions.len());
         let mut end = i64::MIN;
         for session in sessions.iter() {
@@ -138,8 +147,11 @@ impl Groups {
     /// Notes the session of a group that was restored.
     pub(super) fn note_session(&mut self, encoded: &[u8], until_us: i64) {
         let Some((key, suffix)) = encoded.split_last_chunk::<SUFFIX_BYTES>() else { return };
-        let session = Session::read(suffix, until_us);
-        self.sessions.entry(key.into()).or_default().extend(session);
+        let Some(session) = Session::read(suffix, until_us) else { return };
+        let sessions = self.sessions.entry(key.into()).or_default();
+        // In the order in which they are merged: sums of doubles depend on it.
+        let at = sessions.partition_point(|other| other.order() < session.order());
+        sessions.insert(at, session);
     }
 
     /// Forgets the sessions of groups that end then.

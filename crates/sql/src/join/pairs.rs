@@ -12,10 +12,11 @@ use super::{At, Joined, Joins, Kept, Step, one, one_mut};
 use crate::cast::timestamp_text;
 use crate::eval::Evaluator;
 use crate::plan::Joining;
-use crate::stage::{RESULT_BYTES_MAX, RESULTS_AT_ONCE, batch, filtered, projected};
+use crate::stage::{RESULT_BYTES_MAX, batch, filtered, projected};
 use crate::value::{Cell, ColumnBuilder};
 
-/// The most bytes of the rows of the pairs that are computed at once.
+/// How many pairs are computed at once, and the most bytes of their rows.
+const CHUNK_MAX: usize = 4_096;
 const CHUNK_BYTES_MAX: usize = 16 << 20;
 
 /// A pair, or a row alone.
@@ -77,19 +78,18 @@ impl Joins {
             // A row was alone only if none of this batch joins it either.
             found.retain(|of| if of.is_pair() { joins.next().flatten() == Some(true) } else { !self.is_matched(of) });
         }
-        let (mut done, mut bytes) = (Vec::new(), 0);
+        let (mut done, mut bytes) = (Vec::new(), told_bytes(&joined.failed));
         self.each_chunk(&found, &mut |chunk| {
             if bytes <= RESULT_BYTES_MAX {
                 let (rows, failed) = self.results(joining, result, chunk)?;
-                bytes += rows.as_ref().map_or(0, RecordBatch::get_array_memory_size);
+                bytes += rows.as_ref().map_or(0, RecordBatch::get_array_memory_size) + told_bytes(&failed);
                 done.extend(rows);
                 joined.failed.extend(failed);
             }
             Ok(())
         })?;
         if bytes > RESULT_BYTES_MAX {
-            let message = format!("what comes of {} pairs has more than 256 MiB", found.len());
-            return Err(ArrowError::ComputeError(message));
+            return Err(too_much(&found));
         }
         joined.rows = match done.as_slice() {
             [] | [_] => done.pop(),
@@ -107,19 +107,23 @@ impl Joins {
     ) -> Result<Vec<Option<bool>>, ArrowError> {
         let Some(on) = &joining.on else { return Ok(vec![Some(true); pairs.len()]) };
         let mut joins = Vec::with_capacity(pairs.len());
+        let mut bytes = 0;
         self.each_chunk(pairs, &mut |chunk| {
+            if bytes > RESULT_BYTES_MAX {
+                return Ok(());
+            }
             let columns = self.columns(joining, chunk)?;
             let mut evaluator = Evaluator::new(&columns, chunk.len());
             let holds = evaluator.holds(on)?;
             let faults = evaluator.faults;
             joins.extend((0..chunk.len()).map(|row| (!faults.contains_key(&row)).then(|| holds.value(row))));
-            failed.extend(faults.into_iter().filter_map(|(row, reason)| {
-                let pair = chunk.get(row)?;
-                Some((pair.row, pair.told(&reason)))
-            }));
+            let told = |(row, reason): (usize, String)| chunk.get(row).map(|pair| (pair.row, pair.told(&reason)));
+            let told: Failed = faults.into_iter().filter_map(told).collect();
+            bytes += told_bytes(&told);
+            failed.extend(told);
             Ok(())
         })?;
-        Ok(joins)
+        if bytes > RESULT_BYTES_MAX { Err(too_much(pairs)) } else { Ok(joins) }
     }
 
     /// Does something with so many at a time that their rows fit, and with fewer where it fails.
@@ -131,7 +135,7 @@ impl Joins {
         let mut left = found;
         while !left.is_empty() {
             let mut bytes = 0;
-            let fitting = left.iter().take(RESULTS_AT_ONCE).take_while(|of| {
+            let fitting = left.iter().take(CHUNK_MAX).take_while(|of| {
                 let of = of.sides.iter().enumerate().filter_map(|(side, at)| self.kept(side, at.as_ref()?));
                 bytes += of.map(Kept::bytes).sum::<usize>();
                 bytes <= CHUNK_BYTES_MAX
@@ -223,6 +227,14 @@ impl Joins {
         let kept = alone.sides.iter().enumerate().filter_map(|(side, at)| self.kept(side, at.as_ref()?));
         kept.into_iter().any(|kept| kept.is_matched)
     }
+}
+
+fn told_bytes(failed: &Failed) -> usize {
+    failed.iter().map(|told| size_of_val(told) + told.1.len()).sum()
+}
+
+fn too_much(found: &[Found]) -> ArrowError {
+    ArrowError::ComputeError(format!("what comes of {} pairs has more than 256 MiB", found.len()))
 }
 
 fn unread(error: postcard::Error) -> ArrowError {

@@ -5,14 +5,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{At, Joins, Kept, Key, one, one_mut};
+use super::{At, Joins, Kept, Key, one, one_mut, version};
 use crate::group::{KEY_GROUPS, Progress};
-use crate::plan::Joining;
+use crate::plan::{Joining, Pairing, hash};
 
 /// The version of what a snapshot is written in.
 const STATE_VERSION: u8 = 1;
 /// Into how many parts each key group is cut; one after the other is used, again and again.
-const SLOTS: i64 = 64;
+pub(super) const SLOTS: i64 = 64;
 /// How many of these an interval has.
 const SLOTS_OF_INTERVAL: i64 = 16;
 /// The least time that one of them stands for.
@@ -35,9 +35,13 @@ struct Sides {
     next: u64,
 }
 
-/// The part of the state that a row of a key group is in.
-pub(super) fn part_of(joining: &Joining, group: u32, time_us: i64) -> u32 {
-    let length_us = joining.high_us.saturating_sub(joining.low_us);
+/// The part of the state that a row of an encoded key is in.
+pub(super) fn part_of(joining: &Joining, key: &[u8], time_us: i64) -> u32 {
+    let group = (hash(key) % u64::from(KEY_GROUPS)) as u32;
+    let length_us = match joining.pairing {
+        Pairing::Within { low_us, high_us } => high_us.saturating_sub(low_us),
+        Pairing::Version => 0,
+    };
     let slot = time_us.div_euclid((length_us / SLOTS_OF_INTERVAL).max(SLOT_US_MIN)).rem_euclid(SLOTS);
     slot as u32 * KEY_GROUPS + group
 }
@@ -64,7 +68,12 @@ impl Joins {
     }
 
     /// Gives a part of the state back.
-    pub(crate) fn restore(&mut self, part: u32, bytes: &[u8], layout: u64) -> Result<(), String> {
+    pub(crate) fn restore(
+        &mut self,
+        joining: &Joining,
+        (part, bytes): (u32, &[u8]),
+        layout: u64,
+    ) -> Result<(), String> {
         if let Some(producer) = part.checked_sub(PRODUCERS_FROM) {
             if let Some((watermark_us, is_idle)) = read(layout, bytes)? {
                 self.producers.insert(producer, Progress { watermark_us, is_idle });
@@ -90,7 +99,8 @@ impl Joins {
         let rows: [Vec<ReadBack>; 2] = read(layout, bytes)?.unwrap_or_default();
         for (side, rows) in rows.into_iter().enumerate() {
             for (at, key, values, is_matched) in rows {
-                let kept = Kept { key: Key::from_vec(key), values: values.into(), part, is_matched };
+                let valid_us = if joining.is_version(side) { version::valid_of(&values) } else { at.0 };
+                let kept = Kept { key: Key::from_vec(key), values: values.into(), valid_us, part, is_matched };
                 self.insert(side, at, kept);
             }
             self.forget(side);
@@ -124,7 +134,7 @@ fn read<T: for<'de> Deserialize<'de>>(layout: u64, bytes: &[u8]) -> Result<Optio
     let unread = |error: postcard::Error| format!("the state cannot be read: {error}");
     let (of, bytes) = postcard::take_from_bytes::<u64>(bytes).map_err(unread)?;
     if of != layout {
-        return Err("the state is of a query that joins other streams, or by other keys, columns or another interval; give the flow another name".to_owned());
+        return Err("the state is of a query that joins other streams, or by other keys, columns or moments; give the flow another name".to_owned());
     }
     postcard::from_bytes(bytes).map(Some).map_err(unread)
 }

@@ -21,6 +21,8 @@ struct From<'q> {
     stream: &'q Ident,
     /// What becomes of them first.
     through: Through<'q>,
+    /// The moment at which its rows are to be valid.
+    version: Option<&'q ast::Expr>,
     alias: Option<&'q ast::TableAlias>,
 }
 
@@ -32,6 +34,8 @@ pub(super) struct Read<'q, 't> {
     pub(super) alias: String,
     pub(super) table: Cow<'t, Table>,
     pub(super) through: Through<'q>,
+    /// The moment at which its rows are to be valid, where it stands.
+    pub(super) version: Option<&'q ast::Expr>,
     /// What the rows go through first.
     pub(super) functions: Vec<FunctionName>,
     /// Where it stands.
@@ -69,7 +73,7 @@ impl<'q> From<'q> {
             alias,
             args,
             with_hints,
-            version: None,
+            version,
             with_ordinality: false,
             partitions,
             json_path: None,
@@ -82,6 +86,11 @@ impl<'q> From<'q> {
         if !with_hints.is_empty() || !partitions.is_empty() || !index_hints.is_empty() {
             return None;
         }
+        let version = match version {
+            None => None,
+            Some(ast::TableVersion::ForSystemTimeAsOf(moment)) => Some(moment),
+            Some(_) => return None,
+        };
         let [ast::ObjectNamePart::Identifier(ident)] = name.0.as_slice() else { return None };
         let (stream, through) = match args {
             None => (ident, Through::Nothing),
@@ -91,7 +100,7 @@ impl<'q> From<'q> {
         let alias = alias.as_ref();
         let may_name_columns = matches!(through, Through::Functions(_));
         let is_fine = |alias: &ast::TableAlias| alias.at.is_none() && (may_name_columns || alias.columns.is_empty());
-        alias.is_none_or(is_fine).then_some(Self { stream, through, alias })
+        alias.is_none_or(is_fine).then_some(Self { stream, through, version, alias })
     }
 
     /// The name by which the query knows it.
@@ -150,7 +159,7 @@ pub(super) fn read<'q, 't>(
         }
         Through::Nothing | Through::Windows(_) => (Vec::new(), Cow::Borrowed(table)),
     };
-    Some(Read { name, alias: from.known_as(), table, through: from.through, functions, at })
+    Some(Read { name, alias: from.known_as(), table, through: from.through, version: from.version, functions, at })
 }
 
 /// Says that there is no such stream, or that its columns are not known.

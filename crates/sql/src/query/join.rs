@@ -1,11 +1,12 @@
 //! Joins: two streams whose rows come together by what is equal on both sides, and by moments that are not further apart than an
-//! interval.
+//! interval, or where the right one's were valid at the left one's (`FOR SYSTEM_TIME AS OF`).
 //!
 //! What stands in `ON`, and for inner joins in `WHERE`, are conditions of which all must hold. Each is checked by itself: one says what is
 //! equal, others how far the moments may be apart, some are of one side alone and are applied where its rows are read, and the rest is
 //! asked of pairs.
 
 mod interval;
+mod version;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -18,12 +19,11 @@ use super::{Compiled, Known};
 use crate::check::{Checker, Scope};
 use crate::expr::{Comparison, Expr};
 use crate::join::{one, one_mut};
-use crate::plan::Shape;
+use crate::plan::{Pairing, Shape};
 use crate::source::Source;
 use crate::spread::{Checked, CheckedSide, pair};
 use crate::statement::{CreateFlow, Watermark};
 use crate::types::{Column, Type};
-use interval::Interval;
 
 /// The most conditions of a join: they are kept as a chain, which is evaluated by recursion.
 const CONDITIONS_MAX: usize = 64;
@@ -63,10 +63,26 @@ impl Sides<'_, '_> {
         expr.each_column(&mut |place| *place = place.saturating_sub(self.start_of(side)));
     }
 
+    /// The place of the column with the watermark of a side, if there is one.
+    fn watermark_of(&self, side: usize) -> Option<usize> {
+        let table = &one(&self.reads, side).table;
+        let of = |column: &Column| table.watermark.as_ref().is_some_and(|watermark| watermark.column == column.name);
+        table.columns.iter().position(of).map(|place| place + self.start_of(side))
+    }
+
     /// How much the moments of a side may be out of order.
     fn delay_us(&self, side: usize) -> i64 {
         one(&self.reads, side).table.watermark.as_ref().map_or(0, |watermark| watermark.delay_us)
     }
+}
+
+/// Which moments the rows of a pair have.
+struct Moments {
+    /// Their places among the columns of their sides.
+    times: [usize; 2],
+    pairing: Pairing,
+    /// Which of the conditions say so.
+    said: BTreeSet<usize>,
 }
 
 /// A condition of which a join has several.
@@ -115,10 +131,13 @@ pub(super) fn check(
         source.add("too-deep", sides.at, message).expected(format!("at most {CONDITIONS_MAX}"));
         return None;
     }
-    let interval = interval::of(source, &sides, &conditions)?;
-    let sorted = sort(source, &sides, conditions, &interval)?;
+    let moments = match one(&sides.reads, 1).version {
+        Some(version) => version::of(source, &sides, &scope, version),
+        None => interval::of(source, &sides, &conditions),
+    }?;
+    let sorted = sort(source, &sides, conditions, &moments)?;
     let (Shape::Project(exprs), output) = projected? else { return None };
-    let watermark = carried(&sides, &interval, &exprs, &output);
+    let watermark = carried(&sides, &moments, &exprs, &output);
     let Sorted { keys: [left_keys, right_keys], types, filters: [left_filter, right_filter], on, filter } = sorted;
     let side = |which: usize, keys: Vec<Expr>, filter: Option<Expr>| {
         let read = one(&sides.reads, which);
@@ -126,7 +145,7 @@ pub(super) fn check(
             source: read.name.clone(),
             columns: read.table.columns.clone(),
             partitions: read.table.partitions.unwrap_or(1),
-            time: *one(&interval.times, which),
+            time: *one(&moments.times, which),
             delay_us: sides.delay_us(which),
             is_outer: *one(&are_outer, which),
             keys,
@@ -136,8 +155,7 @@ pub(super) fn check(
     let checked = Checked {
         sides: [side(0, left_keys, left_filter), side(1, right_keys, right_filter)],
         keys: types,
-        low_us: interval.low_us,
-        high_us: interval.high_us,
+        pairing: moments.pairing,
         on,
         filter,
         project: exprs,
@@ -213,6 +231,7 @@ fn sides<'q, 't>(
 /// Refuses what a join cannot have.
 fn refuse(source: &mut Source<'_>, flow: &CreateFlow, select: &ast::Select, sides: &Sides<'_, '_>) -> Option<()> {
     let apart = "make the join a flow of its own, and read its result";
+    version::refuse(source, sides)?;
     for read in &sides.reads {
         if !matches!(read.through, Through::Nothing) {
             let help = "make what it reads there a flow of its own, and join its result";
@@ -247,7 +266,9 @@ fn refuse(source: &mut Source<'_>, flow: &CreateFlow, select: &ast::Select, side
     let same = |(one, other): (&Column, &Column)| one.name == other.name && one.ty == other.ty;
     let (left, right) = (&left.table.columns, &right.table.columns);
     let are_same = left.len() == right.len() && left.iter().zip(right).all(same);
-    if let Some(late) = flow.late.as_ref().filter(|_| !are_same) {
+    // No version is late.
+    let is_fine = are_same || one(&sides.reads, 1).version.is_some();
+    if let Some(late) = flow.late.as_ref().filter(|_| !is_fine) {
         let message = "the late rows of both sides go to one stream, and have other columns";
         let help = "drop LATE INTO: late rows are then rejected, and DEAD LETTER INTO takes them";
         source.add("wrong-type", late.at.clone(), message).help(help);
@@ -287,20 +308,22 @@ fn sort(
     source: &mut Source<'_>,
     sides: &Sides<'_, '_>,
     conditions: Vec<Condition>,
-    interval: &Interval,
+    moments: &Moments,
 ) -> Option<Sorted> {
     let mut sorted = Sorted::default();
     // Of which side alone all were so far that stand in the clause.
     let mut guards = [None, None];
     for (number, condition) in conditions.into_iter().enumerate() {
-        let (said, is_on) = (interval.said.contains(&number), condition.is_on);
+        let (said, is_on) = (moments.said.contains(&number), condition.is_on);
         let guard: &mut Option<Option<usize>> = one_mut(&mut guards, usize::from(is_on));
         let joins = is_on || sides.are_outer == [false, false];
         if said || joins && sorted.take_key(sides, &condition) {
             *guard = Some(None);
             continue;
         }
-        let side = sides.side_of(&condition.expr).filter(|side| {
+        // Which version was valid does not depend on what it says.
+        let is_version = |side: usize| moments.pairing == Pairing::Version && side == 1;
+        let side = sides.side_of(&condition.expr).filter(|side| !is_version(*side)).filter(|side| {
             // Rows of an outer side come out whatever stands in ON; what stands in WHERE holds for them, too.
             let is_asked_before = !one(&sides.are_outer, if is_on { *side } else { 1 - *side });
             is_asked_before && (guard.is_none_or(|of| of == Some(*side)) || cannot_fail(&condition.expr))
@@ -321,17 +344,17 @@ fn sort(
         });
     }
     if sorted.types.is_empty() {
-        nothing_equal(source, sides, interval);
+        nothing_equal(source, sides, moments);
         return None;
     }
     Some(sorted)
 }
 
 /// Says that no key is there, and how to write one.
-fn nothing_equal(source: &mut Source<'_>, sides: &Sides<'_, '_>, interval: &Interval) {
+fn nothing_equal(source: &mut Source<'_>, sides: &Sides<'_, '_>, moments: &Moments) {
     let names = |side: usize| {
         let columns = one(&sides.reads, side).table.columns.iter().enumerate();
-        let others = columns.filter(move |(place, _)| place != one(&interval.times, side));
+        let others = columns.filter(move |(place, _)| place != one(&moments.times, side));
         others.map(|(_, column)| column.name.as_str()).collect::<BTreeSet<_>>()
     };
     let name = names(0).intersection(&names(1)).next().copied().unwrap_or("key");
@@ -375,13 +398,19 @@ fn cannot_fail(expr: &Expr) -> bool {
 }
 
 /// The watermark of a result that has the moments of a side: its rows are as far out of order as those of that side, or as those of the
-/// other and the interval.
-fn carried(sides: &Sides<'_, '_>, interval: &Interval, exprs: &[Expr], output: &[Column]) -> Option<Watermark> {
-    let length_us = interval.high_us.saturating_sub(interval.low_us);
+/// other and the interval. Those of versions say nothing.
+fn carried(sides: &Sides<'_, '_>, moments: &Moments, exprs: &[Expr], output: &[Column]) -> Option<Watermark> {
+    let (length_us, behind) = match moments.pairing {
+        Pairing::Within { low_us, high_us } => (high_us.saturating_sub(low_us), sides.columns.len()),
+        Pairing::Version => (0, sides.behind_left()),
+    };
     exprs.iter().zip(output).find_map(|(expr, column)| {
         let Expr::Column(place) = expr else { return None };
+        if *place >= behind {
+            return None;
+        }
         let side = usize::from(*place >= sides.behind_left());
-        let is_moment = place.checked_sub(sides.start_of(side)) == Some(*one(&interval.times, side));
+        let is_moment = place.checked_sub(sides.start_of(side)) == Some(*one(&moments.times, side));
         let is_there = !one(&sides.are_outer, 1 - side);
         let delay_us = sides.delay_us(side).max(sides.delay_us(1 - side).saturating_add(length_us));
         (is_moment && is_there).then(|| Watermark { column: column.name.clone(), delay_us })

@@ -9,6 +9,8 @@
     clippy::expect_used
 )]
 
+pub mod sides;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -96,6 +98,20 @@ impl<'p> Running<'p> {
 
     pub fn take(&mut self, rows: &RecordBatch) -> Output {
         let output = process(&mut self.stage, rows);
+        self.commit(output)
+    }
+
+    /// Whether there is more to put out.
+    pub fn has_more(&self) -> bool {
+        self.stage.has_more()
+    }
+
+    pub fn go_on(&mut self) -> Output {
+        let output = self.stage.go_on().unwrap();
+        self.commit(output)
+    }
+
+    fn commit(&mut self, output: Output) -> Output {
         self.state.extend(self.stage.snapshot(&output.dirty));
         if self.restarts {
             self.stage = stage_of(self.program, self.flow, self.partition);

@@ -5,21 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Condition, Sides};
+use super::{Condition, Moments, Sides};
 use crate::expr::{Comparison, Expr, Literal, Operation};
 use crate::join::one;
+use crate::plan::Pairing;
 use crate::source::Source;
 use crate::types::{Column, Type};
-
-/// By how much the moment of the right row of a pair may be later than that of the left one.
-pub(super) struct Interval {
-    /// The places of the moments among the columns of their sides.
-    pub(super) times: [usize; 2],
-    pub(super) low_us: i64,
-    pub(super) high_us: i64,
-    /// Which of the conditions say so.
-    pub(super) said: BTreeSet<usize>,
-}
 
 /// What a condition says of two columns of moments.
 struct Bound {
@@ -37,17 +28,12 @@ struct Sum {
 }
 
 /// The interval that the conditions come to.
-pub(super) fn of(source: &mut Source<'_>, sides: &Sides<'_, '_>, conditions: &[Condition]) -> Option<Interval> {
+pub(super) fn of(source: &mut Source<'_>, sides: &Sides<'_, '_>, conditions: &[Condition]) -> Option<Moments> {
     let is_inner = sides.are_outer == [false, false];
     let joining = conditions.iter().enumerate().filter(|(_, condition)| condition.is_on || is_inner);
     let bounds: Vec<(usize, Bound)> =
         joining.filter_map(|(number, condition)| Some((number, bound(&condition.expr, sides)?))).collect();
-    // The column of the watermark, if there is one.
-    let known = [0, 1].map(|side| {
-        let table = &one(&sides.reads, side).table;
-        let of = |column: &Column| table.watermark.as_ref().is_some_and(|watermark| watermark.column == column.name);
-        table.columns.iter().position(of).map(|place| place + sides.start_of(side))
-    });
+    let known = [0, 1].map(|side| sides.watermark_of(side));
     let is_known = |bound: &Bound| {
         known.iter().zip(&bound.columns).all(|(known, column)| known.is_none_or(|known| known == *column))
     };
@@ -79,7 +65,7 @@ pub(super) fn of(source: &mut Source<'_>, sides: &Sides<'_, '_>, conditions: &[C
     let us = |us: i128| i64::try_from(us).unwrap_or(if us < 0 { i64::MIN } else { i64::MAX });
     let [left, right] = columns;
     let times = [left, right - sides.behind_left()];
-    Some(Interval { times, low_us: us(low), high_us: us(high), said })
+    Some(Moments { times, pairing: Pairing::Within { low_us: us(low), high_us: us(high) }, said })
 }
 
 fn named<'s>(sides: &'s Sides<'_, '_>, columns: [usize; 2], side: usize) -> &'s str {
