@@ -31,7 +31,7 @@ pub(crate) fn check(app: &App) -> anyhow::Result<()> {
             known.insert(function.name.parse()?, interfaces.clone());
         }
     }
-    match compose(&app.manifest, &known) {
+    match compose(&app.manifest, &app.program, &known) {
         Ok(_) => Ok(()),
         Err(problems) => Err(hinted(problems, HINT)),
     }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
+#[path = "../../runtime-wasm/tests/support/mod.rs"]
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -470,4 +472,209 @@ fn a_mistake_in_a_file_of_statements_is_shown_in_its_line() {
     for part in ["there is no column `temprature`", "--> flows.sql:6:23", "did you mean `temperature`?"] {
         assert!(errors.contains(part), "{errors}");
     }
+}
+
+const JUDGED_MANIFEST: &str = r#"
+name = "mill"
+version = "1.0.0"
+
+[functions.judge]
+component = "judge.wasm"
+timeout = "10s"
+
+[streams.readings]
+partitions = 1
+placement = { tier = "cloud" }
+"#;
+
+const JUDGED: &str = "\
+CREATE STREAM readings (machine text, ts timestamp, temperature double, n bigint);
+
+CREATE FUNCTION detect (mean double precision) RETURNS double LANGUAGE wasm AS 'judge';
+CREATE FUNCTION check_n (value bigint) RETURNS bigint AS 'judge', 'check';
+CREATE FUNCTION grade (score double, strict boolean) RETURNS text AS 'judge', 'acme:judge/verdicts@1.0.0#grade';
+CREATE FUNCTION misbehave (how text) RETURNS text AS 'judge';
+
+CREATE FLOW judged PREFER edge DEAD LETTER INTO bad AS
+  SELECT machine, ts, detect(temperature) AS score, check_n(n) AS checked, grade(detect(temperature), n > 5) AS grade
+  FROM readings
+  WHERE n IS NULL OR n <> 99 OR misbehave('trap') = 'TRAP';
+
+CREATE FLOW scores PREFER edge AS
+  SELECT machine, window_end, detect(avg(temperature)) AS score
+  FROM TUMBLE(readings, ts, INTERVAL '10 seconds')
+  GROUP BY machine, window_start, window_end
+  HAVING detect(avg(temperature)) < 1;
+";
+
+/// What is measured, if it was, and what is counted: nothing, 13, which is refused, 99, on which the component traps, or something.
+fn judged_values(number: usize) -> (Option<f64>, Option<i64>) {
+    let temperature = (number % 11 != 3).then(|| temperature(number) as f64);
+    let n = match number % 40 {
+        0 => None,
+        7 => Some(13),
+        21 if number % 200 == 21 => Some(99),
+        n => Some(n as i64 % 12),
+    };
+    (temperature, n)
+}
+
+fn judged_record(number: usize) -> String {
+    let (temperature, n) = judged_values(number);
+    let (machine, ts) = (format!("m{}", number % 3), moment(number));
+    json!({ "machine": machine, "ts": ts, "temperature": temperature, "n": n }).to_string()
+}
+
+fn detect(mean: f64) -> f64 {
+    (mean - 50.0).abs() / 10.0
+}
+
+/// A row of `scores`, as exact as the reader of JSON is.
+fn told_score(machine: &str, window_end: &str, score: f64) -> String {
+    format!("{machine} {window_end} {score:.12}")
+}
+
+/// What `judged` has to come to, and `scores`.
+fn expected_judged() -> (Vec<Value>, BTreeSet<String>) {
+    let row = |number: usize| {
+        let (temperature, n) = judged_values(number);
+        let score = temperature.map(detect);
+        let checked = match n {
+            None => Some(-1),
+            Some(13 | 99) => return None,
+            Some(0) => None,
+            Some(n) => Some(n * 2),
+        };
+        // Whether it is to be strict must be known.
+        let limit = n.map(|n| if n > 5 { 1.0 } else { 3.0 });
+        let grade = limit.and_then(|limit| match score {
+            None => Some("unknown"),
+            Some(score) => (score > limit).then_some("bad"),
+        });
+        let (machine, ts) = (format!("m{}", number % 3), moment(number));
+        Some(json!({ "machine": machine, "ts": ts, "score": score, "checked": checked, "grade": grade }))
+    };
+    let mut groups: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
+    for number in 0..RECORDS / 100 * 100 {
+        groups.entry((number / 100, number % 3)).or_default().extend(judged_values(number).0);
+    }
+    // The last window stays open.
+    let closed = groups.into_iter().filter(|((window, _), _)| *window < RECORDS / 100 - 1);
+    let score = |((window, machine), of): ((usize, usize), Vec<f64>)| {
+        let score = detect(of.iter().sum::<f64>() / of.len() as f64);
+        let (machine, window_end) = (format!("m{machine}"), moment((window + 1) * 100));
+        (score < 1.0).then(|| told_score(&machine, &window_end, score))
+    };
+    ((0..RECORDS).filter_map(row).collect(), closed.filter_map(score).collect())
+}
+
+/// The app with a component of that name.
+fn write_judged(world: &World, flows: &str, component: &[u8]) -> String {
+    let folder = write_app(world, JUDGED_MANIFEST, flows);
+    std::fs::write(world.path("mill").join("judge.wasm"), component).unwrap();
+    folder
+}
+
+#[test]
+fn expressions_call_functions_of_the_app_exactly_through_kills() {
+    let world = World::new();
+    let (cloud, mut edges) = start(&world);
+    let component = support::test_guest("judge");
+    let folder = write_judged(&world, JUDGED, &component);
+    let explained = cloud.tell(&world, &["flow", "explain", &folder, "judged"]);
+    assert!(explained.contains("call detect(mean double) of function judge"), "{explained}");
+    cloud.tell(&world, &["deploy", &folder]);
+    let flows = ["judged", "scores"];
+    let are_copied = || flows.iter().all(|flow| stage(&world, &cloud, flow).is_some_and(|(_, copies)| copies == 2));
+    eventually("two edges hold the stages", are_copied);
+    for portion in 0..PORTIONS {
+        let size = RECORDS / PORTIONS;
+        publish(&world, &cloud, (portion * size..(portion + 1) * size).map(judged_record));
+        if portion % 2 == 1 && portion + 1 < PORTIONS {
+            let mut owner = None;
+            eventually("it has an owner", || {
+                owner = stage(&world, &cloud, flows[portion / 2]).map(|(owner, _)| owner);
+                owner.is_some()
+            });
+            let owner = owner.unwrap();
+            edges.remove(&owner).unwrap().kill();
+            edges.insert(owner.clone(), world.start(&owner, &[]));
+            eventually("both hold the stages again", are_copied);
+        }
+    }
+    let (judged, scores) = expected_judged();
+    let failed = RECORDS - judged.len();
+    assert!(failed > 50 && scores.len() > 20 && scores.len() < 51, "{failed} {}", scores.len());
+    eventually("all rows arrive", || {
+        rows(&world, &cloud, "mill/judged").len() >= judged.len()
+            && rows(&world, &cloud, "mill/scores").len() >= scores.len()
+            && rows(&world, &cloud, "mill/bad").len() >= failed
+    });
+    let columns = ["machine", "ts", "score", "checked", "grade"];
+    let found: Vec<Value> = rows(&world, &cloud, "mill/judged").iter().map(|row| plain(row, &columns)).collect();
+    assert_eq!(found, judged);
+    let found = rows(&world, &cloud, "mill/scores");
+    let plainly = |row: &Value| {
+        let row = plain(row, &["machine", "window_end", "score"]);
+        let text = |column: &str| row[column].as_str().unwrap().to_owned();
+        told_score(&text("machine"), &text("window_end"), row["score"].as_f64().unwrap())
+    };
+    assert_eq!((found.len(), found.iter().map(plainly).collect()), (scores.len(), scores));
+    let bad: Vec<String> = rows(&world, &cloud, "mill/bad").iter().map(ToString::to_string).collect();
+    let with = |reason: &str| bad.iter().filter(|row| row.contains(reason)).count();
+    let trapped = (0..RECORDS).filter(|number| judged_values(*number).1 == Some(99)).count();
+    let counts = (bad.len(), with("misbehave: it trapped: "), with("check_n: 13 is not wanted"));
+    assert_eq!(counts, (failed, trapped, failed - trapped), "{}", bad[0]);
+    let served = cloud.json(&world, &["get", "functions", "-o", "json"]);
+    assert!(served[0]["nodes"].as_array().is_some_and(|nodes| !nodes.is_empty()), "{served}");
+}
+
+#[test]
+fn what_expressions_call_has_the_types_of_the_component_also_after_a_swap() {
+    let world = World::new();
+    let node = world.first("cloud-1");
+    let component = support::test_guest("judge");
+    for (declared, other, said) in [
+        ("mean double precision", "mean text", "`mean` is f64, which takes double"),
+        ("RETURNS double LANGUAGE", "RETURNS bigint LANGUAGE", "it returns f64, which is double"),
+        ("check_n (value bigint)", "check_n (value bigint, more bigint)", "it takes 1 arguments, and is given 2"),
+        (
+            "detect (mean double precision) RETURNS double LANGUAGE wasm AS 'judge'",
+            "detect (mean double) RETURNS double AS 'judge', 'outline'",
+            "it takes `of`, which is no bool",
+        ),
+    ] {
+        // Without the flows, that would not fit either.
+        let declarations = JUDGED.split("CREATE FLOW").next().unwrap();
+        let folder = write_judged(&world, &declarations.replace(declared, other), &component);
+        for command in [&["deploy", &folder][..], &["plan", &folder]] {
+            let refused = node.ask(&world, command);
+            let errors = errors(&refused);
+            assert!(!refused.status.success() && errors.contains(said), "{errors}");
+            assert!(
+                errors.contains("the statement declares:") && errors.contains("function judge exports"),
+                "{errors}"
+            );
+        }
+    }
+    let folder = write_judged(&world, JUDGED, &component);
+    node.tell(&world, &["deploy", &folder]);
+    publish(&world, &node, (1..3).map(judged_record));
+    eventually("it judges", || rows(&world, &node, "mill/judged").len() == 2);
+    let file = world.path("other.wasm");
+    let other = file.to_str().unwrap();
+    std::fs::write(&file, support::test_guest("detector")).unwrap();
+    let refused = errors(&node.ask(&world, &["swap", "mill/judge", other]));
+    assert!(
+        refused.contains("detect(mean double) RETURNS double") && refused.contains("detect: func(frame: frame"),
+        "{refused}"
+    );
+    // The same with a section that nobody reads is another component.
+    std::fs::write(&file, [&component[..], &[0, 5, 4], b"swap"].concat()).unwrap();
+    let report = node.json(&world, &["swap", "mill/judge", other, "-o", "json"]);
+    let stages: BTreeSet<&str> =
+        report["stages"].as_array().unwrap().iter().filter_map(|of| of["stage"].as_str()).collect();
+    assert_eq!(stages, BTreeSet::from(["judged.0", "scores.0"]), "{report}");
+    publish(&world, &node, (3..5).map(judged_record));
+    eventually("it goes on", || rows(&world, &node, "mill/judged").len() == 4);
 }

@@ -433,7 +433,12 @@ impl Chain {
 }
 
 fn rows_error(function: &str, error: &StageError) -> ChainError {
-    ChainError::Rows { function: function.to_owned(), reason: error.to_string() }
+    let (function, reason) = (function.to_owned(), error.to_string());
+    match error {
+        // What a query calls cannot be had now; other rows would fare no better.
+        StageError::Unready { .. } => ChainError::Function { function, reason },
+        _ => ChainError::Rows { function, reason },
+    }
 }
 
 /// Sorts one guest's output into the step; returns the timer that it now waits for.

@@ -1,5 +1,6 @@
 //! The stage of a flow in SQL, beside the guests of a chain: it runs in the node itself, without a component.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -7,31 +8,58 @@ use arrow_schema::Schema;
 use async_trait::async_trait;
 use bytes::Bytes;
 use littoral_model::entry::{PORT_MAIN, partition_port};
+use littoral_model::id::FunctionName;
 use littoral_runtime::stage::{Rejection, StageError, StageOutput};
-use littoral_sql::{Output, PORT_LATE, Plan, Stage};
+use littoral_runtime::user_function::{CallFailure, Callee};
+use littoral_sql::{Call, CallError, Called, Calling, Functions, Output, PORT_LATE, Plan, Stage};
 
 use crate::chain::Operator;
 
 /// A query that runs.
 #[derive(Debug)]
-pub struct Query(Stage);
+pub struct Query {
+    stage: Stage,
+    callees: Callees,
+}
+
+/// The components that a query calls, by the function of the app.
+#[derive(Debug)]
+struct Callees(BTreeMap<FunctionName, Callee>);
 
 impl Query {
-    /// A query without state, over that partition of its input.
+    /// A query without state, over that partition of its input, with an instance of each function of the app that it calls.
     #[must_use]
-    pub fn new(plan: Arc<Plan>, partition: u32) -> Self {
-        Self(Stage::new(plan, partition))
+    pub fn new(plan: Arc<Plan>, partition: u32, callees: BTreeMap<FunctionName, Callee>) -> Self {
+        Self { stage: Stage::new(plan, partition), callees: Callees(callees) }
+    }
+}
+
+impl Functions for Callees {
+    fn call<'a>(&'a mut self, call: &'a Call) -> Calling<'a> {
+        Box::pin(async move {
+            let function = &call.function;
+            let missing = || CallError::Unavailable(format!("function {} is not there", function.function));
+            let callee = self.0.get_mut(&function.function).ok_or_else(missing)?;
+            let called = callee.call(&function.export, (&call.arguments, call.rows), &function.result.arrow()).await;
+            let outcome = called.map_err(|failure| match failure {
+                CallFailure::TooLarge(reason) => CallError::TooLarge(format!("{}: {reason}", function.name)),
+                CallFailure::Unavailable(fault) => {
+                    CallError::Unavailable(format!("function {}: {fault}", function.function))
+                }
+            })?;
+            Ok(Called { values: outcome.values, faults: outcome.faults })
+        })
     }
 }
 
 #[async_trait(?Send)]
 impl Operator for Query {
     async fn open(&mut self, schema: &Schema) -> Result<(), StageError> {
-        self.0.open(schema).map_err(rejected)
+        self.stage.open(schema).map_err(rejected)
     }
 
     async fn process(&mut self, rows: &RecordBatch, _: i64) -> Result<StageOutput, StageError> {
-        Ok(by_port(self.0.process(rows).map_err(rejected)?))
+        Ok(by_port(self.stage.process_with(rows, &mut self.callees).await.map_err(rejected)?))
     }
 
     async fn on_timer(&mut self, _: i64) -> Result<StageOutput, StageError> {
@@ -40,24 +68,24 @@ impl Operator for Query {
     }
 
     async fn on_idle(&mut self) -> Result<StageOutput, StageError> {
-        Ok(by_port(self.0.idle().map_err(rejected)?))
+        Ok(by_port(self.stage.idle().map_err(rejected)?))
     }
 
     fn has_more(&self) -> bool {
-        self.0.has_more()
+        self.stage.has_more()
     }
 
     async fn go_on(&mut self) -> Result<StageOutput, StageError> {
-        Ok(by_port(self.0.go_on().map_err(rejected)?))
+        Ok(by_port(self.stage.go_on_with(&mut self.callees).await.map_err(rejected)?))
     }
 
     async fn snapshot(&mut self, groups: &[u32]) -> Result<Vec<(u32, Bytes)>, StageError> {
-        Ok(self.0.snapshot(groups).into_iter().map(|(group, bytes)| (group, Bytes::from(bytes))).collect())
+        Ok(self.stage.snapshot(groups).into_iter().map(|(group, bytes)| (group, Bytes::from(bytes))).collect())
     }
 
     async fn restore(&mut self, groups: Vec<(u32, Bytes)>) -> Result<(), StageError> {
         let groups: Vec<(u32, &[u8])> = groups.iter().map(|(group, bytes)| (*group, bytes.as_ref())).collect();
-        self.0.restore(&groups).map_err(rejected)
+        self.stage.restore(&groups).map_err(rejected)
     }
 }
 
@@ -77,5 +105,9 @@ fn by_port(output: Output) -> StageOutput {
 }
 
 fn rejected(error: littoral_sql::StageError) -> StageError {
-    StageError::Rejected { reason: error.to_string() }
+    match error {
+        // Nothing is wrong with the rows.
+        littoral_sql::StageError::Function(reason) => StageError::Unready { reason },
+        error => StageError::Rejected { reason: error.to_string() },
+    }
 }

@@ -232,6 +232,30 @@ async fn a_guest_that_cannot_be_made_ends_the_stage_with_the_reason() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_called_now_ends_the_stage_and_rejects_no_row() {
+    LocalSet::new()
+        .run_until(async {
+            let node = Node::start();
+            let source = work(SOURCE);
+            let _source = node.own(&source, 1).await;
+            let mut rows = values(0..8);
+            rows[5] = "wanting".to_owned();
+            node.publish(&source, &rows).await;
+            let stats = Arc::new(Stats::default());
+            let lacking = Guests { lacks: true, ..Guests::new(&["count"]) };
+            let task = start(&node, 1, lacking, &stats).await;
+            let ended = tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
+            let is_told =
+                |reason: &str| reason.contains("count cannot run") && reason.contains("what it calls is not there");
+            assert!(matches!(&ended, Ended::Failed(reason) if is_told(reason)), "{ended}");
+            let _next = start(&node, 2, Guests::new(&["count"]), &stats).await;
+            let texts = node.texts(&work(STAGE), PORT_MAIN, "value", 8).await;
+            assert_eq!(parts(&texts), rows.into_iter().zip(1..).collect::<Vec<_>>());
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_replaced_stage_ends() {
     LocalSet::new()
         .run_until(async {

@@ -1,5 +1,5 @@
-//! Whether the functions of an app fit together by the interfaces that they import and export: asked before an app is
-//! sent, and again by the node that takes it.
+//! Whether the functions of an app fit together by the interfaces that they import and export, and what expressions call is what
+//! components export: asked before an app is sent, and again by the node that takes it.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +7,28 @@ use littoral_model::composition::Composition;
 use littoral_model::id::FunctionName;
 use littoral_model::manifest::{Manifest, Sink};
 use littoral_runtime::composition::Part;
+use littoral_runtime::user_function::Shape;
+use littoral_sql::{Program, UserFunction};
 
 pub use littoral_runtime::composition::{Interfaces, interfaces};
 
 use crate::admin::types::{AdminError, AppBundle};
 use crate::artifacts::Artifacts;
+use crate::spec::query_placement;
 
 /// What is to be done about functions that do not fit together.
-pub const HINT: &str = "docs/how-to/compose-functions.md tells how interfaces are shared between functions";
+pub const HINT: &str = "docs/how-to/compose-functions.md tells how interfaces are shared between functions, docs/reference/sql.md how expressions call them";
 
-/// Finds whose export each import of an app's functions is. `known` has the interfaces of the components that are at hand.
+/// Finds whose export each import of an app's functions is, and checks what its expressions call. `known` has the interfaces of the
+/// components that are at hand.
 ///
 /// # Errors
 /// Everything that stands in the way, one to a line.
-pub fn compose(manifest: &Manifest, known: &BTreeMap<FunctionName, Interfaces>) -> Result<Composition, String> {
+pub fn compose(
+    manifest: &Manifest,
+    program: &Program,
+    known: &BTreeMap<FunctionName, Interfaces>,
+) -> Result<Composition, String> {
     let parts = manifest.functions.iter().map(|(name, function)| {
         let part = Part {
             interfaces: known.get(name).cloned(),
@@ -29,21 +37,56 @@ pub fn compose(manifest: &Manifest, known: &BTreeMap<FunctionName, Interfaces>) 
         };
         (name.clone(), part)
     });
-    littoral_runtime::composition::compose(&parts.collect()).map_err(|problems| problems.join("\n"))
+    let composed = littoral_runtime::composition::compose(&parts.collect());
+    let called = program.functions.iter().filter_map(|of| unfit(of, known.get(&of.function)?));
+    let placed = manifest.queries.iter().filter_map(|(stage, query)| {
+        let apart = query_placement(manifest, query).err()?;
+        Some(format!("the stage {stage} calls function {apart}, which may not run where the stage and all others that it calls may"))
+    });
+    let problems: Vec<String> = called.chain(placed).collect();
+    match composed {
+        Ok(composition) if problems.is_empty() => Ok(composition),
+        Ok(_) => Err(problems.join("\n")),
+        Err(others) => Err([others, problems].concat().join("\n")),
+    }
 }
 
-/// The flow that a function is a stage of, its sink included.
+/// Why what a statement declares is not what the component exports, with both sides, if it is not.
+fn unfit(declared: &UserFunction, interfaces: &Interfaces) -> Option<String> {
+    let UserFunction { name, function, export, parameters, result } = declared;
+    let (exported, reason) = match interfaces.user_function(export) {
+        Err(reason) => (None, reason),
+        Ok((interface, exported, signature)) => {
+            let types: Vec<_> = parameters.iter().map(|(_, ty)| ty.arrow()).collect();
+            let reason = Shape::of(signature).map_or_else(Some, |shape| shape.refuses(&types, &result.arrow()))?;
+            let place = interface.map_or_else(String::new, |interface| format!(" in {interface}"));
+            (Some(format!("\n  function {function} exports{place}:\n    {}", signature.shown(exported))), reason)
+        }
+    };
+    let declared = format!("{} RETURNS {result}", declared.signature());
+    Some(format!(
+        "`{name}` of the statements and function {function} do not fit: {reason}\n  the statement declares:\n    {declared}{}",
+        exported.unwrap_or_default()
+    ))
+}
+
+/// The flow that a function is a stage of, its sink included, or in whose stage it is called.
 fn flow_of(manifest: &Manifest, name: &FunctionName) -> Option<String> {
+    let calls = |stage: &FunctionName| manifest.queries.get(stage).is_some_and(|query| query.functions.contains(name));
     let mut flows = manifest.flows.iter().filter(|(_, flow)| {
-        flow.stages.contains(name) || matches!(&flow.sink, Some(Sink::Function(sink)) if sink == name)
+        let is_sink = matches!(&flow.sink, Some(Sink::Function(sink)) if sink == name);
+        is_sink || flow.stages.iter().any(|stage| stage == name || calls(stage))
     });
-    flows.next().map(|(flow, _)| flow.to_string())
+    let flow = flows.next().map(|(flow, _)| flow.to_string());
+    flow.or_else(|| {
+        manifest.called.contains(name).then(|| "(none yet, but a statement declares it for expressions)".to_owned())
+    })
 }
 
 /// The same for a bundle whose components this node holds.
 pub(crate) async fn compose_bundle(
     artifacts: &Artifacts,
-    manifest: &Manifest,
+    (manifest, program): (&Manifest, &Program),
     bundle: &AppBundle,
 ) -> Result<Composition, AdminError> {
     // Many functions may be of one component.
@@ -64,5 +107,5 @@ pub(crate) async fn compose_bundle(
             known.insert(name.clone(), interfaces.clone());
         }
     }
-    compose(manifest, &known).map_err(|problems| AdminError::refused(problems).hint(HINT))
+    compose(manifest, program, &known).map_err(|problems| AdminError::refused(problems).hint(HINT))
 }

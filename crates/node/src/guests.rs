@@ -40,7 +40,8 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 /// What of the manifest a running function was started with; it is started anew when that changes.
 pub(crate) fn settings_of(app: &App, name: &FunctionName) -> String {
     if let Some(query) = app.manifest.queries.get(name) {
-        return query.fingerprint.clone();
+        let called = query.functions.iter().map(|function| format!("; {function} {}", settings_of(app, function)));
+        return format!("{}{}", query.fingerprint, called.collect::<String>());
     }
     let imports = app.composition.get(name);
     let function = app.manifest.functions.get(name);

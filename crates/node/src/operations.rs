@@ -20,6 +20,7 @@ use littoral_model::unit::Bandwidth;
 use littoral_model::work::Assignment;
 use littoral_plan::sample::sample;
 use littoral_plan::{AppSpec, Fabric, traffic};
+use littoral_sql::Program;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::events::EventsReport;
@@ -240,8 +241,8 @@ fn not_edited(error: EditError) -> AdminError {
     }
 }
 
-fn parse(bundle: &AppBundle) -> Result<Manifest, AdminError> {
-    let read = read_manifest(&bundle.manifest).map(|(manifest, _)| manifest);
+fn parse(bundle: &AppBundle) -> Result<(Manifest, Program), AdminError> {
+    let read = read_manifest(&bundle.manifest);
     read.map_err(|findings| {
         let mut error = AdminError::invalid("the manifest is not valid");
         error.findings = findings
@@ -306,7 +307,7 @@ impl Operations for NodeOperations {
     }
 
     async fn plan(&self, bundle: AppBundle) -> Result<PlanReport, AdminError> {
-        let manifest = parse(&bundle)?;
+        let (manifest, _) = parse(&bundle)?;
         let mut spec = app_spec(&manifest, &bundle.artifacts);
         let (fabric, existing) = self.ground(&mut spec).await;
         let compiled = littoral_plan::compile(&spec, &fabric, &existing);
@@ -314,7 +315,7 @@ impl Operations for NodeOperations {
     }
 
     async fn deploy(&self, bundle: AppBundle) -> Result<AppStatus, AdminError> {
-        let manifest = parse(&bundle)?;
+        let (manifest, program) = parse(&bundle)?;
         let app = app_id(&manifest);
         self.intent.check(&app, &bundle).map_err(|error| AdminError::refused(error.to_string()))?;
         free_routes(&self.intent.now(), &app, &manifest)?;
@@ -333,7 +334,7 @@ impl Operations for NodeOperations {
                 return Err(AdminError::new(AdminErrorKind::Conflict, text).hint("upload it, then deploy again"));
             }
         }
-        let composition = compose_bundle(&self.artifacts, &manifest, &bundle).await?;
+        let composition = compose_bundle(&self.artifacts, (&manifest, &program), &bundle).await?;
         let mut spec = app_spec(&manifest, &bundle.artifacts);
         let (fabric, existing) = self.ground(&mut spec).await;
         let auction = Auction { mesh: &self.mesh, spec: &spec, existing: &existing };

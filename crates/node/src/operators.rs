@@ -1,12 +1,15 @@
 //! The guests of a stage: their artefacts, loaded, and what the manifest sets for them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use littoral_flow::chain::{Operator, Operators};
 use littoral_flow::query::Query;
+use littoral_model::id::FunctionName;
 use littoral_runtime::stage::{Stage, StageError, StageSettings};
+use littoral_runtime::user_function::Callee;
 use littoral_runtime::{Artifact, LogSink, LogStream, Runtime};
 use littoral_sql::Plan;
 
@@ -16,9 +19,15 @@ use crate::logs::Logs;
 /// One function of a stage.
 pub(crate) enum Guest {
     /// A component.
-    Component { artifact: Arc<Artifact>, settings: Box<StageSettings> },
-    /// A query in SQL, and over which partition of its input.
-    Query(Arc<Plan>, u32),
+    Component(Component),
+    /// A query in SQL, over which partition of its input, and the functions that it calls.
+    Query { plan: Arc<Plan>, partition: u32, called: BTreeMap<FunctionName, Component> },
+}
+
+/// A component, and what the manifest sets for it.
+pub(crate) struct Component {
+    pub(crate) artifact: Arc<Artifact>,
+    pub(crate) settings: Box<StageSettings>,
 }
 
 /// The functions of a stage.
@@ -36,21 +45,28 @@ impl Operators for Guests {
 
     fn idle_after(&self) -> Option<Duration> {
         match self.guests.first()? {
-            Guest::Component { .. } => None,
-            Guest::Query(plan, _) => plan.idle_after(),
+            Guest::Component(_) => None,
+            Guest::Query { plan, .. } => plan.idle_after(),
         }
     }
 
     fn may_have_more(&self, place: usize) -> bool {
-        matches!(self.guests.get(place), Some(Guest::Query(plan, _)) if plan.may_have_more())
+        matches!(self.guests.get(place), Some(Guest::Query { plan, .. }) if plan.may_have_more())
     }
 
     async fn make(&self, place: usize) -> Result<Box<dyn Operator>, StageError> {
         match self.guests.get(place).ok_or(StageError::Gone)? {
-            Guest::Component { artifact, settings } => {
+            Guest::Component(Component { artifact, settings }) => {
                 Ok(Box::new(Stage::instantiate(&self.runtime, artifact, (**settings).clone()).await?))
             }
-            Guest::Query(plan, partition) => Ok(Box::new(Query::new(Arc::clone(plan), *partition))),
+            Guest::Query { plan, partition, called } => {
+                let mut callees = BTreeMap::new();
+                for (function, Component { artifact, settings }) in called {
+                    let callee = Callee::new(&self.runtime, artifact, (**settings).clone()).await?;
+                    callees.insert(function.clone(), callee);
+                }
+                Ok(Box::new(Query::new(Arc::clone(plan), *partition, callees)))
+            }
         }
     }
 }

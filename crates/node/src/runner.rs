@@ -10,7 +10,7 @@ use littoral_flow::ingest::{self, IngestWork};
 use littoral_flow::reader::{Input, Source};
 use littoral_flow::stage::{self, StageWork};
 use littoral_flow::stats::{Snapshot, Stats};
-use littoral_model::id::Epoch;
+use littoral_model::id::{Epoch, FunctionName};
 use littoral_model::work::WorkId;
 use littoral_plan::{Ack, PlacedWork, Placement, Role, StageFunction};
 use littoral_runtime::latency::Latency;
@@ -21,9 +21,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::guests::{Loader, settings_of};
+use crate::guests::{Loaded, Loader, settings_of};
 use crate::intent::{App, IntentStore};
-use crate::operators::{Guest, Guests};
+use crate::operators::{Component, Guest, Guests};
 use crate::queue::Queues;
 use crate::sync::lock;
 
@@ -165,7 +165,7 @@ impl Runner {
             let app = apps.apps.get(&work.app);
             let Some((app, placed)) = app.and_then(|app| Some((app, app.placement.work(work)?))) else { continue };
             if let Role::Stage { functions, .. } = &placed.role {
-                let components = functions.iter().filter(|stage| app.program.stage(&stage.function).is_none());
+                let components = functions.iter().flat_map(|stage| components(app, stage));
                 wanted.extend(components.map(|stage| (stage.artifact.clone(), (app, stage))));
             }
         }
@@ -173,7 +173,7 @@ impl Runner {
         prepared.retain(|artifact| wanted.contains_key(artifact));
         for (artifact, (app, stage)) in wanted {
             if prepared.insert(artifact) {
-                tokio::spawn(Arc::clone(self).make_ready(Arc::clone(app), stage.clone()));
+                tokio::spawn(Arc::clone(self).make_ready(Arc::clone(app), stage));
             }
         }
     }
@@ -360,21 +360,16 @@ impl Runner {
         let mut asides = Vec::new();
         for function in functions {
             if let Some(plan) = app.program.stage(&function.function) {
-                guests.push(Guest::Query(Arc::clone(plan), partition));
+                let mut called = BTreeMap::new();
+                for StageFunction { function, artifact } in components(app, function) {
+                    called.insert(function.clone(), component(self.loader.load(app, &function, &artifact).await?));
+                }
+                guests.push(Guest::Query { plan: Arc::clone(plan), partition, called });
                 continue;
             }
-            let loaded = self.loader.load(app, &function.function, &function.artifact).await?;
-            asides.push(loaded.aside);
-            let logs: Arc<dyn LogSink> = loaded.logs;
-            let settings = StageSettings {
-                limits: loaded.limits,
-                config: loaded.config,
-                access: loaded.access,
-                surroundings: loaded.surroundings,
-                logs,
-                usage: loaded.usage,
-            };
-            guests.push(Guest::Component { artifact: loaded.artifact, settings: Box::new(settings) });
+            let mut loaded = self.loader.load(app, &function.function, &function.artifact).await?;
+            asides.push(loaded.aside.take());
+            guests.push(Guest::Component(component(loaded)));
         }
         let names = functions.iter().map(|function| function.function.to_string()).collect();
         // A query has no priority, so that it goes on as what has the usual one.
@@ -390,6 +385,29 @@ impl Runner {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<WorkId, Running>> {
         lock(&self.running)
     }
+}
+
+/// What a function of a stage is made of: a component, or those that a query calls.
+fn components(app: &App, stage: &StageFunction) -> Vec<StageFunction> {
+    let Some(query) = app.manifest.queries.get(&stage.function) else { return vec![stage.clone()] };
+    let called = |function: &FunctionName| {
+        let artifact = app.bundle.artifacts.get(function.as_str()).cloned().unwrap_or_default();
+        StageFunction { function: function.clone(), artifact }
+    };
+    query.functions.iter().map(called).collect()
+}
+
+fn component(loaded: Loaded) -> Component {
+    let logs: Arc<dyn LogSink> = loaded.logs;
+    let settings = StageSettings {
+        limits: loaded.limits,
+        config: loaded.config,
+        access: loaded.access,
+        surroundings: loaded.surroundings,
+        logs,
+        usage: loaded.usage,
+    };
+    Component { artifact: loaded.artifact, settings: Box::new(settings) }
 }
 
 fn failed(stats: &Stats, reason: String) -> Ended {

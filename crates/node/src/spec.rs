@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use littoral_mesh::Members;
-use littoral_model::id::{AppId, NodeId, TenantId};
+use littoral_model::id::{AppId, FunctionName, NodeId, TenantId};
 use littoral_model::manifest::{self, Manifest, Partitioning};
 use littoral_model::unit::Bandwidth;
 use littoral_plan::profile::RECORDS_FEW;
@@ -30,6 +30,8 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
         let is_stage = manifest.flows.values().any(|flow| {
             flow.stages.contains(name) || matches!(&flow.sink, Some(manifest::Sink::Function(sink)) if sink == name)
         });
+        // What expressions call is in their stages, and nowhere by itself.
+        let is_stage = is_stage || manifest.called.contains(name);
         let spec = FunctionSpec {
             artifact: artifacts.get(name.as_str()).map_or(NOT_BUILT, String::as_str).to_owned(),
             interface: if is_stage { Interface::Stage } else { Interface::Http },
@@ -43,11 +45,14 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
         (name.clone(), spec)
     });
     let queries = manifest.queries.iter().map(|(name, query)| {
+        let called = || query.functions.iter().filter_map(|name| Some((name, manifest.functions.get(name)?)));
+        let digest = |(name, _): (&FunctionName, _)| artifacts.get(name.as_str()).map_or(NOT_BUILT, String::as_str);
         let spec = FunctionSpec {
-            artifact: query.fingerprint.clone(),
+            artifact: query.artifact(called().map(digest)),
             interface: Interface::Stage,
-            memory_bytes: QUERY_MEMORY_BYTES,
-            placement: Constraints::from(&query.placement),
+            memory_bytes: QUERY_MEMORY_BYTES + called().map(|(_, of)| u64::from(of.memory)).sum::<u64>(),
+            // Where these contradict one another the app is refused, see `composition`.
+            placement: query_placement(manifest, query).unwrap_or_else(|_| Constraints::from(&query.placement)),
             execution_us: None,
             partitioning: query.partitioning,
         };
@@ -129,6 +134,22 @@ fn placement(function: &manifest::Function) -> Constraints {
     placement
 }
 
+/// Where the stage of a query may run: where all may that it calls, too.
+///
+/// # Errors
+/// Names the first function that may not be where the others are.
+pub(crate) fn query_placement<'m>(
+    manifest: &'m Manifest,
+    query: &'m manifest::Query,
+) -> Result<Constraints, &'m FunctionName> {
+    let mut all = Constraints::from(&query.placement);
+    for name in &query.functions {
+        let Some(function) = manifest.functions.get(name) else { continue };
+        all = all.and(&Constraints::from(&function.placement)).ok_or(name)?;
+    }
+    Ok(all)
+}
+
 /// The app that a manifest is of.
 pub(crate) fn app_id(manifest: &Manifest) -> AppId {
     AppId { tenant: TenantId::default_tenant(), app: manifest.name.clone() }
@@ -142,7 +163,7 @@ pub(crate) mod tests {
     use littoral_flow::stats::{FunctionSnapshot, Snapshot};
     use littoral_model::condition::{Condition, Served};
     use littoral_model::digest::NodeDigest;
-    use littoral_model::id::{Epoch, FunctionName, Tier};
+    use littoral_model::id::{Epoch, Tier};
     use littoral_model::situation::Situation;
     use littoral_model::wire::VersionRange;
     use littoral_runtime::latency::Quantiles;
@@ -248,5 +269,30 @@ stages = ["clean"]
         let mistaken = text.replace("a > 0", "b > 0");
         let findings = crate::intent::read_manifest(&mistaken).unwrap_err();
         assert_eq!(findings.to_string(), "flows.sql:1:151: there is no column `b`");
+    }
+
+    #[test]
+    fn what_a_query_calls_is_part_of_its_stage() {
+        let text = "CREATE STREAM raw (a bigint); CREATE FUNCTION judge (value bigint) RETURNS bigint; \
+                    CREATE FUNCTION unused () RETURNS bigint AS 'page'; \
+                    CREATE FLOW f KEEP IN REGION 'eu' AS SELECT judge(a) AS b FROM raw";
+        let function = "[functions.judge]\ncomponent = \"judge.wasm\"\nmemory = \"32MiB\"\nplacement = { tier = \"edge\", region = \"eu\" }\n";
+        let text = format!("{MANIFEST}{function}[sql.flows]\ntext = \"{text}\"\n");
+        let (manifest, program) = crate::intent::read_manifest(&text).unwrap();
+        let spec = app_spec(&manifest, &BTreeMap::from([("judge".to_owned(), "0123".to_owned())]));
+        let of = |name: &str| &spec.functions[&name.parse::<FunctionName>().unwrap()];
+        let plan = program.stage(&"f".parse().unwrap()).unwrap();
+        assert_eq!(of("f").artifact, format!("sql:{:016x}+0123", plan.fingerprint()));
+        assert!(
+            manifest::Query::is_made_of(&of("f").artifact, "0123")
+                && !manifest::Query::is_made_of(&of("f").artifact, "012")
+        );
+        assert_eq!(of("f").memory_bytes, QUERY_MEMORY_BYTES + (32 << 20));
+        assert_eq!((of("f").placement.tiers.len(), of("f").placement.regions.len()), (1, 1));
+        // Neither what is called nor what may be is served by itself.
+        assert_eq!((of("judge").interface, of("page").interface), (Interface::Stage, Interface::Stage));
+        let (manifest, _) = crate::intent::read_manifest(&text.replace("region = \"eu\"", "region = \"us\"")).unwrap();
+        let apart = query_placement(&manifest, &manifest.queries[&"f".parse().unwrap()]).unwrap_err();
+        assert_eq!(apart.as_str(), "judge");
     }
 }

@@ -193,7 +193,10 @@ impl Picture {
             }
         }
         // A stage that has had no rows yet is where its work is.
-        let stages = app.placement.works.iter().filter(|placed| runs(placed, name));
+        let calls =
+            |stage: &FunctionName| app.manifest.queries.get(stage).is_some_and(|query| query.functions.contains(id));
+        let has_it = |placed: &&PlacedWork| runs(placed, |stage| stage == id || calls(stage));
+        let stages = app.placement.works.iter().filter(has_it);
         status.nodes.extend(stages.filter_map(|placed| Some(self.assignments.get(&placed.work)?.owner.to_string())));
         status.nodes.sort();
         status.nodes.dedup();
@@ -343,8 +346,8 @@ fn instances(node: &NodeId, scale: &Scale) -> Option<InstancesStatus> {
     Some(InstancesStatus { node: node.to_string(), ready, starting, wanted, reason, cold, refused })
 }
 
-fn runs(placed: &PlacedWork, function: &str) -> bool {
-    matches!(&placed.role, Role::Stage { functions, .. } if functions.iter().any(|stage| stage.function.as_str() == function))
+fn runs(placed: &PlacedWork, is_it: impl Fn(&FunctionName) -> bool) -> bool {
+    matches!(&placed.role, Role::Stage { functions, .. } if functions.iter().any(|stage| is_it(&stage.function)))
 }
 
 fn is_of_flow(placed: &PlacedWork, name: &str) -> bool {

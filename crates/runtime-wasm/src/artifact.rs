@@ -40,7 +40,7 @@ pub enum LoadError {
     Unlinked(String),
     /// It exports nothing that can be called.
     #[error(
-        "it exports none of `wasi:http/incoming-handler@0.2`, `wasi:http/handler@0.3`, `wasi:cli/run`, `littoral:flow/processor@0.1` and `littoral:fabric/handler@0.1`, and no interface for other functions ({0})"
+        "it exports none of `wasi:http/incoming-handler@0.2`, `wasi:http/handler@0.3`, `wasi:cli/run`, `littoral:flow/processor@0.1` and `littoral:fabric/handler@0.1`, no interface for other functions, and no function for expressions ({0})"
     )]
     World(String),
     /// The engine is shutting down.
@@ -114,7 +114,7 @@ impl Artifact {
     /// Whether it exports interfaces for other functions.
     #[must_use]
     pub fn is_exporter(&self) -> bool {
-        self.exports.is_some()
+        self.exports.as_ref().is_some_and(Exports::has_interfaces)
     }
 
     /// The interfaces that it imports from other functions, if these are not linked yet: see [`Artifact::linked`].
@@ -137,6 +137,7 @@ impl Artifact {
         Ok(Arc::new(Self { _origin: Some(Arc::clone(self)), ..linked }))
     }
 
+    /// What it exports of its own, if anything.
     pub(crate) fn exports(&self) -> Option<&Exports> {
         self.exports.as_ref()
     }

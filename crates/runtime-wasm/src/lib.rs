@@ -3,7 +3,7 @@
 //! [`Wasm`] holds the engine and turns component bytes into an [`Artifact`], compiled once per digest and kept on disk
 //! (`cache`, `compiler`). A [`stage::Stage`] is an instance of our own world `littoral:flow/stage`, a
 //! [`handler::Handler`] answers requests with components of `wasi:http` 0.2 and 0.3, and with those of our own typed
-//! world. Both run on the thread that calls them, give way each millisecond (`ticker`, `turns`), and end in a [`Fault`]
+//! world, and plain functions of a component are called over columns ([`user_function`]). All run on the thread that calls them, give way each millisecond (`ticker`, `turns`), and end in a [`Fault`]
 //! when they overstep one of their [`Limits`]. What they use is measured ([`Usage`], `meter`).
 //!
 //! All of WASI is linked, because the standard libraries of most languages import it whether it is used or not; what
@@ -15,6 +15,7 @@ pub mod fabric;
 pub mod handler;
 pub mod preview1;
 pub mod stage;
+pub mod user_function;
 
 mod access;
 mod artifact;

@@ -25,7 +25,7 @@ pub mod latency;
 pub mod pool;
 pub mod shards;
 
-pub use littoral_runtime_wasm::{command, composition, fabric, preview1};
+pub use littoral_runtime_wasm::{command, composition, fabric, preview1, user_function};
 
 /// Instances of the world `littoral:flow/stage`.
 pub mod stage {

@@ -4,11 +4,13 @@
 //! mistakes are found at once. A text or null that is written out has no type of its own and takes that of its
 //! surroundings, as in PostgreSQL.
 
-mod call;
+pub(crate) mod call;
 mod column;
 mod operator;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use sqlparser::ast::{self, Spanned as _};
 
@@ -19,6 +21,7 @@ use crate::function::{FIELDS, INTERVAL_FIELDS, TRUNCATED_FIELDS, field_named, na
 use crate::source::Source;
 use crate::statement::column_name;
 use crate::types::{Column, Type};
+use crate::user_function::UserFunction;
 
 /// How deep an expression may nest; what is deeper could overflow a small thread's stack when it is evaluated.
 const DEPTH_MAX: usize = 100;
@@ -38,6 +41,19 @@ pub(crate) struct Scope<'a> {
     pub(crate) columns: &'a [Column],
     /// What its parts may be called, as in `readings.ts`, and which of the columns are theirs: one, or those of a join.
     pub(crate) tables: &'a [(String, Range<usize>)],
+    /// What it may call of the app.
+    pub(crate) functions: UserFunctions<'a>,
+}
+
+/// The functions of the app, as far as expressions may call them.
+#[derive(Clone, Copy)]
+pub(crate) struct UserFunctions<'a> {
+    /// By what expressions call them; none where the statement that declares it is wrong.
+    pub(crate) declared: &'a BTreeMap<String, Option<Arc<UserFunction>>>,
+    /// The names of all that the app has.
+    pub(crate) of_app: &'a BTreeSet<String>,
+    /// Whether it is pairs that are looked at, of which none are called.
+    pub(crate) of_pairs: bool,
 }
 
 impl Scope<'_> {

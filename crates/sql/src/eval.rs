@@ -10,15 +10,17 @@ use std::sync::Arc;
 use arrow_arith::{boolean, numeric};
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float64Type, Int64Type};
-use arrow_array::{Array as _, ArrayRef, BooleanArray};
+use arrow_array::{Array as _, ArrayRef, BooleanArray, UInt32Array};
 use arrow_buffer::{BooleanBuffer, NullBuffer, ScalarBuffer};
 use arrow_ord::cmp;
 use arrow_schema::ArrowError;
 
 use crate::cast::cast;
-use crate::expr::{Comparison, Expr, Operation, Test};
+use crate::expr::{Comparison, Expr, Literal, Operation, Test};
 use crate::function::Function;
+use crate::stage::filtered;
 use crate::types::Type;
+use crate::user_function::{Call, Calls, UserFunction};
 use crate::value::{Cell, Value, bounded, column, known, micros};
 
 /// The rows for which a value counts; none for all.
@@ -30,11 +32,18 @@ pub(crate) struct Evaluator<'a> {
     rows: usize,
     /// The first fault of each row that has one.
     pub(crate) faults: BTreeMap<usize, String>,
+    /// Where functions of the app may be called.
+    calls: Option<&'a mut Calls>,
 }
 
 impl<'a> Evaluator<'a> {
     pub(crate) fn new(columns: &'a [ArrayRef], rows: usize) -> Self {
-        Self { columns, rows, faults: BTreeMap::new() }
+        Self { columns, rows, faults: BTreeMap::new(), calls: None }
+    }
+
+    /// The same where functions of the app may be called.
+    pub(crate) fn calling(self, calls: &'a mut Calls) -> Self {
+        Self { calls: Some(calls), ..self }
     }
 
     /// The values of an expression, one for each row.
@@ -93,6 +102,7 @@ impl<'a> Evaluator<'a> {
             Expr::Like { text, pattern, negated, any_case } => self.like(text, pattern, (*negated, *any_case), active),
             Expr::Cast(of, to) => self.cast(of, *to, active),
             Expr::Call(function, arguments) => self.call(function, arguments, active),
+            Expr::User(function, arguments) => self.user_function(function, arguments, active),
         }
     }
 
@@ -146,6 +156,43 @@ impl<'a> Evaluator<'a> {
             }
             (function.call)(cells)
         })
+    }
+
+    /// A function of the app is given the rows that count and on which nothing has failed so far.
+    fn user_function(
+        &mut self,
+        function: &Arc<UserFunction>,
+        arguments: &[Expr],
+        active: &Active,
+    ) -> Result<Value, ArrowError> {
+        let arguments = arguments.iter().map(|argument| self.value(argument, active)?.expand(self.rows));
+        let arguments: Vec<ArrayRef> = arguments.collect::<Result<_, ArrowError>>()?;
+        let counts =
+            |row: usize| active.as_ref().is_none_or(|active| active.value(row)) && !self.faults.contains_key(&row);
+        let asked = BooleanArray::new(BooleanBuffer::collect_bool(self.rows, counts), None);
+        let rows = asked.true_count();
+        if rows == 0 {
+            return Ok(Value::literal(&Literal::Null, function.result));
+        }
+        let are_all = rows == self.rows;
+        let arguments = if are_all { arguments } else { filtered(&arguments, &asked)? };
+        let Some(calls) = &mut self.calls else {
+            return Err(ArrowError::InvalidArgumentError("functions of the app are not called here".to_owned()));
+        };
+        let called = calls.meet(Call { function: Arc::clone(function), arguments, rows })?;
+        let mut places = vec![None; self.rows];
+        for (place, row) in (0..).zip(asked.values().set_indices()) {
+            if let Some(reason) = called.faults.get(&place) {
+                self.fault(row, false, active, format!("{}: {reason}", function.name));
+            }
+            if let Some(of_row) = places.get_mut(row) {
+                *of_row = u32::try_from(place).ok();
+            }
+        }
+        let of_all = |values: &ArrayRef| arrow_select::take::take(values, &UInt32Array::from(places), None);
+        let value = Value::column(if are_all { called.values } else { of_all(&called.values)? });
+        bounded(value.text_bytes(), self.rows)?;
+        Ok(value)
     }
 
     /// The second operand counts where the first is not false.

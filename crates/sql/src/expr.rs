@@ -1,7 +1,10 @@
 //! Expressions whose names and types have been checked.
 
+use std::sync::Arc;
+
 use crate::function::Function;
 use crate::types::Type;
+use crate::user_function::UserFunction;
 
 /// A constant.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,6 +103,8 @@ pub(crate) enum Expr {
     },
     Cast(Box<Expr>, Type),
     Call(&'static Function, Vec<Expr>),
+    /// A function of the app.
+    User(Arc<UserFunction>, Vec<Expr>),
 }
 
 impl Expr {
@@ -123,7 +128,9 @@ impl Expr {
             }
             Self::Between(parts) => parts.iter_mut().for_each(|one| one.each_column(of)),
             Self::In(one, list) => std::iter::once(&mut **one).chain(list).for_each(|one| one.each_column(of)),
-            Self::Coalesce(list) | Self::Call(_, list) => list.iter_mut().for_each(|one| one.each_column(of)),
+            Self::Coalesce(list) | Self::Call(_, list) | Self::User(_, list) => {
+                list.iter_mut().for_each(|one| one.each_column(of));
+            }
             Self::Case { operand, branches, otherwise } => {
                 operand.iter_mut().for_each(|one| one.each_column(of));
                 for (condition, result) in branches {
@@ -131,6 +138,35 @@ impl Expr {
                     result.each_column(of);
                 }
                 otherwise.each_column(of);
+            }
+        }
+    }
+
+    /// Does something with each function of the app that it calls.
+    pub(crate) fn each_user_function(&self, of: &mut dyn FnMut(&Arc<UserFunction>)) {
+        if let Self::User(function, _) = self {
+            of(function);
+        }
+        self.parts().into_iter().for_each(|part| part.each_user_function(of));
+    }
+
+    /// What it is computed of.
+    fn parts(&self) -> Vec<&Self> {
+        match self {
+            Self::Column(_) | Self::Literal(..) => Vec::new(),
+            Self::Not(one) | Self::Test(_, one) | Self::Negate(one) | Self::Cast(one, _) => vec![one],
+            Self::And(left, right)
+            | Self::Or(left, right)
+            | Self::Compare(_, left, right)
+            | Self::Arithmetic(_, left, right, _)
+            | Self::NullIf(left, right)
+            | Self::Like { text: left, pattern: right, .. } => vec![left, right],
+            Self::Between(parts) => parts.iter().map(|part| &**part).collect(),
+            Self::In(one, list) => std::iter::once(&**one).chain(list).collect(),
+            Self::Coalesce(list) | Self::Call(_, list) | Self::User(_, list) => list.iter().collect(),
+            Self::Case { operand, branches, otherwise } => {
+                let branches = branches.iter().flat_map(|(condition, result)| [condition, result]);
+                operand.as_deref().into_iter().chain(branches).chain([&**otherwise]).collect()
             }
         }
     }

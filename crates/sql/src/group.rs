@@ -112,21 +112,20 @@ impl Groups {
     /// Takes rows. Those that the filter does not pass are in no group, and move the watermark like all others.
     ///
     /// # Errors
-    /// When Arrow cannot hold what is computed of them.
+    /// When the texts of the groups that they close are too large.
     pub(crate) fn take(
         &mut self,
         grouping: &Grouping,
+        inputs: &Inputs,
         (columns, rows): (&[ArrayRef], usize),
         arrivals: impl Iterator<Item = Arrival>,
     ) -> Result<Taken, ArrowError> {
-        let of_aggregates = grouping.aggregates.iter().map(|of| (of.argument.as_ref(), of.filter.as_ref()));
-        let inputs = Inputs::new(grouping.keys.iter().map(|(key, _)| key), of_aggregates, columns, rows)?;
         let mut taken = Taken { rejected: inputs.faults.clone(), ..Taken::default() };
         let mut step = Step::new(grouping);
-        let (reader, mut row, mut place, mut ahead) = (Reader::new(&inputs), Row::default(), Place::default(), 0);
+        let (reader, mut row, mut place, mut ahead) = (Reader::new(inputs), Row::default(), Place::default(), 0);
         for arrival in arrivals {
             if arrival.kept.is_some_and(|kept| kept >= ahead) {
-                self.look_ahead(&place.ends, (&inputs, columns, ahead..rows.min(ahead + ROWS_AHEAD)), grouping);
+                self.look_ahead(&place.ends, (inputs, columns, ahead..rows.min(ahead + ROWS_AHEAD)), grouping);
                 ahead += ROWS_AHEAD;
             }
             let kept = arrival.kept.filter(|kept| !taken.rejected.contains_key(kept));

@@ -1,5 +1,6 @@
 //! What the stage of a flow does with its rows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use littoral_model::manifest::Partitioning;
@@ -7,6 +8,7 @@ use littoral_model::manifest::Partitioning;
 use crate::aggregate::Aggregate;
 use crate::expr::Expr;
 use crate::types::{Column, Type};
+use crate::user_function::UserFunction;
 
 /// The stage of a flow, as its query came to.
 #[derive(Clone, Debug)]
@@ -73,6 +75,20 @@ impl Plan {
         matches!(self.shape, Shape::Group(_) | Shape::Join(_))
     }
 
+    /// The functions of the app that it calls, each once.
+    #[must_use]
+    pub fn functions(&self) -> Vec<Arc<UserFunction>> {
+        let mut functions: Vec<Arc<UserFunction>> = Vec::new();
+        for expr in self.filter.iter().chain(self.shape.exprs()) {
+            expr.each_user_function(&mut |function| {
+                if !functions.contains(function) {
+                    functions.push(Arc::clone(function));
+                }
+            });
+        }
+        functions
+    }
+
     /// The same with its fingerprint.
     pub(crate) fn identified(self) -> Self {
         let Self { input, is_record, filter, shape, output, has_late_port, .. } = &self;
@@ -90,6 +106,8 @@ impl Plan {
     #[must_use]
     pub fn operators(&self) -> Vec<String> {
         let mut operators = vec![format!("decode {}", columns(&self.input))];
+        let called = |of: Arc<UserFunction>| format!("call {} of function {}", of.signature(), of.function);
+        operators.extend(self.functions().into_iter().map(called));
         operators.extend(self.filter.as_ref().map(|_| "filter".to_owned()));
         match &self.shape {
             Shape::Project(_) => {}
@@ -141,6 +159,23 @@ pub(crate) enum Shape {
 }
 
 impl Shape {
+    /// All that it computes.
+    fn exprs(&self) -> Vec<&Expr> {
+        match self {
+            Self::Project(exprs) => exprs.iter().collect(),
+            Self::Shard(sharding) => {
+                let arguments = sharding.arguments.iter().flat_map(|of| of.value.iter().chain(&of.filter));
+                sharding.keys.iter().chain(arguments).collect()
+            }
+            Self::Group(grouping) => {
+                let aggregates = grouping.aggregates.iter().flat_map(|of| of.argument.iter().chain(&of.filter));
+                let of_groups = grouping.having.iter().chain(&grouping.project);
+                grouping.keys.iter().map(|(key, _)| key).chain(aggregates).chain(of_groups).collect()
+            }
+            Self::Join(joining) => joining.on.iter().chain(&joining.filter).chain(&joining.project).collect(),
+        }
+    }
+
     /// Does something with the place of each column of the input.
     pub(crate) fn each_column(&mut self, of: &mut dyn FnMut(&mut usize)) {
         match self {

@@ -9,13 +9,15 @@ use littoral_model::manifest::{
 };
 use littoral_model::unit::Time;
 
+use crate::check::call::is_built_in;
 use crate::plan::Plan;
 use crate::query::{self, Compiled, Known, Table};
 use crate::source::Source;
 use crate::spread::Part;
 use crate::stage::PORT_LATE;
-use crate::statement::{CreateFlow, CreateStream, Name, PortInto, Statement, Watermark, parse};
+use crate::statement::{CreateFlow, CreateFunction, CreateStream, Name, PortInto, Statement, Watermark, parse};
 use crate::types::{Column, dead_letter_columns, record_columns};
+use crate::user_function::UserFunction;
 
 /// Behind the name of a flow whose rows come together by their keys: the stream between.
 const BY_KEY: &str = "-by-key";
@@ -27,6 +29,8 @@ pub struct Program {
     pub flows: BTreeMap<FlowName, FlowPlan>,
     /// The columns of the streams that statements declare or flows write.
     pub columns: BTreeMap<StreamName, Vec<Column>>,
+    /// The functions of the app that statements declare for expressions.
+    pub functions: Vec<Arc<UserFunction>>,
 }
 
 /// A flow.
@@ -100,7 +104,11 @@ pub fn expand(manifest: &mut Manifest) -> Result<Program, Mistakes> {
             match statement {
                 Statement::Stream(stream) => expanded.stream(source, stream),
                 Statement::Flow(flow) => flows.push((place, *flow)),
+                Statement::Function(function) => expanded.function(source, function),
                 Statement::Broken(name) => expanded.fail(&name),
+                Statement::BrokenFunction(name) => {
+                    expanded.known.declared.insert(name, None);
+                }
             }
         }
     }
@@ -142,6 +150,51 @@ impl Expansion {
             self.known.tables.remove(name);
             self.known.failed.insert(name.to_owned());
         }
+    }
+
+    fn function(&mut self, source: &mut Source<'_>, create: CreateFunction) {
+        let name = create.name.text.clone();
+        let declared = self.user_function(source, create).map(Arc::new);
+        if let Some(function) = &declared {
+            self.manifest.called.insert(function.function.clone());
+            self.program.functions.push(Arc::clone(function));
+        }
+        self.known.declared.insert(name, declared);
+    }
+
+    fn user_function(&mut self, source: &mut Source<'_>, create: CreateFunction) -> Option<UserFunction> {
+        let CreateFunction { name, parameters, result, function, export } = create;
+        if is_built_in(&name.text) || self.known.declared.contains_key(&name.text) {
+            let message = format!("there is a function `{}` already", name.text);
+            let help = "call it something else, and say which function of the app it is: AS 'function'";
+            source.add("duplicate", name.at, message).help(help);
+            return None;
+        }
+        let of_app = self.manifest.functions.iter().find(|(known, _)| known.as_str() == function.text);
+        let Some((id, of_app)) = of_app else {
+            let known = self.manifest.functions.keys().map(FunctionName::as_str);
+            let message = format!("the app has no function `{}`", function.text);
+            let adding = source.add("unknown-name", function.at, message);
+            adding.one_of(known.clone()).nearest(&function.text, known);
+            return None;
+        };
+        if of_app.is_contained() && !of_app.has_variants() {
+            let message = format!("`{id}` is no component, and what expressions call has its types from one");
+            source
+                .add("unsupported", function.at, message)
+                .help("give it a `component`, or call a function that has one");
+            return None;
+        }
+        let calls_it = |other: &FunctionName| other == id;
+        let routes = self.manifest.routes.iter().filter_map(|route| route.function.as_ref());
+        let triggers = self.manifest.triggers.iter().map(|trigger| &trigger.function);
+        if of_app.later.is_some() || routes.chain(triggers).any(calls_it) {
+            let message = format!("function {id} answers calls of others; what expressions call runs in stages alone");
+            let help = "give its component a second name in `[functions]`";
+            source.add("contradiction", function.at, message).help(help);
+            return None;
+        }
+        Some(UserFunction { name: name.text, function: id.clone(), export, parameters, result })
     }
 
     fn stream(&mut self, source: &mut Source<'_>, create: CreateStream) {
@@ -306,7 +359,10 @@ impl Expansion {
         let (name, stage) = self.free(source, flow, name)?;
         let placement = Placement { region: regions(&flow.regions), prefer: flow.prefer, ..Placement::default() };
         let fingerprint = format!("sql:{:016x}", plan.fingerprint());
-        let query = Query { placement, fingerprint, partitioning: plan.partitioning() };
+        let mut called: Vec<FunctionName> = plan.functions().iter().map(|of| of.function.clone()).collect();
+        called.sort();
+        called.dedup();
+        let query = Query { placement, fingerprint, partitioning: plan.partitioning(), functions: called };
         self.manifest.queries.insert(stage.clone(), query);
         let late = ids.late.iter().filter(|_| plan.has_late_port).map(|late| (PORT_LATE.to_owned(), late.clone()));
         let has_ports = !functions.is_empty();

@@ -7,17 +7,19 @@ mod select;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use littoral_model::id::FunctionName;
 use sqlparser::ast::{self, Spanned};
 
-use crate::check::{Checker, Scope};
+use crate::check::{Checker, Scope, UserFunctions};
 use crate::expr::Expr;
 use crate::plan::{Plan, Shape};
 use crate::source::Source;
 use crate::spread::{Spread, spread};
 use crate::statement::{CreateFlow, Watermark};
 use crate::types::{Column, Type, are_of_record};
+use crate::user_function::UserFunction;
 use from::{Read, Through, read, stream_of};
 use refused::{plain_selects, united};
 
@@ -41,6 +43,15 @@ pub(crate) struct Known {
     pub(crate) untyped: BTreeSet<String>,
     /// The functions of the app.
     pub(crate) functions: BTreeSet<String>,
+    /// Those of them that expressions may call, by what they call them; none where the statement is wrong.
+    pub(crate) declared: BTreeMap<String, Option<Arc<UserFunction>>>,
+}
+
+impl Known {
+    /// What rows, or pairs of them, may call.
+    fn callable(&self, of_pairs: bool) -> UserFunctions<'_> {
+        UserFunctions { declared: &self.declared, of_app: &self.functions, of_pairs }
+    }
 }
 
 /// What a query came to.
@@ -148,7 +159,7 @@ fn check_one(source: &mut Source<'_>, known: &Known, flow: &CreateFlow, select: 
         return None;
     }
     let parts = [(alias, 0..table.columns.len())];
-    let scope = Scope { columns: &table.columns, tables: &parts };
+    let scope = Scope { columns: &table.columns, tables: &parts, functions: known.callable(false) };
     let filter = match &select.selection {
         None => Some(None),
         Some(condition) => Checker::new(source, &scope, "WHERE").of_type(condition, Type::Boolean).map(Some),

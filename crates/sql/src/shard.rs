@@ -71,11 +71,9 @@ impl Shards {
         &mut self,
         (sharding, schema): (&Sharding, &SchemaRef),
         partition: u32,
-        (columns, rows): (&[ArrayRef], usize),
+        (columns, inputs): (&[ArrayRef], &Inputs),
         arrivals: impl Iterator<Item = Arrival>,
     ) -> Result<Sharded, ArrowError> {
-        let arguments = sharding.arguments.iter().map(|of| (of.value.as_ref(), of.filter.as_ref()));
-        let inputs = Inputs::new(sharding.keys.iter(), arguments, columns, rows)?;
         let mut sharded = Sharded { rejected: inputs.faults.clone(), ..Sharded::default() };
         let before = self.0;
         let told = (!before.is_idle).then_some(before.watermark_us);
@@ -111,7 +109,7 @@ impl Shards {
             }
             if !lane.rows.is_empty() {
                 let moments = columns.get(sharding.time);
-                sharded.parts.push((to, lane.batch((sharding, schema), sharding.first + partition, &inputs, moments)?));
+                sharded.parts.push((to, lane.batch((sharding, schema), sharding.first + partition, inputs, moments)?));
             }
         }
         self.0.is_idle &= !has_any || watermark_us.is_none();

@@ -12,11 +12,12 @@ use arrow_select::filter::FilterBuilder;
 use crate::decode::{Decoded, Decoder};
 use crate::eval::Evaluator;
 use crate::expr::Expr;
-use crate::group::{Arrival, Closed, Groups};
+use crate::group::{Arrival, Closed, Groups, Inputs};
 use crate::join::Joins;
 use crate::plan::{Grouping, Lateness, Plan, Shape};
 use crate::shard::{self, Shards};
 use crate::types::Column;
+use crate::user_function::{Calls, Functions, NoFunctions, at_once, computed};
 use crate::value::{Cell, cell};
 
 /// The port of a stage's rows that came after their windows were closed.
@@ -54,6 +55,9 @@ pub enum StageError {
     /// Arrow cannot hold the result.
     #[error("{0}")]
     Arrow(String),
+    /// A function of the app that it calls cannot be called now, whatever the rows.
+    #[error("{0}")]
+    Function(String),
 }
 
 impl From<ArrowError> for StageError {
@@ -104,6 +108,18 @@ impl Stage {
     /// When the texts of the result are too large for one batch. The stage is then to be made anew from the state of before;
     /// fewer rows at once may do.
     pub fn process(&mut self, rows: &RecordBatch) -> Result<Output, StageError> {
+        at_once(self.process_with(rows, &mut NoFunctions))
+    }
+
+    /// The same where the plan [calls functions](Plan::functions) of the app. If it is dropped half way, the stage is to be made anew.
+    ///
+    /// # Errors
+    /// As those of [`process`](Self::process), and when a function cannot be called.
+    pub async fn process_with(
+        &mut self,
+        rows: &RecordBatch,
+        functions: &mut dyn Functions,
+    ) -> Result<Output, StageError> {
         let Some(decoder) = &self.decoder else { return Err(StageError::Input("it was not opened".to_owned())) };
         let plan = Arc::clone(&self.plan);
         let Decoded { columns, faults } = decoder.decode(&plan.input, rows);
@@ -114,26 +130,40 @@ impl Stage {
             Shape::Join(_) => columns.get(shard::MOMENT).cloned(),
             Shape::Project(_) => None,
         };
-        let kept = Kept::new(&plan, columns, rows.num_rows(), &mut rejected)?;
+        let holds = match &plan.filter {
+            None => None,
+            Some(filter) => {
+                let of = (columns.as_slice(), rows.num_rows());
+                let (holds, faults) = computed(functions, |calls| passing(filter, of, &rejected, calls)).await?;
+                rejected = faults;
+                Some(holds)
+            }
+        };
+        let kept = Kept::new(columns, rows.num_rows(), holds, &rejected)?;
         let (mut output, mut of_pairs) = (Output::default(), Vec::new());
         match &plan.shape {
             Shape::Project(exprs) => {
-                let (columns, good, faults) = projected(exprs, &kept.columns, kept.count())?;
+                let of = (kept.columns.as_slice(), kept.count());
+                let (columns, good, faults) = computed(functions, |calls| projected(exprs, of, Some(calls))).await?;
                 rejected.extend(faults.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
                 output.rows = batch(&self.result, columns, kept.count(), good)?;
             }
             Shape::Group(grouping) => {
+                let of = (kept.columns.as_slice(), kept.count());
+                let inputs = computed(functions, |calls| Inputs::of_groups(grouping, of, calls)).await?;
                 let arrivals = arrivals(&kept, times.as_ref(), rows.num_rows());
-                let taken = self.groups.take(grouping, (&kept.columns, kept.count()), arrivals)?;
+                let taken = self.groups.take(grouping, &inputs, of, arrivals)?;
                 rejected.extend(taken.rejected.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
-                (output.rows, output.failed) = results(grouping, &self.result, taken.closed)?;
+                (output.rows, output.failed) = results(grouping, &self.result, taken.closed, functions).await?;
                 output.late = late(&plan, &kept, &taken.late, &mut rejected)?;
                 output.dirty = taken.dirty;
             }
             Shape::Shard(sharding) => {
+                let of = (kept.columns.as_slice(), kept.count());
+                let inputs = computed(functions, |calls| Inputs::of_shards(sharding, of, calls)).await?;
                 let arrivals = arrivals(&kept, times.as_ref(), rows.num_rows());
-                let rows = (kept.columns.as_slice(), kept.count());
-                let sharded = self.shards.take((sharding, &self.result), self.partition, rows, arrivals)?;
+                let of = (kept.columns.as_slice(), &inputs);
+                let sharded = self.shards.take((sharding, &self.result), self.partition, of, arrivals)?;
                 rejected.extend(sharded.rejected.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
                 output.late = late(&plan, &kept, &sharded.late, &mut rejected)?;
                 (output.spread, output.dirty) = (sharded.parts, sharded.dirty);
@@ -177,11 +207,19 @@ impl Stage {
     /// # Errors
     /// As those of [`process`](Self::process).
     pub fn go_on(&mut self) -> Result<Output, StageError> {
+        at_once(self.go_on_with(&mut NoFunctions))
+    }
+
+    /// The same where the plan [calls functions](Plan::functions) of the app.
+    ///
+    /// # Errors
+    /// As those of [`process_with`](Self::process_with).
+    pub async fn go_on_with(&mut self, functions: &mut dyn Functions) -> Result<Output, StageError> {
         let plan = Arc::clone(&self.plan);
         match &plan.shape {
             Shape::Group(grouping) => {
                 let taken = self.groups.go_on(grouping);
-                let (rows, failed) = results(grouping, &self.result, taken.closed)?;
+                let (rows, failed) = results(grouping, &self.result, taken.closed, functions).await?;
                 Ok(Output { rows, failed, dirty: taken.dirty, ..Output::default() })
             }
             Shape::Join(joining) => {
@@ -235,22 +273,11 @@ struct Kept {
 impl Kept {
     /// Leaves out the rows that could not be read and those that the filter does not pass.
     fn new(
-        plan: &Plan,
         columns: Vec<ArrayRef>,
         count: usize,
-        rejected: &mut BTreeMap<usize, String>,
+        holds: Option<BooleanBuffer>,
+        rejected: &BTreeMap<usize, String>,
     ) -> Result<Self, ArrowError> {
-        let holds = match &plan.filter {
-            None => None,
-            Some(filter) => {
-                let mut evaluator = Evaluator::new(&columns, count);
-                let holds = evaluator.holds(filter)?;
-                for (row, reason) in evaluator.faults {
-                    rejected.entry(row).or_insert(reason);
-                }
-                Some(holds)
-            }
-        };
         if holds.is_none() && rejected.is_empty() {
             return Ok(Self { columns, mask: None, origins: OnceCell::new(), count });
         }
@@ -268,6 +295,19 @@ impl Kept {
         let Some(mask) = &self.mask else { return row };
         self.origins.get_or_init(|| mask.set_indices().collect()).get(row).copied().unwrap_or(row)
     }
+}
+
+/// The rows for which a condition holds, and those that are rejected: as before, or because it failed.
+fn passing(
+    condition: &Expr,
+    (columns, rows): (&[ArrayRef], usize),
+    rejected: &BTreeMap<usize, String>,
+    calls: &mut Calls,
+) -> Result<(BooleanBuffer, BTreeMap<usize, String>), ArrowError> {
+    let mut evaluator = Evaluator::new(columns, rows).calling(calls);
+    evaluator.faults.clone_from(rejected);
+    let holds = evaluator.holds(condition)?;
+    Ok((holds, evaluator.faults))
 }
 
 /// Of each column the rows that a mask keeps. How it does that is found out once for all of them.
@@ -294,8 +334,16 @@ fn arrivals(kept: &Kept, times: Option<&ArrayRef>, rows: usize) -> impl Iterator
 pub(crate) type Projected = (Vec<ArrayRef>, Option<BooleanArray>, BTreeMap<usize, String>);
 
 /// Computes expressions over rows.
-pub(crate) fn projected(exprs: &[Expr], columns: &[ArrayRef], rows: usize) -> Result<Projected, ArrowError> {
-    let mut evaluator = Evaluator::new(columns, rows);
+pub(crate) fn projected(
+    exprs: &[Expr],
+    (columns, rows): (&[ArrayRef], usize),
+    calls: Option<&mut Calls>,
+) -> Result<Projected, ArrowError> {
+    let evaluator = Evaluator::new(columns, rows);
+    let mut evaluator = match calls {
+        Some(calls) => evaluator.calling(calls),
+        None => evaluator,
+    };
     let columns = exprs.iter().map(|expr| evaluator.column(expr)).collect::<Result<Vec<_>, _>>()?;
     let faults = evaluator.faults;
     let is_good = |row| !faults.contains_key(&row);
@@ -305,28 +353,30 @@ pub(crate) fn projected(exprs: &[Expr], columns: &[ArrayRef], rows: usize) -> Re
 
 /// What the groups came to that are put out, and why others failed. One row may close more of them than fit a batch: some at a
 /// time, fewer where their texts are large.
-fn results(
+async fn results(
     grouping: &Grouping,
     result: &SchemaRef,
     closed: Vec<Closed>,
-) -> Result<(Option<RecordBatch>, Vec<String>), ArrowError> {
+    functions: &mut dyn Functions,
+) -> Result<(Option<RecordBatch>, Vec<String>), StageError> {
     let (mut done, mut failed, mut bytes) = (Vec::new(), Vec::new(), 0);
     let mut left = closed;
     left.reverse();
     while let Some(part) = left.pop() {
-        match results_of(grouping, result, &part) {
+        match computed(functions, |calls| results_of(grouping, result, &part, calls)).await {
             Ok((rows, faults)) => {
                 bytes += rows.as_ref().map_or(0, RecordBatch::get_array_memory_size);
                 done.extend(rows);
                 failed.extend(faults);
             }
+            Err(error @ StageError::Function(_)) => return Err(error),
             Err(error) => {
                 let [first, second] = part.halves().ok_or(error)?;
                 left.extend([second, first]);
             }
         }
         if bytes > RESULT_BYTES_MAX {
-            return Err(ArrowError::ComputeError("the results of groups have more than 256 MiB".to_owned()));
+            return Err(StageError::Arrow("the results of groups have more than 256 MiB".to_owned()));
         }
     }
     match done.as_slice() {
@@ -340,13 +390,14 @@ fn results_of(
     grouping: &Grouping,
     result: &SchemaRef,
     closed: &Closed,
+    calls: &mut Calls,
 ) -> Result<(Option<RecordBatch>, Vec<String>), ArrowError> {
-    let mut evaluator = Evaluator::new(&closed.columns, closed.count);
+    let mut evaluator = Evaluator::new(&closed.columns, closed.count).calling(calls);
+    evaluator.faults.clone_from(&closed.faults);
     let holds = grouping.having.as_ref().map(|having| evaluator.holds(having)).transpose()?;
     let mut faults = evaluator.faults;
-    faults.extend(closed.faults.iter().map(|(group, fault)| (*group, fault.clone())));
     if holds.is_none() && faults.is_empty() {
-        let (projected, good, failed) = projected(&grouping.project, &closed.columns, closed.count)?;
+        let (projected, good, failed) = projected(&grouping.project, (&closed.columns, closed.count), Some(calls))?;
         let told = failed.into_iter().map(|(group, reason)| closed.told(grouping, group, &reason));
         return Ok((batch(result, projected, closed.count, good)?, told.collect()));
     }
@@ -355,7 +406,7 @@ fn results_of(
     let passed = BooleanArray::new(BooleanBuffer::collect_bool(closed.count, passes), None);
     let passing: Vec<usize> = passed.values().set_indices().collect();
     let columns = filtered(&closed.columns, &passed)?;
-    let (projected, good, failed) = projected(&grouping.project, &columns, passing.len())?;
+    let (projected, good, failed) = projected(&grouping.project, (&columns, passing.len()), Some(calls))?;
     faults.extend(failed.into_iter().filter_map(|(row, reason)| Some((*passing.get(row)?, reason))));
     let told = faults.into_iter().map(|(group, reason)| closed.told(grouping, group, &reason));
     Ok((batch(result, projected, passing.len(), good)?, told.collect()))

@@ -1,4 +1,4 @@
-//! The statements: `CREATE STREAM` and `CREATE FLOW`, of our own around the queries of the grammar.
+//! The statements: `CREATE STREAM`, `CREATE FUNCTION` and `CREATE FLOW`, of our own around the queries of the grammar.
 //!
 //! Texts are bounded, and so is what one statement may nest: the tree of a query is walked by recursion.
 
@@ -15,6 +15,8 @@ use crate::dialect::FlowDialect;
 use crate::source::Source;
 use crate::types::{Column, Type};
 
+/// The most parameters of a function.
+const PARAMETERS_MAX: usize = 32;
 /// The most words and signs of a statement: a query of several pages, and a tree of which the deepest branch, each
 /// operator below the one before, still fits the stack of a small thread.
 const TOKENS_MAX: usize = 2_000;
@@ -33,8 +35,24 @@ pub(crate) struct Name {
 pub(crate) enum Statement {
     Stream(CreateStream),
     Flow(Box<CreateFlow>),
+    Function(CreateFunction),
     /// One that has been reported: what has its name is there, but nothing is known of it.
     Broken(String),
+    /// The same of a function.
+    BrokenFunction(String),
+}
+
+/// `CREATE FUNCTION`: what an expression may call of the app.
+#[derive(Debug)]
+pub(crate) struct CreateFunction {
+    /// What expressions call it.
+    pub(crate) name: Name,
+    pub(crate) parameters: Vec<(String, Type)>,
+    pub(crate) result: Type,
+    /// The function of the app.
+    pub(crate) function: Name,
+    /// What its component exports.
+    pub(crate) export: String,
 }
 
 /// `CREATE STREAM`.
@@ -125,13 +143,13 @@ struct Cursor<'c, 's, 't> {
     source: &'s mut Source<'t>,
     tokens: &'c [TokenWithSpan],
     next: usize,
-    /// What the statement makes, once that has been read.
-    made: Option<String>,
+    /// What the statement is if the rest of it cannot be read, once it is known what it makes.
+    broken: Option<Statement>,
 }
 
 impl<'c, 's, 't> Cursor<'c, 's, 't> {
     fn new(source: &'s mut Source<'t>, tokens: &'c [TokenWithSpan]) -> Self {
-        Self { source, tokens, next: 0, made: None }
+        Self { source, tokens, next: 0, broken: None }
     }
 
     fn statement(mut self) -> Option<Statement> {
@@ -142,17 +160,20 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
             return None;
         }
         let read = match () {
-            () if !self.word("create") => Err(self.expected("CREATE STREAM or CREATE FLOW", &["create"])),
+            () if !self.word("create") => {
+                Err(self.expected("CREATE STREAM, CREATE FUNCTION or CREATE FLOW", &["create"]))
+            }
             () if self.word("stream") => self.stream().map(Statement::Stream),
             () if self.word("flow") => self.flow().map(|flow| Statement::Flow(Box::new(flow))),
-            () => Err(self.expected("STREAM or FLOW", &["stream", "flow"])),
+            () if self.word("function") => self.function().map(Statement::Function),
+            () => Err(self.expected("STREAM, FUNCTION or FLOW", &["stream", "function", "flow"])),
         };
-        read.ok().or_else(|| self.made.map(Statement::Broken))
+        read.ok().or(self.broken)
     }
 
     fn stream(&mut self) -> Read<CreateStream> {
         let name = self.name("the name of the stream")?;
-        self.made = Some(name.text.clone());
+        self.broken = Some(Statement::Broken(name.text.clone()));
         let mut stream = CreateStream { name, columns: None, watermark: None, settings: StreamSettings::default() };
         if self.sign(&Token::LParen) {
             let mut columns: Vec<Column> = Vec::new();
@@ -198,7 +219,75 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
         Ok((column, at))
     }
 
+    /// `detect (mean double) RETURNS double LANGUAGE wasm AS 'detector', 'detect'`.
+    fn function(&mut self) -> Read<CreateFunction> {
+        let at = self.here();
+        let ident = self.ident("the name of the function")?;
+        let name = Name { text: column_name(&ident), at };
+        self.broken = Some(Statement::BrokenFunction(name.text.clone()));
+        if !self.sign(&Token::LParen) {
+            return Err(self.expected("`(` and what it takes", &[]));
+        }
+        let mut parameters = Vec::new();
+        while !self.sign(&Token::RParen) {
+            if !parameters.is_empty() && !self.sign(&Token::Comma) {
+                return Err(self.expected("`,` or `)`", &[]));
+            }
+            self.parameter(&mut parameters)?;
+        }
+        if !self.word("returns") {
+            return Err(self.expected("RETURNS and a type", &["returns"]));
+        }
+        let result = self.any_type()?;
+        if self.word("language") && !self.word("wasm") {
+            return Err(self.expected("wasm", &["wasm"]));
+        }
+        // Names of the fabric, and those of WIT, have hyphens where those of SQL have underscores.
+        let mut function = Name { text: fabric_name(&ident), at: name.at.clone() };
+        let mut export = function.text.clone();
+        if self.word("as") {
+            let (text, at) = self.text("the name of a function of the app, as 'detector'")?;
+            function = Name { text, at };
+            if self.sign(&Token::Comma) {
+                export = self.text("the name of a function that its component exports, as 'detect'")?.0;
+            }
+        }
+        if self.next < self.tokens.len() {
+            return Err(self.expected("LANGUAGE wasm, AS or `;`", &["language", "as"]));
+        }
+        Ok(CreateFunction { name, parameters, result, function, export })
+    }
+
+    fn parameter(&mut self, parameters: &mut Vec<(String, Type)>) -> Read<()> {
+        let at = self.here();
+        let name = column_name(&self.ident("the name of a parameter, or `)`")?);
+        if parameters.iter().any(|(other, _)| *other == name) {
+            self.source.add("duplicate", at, format!("there are two parameters `{name}`")).help("rename one of them");
+            return Err(Reported);
+        }
+        if parameters.len() >= PARAMETERS_MAX {
+            let message = format!("a function takes at most {PARAMETERS_MAX} arguments");
+            self.source.add("too-large", at, message).help("take several in one text, as JSON");
+            return Err(Reported);
+        }
+        parameters.push((name, self.any_type()?));
+        Ok(())
+    }
+
+    /// The type of a column: an interval is none.
     fn column_type(&mut self) -> Read<Type> {
+        let at = self.here();
+        let ty = self.any_type()?;
+        if ty == Type::Interval {
+            self.source
+                .add("wrong-type", at, "a column of a stream cannot be an interval")
+                .help("keep it as a number of seconds, and multiply: `INTERVAL '1 s' * seconds`");
+            return Err(Reported);
+        }
+        Ok(ty)
+    }
+
+    fn any_type(&mut self) -> Read<Type> {
         let at = self.here();
         let Some(first) = self.peek_word().map(str::to_lowercase) else {
             return Err(self.expected("a type", &[]));
@@ -215,12 +304,6 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
         let rest = long.iter().find(follows);
         self.next += rest.map_or(0, |words| words.len());
         match Type::named(&first) {
-            Some(Type::Interval) => {
-                self.source
-                    .add("wrong-type", at, "a column of a stream cannot be an interval")
-                    .help("keep it as a number of seconds, and multiply: `INTERVAL '1 s' * seconds`");
-                Err(Reported)
-            }
             Some(ty) => Ok(ty),
             None => {
                 let known = Type::names();
@@ -341,7 +424,7 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
 
     fn flow(&mut self) -> Read<CreateFlow> {
         let name = self.name("the name of the flow")?;
-        self.made = Some(name.text.clone());
+        self.broken = Some(Statement::Broken(name.text.clone()));
         let (mut within, mut regions, mut prefer) = (None, Vec::new(), None);
         let (mut dead_letter, mut late, mut lateness, mut idle) = (None, None, None, None);
         let (mut ports, mut said) = (Vec::new(), Vec::new());

@@ -1,11 +1,12 @@
 //! `littoral swap`.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use littoral_model::id::FunctionName;
-use littoral_model::manifest;
+use littoral_model::manifest::{self, Manifest, Query};
 use littoral_node::admin::types::{AppBundle, FlowStatus, StageStatus};
 use serde::Serialize;
 
@@ -45,7 +46,9 @@ pub(super) async fn run(args: &SwapArgs, client: &Client) -> anyhow::Result<Exit
     let Some(bundle) = bundle else {
         return Err(hinted(format!("there is no app {app}"), "see `littoral get apps`"));
     };
-    check(&bundle, function)?;
+    let manifest = read(&bundle)?;
+    check(&manifest, function)?;
+    let named = stages_with(&manifest, function);
     let component = std::fs::read(&args.component)
         .with_context(|| format!("the component {} cannot be read", args.component.display()))?;
     let artifact = upload(client, component.into()).await?;
@@ -61,7 +64,7 @@ pub(super) async fn run(args: &SwapArgs, client: &Client) -> anyhow::Result<Exit
     let waited = tokio::time::timeout(timeout, async {
         loop {
             let flows = client.flows().await?;
-            if let Some(stages) = all_swapped(&flows, app.as_str(), function, &artifact) {
+            if let Some(stages) = all_swapped(&flows, app.as_str(), &named, &artifact) {
                 return anyhow::Ok(stages);
             }
             tokio::time::sleep(ASK_INTERVAL).await;
@@ -78,10 +81,23 @@ pub(super) async fn run(args: &SwapArgs, client: &Client) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
+/// The manifest, with what its flows in SQL came to.
+fn read(bundle: &AppBundle) -> anyhow::Result<Manifest> {
+    let unread = || hinted("what is deployed is of another version of this program", "upgrade this one");
+    let mut manifest = manifest::parse("littoral.toml", &bundle.manifest).map_err(|_| unread())?;
+    littoral_sql::expand(&mut manifest).map_err(|_| unread())?;
+    Ok(manifest)
+}
+
+/// What runs a function in stages: itself, and the queries that call it.
+fn stages_with(manifest: &Manifest, function: &str) -> BTreeSet<String> {
+    let calls = |query: &Query| query.functions.iter().any(|called| called.as_str() == function);
+    let queries = manifest.queries.iter().filter(|(_, query)| calls(query));
+    queries.map(|(stage, _)| stage.to_string()).chain([function.to_owned()]).collect()
+}
+
 /// Refuses what is no function of the app with a component in a file.
-fn check(bundle: &AppBundle, name: &str) -> anyhow::Result<()> {
-    let manifest = manifest::parse("littoral.toml", &bundle.manifest)
-        .map_err(|_| hinted("what is deployed is of another version of this program", "upgrade this one"))?;
+fn check(manifest: &Manifest, name: &str) -> anyhow::Result<()> {
     let function = FunctionName::new(name).ok().and_then(|name| manifest.functions.get(&name));
     let Some(function) = function else {
         let names: Vec<&str> = manifest.functions.keys().map(FunctionName::as_str).collect();
@@ -96,17 +112,18 @@ fn check(bundle: &AppBundle, name: &str) -> anyhow::Result<()> {
     Err(Usage::new(message).hint("change the manifest, and deploy that").into())
 }
 
-/// The stages with a function, by name and partition.
-fn stages<'f>(flows: &'f [FlowStatus], app: &str, function: &str) -> impl Iterator<Item = &'f StageStatus> {
+/// The stages with one of these, by name and partition.
+fn stages<'f>(flows: &'f [FlowStatus], app: &str, named: &BTreeSet<String>) -> impl Iterator<Item = &'f StageStatus> {
     let of_app = flows.iter().filter(move |flow| flow.app == app);
-    let has_it = move |stage: &&StageStatus| stage.functions.iter().any(|name| name == function);
+    let has_it = move |stage: &&StageStatus| stage.functions.iter().any(|name| named.contains(name));
     of_app.flat_map(|flow| &flow.stages).filter(has_it)
 }
 
-/// The stages with a function, if each takes rows with that artefact.
-fn all_swapped(flows: &[FlowStatus], app: &str, function: &str, artifact: &str) -> Option<Vec<SwappedStage>> {
+/// The stages with one of these, if each takes rows with that artefact.
+fn all_swapped(flows: &[FlowStatus], app: &str, named: &BTreeSet<String>, artifact: &str) -> Option<Vec<SwappedStage>> {
     let swapped = |stage: &StageStatus| {
-        let runs = stage.runs.as_ref().filter(|runs| runs.artifacts.iter().any(|digest| digest == artifact))?;
+        let is_it = |run: &String| Query::is_made_of(run, artifact);
+        let runs = stage.runs.as_ref().filter(|runs| runs.artifacts.iter().any(is_it))?;
         Some(SwappedStage {
             stage: stage.name.clone(),
             partition: stage.partition,
@@ -114,7 +131,7 @@ fn all_swapped(flows: &[FlowStatus], app: &str, function: &str, artifact: &str) 
             pause_ms: runs.pause_ms,
         })
     };
-    stages(flows, app, function).map(swapped).collect()
+    stages(flows, app, named).map(swapped).collect()
 }
 
 impl Tabular for Swapped {

@@ -169,6 +169,7 @@ struct Counting {
     left: u64,
     batches: Arc<AtomicUsize>,
     gone: bool,
+    lacks: bool,
 }
 
 #[async_trait(?Send)]
@@ -187,6 +188,9 @@ impl Operator for Counting {
                 // Half of the batch is done already: nothing of that may stay.
                 self.gone = true;
                 return Err(Fault::Protocol { reason: "poisoned".to_owned() });
+            }
+            if self.lacks && value.contains("wanting") {
+                return Err(Fault::Unready { reason: "what it calls is not there".to_owned() });
             }
             if value.contains("bad") {
                 rejected.push(Rejection { row: u32::try_from(row).unwrap(), reason: "bad".to_owned() });
@@ -253,6 +257,8 @@ pub struct Guests {
     pub batches: Arc<AtomicUsize>,
     /// Fails when an instance is to be made.
     pub broken: bool,
+    /// Cannot take rows with `wanting`, for it cannot call what they need.
+    pub lacks: bool,
     /// After how long without rows it wants to be told.
     pub idle_after: Option<Duration>,
 }
@@ -263,6 +269,7 @@ impl Guests {
             names: names.iter().map(ToString::to_string).collect(),
             batches: Arc::default(),
             broken: false,
+            lacks: false,
             idle_after: None,
         }
     }
@@ -283,6 +290,7 @@ impl Operators for Guests {
         if self.broken {
             return Err(Fault::Protocol { reason: "it exports nothing".to_owned() });
         }
-        Ok(Box::new(Counting { seen: 0, left: 0, batches: Arc::clone(&self.batches), gone: false }))
+        let batches = Arc::clone(&self.batches);
+        Ok(Box::new(Counting { seen: 0, left: 0, batches, gone: false, lacks: self.lacks }))
     }
 }

@@ -1,6 +1,6 @@
 //! The shapes of `littoral.toml`. Their docs are the descriptions in its JSON Schema.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -38,13 +38,17 @@ pub struct Manifest {
     /// The app's flows, by name: from a stream through functions to a stream.
     #[serde(default)]
     pub flows: BTreeMap<FlowName, Flow>,
-    /// Streams and flows in SQL, by the name of the file; those of files `*.sql` beside the manifest are added when it is
+    /// Streams, functions and flows in SQL, by the name of the file; those of files `*.sql` beside the manifest are added when it is
     /// deployed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sql: BTreeMap<SqlName, Sql>,
     /// The stages of flows in SQL, which nodes run without a component: `littoral-sql` fills it from the statements.
     #[serde(skip)]
     pub queries: BTreeMap<FunctionName, Query>,
+    /// The functions that expressions in SQL may call: they run in the stages of the flows that do, and nowhere else.
+    /// `littoral-sql` fills it, too.
+    #[serde(skip)]
+    pub called: BTreeSet<FunctionName>,
     /// What is reachable over HTTP, on any node.
     #[serde(default)]
     pub routes: Vec<Route>,
@@ -71,7 +75,7 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Sql {
-    /// `CREATE STREAM` and `CREATE FLOW`, each ended by a semicolon.
+    /// `CREATE STREAM`, `CREATE FUNCTION` and `CREATE FLOW`, each ended by a semicolon.
     pub text: String,
 }
 
@@ -84,6 +88,24 @@ pub struct Query {
     pub fingerprint: String,
     /// What it asks of the partitions of what it reads.
     pub partitioning: Partitioning,
+    /// The functions of the app that it calls, each once, in order.
+    pub functions: Vec<FunctionName>,
+}
+
+impl Query {
+    /// Stands between its fingerprint and the digests of what it calls.
+    const SEPARATOR: char = '+';
+
+    /// What its stage runs, where a component has its digest: what it does, and the components, of these digests, that it calls.
+    pub fn artifact<'a>(&self, called: impl Iterator<Item = &'a str>) -> String {
+        called.fold(self.fingerprint.clone(), |artifact, digest| format!("{artifact}{}{digest}", Self::SEPARATOR))
+    }
+
+    /// Whether what a stage runs is a component, or a query that calls it.
+    #[must_use]
+    pub fn is_made_of(artifact: &str, digest: &str) -> bool {
+        artifact.split(Self::SEPARATOR).any(|part| part == digest)
+    }
 }
 
 /// What a stage asks of the partitions of the stream that it reads.

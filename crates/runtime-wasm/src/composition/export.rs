@@ -94,6 +94,9 @@ pub(crate) struct Exports {
     pre: InstancePre<Host>,
     /// By interface and name.
     functions: Arc<BTreeMap<String, BTreeMap<String, Exported>>>,
+    /// Those in no interface.
+    loose: Arc<BTreeMap<String, Exported>>,
+    interfaces: Arc<Interfaces>,
 }
 
 struct Exported {
@@ -104,21 +107,54 @@ struct Exported {
 }
 
 impl Exports {
-    /// None if it exports no interface.
+    /// None if it exports neither interfaces nor functions.
     pub(crate) fn new(interfaces: &Interfaces, component: &Component, pre: &InstancePre<Host>) -> Option<Self> {
-        if interfaces.exports.is_empty() {
+        if interfaces.exports.is_empty() && interfaces.functions.is_empty() {
             return None;
         }
+        let exported = |index: ComponentExportIndex, signature: &Signature| Exported {
+            index,
+            signature: signature.clone(),
+            hash: signature.hash(),
+        };
         let of_interface = |(name, interface): (&String, &super::types::Interface)| {
             let place = component.get_export_index(None, name)?;
             let functions = interface.functions.iter().filter_map(|(function, signature)| {
                 let index = component.get_export_index(Some(&place), function)?;
-                Some((function.clone(), Exported { index, signature: signature.clone(), hash: signature.hash() }))
+                Some((function.clone(), exported(index, signature)))
             });
             Some((name.clone(), functions.collect()))
         };
         let functions = interfaces.exports.iter().filter_map(of_interface).collect();
-        Some(Self { pre: pre.clone(), functions: Arc::new(functions) })
+        let loose = interfaces.functions.iter().filter_map(|(function, signature)| {
+            let index = component.get_export_index(None, function)?;
+            Some((function.clone(), exported(index, signature)))
+        });
+        let (loose, interfaces) = (Arc::new(loose.collect()), Arc::new(interfaces.clone()));
+        Some(Self { pre: pre.clone(), functions: Arc::new(functions), loose, interfaces })
+    }
+
+    /// Whether it exports interfaces.
+    pub(crate) fn has_interfaces(&self) -> bool {
+        !self.functions.is_empty()
+    }
+
+    pub(crate) fn pre(&self) -> &InstancePre<Host> {
+        &self.pre
+    }
+
+    /// The function that is exported [under that name](Interfaces::user_function).
+    ///
+    /// # Errors
+    /// When there is none, or several.
+    pub(crate) fn user_function(&self, export: &str) -> Result<(ComponentExportIndex, &Signature), String> {
+        let (interface, name, _) = self.interfaces.user_function(export)?;
+        let exported = match interface {
+            Some(interface) => self.functions.get(interface).and_then(|functions| functions.get(name)),
+            None => self.loose.get(name),
+        };
+        let exported = exported.ok_or_else(|| format!("its component has no function `{export}`"))?;
+        Ok((exported.index, &exported.signature))
     }
 }
 
@@ -140,7 +176,7 @@ impl Exporter {
     /// An exporter of this component; none if it exports no interface but those of the host.
     #[must_use]
     pub fn new(wasm: &Wasm, artifact: &Arc<Artifact>, settings: ExporterSettings) -> Option<Self> {
-        let exports = artifact.exports()?.clone();
+        let exports = artifact.exports().filter(|exports| exports.has_interfaces())?.clone();
         Some(Self(Arc::new(Inner {
             wasm: wasm.clone(),
             concurrency: artifact.concurrency(),

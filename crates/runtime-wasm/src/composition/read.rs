@@ -82,7 +82,8 @@ fn has_any(component: &[u8]) -> Result<bool, LoadError> {
             Payload::ComponentExportSection(exports) => {
                 for export in exports {
                     let export = export.map_err(invalid)?;
-                    if export.kind == ComponentExternalKind::Instance && !is_the_hosts(export.name.name) {
+                    let kinds = [ComponentExternalKind::Instance, ComponentExternalKind::Func];
+                    if kinds.contains(&export.kind) && !is_the_hosts(export.name.name) {
                         return Ok(true);
                     }
                 }
@@ -158,9 +159,16 @@ impl<'t> Reader<'t> {
             }
         }
         for name in names.exports.iter().filter(|name| !is_the_hosts(name)) {
-            if let Some(ComponentEntityType::Instance(id)) = self.types.component_item_for_export(name).map(|i| i.ty) {
-                let interface = self.interface(id);
-                read.exports.insert(name.clone(), interface);
+            match self.types.component_item_for_export(name).map(|item| item.ty) {
+                Some(ComponentEntityType::Instance(id)) => {
+                    let interface = self.interface(id);
+                    read.exports.insert(name.clone(), interface);
+                }
+                // Methods belong to a resource; of one whose types cannot be read nobody can make use.
+                Some(ComponentEntityType::Func(id)) if !name.starts_with('[') => {
+                    read.functions.extend(self.signature(id).ok().map(|signature| (name.clone(), signature)));
+                }
+                _ => {}
             }
         }
         // One that has types only is no reason to call anybody: what uses them has them in full.

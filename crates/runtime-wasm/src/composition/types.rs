@@ -113,6 +113,8 @@ pub struct Interface {
 pub struct Interfaces {
     pub(crate) imports: BTreeMap<String, Interface>,
     pub(crate) exports: BTreeMap<String, Interface>,
+    /// Functions that it exports in no interface.
+    pub(crate) functions: BTreeMap<String, Signature>,
     /// Functions that it imports from no interface.
     pub(crate) loose: Vec<String>,
 }
@@ -121,7 +123,8 @@ impl Interfaces {
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.imports.is_empty() && self.exports.is_empty() && self.loose.is_empty()
+        let Self { imports, exports, functions, loose } = self;
+        imports.is_empty() && exports.is_empty() && functions.is_empty() && loose.is_empty()
     }
 }
 
@@ -172,7 +175,8 @@ impl Signature {
     }
 
     /// As WIT writes it, with the names that the interface gives to types.
-    pub(crate) fn shown(&self, name: &str) -> String {
+    #[must_use]
+    pub fn shown(&self, name: &str) -> String {
         let mut text = Writer { out: String::new(), with_names: true, bytes_max: SHOWN_BYTES_MAX };
         text.signature(name, self);
         text.done()

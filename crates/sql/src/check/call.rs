@@ -1,6 +1,7 @@
 //! Calls of functions and aggregates.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArguments};
 
@@ -10,6 +11,7 @@ use crate::expr::{Expr, Literal};
 use crate::function::{Function, all, named};
 use crate::statement::column_name;
 use crate::types::Type;
+use crate::user_function::UserFunction;
 
 /// Functions under other names.
 const ALIASES: [(&str, &str); 4] =
@@ -17,6 +19,13 @@ const ALIASES: [(&str, &str); 4] =
 /// What is not the same each time that it is computed.
 const VOLATILE: [&str; 7] =
     ["now", "current_timestamp", "clock_timestamp", "localtimestamp", "current_date", "random", "gen_random_uuid"];
+
+/// Whether a name has a meaning in expressions of its own.
+pub(crate) fn is_built_in(name: &str) -> bool {
+    let aliases = ALIASES.iter().map(|(alias, _)| *alias);
+    let mut others = aliases.chain(VOLATILE).chain(["coalesce", "nullif", "window_start", "window_end"]);
+    AggregateKind::named(name).is_some() || named(name).next().is_some() || others.any(|other| other == name)
+}
 
 impl Checker<'_, '_, '_, '_> {
     pub(super) fn function(&mut self, expr: &ast::Expr, function: &ast::Function) -> Option<Typed> {
@@ -84,11 +93,44 @@ impl Checker<'_, '_, '_, '_> {
         match name.as_str() {
             "coalesce" => self.coalesce(expr, &plain),
             "nullif" => self.null_if(expr, &plain),
-            name => {
-                let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
-                self.call(expr, name, &plain)
-            }
+            name => match self.scope.functions.declared.get(name) {
+                Some(Some(function)) => self.user_function(expr, &Arc::clone(function), &plain),
+                // What is wrong with it is told where it is declared.
+                Some(None) => None,
+                None => {
+                    let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
+                    self.call(expr, name, &plain)
+                }
+            },
         }
+    }
+
+    /// A call of a function of the app.
+    fn user_function(
+        &mut self,
+        expr: &ast::Expr,
+        function: &Arc<UserFunction>,
+        arguments: &[&ast::Expr],
+    ) -> Option<Typed> {
+        let at = self.source.range(ast::Spanned::span(expr));
+        let arguments: Vec<Option<Typed>> = arguments.iter().map(|argument| self.check(argument)).collect();
+        if self.scope.functions.of_pairs {
+            let message = format!("a join does not call functions of the app, as `{}`", function.name);
+            let help = "make the join a flow of its own, and call it in one that reads its result";
+            self.source.add("unsupported", at, message).help(help);
+            return None;
+        }
+        if arguments.len() != function.parameters.len() {
+            let message = format!("`{}` takes {} arguments", function.name, function.parameters.len());
+            self.source.add("wrong-type", at, message).expected(function.signature());
+            return None;
+        }
+        let arguments: Vec<Typed> = arguments.into_iter().collect::<Option<_>>()?;
+        let types = function.parameters.iter().map(|(_, ty)| *ty);
+        let settled: Vec<Option<Expr>> =
+            arguments.into_iter().zip(types).map(|(argument, ty)| self.settle(argument, ty)).collect();
+        let arguments = settled.into_iter().collect::<Option<_>>()?;
+        Some(Typed { expr: Expr::User(Arc::clone(function), arguments), ty: Some(function.result), at })
     }
 
     fn coalesce(&mut self, expr: &ast::Expr, of: &[&ast::Expr]) -> Option<Typed> {
@@ -117,7 +159,16 @@ impl Checker<'_, '_, '_, '_> {
             let is_name = |name: &&str| name.starts_with(|c: char| c.is_ascii_alphabetic());
             let known = all().map(|function| function.name).chain(["coalesce", "nullif"]).filter(is_name);
             let known = known.chain(AggregateKind::NAMES.iter().map(|(name, _)| *name));
-            self.source.add("unknown-name", at, format!("there is no function `{name}`")).nearest(name, known);
+            let known = known.chain(self.scope.functions.declared.keys().map(String::as_str));
+            let adding = self.source.add("unknown-name", at, format!("there is no function `{name}`"));
+            if self.scope.functions.of_app.contains(&name.replace('_', "-")) {
+                let help = format!(
+                    "say what the app's function takes and returns: CREATE FUNCTION {name} (x double) RETURNS double"
+                );
+                adding.help(help);
+            } else {
+                adding.nearest(name, known);
+            }
             return None;
         }
         let mut arguments: Vec<Typed> = arguments.into_iter().collect::<Option<_>>()?;

@@ -10,8 +10,9 @@ use super::KEY_GROUPS;
 use super::table::PackedKey;
 use crate::eval::Evaluator;
 use crate::expr::Expr;
-use crate::plan::{hash, hash_on};
+use crate::plan::{Grouping, Sharding, hash, hash_on};
 use crate::shard::{PRODUCER, WATERMARK};
+use crate::user_function::Calls;
 use crate::value::{Cell, Cells, cell, write_cells};
 
 /// The bytes of the encoded key of two numbers, or of a short text.
@@ -110,14 +111,34 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
+    /// Of rows that are grouped.
+    pub(crate) fn of_groups(
+        grouping: &Grouping,
+        rows: (&[ArrayRef], usize),
+        calls: &mut Calls,
+    ) -> Result<Self, ArrowError> {
+        let of_aggregates = grouping.aggregates.iter().map(|of| (of.argument.as_ref(), of.filter.as_ref()));
+        Self::new(grouping.keys.iter().map(|(key, _)| key), of_aggregates, rows, calls)
+    }
+
+    /// Of rows on their way to groups.
+    pub(crate) fn of_shards(
+        sharding: &Sharding,
+        rows: (&[ArrayRef], usize),
+        calls: &mut Calls,
+    ) -> Result<Self, ArrowError> {
+        let arguments = sharding.arguments.iter().map(|of| (of.value.as_ref(), of.filter.as_ref()));
+        Self::new(sharding.keys.iter(), arguments, rows, calls)
+    }
+
     /// Of each argument of an aggregate its expression, if it has one, and which rows it takes, if not all.
-    pub(crate) fn new<'e>(
+    fn new<'e>(
         keys: impl Iterator<Item = &'e Expr>,
         of_aggregates: impl Iterator<Item = (Option<&'e Expr>, Option<&'e Expr>)>,
-        columns: &[ArrayRef],
-        rows: usize,
+        (columns, rows): (&[ArrayRef], usize),
+        calls: &mut Calls,
     ) -> Result<Self, ArrowError> {
-        let mut evaluator = Evaluator::new(columns, rows);
+        let mut evaluator = Evaluator::new(columns, rows).calling(calls);
         let keys: Vec<ArrayRef> = keys.map(|key| evaluator.column(key)).collect::<Result<_, _>>()?;
         let (mut arguments, mut filters) = (Vec::new(), Vec::new());
         for (argument, filter) in of_aggregates {

@@ -171,7 +171,7 @@ impl Joins {
         let passed = BooleanArray::new(BooleanBuffer::collect_bool(found.len(), passes), None);
         let passing: Vec<usize> = passed.values().set_indices().collect();
         let columns = filtered(&columns, &passed)?;
-        let (projected, good, failed) = projected(&joining.project, &columns, passing.len())?;
+        let (projected, good, failed) = projected(&joining.project, (&columns, passing.len()), None)?;
         faults.extend(failed.into_iter().filter_map(|(row, reason)| Some((*passing.get(row)?, reason))));
         let told = |(row, reason): (usize, String)| found.get(row).map(|of| (of.row, of.told(&reason)));
         Ok((batch(result, projected, passing.len(), good)?, faults.into_iter().filter_map(told).collect()))

@@ -118,7 +118,7 @@ pub(super) fn check(
     let (on, are_outer) = kind(source, join)?;
     let sides = sides(source, known, (left, join), are_outer)?;
     refuse(source, flow, select, &sides)?;
-    let scope = Scope { columns: &sides.columns, tables: &sides.tables };
+    let scope = Scope { columns: &sides.columns, tables: &sides.tables, functions: known.callable(true) };
     let clauses = [("ON", Some(on)), ("WHERE", select.selection.as_ref())];
     let parts = clauses.into_iter().flat_map(|(clause, of)| parts_of(of).into_iter().map(move |part| (clause, part)));
     // All of them, so that all that is wrong is told.
@@ -132,7 +132,7 @@ pub(super) fn check(
         return None;
     }
     let moments = match one(&sides.reads, 1).version {
-        Some(version) => version::of(source, &sides, version),
+        Some(version) => version::of(source, &sides, &scope, version),
         None => interval::of(source, &sides, &conditions),
     }?;
     let sorted = sort(source, &sides, conditions, &moments)?;

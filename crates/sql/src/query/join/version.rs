@@ -32,10 +32,14 @@ pub(super) fn refuse(source: &mut Source<'_>, sides: &Sides<'_, '_>) -> Option<(
 }
 
 /// The moments of a join with the versions that were valid then.
-pub(super) fn of(source: &mut Source<'_>, sides: &Sides<'_, '_>, version: &ast::Expr) -> Option<Moments> {
+pub(super) fn of(
+    source: &mut Source<'_>,
+    sides: &Sides<'_, '_>,
+    scope: &Scope<'_>,
+    version: &ast::Expr,
+) -> Option<Moments> {
     let (at, [left, right]) = (source.range(version.span()), &sides.reads);
-    let scope = Scope { columns: &sides.columns, tables: &sides.tables };
-    let expr = Checker::new(source, &scope, "FOR SYSTEM_TIME AS OF").of_type(version, Type::Timestamp)?;
+    let expr = Checker::new(source, scope, "FOR SYSTEM_TIME AS OF").of_type(version, Type::Timestamp)?;
     let known = sides.watermark_of(0);
     let is_fine = |place: &usize| *place < sides.behind_left() && known.is_none_or(|known| known == *place);
     let Some(of_left) = (match expr {
