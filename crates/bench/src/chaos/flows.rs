@@ -289,13 +289,15 @@ impl Mill {
         Ok(pauses(report.get("works")))
     }
 
-    /// Waits until all stages have two copies, and the nodes of the hall, and they alone, vote there.
+    /// Waits until all stages have two copies, and the nodes of the hall, and they alone, vote there; who is asked to swap and to move,
+    /// at the cloud, sees that again, too.
     async fn whole(&self) -> anyhow::Result<()> {
         let hall = HALL.into_iter().map(|role| Ok(self.nodes.name(slot_of(role)?))).collect::<anyhow::Result<_>>()?;
         let deadline = Instant::now() + LIMIT;
         loop {
             for place in &self.places {
-                if votes(place, &hall).await && self.has_copies(place).await {
+                if votes(place, &hall).await && self.has_copies(place).await && votes(&self.nodes.admin(0), &hall).await
+                {
                     return Ok(());
                 }
             }
