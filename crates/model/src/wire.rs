@@ -161,6 +161,8 @@ pub enum PublishReply {
     /// The asked node does not own the partition; who may.
     NotOwner(Option<Assignment>),
     /// Refused, and why.
+    /// Not stored because there is no room, and why; there will be. A node that does not know this answer takes it for none.
+    Full(String),
     Refused(String),
 }
 

@@ -118,6 +118,12 @@ impl Publisher {
                 self.directory.forget(&request.work);
                 if let Some(assignment) = &hint {
                     self.directory.learn(assignment);
+                // Not tried again here: it may take long, and whoever publishes is to know.
+                Ok(PublishReply::Full(reason)) => {
+                    return Err(
+                        AdminError::unavailable(reason).hint("nothing of it was stored; publish it again later")
+                    );
+                }
                 }
                 Ok(PublishReply::NotOwner(hint))
             }

@@ -158,6 +158,12 @@ impl State {
         let number = *self.names.get(work)?;
         Some((number, self.works.get(&number)?))
     }
+    /// Refuses what the disk has no space for.
+    pub(crate) fn check_space(&self, shared: &Shared) -> Result<(), StoreError> {
+        let needed = u64::from(shared.options.segment_bytes);
+        if self.full { Err(StoreError::Full { dir: shared.disk.path(""), needed }) } else { Ok(()) }
+    }
+
 
     /// The number of a work; it is made where it is new.
     pub(crate) fn find_or_make(&mut self, work: &str) -> Result<u32, StoreError> {

@@ -73,8 +73,13 @@ impl Ownership {
     fn note_consumer(&self, request: &FetchRequest) {
         let Some(consumer) = &request.consumer else { return };
         let mut inner = self.inner();
-        if inner.consumers.len() < CONSUMERS_MAX || inner.consumers.contains_key(consumer) {
-            inner.consumers.insert(consumer.clone(), request.committed);
+        let is_known = inner.consumers.contains_key(consumer);
+        if is_known || inner.consumers.len() < CONSUMERS_MAX {
+            let before = inner.consumers.insert(consumer.clone(), request.committed);
+            drop(inner);
+            if before != Some(request.committed) {
+                self.room_changed.notify_waiters();
+            }
         }
     }
 
