@@ -8,6 +8,7 @@
 //! What a crash leaves: everything whose `durable` said so, in order and without gaps; of the rest a part from its
 //! beginning on; nothing else.
 
+mod buffers;
 mod format;
 mod held;
 mod index;
@@ -37,8 +38,8 @@ use segment::{Wanted, entry_bytes_max, read_entries};
 use state::{Done, Forget, Shared, State};
 use writer::Writer;
 
-pub use types::{Append, Head, LogOptions, LogStats};
 pub(crate) use format::record_size;
+pub use types::{Append, Head, LogOptions, LogStats};
 
 /// Entries of one segment that lie at most this far apart are read together.
 const READ_GAP_BYTES: u32 = 16 << 10;
@@ -291,7 +292,8 @@ impl Log {
                     }
                     let segment = wanted.first().map_or(0, |wanted| wanted.place.segment);
                     let path = self.owner.shared.disk.path(&segment_name(segment));
-                    entries.extend(read_entries(file.as_ref(), &path, &wanted)?);
+                    let buffers = &self.owner.shared.buffers;
+                    entries.extend(read_entries(file.as_ref(), &path, &wanted, buffers)?);
                 }
             }
         }
@@ -308,8 +310,6 @@ impl Log {
         Some(Head { first, next, last_epoch, durable: log.durable() })
     }
 
-    /// The epoch of an entry that is held, or of the one just before the first that is (0 before the first of all).
-    #[must_use]
     /// What the entries of a work take of segments, those that wait for the disk included.
     pub(crate) fn bytes_held(&self, work: &str) -> u64 {
         let state = self.owner.shared.lock();
@@ -338,6 +338,8 @@ impl Log {
         log.place(index).map(|place| place.len as usize)
     }
 
+    /// The epoch of an entry that is held, or of the one just before the first that is (0 before the first of all).
+    #[must_use]
     pub fn epoch_at(&self, work: &str, index: u64) -> Option<Epoch> {
         let state = self.owner.shared.lock();
         let (_, log) = state.find(work)?;
