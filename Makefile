@@ -26,7 +26,7 @@ CONFORMANCE := $(TARGET)/guests/test/wasm32-wasip2/release/examples/conformance.
 SEEDS_FAST := $(foreach crate,model plan control store sim,--config 'profile.dev.package.littoral-$(crate).opt-level=2') \
 	--config 'profile.dev.package.redb.debug-assertions=false'
 
-.PHONY: help setup languages build install guests demo demo-parade drill overload chaos chaos-flow chaos-queue test check fix bench bench-guests bench-density-guests bench-zenoh-peer clean conformance conformance-guest fuzz seeds
+.PHONY: help setup languages build install guests demo demo-parade drill overload chaos chaos-flow chaos-queue test offline check fix bench bench-guests bench-density-guests bench-zenoh-peer clean conformance conformance-guest fuzz seeds
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -67,6 +67,9 @@ chaos-queue: bench-chaos-queue ## kill, pause and wipe nodes 200 times under asy
 
 seeds: setup ## run the whole fabric under SEEDS seeds (10,000) in virtual time, from FROM (1) on, on all cores
 	cargo test --locked --workspace --test seeds $(SEEDS_FAST) -- --count $(or $(SEEDS),10000) --from $(or $(FROM),1)
+
+offline: setup ## cut an edge node off for 72 hours of virtual time, with 20 restarts, under SEEDS seeds (20)
+	cargo test --locked --workspace --test offline $(SEEDS_FAST) -- --hours 72 --count $(or $(SEEDS),20) --from $(or $(FROM),1)
 
 test: languages guests ## run every test
 	cargo test --locked --workspace

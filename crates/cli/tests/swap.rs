@@ -25,7 +25,7 @@ partitions = 2
 source = "values"
 stages = ["count"]
 sink = "counts"
-dead_letter = "bad"
+dead-letter = "bad"
 
 [streams.bad]
 "#;
@@ -64,7 +64,6 @@ fn reason(world: &World, node: &Node, before: usize) -> String {
         let output = node.ask(world, &["stream", "tail", "tally/bad", "--from", "start"]);
         let rows = String::from_utf8(output.stdout).unwrap();
         let rows = rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap());
-        let rows = rows.map(|row| row.get("row").cloned().unwrap_or(row));
         reasons = rows.map(|row| row["reason"].as_str().unwrap().to_owned()).collect();
         reasons.len() > before
     });

@@ -7,7 +7,7 @@ use arrow_array::{Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use littoral_model::entry::PortBatch;
 
 /// Rows that cannot be encoded or decoded.
@@ -50,31 +50,45 @@ pub fn decode(batch: &PortBatch) -> Result<RecordBatch, BatchError> {
     reader.next().ok_or(BatchError::Empty)?.map_err(BatchError::from)
 }
 
+/// Rows up to this length are copied to be sent together: a piece of its own costs more.
+const COPIED_BYTES_MAX: usize = 16 << 10;
+
 /// Puts batches together to one Arrow IPC stream, as far as their schema is that of the first, without decoding them: what is written to a stream
-/// in small batches is read in large answers. The stream, and how many of the batches are in it.
+/// in small batches is read in large answers. The stream in pieces, of which the large ones are slices of the batches, and how many of the batches are in it.
 ///
 /// # Errors
 /// When one is not an Arrow stream.
-pub fn join<'b>(batches: impl Iterator<Item = &'b PortBatch>) -> Result<(Bytes, usize), BatchError> {
-    let (mut joined, mut count, mut schema) = (Vec::new(), 0, None);
+pub fn join<'b>(batches: impl Iterator<Item = &'b PortBatch> + Clone) -> Result<(Vec<Bytes>, usize), BatchError> {
+    let lengths = batches.clone().map(|batch| batch.arrow.len());
+    let small: usize = lengths.filter(|length| *length <= COPIED_BYTES_MAX).sum();
+    let mut copied = BytesMut::with_capacity(small + SCHEMA_BYTES);
+    let (mut pieces, mut count, mut schema) = (Vec::new(), 0, None);
     for batch in batches {
         let (own, rows) =
             split(&batch.arrow).ok_or_else(|| BatchError::Arrow("its first message is cut off".to_owned()))?;
         match schema {
             None => {
                 schema = Some(own);
-                joined.extend_from_slice(own);
+                copied.extend_from_slice(own);
             }
             Some(schema) if schema == own => {}
             Some(_) => break,
         }
-        joined.extend_from_slice(rows);
+        if rows.len() <= COPIED_BYTES_MAX {
+            copied.extend_from_slice(rows);
+        } else {
+            pieces.extend((!copied.is_empty()).then(|| copied.split().freeze()));
+            pieces.push(batch.arrow.slice_ref(rows));
+        }
         count += 1;
     }
-    joined.extend_from_slice(&END_OF_STREAM);
-    Ok((Bytes::from(joined), count))
+    copied.extend_from_slice(&END_OF_STREAM);
+    pieces.push(copied.freeze());
+    Ok((pieces, count))
 }
 
+/// About how long a schema is, with the end of the stream.
+const SCHEMA_BYTES: usize = 1 << 10;
 /// What begins each message of a stream, and, without any, ends it (<https://arrow.apache.org/docs/format/Columnar.html#encapsulated-message-format>).
 const CONTINUATION: [u8; 4] = [0xff; 4];
 const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
@@ -187,12 +201,26 @@ mod tests {
         let rows = |value: &str| records(&[(None, 5, value.to_owned())]).unwrap();
         let other = dead_letters(&[DeadLetter { stage: "s".into(), reason: "r".into(), row: "{}".into() }]).unwrap();
         let batches = [rows("a"), rows("b"), other, rows("c")].map(|rows| encode("main", &rows, None).unwrap());
-        let (stream, count) = join(batches.iter()).unwrap();
-        assert_eq!(count, 2);
-        let read: Vec<RecordBatch> =
-            StreamReader::try_new(Cursor::new(&stream), None).unwrap().map(Result::unwrap).collect();
-        assert_eq!(read, [rows("a"), rows("b")]);
+        let (pieces, count) = join(batches.iter()).unwrap();
+        assert_eq!((pieces.len(), count), (1, 2));
+        assert_eq!(read(&pieces), [rows("a"), rows("b")]);
         assert_eq!(join(batches.iter().skip(2)).unwrap().1, 1);
+    }
+
+    fn read(pieces: &[Bytes]) -> Vec<RecordBatch> {
+        StreamReader::try_new(Cursor::new(pieces.concat()), None).unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn large_batches_are_not_copied() {
+        let rows = |value: String| records(&[(None, 5, value)]).unwrap();
+        let large = "l".repeat(COPIED_BYTES_MAX);
+        let batches = ["a".to_owned(), large.clone(), large, "b".to_owned(), "c".to_owned()].map(rows);
+        let encoded = batches.clone().map(|rows| encode("main", &rows, None).unwrap());
+        let (pieces, count) = join(encoded.iter()).unwrap();
+        assert_eq!((pieces.len(), count), (4, 5));
+        assert!(encoded[1].arrow.as_ptr_range().contains(&pieces[1].as_ptr()), "it was copied");
+        assert_eq!(read(&pieces), batches);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::id::Epoch;
+use crate::wire::{self, WireError};
 use crate::work::WorkId;
 
 /// How far a reader has come in a work's log: the next entry, and how many of that entry's rows it has done.
@@ -73,6 +74,50 @@ pub struct Commit {
     pub watermark_us: Option<i64>,
 }
 
+impl Commit {
+    /// Decodes a commit without copying its rows and states: they are slices of the encoding, and keep all of it in memory.
+    ///
+    /// # Errors
+    /// As for [`wire::decode`].
+    pub fn decode(encoded: &Bytes) -> Result<Self, WireError> {
+        let Slices { inputs, state, outputs, producers, watermark_us } = wire::decode(encoded)?;
+        let batch = |SliceBatch { port, rows, origin_us, arrow }| PortBatch {
+            port,
+            rows,
+            origin_us,
+            arrow: encoded.slice_ref(arrow),
+        };
+        Ok(Self {
+            inputs,
+            state: state.into_iter().map(|(group, bytes)| (group, encoded.slice_ref(bytes))).collect(),
+            outputs: outputs.into_iter().map(batch).collect(),
+            producers,
+            watermark_us,
+        })
+    }
+}
+
+/// A [`Commit`] that borrows from its encoding.
+#[derive(Deserialize)]
+struct Slices<'e> {
+    inputs: Vec<InputPosition>,
+    #[serde(borrow)]
+    state: Vec<(u32, &'e [u8])>,
+    #[serde(borrow)]
+    outputs: Vec<SliceBatch<'e>>,
+    producers: Vec<ProducerSequence>,
+    watermark_us: Option<i64>,
+}
+
+/// A [`PortBatch`] that does.
+#[derive(Deserialize)]
+struct SliceBatch<'e> {
+    port: String,
+    rows: u32,
+    origin_us: Option<i64>,
+    arrow: &'e [u8],
+}
+
 /// The number of a producer's latest publication.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProducerSequence {
@@ -93,4 +138,40 @@ pub struct Entry {
     pub epoch: Epoch,
     /// An encoded [`Commit`] (see [`crate::wire`] for the encoding).
     pub payload: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_commit_is_decoded_in_place() {
+        let batch = |port: &str, arrow: &'static [u8]| PortBatch {
+            port: port.to_owned(),
+            rows: 3,
+            origin_us: Some(-7),
+            arrow: Bytes::from_static(arrow),
+        };
+        let commit = Commit {
+            inputs: vec![InputPosition {
+                work: "default/app/stream/readings/0@hall".parse().unwrap(),
+                epoch: Epoch(4),
+                position: Position { index: 9, row: 2 },
+            }],
+            state: vec![(1, Bytes::from_static(b"one")), (300, Bytes::new())],
+            outputs: vec![batch(PORT_MAIN, b"rows"), batch(PORT_DEAD_LETTER, b"")],
+            producers: vec![ProducerSequence { producer: "p".to_owned(), epoch: 1, sequence: 7 }],
+            watermark_us: Some(5),
+        };
+        let encoded = wire::encode(&commit).unwrap();
+        let decoded = Commit::decode(&encoded).unwrap();
+        assert_eq!(decoded, commit);
+        assert_eq!(decoded, wire::decode(&encoded).unwrap());
+        let within = encoded.as_ptr_range();
+        for slice in [&decoded.state.first().unwrap().1, &decoded.outputs.first().unwrap().arrow] {
+            assert!(within.contains(&slice.as_ptr()), "it was copied");
+        }
+        assert!(Commit::decode(&encoded.slice(..encoded.len() - 1)).is_err());
+    }
 }

@@ -4,7 +4,6 @@
 //! version that both know; a node knows the current one and the one before it.
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{Entry, PortBatch, Position, ProducerSequence};
@@ -79,11 +78,11 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Bytes, WireError> {
     Ok(Bytes::from(buffer))
 }
 
-/// Decodes a message of any version that this program speaks.
+/// Decodes a message of any version that this program speaks; it may borrow from the bytes.
 ///
 /// # Errors
 /// When it is too large, of an unknown version, or malformed.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+pub fn decode<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<T, WireError> {
     let kind = std::any::type_name::<T>();
     if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(WireError::TooLarge { bytes: bytes.len() });
@@ -162,6 +161,8 @@ pub enum PublishReply {
     NotOwner(Option<Assignment>),
     /// Refused, and why.
     Refused(String),
+    /// Not stored because there is no room, and why; there will be. A node that does not know this answer takes it for none.
+    Full(String),
 }
 
 /// Copies entries from a work's owner to a replica.

@@ -154,6 +154,7 @@ fn publishing() {
     check("publish-stored", &PublishReply::Stored { index: 12, repeated: true });
     check("publish-not-owner", &PublishReply::NotOwner(None));
     check("publish-refused", &PublishReply::Refused("the disk is full".to_owned()));
+    check("publish-full", &PublishReply::Full("2 of 2 bytes".to_owned()));
 }
 
 #[test]

@@ -9,15 +9,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, Limited, StreamBody};
+use hyper::body::Frame;
 use littoral_flow::reader::Source;
 use littoral_gateway::{Body, Router, Target, full};
 use littoral_mesh::Mesh;
-use littoral_model::id::{AppId, FunctionName};
+use littoral_model::id::{AppId, FunctionName, StreamName};
 use littoral_model::manifest::RouteTarget;
-use littoral_runtime::http::HttpFunction;
+use littoral_runtime::http::{BodyError, HttpFunction};
 use serde_json::json;
 use tokio::runtime::Handle;
+use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::types::{AdminError, AdminErrorKind};
@@ -151,6 +153,30 @@ impl Ingress {
         })
     }
 
+    /// Appends what is posted to a stream.
+    fn publish(&self, app: AppId, stream: StreamName) -> Target {
+        let (publisher, control) = (Arc::clone(&self.answers.publisher), self.control.clone());
+        Target::Respond(Box::new(move |request| {
+            Box::pin(async move {
+                // Read here: each piece that went to another thread would have to be fetched from there.
+                let (parts, body) = request.into_parts();
+                let body = match whole(body, RECORDS_BYTES_MAX).await {
+                    Ok(body) => body,
+                    Err(error) => return problem(&error),
+                };
+                let publishing = control.spawn(async move {
+                    let records = stream_route::posted(media(&parts.headers), body)?;
+                    publisher.publish(&app, &stream, records, None).await
+                });
+                answered(
+                    publishing
+                        .await
+                        .map(|published| published.map(|published| json_bytes(StatusCode::OK, &json!(published)))),
+                )
+            })
+        }))
+    }
+
     /// Says what became of such a call.
     fn invocation(&self, request: &Parts) -> Target {
         if !matches!(request.method, Method::GET | Method::HEAD) {
@@ -170,10 +196,11 @@ impl Ingress {
     }
 
     /// Answers with what is found out on the control threads.
-    fn respond<F, A>(&self, answer: F) -> Target
+    fn respond<F, A, P>(&self, answer: F) -> Target
     where
         F: FnOnce(Answers, Request<Body>) -> A + Send + 'static,
-        A: Future<Output = Result<Response<Bytes>, AdminError>> + Send + 'static,
+        A: Future<Output = Result<Response<P>, AdminError>> + Send + 'static,
+        P: Into<Pieces> + Send + 'static,
     {
         let (answers, control) = (self.answers.clone(), self.control.clone());
         Target::Respond(Box::new(move |request| {
@@ -181,12 +208,7 @@ impl Ingress {
                 let only_reads = matches!(*request.method(), Method::GET | Method::HEAD);
                 let task = control.spawn(answer(answers, request));
                 // Who waits for what is read may leave; what is written goes on.
-                let answered = if only_reads { AbortOnDropHandle::new(task).await } else { task.await };
-                match answered {
-                    Ok(Ok(response)) => response.map(full),
-                    Ok(Err(error)) => problem(&error),
-                    Err(_) => problem(&AdminError::unavailable("the node is stopping")),
-                }
+                answered(if only_reads { AbortOnDropHandle::new(task).await } else { task.await })
             })
         }))
     }
@@ -249,16 +271,46 @@ impl Router for Ingress {
                         stream_route::read(&answers.publisher, answers.source, (&route.app, &stream), asked?).await
                     })
                 }
-                Method::POST => self.respond(move |answers, request| async move {
-                    let (parts, body) = request.into_parts();
-                    let records = stream_route::posted(media(&parts.headers), whole(body, RECORDS_BYTES_MAX).await?)?;
-                    let published = answers.publisher.publish(&route.app, &stream, records, None).await?;
-                    Ok(json_bytes(StatusCode::OK, &json!(published)))
-                }),
+                Method::POST => self.publish(route.app, stream),
                 _ => Target::answer(not_allowed("a stream takes GET and POST", "GET, HEAD, POST")),
             },
         }
     }
+}
+
+/// A body in pieces, which are sent as they are.
+struct Pieces(Vec<Bytes>);
+
+impl From<Bytes> for Pieces {
+    fn from(whole: Bytes) -> Self {
+        Self(vec![whole])
+    }
+}
+
+impl From<Vec<Bytes>> for Pieces {
+    fn from(pieces: Vec<Bytes>) -> Self {
+        Self(pieces)
+    }
+}
+
+/// What was found out on the control threads, as it is sent.
+fn answered<P: Into<Pieces>>(answer: Result<Result<Response<P>, AdminError>, JoinError>) -> Response<Body> {
+    match answer {
+        Ok(Ok(response)) => in_pieces(response.map(Into::into)),
+        Ok(Err(error)) => problem(&error),
+        Err(_) => problem(&AdminError::unavailable("the node is stopping")),
+    }
+}
+
+fn in_pieces(response: Response<Pieces>) -> Response<Body> {
+    let (mut parts, Pieces(mut pieces)) = response.into_parts();
+    if pieces.len() <= 1 {
+        return Response::from_parts(parts, full(pieces.pop().unwrap_or_default()));
+    }
+    let bytes: usize = pieces.iter().map(Bytes::len).sum();
+    parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
+    let frames = futures::stream::iter(pieces.into_iter().map(|piece| Ok::<_, BodyError>(Frame::data(piece))));
+    Response::from_parts(parts, StreamBody::new(frames).boxed_unsync())
 }
 
 /// The answer to a method that there is not.

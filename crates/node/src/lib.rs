@@ -22,6 +22,7 @@ mod exports;
 mod footprint;
 mod functions;
 mod gate;
+mod gathered;
 mod groups;
 mod guests;
 mod health;

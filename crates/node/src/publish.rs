@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use littoral_flow::batch;
 use littoral_flow::stats::now_us;
 use littoral_mesh::{Mesh, Method, Priority};
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::admin::types::{AdminError, PublishRecord, Published};
 use crate::directory::Directory;
+use crate::gathered::Gathered;
 use crate::intent::IntentStore;
 use crate::wiring::ask;
 
@@ -33,13 +35,14 @@ pub(crate) struct Publisher {
     pub(crate) works: Arc<Works>,
     pub(crate) intent: Arc<IntentStore>,
     pub(crate) directory: Arc<Directory>,
+    pub(crate) gathered: Gathered,
 }
 
 impl Publisher {
     /// Appends records; answers once all are durable. Each goes to the partition of its key: among those of this node's
     /// site if it has any, so that what a sensor says stays near it.
     pub(crate) async fn publish(
-        &self,
+        self: &Arc<Self>,
         app: &AppId,
         stream: &StreamName,
         records: Vec<PublishRecord>,
@@ -48,7 +51,15 @@ impl Publisher {
         let partitions = self.partitions(app, stream)?;
         let now = now_us();
         let mut published = Published { stored: 0, repeated: 0 };
-        for (work, rows) in spread(&self.site, &partitions, records, now) {
+        let spread = spread(&self.site, &partitions, records, now);
+        if producer.is_none() {
+            let stored = join_all(spread.into_iter().map(|(work, rows)| self.store_gathered(work, rows, now))).await;
+            for count in stored {
+                published.stored += count?;
+            }
+            return Ok(published);
+        }
+        for (work, rows) in spread {
             let count = rows.len() as u64;
             let batch = encode(&rows, now)?;
             let request = PublishRequest { work, batch, producer: producer.clone() };
@@ -57,6 +68,27 @@ impl Publisher {
             published.repeated += if repeated { count } else { 0 };
         }
         Ok(published)
+    }
+
+    /// Stores rows together with what others publish to the same partition at the same time; how many these were.
+    async fn store_gathered(self: &Arc<Self>, work: WorkId, rows: Vec<Row>, now: i64) -> Result<u64, AdminError> {
+        let count = rows.len() as u64;
+        let (stored, turn) = self.gathered.add(&work, rows, now);
+        if turn {
+            // In a task of its own: it goes on with what others have published, whoever waits for this.
+            let this = Arc::clone(self);
+            tokio::spawn(async move {
+                this.gathered.in_turns(&work, |rows, oldest| this.store(&work, rows, oldest)).await;
+            });
+        }
+        stored.await.unwrap_or_else(|_| Err(AdminError::unavailable("the node is stopping"))).map(|()| count)
+    }
+
+    async fn store(&self, work: &WorkId, rows: Vec<Row>, oldest: i64) -> Result<(), AdminError> {
+        let batch = encode(&rows, oldest)?;
+        // They are copied by now.
+        drop(rows);
+        self.send(PublishRequest { work: work.clone(), batch, producer: None }).await.map(drop)
     }
 
     /// The partitions of a stream, in their order.
@@ -86,6 +118,12 @@ impl Publisher {
             let reason = match self.try_send(&request).await {
                 Ok(PublishReply::Stored { repeated, .. }) => return Ok(repeated),
                 Ok(PublishReply::Refused(reason)) => return Err(AdminError::refused(reason)),
+                // Not tried again here: it may take long, and whoever publishes is to know.
+                Ok(PublishReply::Full(reason)) => {
+                    return Err(
+                        AdminError::unavailable(reason).hint("nothing of it was stored; publish it again later")
+                    );
+                }
                 Ok(PublishReply::NotOwner(_)) => "the partition is moving to another owner".to_owned(),
                 Err(Unsent::Nowhere(reason)) => reason,
                 Err(Unsent::Unknown(reason)) if may_repeat => reason,
@@ -135,7 +173,8 @@ impl Publisher {
     }
 }
 
-type Row = (Option<String>, i64, String);
+/// A record: its key, its time in microseconds since 1970, and its value.
+pub(crate) type Row = (Option<String>, i64, String);
 
 /// Which partition each record goes to. Depends on nothing that changes by itself, so that a repeat goes where the first
 /// try went, and records with the same key that are published in one site keep their order.

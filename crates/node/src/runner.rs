@@ -426,18 +426,26 @@ fn first_position(name: &str) -> u32 {
 
 /// How a work's log is acknowledged, kept and read.
 fn work_config(app: &App, placed: &PlacedWork) -> WorkConfig {
-    let retention = match &placed.role {
-        Role::Stage { .. } | Role::Queue { .. } => None,
-        Role::StreamPartition { stream, .. } => app.manifest.streams.get(stream).map(|stream| Retention {
-            age: stream.retention.age.map(Duration::from),
-            bytes: stream.retention.size.map(u64::from),
-        }),
+    let stream = |name| app.manifest.streams.get(name).map(|stream| &stream.retention);
+    let (retention, bytes_max) = match &placed.role {
+        Role::Queue { .. } => (None, None),
+        // What a stage puts out waits for its readers as what it reads does.
+        Role::Stage { flow, .. } => {
+            let source = app.manifest.flows.get(flow).and_then(|flow| stream(&flow.source));
+            (None, source.and_then(|limits| limits.size))
+        }
+        Role::StreamPartition { stream: name, .. } => {
+            let limits = stream(name);
+            let age = limits.and_then(|limits| limits.age).map(Duration::from);
+            (limits.map(|_| Retention { age }), limits.and_then(|limits| limits.size))
+        }
     };
     let ack = match placed.ack {
         Ack::Local => LogAck::Local,
         Ack::Site => LogAck::Site,
     };
-    WorkConfig { ack, retention, consumers: consumers(&app.placement, &placed.work) }
+    let bytes_max = bytes_max.map(u64::from);
+    WorkConfig { ack, retention, bytes_max, consumers: consumers(&app.placement, &placed.work) }
 }
 
 /// The works of the app that read a work.

@@ -13,6 +13,7 @@ use crate::driver::{Announced, Drivers};
 use crate::exports::Exports;
 use crate::functions::Functions;
 use crate::gate::Gate;
+use crate::gathered::Gathered;
 use crate::guests::{Fetching, Loader};
 use crate::health::Health;
 use crate::publish::Publisher;
@@ -114,6 +115,7 @@ impl Services {
             works: Arc::clone(&core.works),
             intent: Arc::clone(&core.intent),
             directory: Arc::clone(&core.directory),
+            gathered: Gathered::default(),
         });
         fabric.is_ready(&functions, &publisher);
         let groups = Arc::clone(&core.groups);

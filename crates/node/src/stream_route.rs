@@ -148,7 +148,7 @@ pub(crate) async fn read(
     source: Arc<dyn Source>,
     (app, stream): (&AppId, &StreamName),
     asked: Asked,
-) -> Result<Response<Bytes>, AdminError> {
+) -> Result<Response<Vec<Bytes>>, AdminError> {
     let partitions = publisher.partitions(app, stream)?;
     let (partition, from, wait_ms) = match asked {
         Asked::Last(last) => {
@@ -157,7 +157,7 @@ pub(crate) async fn read(
             while let Some(row) = rows.next().await {
                 found.push(row?);
             }
-            return Ok(json_bytes(StatusCode::OK, &json!(found)));
+            return Ok(json_bytes(StatusCode::OK, &json!(found)).map(|json| vec![json]));
         }
         Asked::Rows { partition, from, wait_ms } => (partition, from, wait_ms),
     };
@@ -193,8 +193,8 @@ pub(crate) async fn read(
     }
 }
 
-/// Rows from a place on as one Arrow stream; what has another schema comes with the next answer.
-fn rows(batches: &[(u64, PortBatch)], from: Position, next: Position) -> Result<Response<Bytes>, AdminError> {
+/// Rows from a place on as one Arrow stream, in pieces; what has another schema comes with the next answer.
+fn rows(batches: &[(u64, PortBatch)], from: Position, next: Position) -> Result<Response<Vec<Bytes>>, AdminError> {
     // Each with the place behind it. An entry is fetched whole, and cut only between its batches.
     let mut behind = Position::default();
     let placed = batches.iter().map(|(index, rows)| {
@@ -204,7 +204,7 @@ fn rows(batches: &[(u64, PortBatch)], from: Position, next: Position) -> Result<
     });
     let placed: Vec<_> = placed.filter(|(behind, _)| *behind > from).collect();
     let (body, taken) = match placed.as_slice() {
-        [] => (Bytes::new(), 0),
+        [] => (Vec::new(), 0),
         placed => batch::join(placed.iter().map(|(_, rows)| *rows))
             .map_err(|error| AdminError::internal(format!("the rows cannot be read: {error}")))?,
     };

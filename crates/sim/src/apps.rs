@@ -11,6 +11,9 @@ const MEMORY_BYTES: u64 = 128 << 20;
 /// What a machine has.
 pub const MACHINE_BYTES: u64 = 1 << 30;
 
+/// How many partitions have what is collected.
+pub const COLLECTED: u32 = 3;
+
 /// An app of the default tenant.
 #[must_use]
 pub fn app(name: &str) -> AppId {
@@ -43,6 +46,19 @@ pub fn main() -> AppSpec {
         queues: BTreeMap::new(),
         objectives: Objectives::default(),
     }
+}
+
+/// One whose flow takes what is published on the edge to the cloud; its stage runs on this tier.
+#[must_use]
+pub fn collecting(stage: Tier) -> AppSpec {
+    let mut spec = main();
+    spec.app = app("collecting");
+    spec.functions = BTreeMap::from([(function("clean"), function_spec(Interface::Stage, Constraints::tier(stage)))]);
+    spec.streams = BTreeMap::from([
+        (stream("events"), stream_spec(COLLECTED, Constraints::tier(Tier::Edge), Ack::Local)),
+        (stream("alerts"), stream_spec(1, Constraints::tier(Tier::Cloud), Ack::Local)),
+    ]);
+    spec
 }
 
 /// A small one, which comes and goes.

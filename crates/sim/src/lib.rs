@@ -24,6 +24,7 @@ pub mod invariants;
 mod load;
 pub mod net;
 pub mod node;
+pub mod offline;
 mod runner;
 pub mod scenario;
 pub mod world;

@@ -32,7 +32,7 @@ use crate::net::{Members, Net, Reply, Request, Service};
 use crate::runner::Runner;
 
 /// Small, so that segments roll and are given up within a run.
-const LOG: LogOptions = LogOptions { segment_bytes: 256 << 10, cache_bytes: 64 << 10 };
+pub const LOG: LogOptions = LogOptions { segment_bytes: 256 << 10, cache_bytes: 64 << 10 };
 /// What waits and nobody waits for is written after this long.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often intent is compared with that of the members.
@@ -56,6 +56,8 @@ pub struct Facts {
     pub labels: BTreeMap<String, String>,
     /// Memory that work may use, in bytes.
     pub memory_bytes: u64,
+    /// What a partition of a stream that is published to, or of a stage, may take of its disk; all of it where that is not said.
+    pub work_bytes_max: Option<u64>,
 }
 
 /// What stays when a node is restarted.

@@ -26,6 +26,8 @@ use crate::node::Node;
 const WAIT_MS: u32 = 1_000;
 /// How long it may take to answer.
 const FETCH_DEADLINE: Duration = Duration::from_secs(3);
+/// About how many bytes are asked for: what they are copied into must fit into an entry of the small segments here.
+const FETCH_BYTES: u32 = 48 << 10;
 /// How long to wait before trying again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -78,7 +80,7 @@ impl Runner {
         for work in self.running().into_keys() {
             let placement = intent.apps.get(&work.app);
             if let Some((placement, placed)) = placement.and_then(|all| Some((all, all.work(&work)?))) {
-                node.works.configure(&work, config(placement, placed));
+                node.works.configure(&work, config(&node, placement, placed));
             }
         }
     }
@@ -93,7 +95,7 @@ async fn run(node: &Arc<Node>, work: &WorkId, epoch: Epoch, agent: &mpsc::Sender
     let intent = node.intent.now().intent;
     let Some(placement) = intent.apps.get(&work.app) else { return "the app is not known".to_owned() };
     let Some(placed) = placement.work(work) else { return "it is not in the placement".to_owned() };
-    node.works.configure(work, config(placement, placed));
+    node.works.configure(work, config(node, placement, placed));
     let owned = match node.works.lead(work).await {
         Ok(owned) => owned,
         Err(error) => return error.to_string(),
@@ -181,7 +183,7 @@ async fn fetch(
         consumer: Some(consumer.clone()),
         from,
         committed: from,
-        bytes_max: 64 << 10,
+        bytes_max: FETCH_BYTES,
         wait_ms,
     };
     match node.ask(owner, Request::Fetch(request), FETCH_DEADLINE).await {
@@ -190,11 +192,13 @@ async fn fetch(
     }
 }
 
-/// As the node configures a work; streams forget nothing, so that the invariants find it.
-fn config(placement: &Placement, placed: &PlacedWork) -> WorkConfig {
-    let retention = match &placed.role {
-        Role::Stage { .. } | Role::Queue { .. } => None,
-        Role::StreamPartition { .. } => Some(Retention::default()),
+/// As the node configures a work; streams forget nothing before there is no room, so that the invariants find it.
+fn config(node: &Node, placement: &Placement, placed: &PlacedWork) -> WorkConfig {
+    let limit = node.machine.facts.work_bytes_max;
+    let (retention, bytes_max) = match &placed.role {
+        Role::Queue { .. } => (None, None),
+        Role::Stage { .. } => (None, limit),
+        Role::StreamPartition { sources, .. } => (Some(Retention::default()), limit.filter(|_| sources.is_empty())),
     };
     let ack = match placed.ack {
         littoral_plan::Ack::Local => Ack::Local,
@@ -202,5 +206,5 @@ fn config(placement: &Placement, placed: &PlacedWork) -> WorkConfig {
     };
     let reads = |other: &&PlacedWork| other.role.inputs().iter().any(|source| source.work == placed.work);
     let consumers = placement.works.iter().filter(reads).map(|other| other.work.clone()).collect();
-    WorkConfig { ack, retention, consumers }
+    WorkConfig { ack, retention, bytes_max, consumers }
 }

@@ -57,20 +57,37 @@ impl World {
     #[must_use]
     pub fn new(seed: u64, trace: bool) -> Arc<Self> {
         let mut random = StdRng::seed_from_u64(seed);
+        let halls = random.random_range(2..=3);
+        let sites = [("cloud", Tier::Cloud, 3), ("hall", Tier::Edge, halls), ("field", Tier::Device, 1)];
+        Self::of(seed, random, trace, &sites, None)
+    }
+
+    /// So many machines at each site, switched off.
+    #[must_use]
+    pub fn with(seed: u64, trace: bool, sites: &[(&str, Tier, u32)], work_bytes_max: u64) -> Arc<Self> {
+        Self::of(seed, StdRng::seed_from_u64(seed), trace, sites, Some(work_bytes_max))
+    }
+
+    fn of(
+        seed: u64,
+        mut random: StdRng,
+        trace: bool,
+        sites: &[(&str, Tier, u32)],
+        work_bytes_max: Option<u64>,
+    ) -> Arc<Self> {
         let history = Arc::new(History::new(trace));
         let mut machines = BTreeMap::new();
-        let halls = random.random_range(2..=3);
-        for (site, tier, count) in [("cloud", Tier::Cloud, 3), ("hall", Tier::Edge, halls), ("field", Tier::Device, 1)]
-        {
-            for number in 1..=count {
+        for (site, tier, count) in sites {
+            for number in 1..=*count {
                 // The third of a site is of another make.
                 let cpu = if number < 3 { "fast" } else { "slow" };
                 let facts = Facts {
                     node: NodeId::new(format!("{site}-{number}")).unwrap(),
-                    tier,
-                    site: SiteId::new(site).unwrap(),
+                    tier: *tier,
+                    site: SiteId::new(*site).unwrap(),
                     labels: BTreeMap::from([("cpu".to_owned(), cpu.to_owned())]),
                     memory_bytes: crate::apps::MACHINE_BYTES,
+                    work_bytes_max,
                 };
                 let (sync_us, clock_off_us) = (AtomicU64::new(SYNC_US), AtomicI64::new(0));
                 machines.insert(facts.node.clone(), Arc::new(Machine { facts, sync_us, clock_off_us }));
@@ -139,6 +156,21 @@ impl World {
         }
         running.end();
         self.history.note(Event::Crashed { node: node.clone() });
+    }
+
+    /// Ends a node as its user does: what waits for the disk is written.
+    pub async fn stop(&self, node: &NodeId) {
+        let Some(running) = lock(&self.nodes).remove(node) else { return };
+        self.net.leave(node, false);
+        running.end();
+        // Longer than what is left to be written takes.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        self.history.note(Event::Act(format!("{node} was stopped")));
+    }
+
+    /// The disk with a machine's log.
+    pub fn log_disk(&self, node: &NodeId) -> Option<FaultyDisk> {
+        lock(&self.disks).get(node).map(|disks| disks.log.clone())
     }
 
     /// Puts an empty disk into a machine that does not run.

@@ -137,7 +137,8 @@ async fn what_all_consumers_have_is_forgotten_and_the_rest_is_kept() {
     cluster.create("a", &["a"]).await;
     let works = cluster.works("a");
     let consumer = |number: u32| format!("default/app/stage/f.0/{number}@hall").parse().unwrap();
-    let config = WorkConfig { ack: Ack::Site, retention: None, consumers: vec![consumer(1), consumer(2)] };
+    let consumers = vec![consumer(1), consumer(2)];
+    let config = WorkConfig { ack: Ack::Site, consumers, ..WorkConfig::default() };
     works.configure(&work(), config);
     let owned = in_time(works.lead(&work())).await.unwrap();
     for number in 0..10 {

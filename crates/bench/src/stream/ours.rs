@@ -4,8 +4,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context as _;
-use arrow_array::{Array as _, StringArray};
-use arrow_ipc::reader::StreamReader;
 use bytes::{Buf as _, BytesMut};
 
 use super::socket::{Socket, number};
@@ -30,7 +28,7 @@ stream = "records"
 pub(super) fn about() -> anyhow::Result<String> {
     let version = peers::version(&peers::littoral()?)?;
     Ok(format!(
-        "{version}, one node, one partition, ack=local (synced before each answer); POST of application/x-ndjson, a window a request; GET of Arrow, {} MiB an answer",
+        "{version}, one node, one partition, ack=local (synced before each answer); POST of application/x-ndjson, a window a request; GET of Arrow, {} MiB an answer, the next one asked for when the head of one is there",
         ANSWER_BYTES >> 20
     ))
 }
@@ -71,10 +69,10 @@ impl Queue for Littoral {
     }
 
     fn consume(&self, records: usize, bytes: usize) -> anyhow::Result<()> {
-        let mut socket = Socket::open(self.address)?;
-        let (mut from, mut consumed) = ("start".to_owned(), 0);
+        let mut socket = Socket::for_bodies(self.address)?;
+        let (mut consumed, mut body) = (0, Vec::new());
+        socket.send(&asking("start"))?;
         while consumed < records {
-            socket.send(format!("GET /records?from={from} HTTP/1.1\r\nhost: bench\r\naccept: application/vnd.apache.arrow.stream\r\n\r\n").as_bytes())?;
             let mut head = Vec::new();
             loop {
                 let line = socket.line()?;
@@ -85,25 +83,52 @@ impl Queue for Littoral {
                 head.extend_from_slice(b"\r\n");
             }
             let head = Head::parse(&head)?;
-            let body = socket.take(head.length)?;
+            if let (200, Some(next)) = (head.status, &head.next) {
+                // Where to go on is known before the rows are there.
+                socket.send(&asking(next))?;
+            }
+            // The same memory each time.
+            body.resize(head.length, 0);
+            socket.fill(&mut body)?;
             anyhow::ensure!(
                 head.status == 200,
                 "rows were asked for and answered {}: {}",
                 head.status,
-                String::from_utf8_lossy(body)
+                String::from_utf8_lossy(&body)
             );
-            for rows in StreamReader::try_new(body, None)? {
-                let rows = rows?;
-                let values =
-                    rows.column_by_name("value").and_then(|column| column.as_any().downcast_ref::<StringArray>());
-                let values = values.context("rows have no values")?;
-                anyhow::ensure!(values.value_data().len() == bytes * values.len(), "values of another length came");
-                consumed += rows.num_rows();
-            }
-            from = head.next.context("the answer says no next place")?;
+            anyhow::ensure!(head.next.is_some(), "the answer says no next place");
+            consumed += count(&body, bytes)?;
         }
         anyhow::ensure!(consumed == records, "{consumed} records came instead of {records}");
         Ok(())
+    }
+}
+
+fn asking(from: &str) -> Vec<u8> {
+    let head = "host: bench\r\naccept: application/vnd.apache.arrow.stream\r\n";
+    format!("GET /records?from={from} HTTP/1.1\r\n{head}\r\n").into_bytes()
+}
+
+/// How many rows an answer has, each with a value of so many bytes, as its messages say
+/// (<https://arrow.apache.org/docs/format/Columnar.html#encapsulated-message-format>). The rows lie there as columns: whoever
+/// uses them looks at them where they are.
+fn count(mut body: &[u8], bytes: usize) -> anyhow::Result<usize> {
+    let mut count = 0;
+    loop {
+        let (_continuation, length) = (body.try_get_u32_le()?, body.try_get_u32_le()? as usize);
+        if length == 0 {
+            anyhow::ensure!(body.is_empty(), "{} bytes follow the end of the rows", body.len());
+            return Ok(count);
+        }
+        let (message, rest) = body.split_at_checked(length).context("a message is cut off")?;
+        let message = arrow_ipc::root_as_message(message).map_err(|error| anyhow::anyhow!("no message: {error}"))?;
+        body = rest.get(usize::try_from(message.bodyLength())?..).context("rows are cut off")?;
+        let Some(rows) = message.header_as_record_batch() else { continue };
+        // The last column's last buffer has its texts.
+        let values = rows.buffers().and_then(|buffers| buffers.iter().next_back());
+        let values = values.context("rows have no values")?.length();
+        anyhow::ensure!(values == (bytes as i64) * rows.length(), "values of another length came");
+        count += usize::try_from(rows.length())?;
     }
 }
 
@@ -151,6 +176,19 @@ fn acknowledgements(received: &mut BytesMut) -> anyhow::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_are_counted() {
+        let values: arrow_array::ArrayRef = std::sync::Arc::new(arrow_array::StringArray::from(vec!["four", "more"]));
+        let rows = arrow_array::RecordBatch::try_from_iter([("key", values.clone()), ("value", values)]).unwrap();
+        let mut writer = arrow_ipc::writer::StreamWriter::try_new(Vec::new(), rows.schema_ref()).unwrap();
+        writer.write(&rows).unwrap();
+        writer.write(&rows).unwrap();
+        let body = writer.into_inner().unwrap();
+        assert_eq!(count(&body, 4).unwrap(), 4);
+        assert!(count(&body, 5).is_err());
+        assert!(count(body.get(..body.len() - 20).unwrap(), 4).is_err());
+    }
 
     #[test]
     fn answers_are_counted_however_they_come() {

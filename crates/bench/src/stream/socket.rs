@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-/// How much is read at once, at least.
+/// How much is read at once, at least, unless only heads are read through the buffer.
 const READ_BYTES: usize = 1 << 20;
+/// How much then.
+const HEAD_BYTES: usize = 1 << 10;
 /// How long a server may be silent.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -17,14 +19,25 @@ pub(super) struct Socket {
     buffer: Vec<u8>,
     begin: usize,
     end: usize,
+    /// How much is read at once, at least.
+    read_bytes: usize,
 }
 
 impl Socket {
     pub(super) fn open(address: SocketAddr) -> anyhow::Result<Self> {
+        Self::with_buffer(address, READ_BYTES)
+    }
+
+    /// One whose buffer is for heads only: what follows is read to where it belongs ([`fill`](Socket::fill)).
+    pub(super) fn for_bodies(address: SocketAddr) -> anyhow::Result<Self> {
+        Self::with_buffer(address, HEAD_BYTES)
+    }
+
+    fn with_buffer(address: SocketAddr, read_bytes: usize) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
-        Ok(Self { stream, buffer: vec![0; 4 * READ_BYTES], begin: 0, end: 0 })
+        Ok(Self { stream, buffer: vec![0; 4 * read_bytes], begin: 0, end: 0, read_bytes })
     }
 
     pub(super) fn send(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
@@ -33,10 +46,10 @@ impl Socket {
 
     /// Waits until so many bytes are there; all that are.
     pub(super) fn at_least(&mut self, count: usize) -> anyhow::Result<&[u8]> {
-        if self.begin + count.max(READ_BYTES) > self.buffer.len() {
+        if self.begin + count.max(self.read_bytes) > self.buffer.len() {
             self.buffer.copy_within(self.begin..self.end, 0);
             (self.begin, self.end) = (0, self.end - self.begin);
-            self.buffer.resize(self.buffer.len().max(count + READ_BYTES), 0);
+            self.buffer.resize(self.buffer.len().max(count + self.read_bytes), 0);
         }
         while self.end - self.begin < count {
             let read = self.stream.read(self.buffer.get_mut(self.end..).unwrap_or_default());
@@ -53,6 +66,14 @@ impl Socket {
         let from = self.begin;
         self.begin += count;
         Ok(self.buffer.get(from..self.begin).unwrap_or_default())
+    }
+
+    /// Fills `into` with what comes next.
+    pub(super) fn fill(&mut self, into: &mut [u8]) -> anyhow::Result<()> {
+        let there = into.len().min(self.end - self.begin);
+        let (head, rest) = into.split_at_mut(there);
+        head.copy_from_slice(self.take(there)?);
+        self.stream.read_exact(rest).context("the server is silent or has closed the connection")
     }
 
     /// Takes the next line, without its end.
@@ -109,5 +130,21 @@ mod tests {
         assert_eq!(socket.line().unwrap(), b"end");
         sender.join().unwrap();
         assert!(socket.line().is_err());
+    }
+
+    #[test]
+    fn a_body_is_read_to_where_it_belongs() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut socket = Socket::for_bodies(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let large = vec![b'x'; 5 * HEAD_BYTES];
+        server.write_all(&[b"head\r\n", large.as_slice(), b"next\r\n"].concat()).unwrap();
+        assert_eq!(socket.line().unwrap(), b"head");
+        let mut body = vec![0; large.len()];
+        socket.fill(&mut body).unwrap();
+        assert!(body == large);
+        assert_eq!(socket.line().unwrap(), b"next");
+        drop(server);
+        assert!(socket.fill(&mut body).is_err());
     }
 }

@@ -109,7 +109,7 @@ impl Node {
         let node = NodeId::new("n").unwrap();
         let (replicas, in_sync) = (vec![node.clone()], vec![node.clone()]);
         // Nothing is forgotten: what reads it in these tests is not registered.
-        let config = WorkConfig { ack: Ack::Local, retention: Some(Retention::default()), consumers: Vec::new() };
+        let config = WorkConfig { ack: Ack::Local, retention: Some(Retention::default()), ..WorkConfig::default() };
         self.works.configure(work, config);
         let assignment = Assignment { work: work.clone(), owner: node, epoch: Epoch(epoch), replicas, in_sync };
         self.keeper.0.lock().unwrap().insert(work.clone(), assignment.clone());

@@ -526,13 +526,13 @@ pub struct Stream {
     pub placement: Placement,
 }
 
-/// How long records are kept; they may be forgotten once one of the limits is passed.
+/// How long records are kept; they may be forgotten once one of the limits is passed and all that read the stream have them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "RetentionText", into = "RetentionText")]
 pub struct Retention {
     /// Older records may be forgotten.
     pub age: Option<Time>,
-    /// Records before the latest so many bytes of a partition may be forgotten.
+    /// What a partition may take of the disk. The oldest records make room for new ones once they are read; until then nothing more is taken.
     pub size: Option<Size>,
 }
 
@@ -557,7 +557,7 @@ enum RetentionText {
 struct RetentionLimits {
     /// Older records may be forgotten.
     age: Option<Time>,
-    /// Records before the latest so many bytes of a partition may be forgotten.
+    /// What a partition may take of the disk. The oldest records make room for new ones once they are read; until then nothing more is taken.
     size: Option<Size>,
 }
 

@@ -122,7 +122,7 @@ impl Evidence {
 }
 
 /// All committed texts of a work.
-async fn read(owner: &Arc<crate::node::Node>, work: &WorkId) -> Vec<(u64, String)> {
+pub(crate) async fn read(owner: &Arc<crate::node::Node>, work: &WorkId) -> Vec<(u64, String)> {
     let mut all = Vec::new();
     let mut from = Position::START;
     loop {

@@ -40,6 +40,8 @@ pub(crate) struct Work {
     standing: Standing,
     /// Of the entries `first..next`.
     places: VecDeque<Place>,
+    /// What they take of segments, all together.
+    bytes: u64,
     /// How many of the places, at the end, are pending.
     pending: usize,
     /// Where each run of entries of one epoch begins.
@@ -51,7 +53,7 @@ pub(crate) struct Work {
 impl Work {
     pub(crate) fn new(name: Arc<str>, standing: Standing) -> Self {
         let (places, epochs, tail) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { name, standing, places, pending: 0, epochs, tail }
+        Self { name, standing, places, bytes: 0, pending: 0, epochs, tail }
     }
 
     /// With entries that are on disk already.
@@ -59,6 +61,7 @@ impl Work {
         let mut work = Self::new(name, standing);
         for ((place, epoch), index) in entries.into_iter().zip(standing.first..) {
             work.note_epoch(index, epoch);
+            work.bytes += place.size();
             work.places.push_back(place);
         }
         work
@@ -85,6 +88,24 @@ impl Work {
         self.epochs.get(after.checked_sub(1)?).map(|(_, epoch)| *epoch)
     }
 
+    /// What the entries that are held take of segments.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The first of the latest entries that together take no more than so many bytes.
+    pub(crate) fn first_within(&self, bytes_max: u64) -> u64 {
+        let (mut bytes, mut first) = (self.bytes, self.standing.first);
+        for place in &self.places {
+            if bytes <= bytes_max {
+                break;
+            }
+            bytes -= place.size();
+            first += 1;
+        }
+        first
+    }
+
     pub(crate) fn place(&self, index: u64) -> Option<Place> {
         self.places.get(index.checked_sub(self.standing.first)? as usize).copied()
     }
@@ -108,7 +129,9 @@ impl Work {
     pub(crate) fn push(&mut self, epoch: u64, payload: Bytes, ticket: u64) -> u64 {
         let index = self.standing.next;
         self.note_epoch(index, epoch);
-        self.places.push_back(Place::pending(ticket, payload.len()));
+        let place = Place::pending(ticket, payload.len());
+        self.bytes += place.size();
+        self.places.push_back(place);
         self.pending += 1;
         self.tail.push_back(payload);
         self.standing.next += 1;
@@ -146,6 +169,7 @@ impl Work {
                 uncached(payload.len());
             }
             if let Some(place) = self.places.pop_back() {
+                self.bytes -= place.size();
                 self.pending -= usize::from(place.is_pending());
                 freed(place);
             }
@@ -169,6 +193,7 @@ impl Work {
                 uncached(payload.len());
             }
             if let Some(place) = self.places.pop_front() {
+                self.bytes -= place.size();
                 self.pending -= usize::from(place.is_pending());
                 freed(place);
             }

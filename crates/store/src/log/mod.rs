@@ -8,6 +8,7 @@
 //! What a crash leaves: everything whose `durable` said so, in order and without gaps; of the rest a part from its
 //! beginning on; nothing else.
 
+mod buffers;
 mod format;
 mod held;
 mod index;
@@ -37,6 +38,7 @@ use segment::{Wanted, entry_bytes_max, read_entries};
 use state::{Done, Forget, Shared, State};
 use writer::Writer;
 
+pub(crate) use format::record_size;
 pub use types::{Append, Head, LogOptions, LogStats};
 
 /// Entries of one segment that lie at most this far apart are read together.
@@ -211,10 +213,7 @@ impl Log {
         let bytes: usize = entries.iter().map(|(_, _, payload)| payload.len()).sum();
         let mut state = shared.lock();
         state.check_open()?;
-        if state.full {
-            let needed = u64::from(shared.options.segment_bytes);
-            return Err(StoreError::Full { dir: shared.disk.path(""), needed });
-        }
+        state.check_space(shared)?;
         // One that is larger than all that may wait is taken when nothing else waits.
         if state.backlog_bytes > 0 && state.backlog_bytes + bytes > shared.backlog_max() {
             return Err(StoreError::Busy { waiting: state.backlog_bytes });
@@ -293,7 +292,8 @@ impl Log {
                     }
                     let segment = wanted.first().map_or(0, |wanted| wanted.place.segment);
                     let path = self.owner.shared.disk.path(&segment_name(segment));
-                    entries.extend(read_entries(file.as_ref(), &path, &wanted)?);
+                    let buffers = &self.owner.shared.buffers;
+                    entries.extend(read_entries(file.as_ref(), &path, &wanted, buffers)?);
                 }
             }
         }
@@ -308,6 +308,34 @@ impl Log {
         let standing = log.standing();
         let (first, next, last_epoch) = (standing.first, standing.next, Epoch(standing.last_epoch));
         Some(Head { first, next, last_epoch, durable: log.durable() })
+    }
+
+    /// What the entries of a work take of segments, those that wait for the disk included.
+    pub(crate) fn bytes_held(&self, work: &str) -> u64 {
+        let state = self.owner.shared.lock();
+        state.find(work).map_or(0, |(_, log)| log.bytes())
+    }
+
+    /// The first of a work's latest entries that together take no more than so many bytes of segments; behind the last where
+    /// not even that one fits.
+    pub(crate) fn first_within(&self, work: &str, bytes_max: u64) -> u64 {
+        let state = self.owner.shared.lock();
+        state.find(work).map_or(1, |(_, log)| log.first_within(bytes_max))
+    }
+
+    /// Whether the disk has space for what may be appended.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] while it has not.
+    pub(crate) fn check_space(&self) -> Result<(), StoreError> {
+        self.owner.shared.lock().check_space(&self.owner.shared)
+    }
+
+    /// How long the payload of an entry is; none where it is not held.
+    pub(crate) fn payload_bytes(&self, work: &str, index: u64) -> Option<usize> {
+        let state = self.owner.shared.lock();
+        let (_, log) = state.find(work)?;
+        log.place(index).map(|place| place.len as usize)
     }
 
     /// The epoch of an entry that is held, or of the one just before the first that is (0 before the first of all).

@@ -174,7 +174,7 @@ impl Writer {
         let file = self.shared.lock().segments.get(&segment).map(|segment| segment.file.clone());
         let path = self.shared.disk.path(&segment_name(segment));
         let missing = || StoreError::Corrupt { file: path.clone(), offset: 0, reason: "it is missing".to_owned() };
-        let entries = read_entries(file.ok_or_else(missing)?.as_ref(), &path, &[wanted])?;
+        let entries = read_entries(file.ok_or_else(missing)?.as_ref(), &path, &[wanted], &self.shared.buffers)?;
         entries.into_iter().next().map(|entry| entry.payload).ok_or_else(missing)
     }
 }

@@ -10,6 +10,7 @@ use crc32c::crc32c;
 use littoral_model::entry::Entry;
 use littoral_model::id::Epoch;
 
+use super::buffers::Buffers;
 use super::format::{
     Encoder, RECORD_HEADER_BYTES, Record, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, Standing, record_size,
     segment_name,
@@ -87,13 +88,17 @@ pub(crate) struct Wanted {
 }
 
 /// Reads entries of one segment, in the order of their offsets, with one read.
-pub(crate) fn read_entries(file: &dyn DiskFile, path: &Path, wanted: &[Wanted]) -> Result<Vec<Entry>, StoreError> {
+pub(crate) fn read_entries(
+    file: &dyn DiskFile,
+    path: &Path,
+    wanted: &[Wanted],
+    buffers: &Buffers,
+) -> Result<Vec<Entry>, StoreError> {
     let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(Vec::new()) };
     let start = first.place.offset;
     let length = u64::from(last.place.offset - start) + last.place.size();
-    let mut buffer = vec![0; length as usize];
-    read_exact_at(file, &mut buffer, u64::from(start)).map_err(|error| StoreError::io("read", path, &error))?;
-    let buffer = Bytes::from(buffer);
+    let read = |into: &mut [u8]| read_exact_at(file, into, u64::from(start));
+    let buffer = buffers.fill(length as usize, read).map_err(|error| StoreError::io("read", path, &error))?;
     let read = |one: &Wanted| {
         let at = (one.place.offset - start) as usize;
         decode_entry(&buffer, at, one).ok_or_else(|| StoreError::Corrupt {

@@ -8,6 +8,7 @@ use littoral_model::id::Epoch;
 use tokio::sync::{Notify, oneshot};
 
 use super::LogOptions;
+use super::buffers::Buffers;
 use super::format::{Kind, Record, Standing};
 use super::index::{Place, Work};
 use crate::disk::{Disk, DiskFile};
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) step: Notify,
     /// Wakes who waits for the backlog to shrink.
     pub(crate) space: Notify,
+    /// For what is read from segments.
+    pub(crate) buffers: Buffers,
 }
 
 impl Shared {
@@ -44,6 +47,7 @@ impl Shared {
             work: Condvar::new(),
             step: Notify::new(),
             space: Notify::new(),
+            buffers: Buffers::default(),
         }
     }
 
@@ -152,6 +156,12 @@ impl State {
             None if self.closing => Err(StoreError::Closed),
             None => Ok(()),
         }
+    }
+
+    /// Refuses what the disk has no space for.
+    pub(crate) fn check_space(&self, shared: &Shared) -> Result<(), StoreError> {
+        let needed = u64::from(shared.options.segment_bytes);
+        if self.full { Err(StoreError::Full { dir: shared.disk.path(""), needed }) } else { Ok(()) }
     }
 
     pub(crate) fn find(&self, work: &str) -> Option<(u32, &Work)> {

@@ -21,17 +21,16 @@ use crate::error::StoreError;
 const APPLY_EVERY: Duration = Duration::from_secs(1);
 /// They are applied sooner when so many bytes wait; also the most that is applied at once of one work.
 pub(super) const APPLY_BYTES: usize = 8 << 20;
-/// How many marks of time and size are kept of a work, for its retention; when there are more, every other one goes.
+/// How many marks of time are kept of a work, for its retention; when there are more, every other one goes.
 const MARKS_MAX: usize = 512;
 
 type Known = Mutex<HashMap<WorkId, Arc<Work>>>;
 
-/// When a work's log was how long, and how many bytes had gone through it.
+/// When a work's log was how long.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     when: Instant,
     index: u64,
-    bytes: u64,
 }
 
 type Marks = VecDeque<Mark>;
@@ -50,10 +49,10 @@ pub(super) async fn run(shared: Arc<Shared>, works: Arc<Known>) {
         let known: Vec<Arc<Work>> = works.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         marks.retain(|id, _| known.iter().any(|work| work.id == *id));
         match round(&shared, &known).await {
-            Ok(sizes) => {
-                for (work, bytes) in known.iter().zip(sizes) {
+            Ok(()) => {
+                for work in &known {
                     let marks = marks.entry(work.id.clone()).or_default();
-                    mark(marks, Instant::now(), work.applied(), bytes);
+                    mark(marks, Instant::now(), work.applied());
                     trim(work, marks);
                 }
             }
@@ -64,21 +63,19 @@ pub(super) async fn run(shared: Arc<Shared>, works: Arc<Known>) {
     }
 }
 
-/// Applies what is committed of each work; how many bytes of each that was.
-async fn round(shared: &Arc<Shared>, known: &[Arc<Work>]) -> Result<Vec<u64>, StoreError> {
+/// Applies what is committed of each work.
+async fn round(shared: &Arc<Shared>, known: &[Arc<Work>]) -> Result<(), StoreError> {
     let _applying = shared.applying.lock().await;
     let ranges: Vec<(String, u64, u64)> =
         known.iter().map(|work| (work.name.clone(), work.applied() + 1, work.committed())).collect();
     if ranges.iter().all(|(_, from, upto)| from > upto) {
-        return Ok(vec![0; known.len()]);
+        return Ok(());
     }
     let of = Arc::clone(shared);
-    let (batch, sizes) = blocking(move || {
-        let mut batch = Vec::new();
-        let sizes =
-            ranges.iter().map(|(name, from, upto)| gather(&of, name, *from, *upto, &mut batch)).collect::<Vec<_>>();
+    let batch = blocking(move || {
+        let batch: Vec<_> = ranges.iter().filter_map(|(name, from, upto)| gather(&of, name, *from, *upto)).collect();
         of.derived.apply(&batch)?;
-        Ok((batch, sizes))
+        Ok(batch)
     })
     .await?;
     let applied: HashMap<&str, u64> = batch.iter().map(|applied| (applied.work.as_str(), applied.index)).collect();
@@ -91,33 +88,30 @@ async fn round(shared: &Arc<Shared>, known: &[Arc<Work>]) -> Result<Vec<u64>, St
             }
         }
     }
-    Ok(sizes)
+    Ok(())
 }
 
-/// Adds the changes of one work. One that cannot be read does not stop the others.
-fn gather(shared: &Shared, name: &str, from: u64, upto: u64, batch: &mut Vec<Applied>) -> u64 {
+/// The changes of one work. One that cannot be read does not stop the others.
+fn gather(shared: &Shared, name: &str, from: u64, upto: u64) -> Option<Applied> {
     let mut changes = Changes::new();
     match collect(&shared.log, name, from, upto, APPLY_BYTES, &mut changes) {
-        Ok(None) => 0,
-        Ok(Some(collected)) => {
-            let (index, epoch) = collected.last;
-            batch.push(Applied { work: name.to_owned(), index, epoch, changes: changes.into_iter().collect() });
-            collected.bytes as u64
+        Ok(collected) => {
+            let (index, epoch) = collected?.last;
+            Some(Applied { work: name.to_owned(), index, epoch, changes: changes.into_iter().collect() })
         }
         Err(Collect::Store(error)) => {
             tracing::error!(work = name, %error, "committed entries cannot be read");
-            0
+            None
         }
         Err(Collect::Wire(error)) => {
             tracing::error!(work = name, %error, "a committed entry cannot be read");
-            0
+            None
         }
     }
 }
 
-fn mark(marks: &mut Marks, when: Instant, index: u64, bytes: u64) {
-    let last = marks.back().copied();
-    if last.is_some_and(|last| last.index == index) {
+fn mark(marks: &mut Marks, when: Instant, index: u64) {
+    if marks.back().is_some_and(|last| last.index == index) {
         return;
     }
     if marks.len() >= MARKS_MAX {
@@ -127,47 +121,32 @@ fn mark(marks: &mut Marks, when: Instant, index: u64, bytes: u64) {
             keep
         });
     }
-    marks.push_back(Mark { when, index, bytes: last.map_or(0, |last| last.bytes) + bytes });
+    marks.push_back(Mark { when, index });
 }
 
 /// Below which index a retention allows to forget.
 fn expired(retention: Retention, marks: &Marks, now: Instant) -> u64 {
-    let total = marks.back().map_or(0, |mark| mark.bytes);
-    let gone = |mark: &&Mark| {
-        let old = retention.age.is_some_and(|age| now.duration_since(mark.when) >= age);
-        let far = retention.bytes.is_some_and(|bytes| total - mark.bytes >= bytes);
-        old || far
-    };
-    marks.iter().rev().find(gone).map_or(0, |mark| mark.index + 1)
+    let Some(age) = retention.age else { return 0 };
+    let old = marks.iter().rev().find(|mark| now.duration_since(mark.when) >= age);
+    old.map_or(0, |mark| mark.index + 1)
 }
 
-/// Lets the log forget what is applied and neither a consumer, nor the retention, nor a replica that keeps up needs.
+/// Lets the log forget what is applied and needed by nobody, as far as the retention allows.
 fn trim(work: &Work, marks: &Marks) {
-    let below = {
+    let (ownership, replicated) = {
         let state = work.state();
-        let applied = work.applied() + 1;
-        match (&state.ownership, &state.config) {
-            (None, _) => applied.min(state.trim_below),
-            (Some(_), None) => return,
-            (Some(ownership), Some(config)) => {
-                let mut inner = ownership.inner();
-                let mut below = applied;
-                for consumer in &config.consumers {
-                    below = below.min(inner.consumers.get(consumer).map_or(0, |position| position.index));
-                }
-                if let Some(retention) = config.retention {
-                    below = below.min(expired(retention, marks, Instant::now()));
-                }
-                for follower in inner.followers.values().filter(|follower| !follower.silent) {
-                    below = below.min(follower.matched + 1);
-                }
-                inner.trim_below = inner.trim_below.max(below);
-                below
-            }
-        }
+        (state.ownership.clone(), state.trim_below)
     };
+    let below = match &ownership {
+        None => Some(replicated.min(work.applied() + 1)),
+        Some(ownership) => ownership.forgettable(|retention| expired(retention, marks, Instant::now())),
+    };
+    let Some(below) = below else { return };
     if let Err(error) = work.shared.log.trim(&work.name, below) {
         tracing::warn!(work = %work.name, %error, "old entries cannot be forgotten");
+    }
+    if let Some(ownership) = ownership {
+        ownership.room_changed.notify_waiters();
     }
 }
 
@@ -176,24 +155,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_old_or_too_much_expires() {
+    fn what_is_too_old_expires() {
         let (mut marks, mut now) = (Marks::new(), Instant::now());
         for index in 1..=10 {
-            mark(&mut marks, now, index, 100);
+            mark(&mut marks, now, index);
             now += Duration::from_secs(1);
         }
-        let retention = |age: Option<u64>, bytes| Retention { age: age.map(Duration::from_secs), bytes };
-        assert_eq!(expired(retention(None, None), &marks, now), 0);
-        assert_eq!(expired(retention(Some(4), None), &marks, now), 8);
-        assert_eq!(expired(retention(None, Some(250)), &marks, now), 8);
-        assert_eq!(expired(retention(Some(100), Some(10_000)), &marks, now), 0);
+        let retention = |age: Option<u64>| Retention { age: age.map(Duration::from_secs) };
+        assert_eq!(expired(retention(None), &marks, now), 0);
+        assert_eq!(expired(retention(Some(4)), &marks, now), 8);
+        assert_eq!(expired(retention(Some(100)), &marks, now), 0);
     }
 
     #[test]
     fn marks_are_bounded() {
         let mut marks = Marks::new();
         for index in 1..=5_000 {
-            mark(&mut marks, Instant::now(), index, 1);
+            mark(&mut marks, Instant::now(), index);
         }
         assert!(marks.len() <= MARKS_MAX);
         assert!(marks.iter().zip(marks.iter().skip(1)).all(|(one, next)| one.index < next.index));

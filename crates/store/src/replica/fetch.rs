@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use littoral_model::entry::{Commit, PortBatch, Position};
-use littoral_model::wire::{self, FetchReply, FetchRequest};
+use littoral_model::wire::{FetchReply, FetchRequest};
 use tokio::time::Instant;
 
 use super::owner::Ownership;
@@ -15,8 +15,8 @@ use crate::error::StoreError;
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// The most rows given at once, so that they fit into a message. A single entry may be larger.
 const BYTES_MAX: usize = 3 << 20;
-/// How much of the log is read at once, by readers that are far behind.
-const READ_BYTES: usize = 1 << 20;
+/// How much of the log is read at once at least, by readers that are far behind: it may hold nothing that they want.
+const READ_BYTES_MIN: usize = 256 << 10;
 /// How many consumers' places are remembered; a work has a few.
 const CONSUMERS_MAX: usize = 1_024;
 
@@ -73,8 +73,13 @@ impl Ownership {
     fn note_consumer(&self, request: &FetchRequest) {
         let Some(consumer) = &request.consumer else { return };
         let mut inner = self.inner();
-        if inner.consumers.len() < CONSUMERS_MAX || inner.consumers.contains_key(consumer) {
-            inner.consumers.insert(consumer.clone(), request.committed);
+        let is_known = inner.consumers.contains_key(consumer);
+        if is_known || inner.consumers.len() < CONSUMERS_MAX {
+            let before = inner.consumers.insert(consumer.clone(), request.committed);
+            drop(inner);
+            if before != Some(request.committed) {
+                self.room_changed.notify_waiters();
+            }
         }
     }
 
@@ -91,9 +96,15 @@ impl Ownership {
                 continue;
             }
             let (log, name, from) = (self.shared.log.clone(), self.name.clone(), found.next.index);
+            let left = bytes_max(request).saturating_sub(found.bytes);
+            // What would not be taken need not be read.
+            if !found.batches.is_empty() && log.payload_bytes(&name, from).is_some_and(|bytes| bytes > left) {
+                found.full = true;
+                break;
+            }
             let commits = blocking(move || {
-                let entries = log.read(&name, from, READ_BYTES)?;
-                let commits = entries.into_iter().map(|entry| wire::decode::<Commit>(&entry.payload));
+                let entries = log.read(&name, from, left.max(READ_BYTES_MIN))?;
+                let commits = entries.into_iter().map(|entry| Commit::decode(&entry.payload));
                 commits.collect::<Result<Vec<_>, _>>().map_err(|error| StoreError::Failed { reason: error.to_string() })
             });
             let commits = commits.await?;
@@ -110,13 +121,17 @@ impl Ownership {
     }
 }
 
+/// About how many bytes of rows a reader gets.
+fn bytes_max(request: &FetchRequest) -> usize {
+    usize::try_from(request.bytes_max).unwrap_or(BYTES_MAX).min(BYTES_MAX)
+}
+
 /// Takes an entry's rows on the asked port. All of an entry or nothing: a place in between would count rows of another
 /// batch.
 fn take_rows(request: &FetchRequest, found: &mut Found, commit: &Commit) {
     let wanted = || commit.outputs.iter().filter(|batch| batch.port == request.port);
     let bytes: usize = wanted().map(|batch| batch.arrow.len()).sum();
-    let bytes_max = usize::try_from(request.bytes_max).unwrap_or(BYTES_MAX).min(BYTES_MAX);
-    if !found.batches.is_empty() && found.bytes + bytes > bytes_max {
+    if !found.batches.is_empty() && found.bytes + bytes > bytes_max(request) {
         found.full = true;
         return;
     }

@@ -47,7 +47,8 @@ pub(super) fn fold(changes: &mut Changes, index: u64, commit: &Commit) -> Result
         let mut key = BytesMut::with_capacity(5);
         key.put_u8(b's');
         key.put_u32(*group);
-        changes.insert(key.freeze(), (!bytes.is_empty()).then(|| bytes.clone()));
+        // Copied: what is kept for long must not keep in memory what it was read with.
+        changes.insert(key.freeze(), (!bytes.is_empty()).then(|| Bytes::copy_from_slice(bytes)));
     }
     for input in &commit.inputs {
         changes.insert(key(b'i', &input.work.to_string()), Some(wire::encode(&(input.epoch, input.position))?));

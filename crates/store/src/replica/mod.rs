@@ -5,7 +5,7 @@
 //! an entry before it is committed, and `promote` takes over what earlier owners left. Where the node is a replica,
 //! `receive` takes what the owner sends and refuses owners of the past (`epochs`). Committed entries are read with
 //! `fetch`, written from outside with `publish`, and turned into derived state (`keys`) by `apply`, which also forgets
-//! what nobody needs any more.
+//! what nobody needs any more; `room` says what that is, and keeps a work within its limit.
 //!
 //! Why an acknowledged entry is never lost: it is on the disks of all in-sync nodes, of which one becomes the next owner.
 //! The in-sync set that an owner waits for always contains the keeper's: a node is waited for from before the keeper is
@@ -24,6 +24,7 @@ mod promote;
 mod publish;
 mod receive;
 mod recent;
+mod room;
 mod work;
 
 use std::collections::{BTreeMap, HashMap};
@@ -115,14 +116,12 @@ pub enum Ack {
     Site,
 }
 
-/// How long a stream keeps its records, whether they were read or not. An entry may be forgotten once either limit is
-/// passed; with neither, none is. Limits are counted from the start of the present owner.
+/// How long a stream keeps records that all consumers have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Records older than this may be forgotten.
+    /// Records older than this may be forgotten; without it none is before its bytes are needed. Counted from the start of the
+    /// present owner.
     pub age: Option<Duration>,
-    /// Records before the latest so many bytes may be forgotten.
-    pub bytes: Option<u64>,
 }
 
 /// What an owner must know of a work beyond its assignment.
@@ -132,6 +131,9 @@ pub struct WorkConfig {
     pub ack: Ack,
     /// For streams. None for stages: their entries are forgotten as soon as all consumers have them.
     pub retention: Option<Retention>,
+    /// The most that its entries may take of the disk. The oldest make room for new ones once all consumers have them; while
+    /// one has not, what is published is turned down ([`PublishReply::Full`]), and what this node appends itself waits.
+    pub bytes_max: Option<u64>,
     /// The works that read this one. Nothing is forgotten that one of them has not committed.
     pub consumers: Vec<WorkId>,
 }
@@ -163,6 +165,20 @@ pub enum WriteError {
     TooLarge {
         /// Its size.
         bytes: usize,
+    },
+    /// The work holds as much as it may, and the oldest of it is not to be forgotten yet.
+    #[error(
+        "{work} is full: it holds {held} of the {bytes_max} bytes that it may, and {consumer} has not read the oldest of them; publish again once it has, or raise the stream's `retention`"
+    )]
+    Full {
+        /// Which work.
+        work: WorkId,
+        /// What its entries take of the disk, in bytes.
+        held: u64,
+        /// What they may.
+        bytes_max: u64,
+        /// The consumer that is furthest behind.
+        consumer: Box<WorkId>,
     },
     /// What is stored cannot be read.
     #[error("the state of {work} cannot be read: {reason}")]

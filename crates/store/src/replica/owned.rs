@@ -63,7 +63,8 @@ impl Owned {
         self.ownership.committed()
     }
 
-    /// Appends a commit; those appended one after the other have that order. Waits while 16 MiB wait to be committed.
+    /// Appends a commit; those appended one after the other have that order. Waits while 16 MiB wait to be committed, and while
+    /// the work has no room because consumers are behind.
     ///
     /// # Errors
     /// [`WriteError::Fenced`] when the right has ended; [`WriteError::TooLarge`]; [`WriteError::Store`].

@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use super::owned::Committing;
 use super::publish::Producers;
 use super::recent::Recent;
-use super::work::Shared;
-use super::{Ack, COMMIT_BYTES_MAX, WriteError};
+use super::room::Room;
+use super::work::{Shared, Work};
+use super::{Ack, COMMIT_BYTES_MAX, WorkConfig, WriteError};
 use crate::error::StoreError;
 use crate::log::Append;
 
@@ -61,12 +62,15 @@ pub(super) struct Ownership {
     pub(super) durable: watch::Sender<u64>,
     /// Something happened that may change who should be in sync.
     pub(super) reconsider: Notify,
+    /// Something happened that may let the log forget entries.
+    pub(super) room_changed: Notify,
     /// Held while an entry is given its place; what must have the same order as the entries.
     pub(super) order: tokio::sync::Mutex<Producers>,
     /// The number of the latest handle; entries of earlier ones are not taken any more.
     handle: AtomicU64,
     inner: Mutex<Inner>,
     budget: Arc<Semaphore>,
+    applied: Arc<AtomicU64>,
     syncing: mpsc::Sender<Append>,
     tasks: Mutex<Tasks>,
 }
@@ -119,7 +123,8 @@ impl Follower {
 }
 
 pub(super) struct Inner {
-    ack: Ack,
+    /// How the work is acknowledged, kept and read, once known.
+    pub(super) config: Option<WorkConfig>,
     pub(super) replicas: Vec<NodeId>,
     /// Who the keeper says is in sync.
     pub(super) in_sync: BTreeSet<NodeId>,
@@ -149,16 +154,10 @@ struct Waiter {
 
 impl Ownership {
     /// Begins an ownership; `promote` does what must be done before it is ready.
-    pub(super) fn begin(
-        shared: Arc<Shared>,
-        name: String,
-        gate: Arc<tokio::sync::Mutex<()>>,
-        assignment: Assignment,
-        ack: Ack,
-    ) -> Arc<Self> {
+    pub(super) fn begin(work: &Work, assignment: Assignment, config: Option<WorkConfig>) -> Arc<Self> {
         let (syncing, appends) = mpsc::channel(SYNCING_MAX);
         let inner = Inner {
-            ack,
+            config,
             replicas: assignment.replicas,
             in_sync: assignment.in_sync.into_iter().collect(),
             asked: BTreeSet::new(),
@@ -174,18 +173,20 @@ impl Ownership {
             lost: None,
         };
         let ownership = Arc::new(Self {
-            shared,
+            shared: Arc::clone(&work.shared),
             id: assignment.work,
-            name,
+            name: work.name.clone(),
             epoch: assignment.epoch,
-            gate,
+            gate: Arc::clone(&work.gate),
             progress: watch::Sender::default(),
             durable: watch::Sender::default(),
             reconsider: Notify::new(),
+            room_changed: Notify::new(),
             order: tokio::sync::Mutex::default(),
             handle: AtomicU64::new(0),
             inner: Mutex::new(inner),
             budget: Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX)),
+            applied: Arc::clone(&work.applied),
             syncing,
             tasks: Mutex::default(),
         });
@@ -214,6 +215,11 @@ impl Ownership {
 
     pub(super) fn committed(&self) -> u64 {
         self.progress.borrow().committed
+    }
+
+    /// The index of the last entry in the derived state.
+    pub(super) fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
     }
 
     /// Waits until the ownership is ready. False when it ended before.
@@ -275,10 +281,12 @@ impl Ownership {
         }
     }
 
-    pub(super) fn acknowledge(&self, ack: Ack) {
+    pub(super) fn configure(&self, config: WorkConfig) {
         let mut inner = self.inner();
-        inner.ack = ack;
+        inner.config = Some(config);
         self.advance(&mut inner);
+        drop(inner);
+        self.room_changed.notify_waiters();
     }
 
     /// Ships to these nodes from now on.
@@ -323,7 +331,7 @@ impl Ownership {
     pub(super) fn advance(&self, inner: &mut Inner) {
         let (Some(inherited), true, None) = (inner.inherited, inner.confirmed, &inner.lost) else { return };
         let mut upto = inner.durable;
-        if inner.ack == Ack::Site {
+        if inner.config.as_ref().map(|config| config.ack).unwrap_or_default() == Ack::Site {
             let others = inner.in_sync.union(&inner.asked).filter(|node| **node != self.shared.node);
             for node in others {
                 upto = upto.min(inner.followers.get(node).map_or(0, |follower| follower.matched));
@@ -341,7 +349,9 @@ impl Ownership {
         }
         self.shared.fresh(fresh);
         let next = Progress { committed: inner.committed, ready: inner.committed >= inherited, lost: false };
-        self.progress.send_if_modified(|progress| std::mem::replace(progress, next) != next);
+        if self.progress.send_if_modified(|progress| std::mem::replace(progress, next) != next) {
+            self.room_changed.notify_waiters();
+        }
     }
 
     /// Waits for the disk, append by append.
@@ -389,8 +399,15 @@ impl Ownership {
         let mut payload = encode(&commit)?;
         let permits = payload.len().clamp(ENTRY_BYTES_MIN, IN_FLIGHT_BYTES_MAX);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
-        let budget = Arc::clone(&self.budget).acquire_many_owned(permits).await.map_err(|_| self.fenced())?;
-        let mut producers = self.order.lock().await;
+        let (budget, mut producers) = loop {
+            self.wait_for_room(payload.len(), handle.is_none()).await?;
+            let budget = Arc::clone(&self.budget).acquire_many_owned(permits).await.map_err(|_| self.fenced())?;
+            let order = self.order.lock().await;
+            // Those who had their turn before may have taken it.
+            if matches!(self.room(payload.len())?, Room::Enough) {
+                break (budget, order);
+            }
+        };
         if handle.is_some_and(|handle| handle != self.handle.load(Ordering::Acquire)) {
             return Err(self.fenced());
         }

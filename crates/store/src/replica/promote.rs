@@ -149,7 +149,7 @@ pub(super) fn collect(
             break;
         }
         for entry in entries.into_iter().take_while(|entry| entry.index <= upto) {
-            let commit: Commit = wire::decode(&entry.payload).map_err(Collect::Wire)?;
+            let commit = Commit::decode(&entry.payload).map_err(Collect::Wire)?;
             keys::fold(changes, entry.index, &commit).map_err(Collect::Wire)?;
             next = entry.index + 1;
             let bytes = collected.map_or(0, |collected| collected.bytes) + entry.payload.len();

@@ -9,6 +9,7 @@ use littoral_model::work::WorkKind;
 use super::WriteError;
 use super::keys::{self, Published};
 use super::owner::{Appended, Ownership};
+use crate::error::StoreError;
 
 /// How many producers of a work are remembered. Beyond that, the one that has not published for longest is forgotten;
 /// if it repeats its latest publication then, that is stored twice.
@@ -94,6 +95,10 @@ impl Ownership {
         match stored {
             Ok((index, repeated)) => Some(PublishReply::Stored { index, repeated }),
             Err(WriteError::Fenced { .. }) => None,
+            Err(error @ (WriteError::Full { .. } | WriteError::Store(StoreError::Full { .. }))) => {
+                metrics::counter!("littoral_publish_full_total").increment(1);
+                Some(PublishReply::Full(error.to_string()))
+            }
             Err(error) => Some(PublishReply::Refused(error.to_string())),
         }
     }

@@ -61,7 +61,7 @@ pub(super) struct Work {
     /// Held by what changes the log as a replica, and while this node becomes owner.
     pub(super) gate: Arc<tokio::sync::Mutex<()>>,
     /// The index of the last entry in the derived state.
-    pub(super) applied: AtomicU64,
+    pub(super) applied: Arc<AtomicU64>,
     state: Mutex<State>,
 }
 
@@ -95,7 +95,7 @@ impl Work {
         });
         let fence = last_epoch.max(shared.epochs.known(&name));
         let state = State { fence, committed: applied, ..State::default() };
-        let (gate, applied) = (Arc::default(), AtomicU64::new(applied));
+        let (gate, applied) = (Arc::default(), Arc::new(AtomicU64::new(applied)));
         Arc::new(Self { id, name, shared, gate, applied, state: Mutex::new(state) })
     }
 
@@ -115,7 +115,7 @@ impl Work {
     pub(super) fn configure(&self, config: WorkConfig) {
         let mut state = self.state();
         if let Some(ownership) = &state.ownership {
-            ownership.acknowledge(config.ack);
+            ownership.configure(config.clone());
         }
         state.config = Some(config);
     }
@@ -143,10 +143,7 @@ impl Work {
         state.fence = assignment.epoch;
         state.disown();
         if mine {
-            let ack = state.config.as_ref().map(|config| config.ack).unwrap_or_default();
-            let begun =
-                Ownership::begin(Arc::clone(&self.shared), self.name.clone(), Arc::clone(&self.gate), assignment, ack);
-            state.ownership = Some(begun);
+            state.ownership = Some(Ownership::begin(self, assignment, state.config.clone()));
         }
     }
 
