@@ -367,7 +367,9 @@ fn pairs_of_two_streams_over_several_partitions_are_exact_through_kills() {
     }
     cloud.tell(&world, &["deploy", &folder]);
     let joins = ["matched", "valued"];
-    let counts = joins.iter().flat_map(|name| [(format!("{name}-left"), 4), (format!("{name}-right"), 3), ((*name).to_owned(), 4)]);
+    let counts = joins
+        .iter()
+        .flat_map(|name| [(format!("{name}-left"), 4), (format!("{name}-right"), 3), ((*name).to_owned(), 4)]);
     let counts: Vec<(String, usize)> = counts.collect();
     let are_copied = || {
         let is_copied = |(flow, count): &(String, usize)| {

@@ -71,7 +71,9 @@ impl Compiled {
     /// The columns of the rows that may come too late, for each stream that is read.
     pub(crate) fn inputs(&self) -> Vec<&[Column]> {
         match &self.spread {
-            Some(spread) => spread.parts.iter().filter(|part| part.plan.has_late_port).map(|part| part.plan.input()).collect(),
+            Some(spread) => {
+                spread.parts.iter().filter(|part| part.plan.has_late_port).map(|part| part.plan.input()).collect()
+            }
             None => vec![self.plan.input()],
         }
     }

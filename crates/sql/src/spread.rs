@@ -160,15 +160,15 @@ pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
     let of_sides =
         [("left", left, of_left, 0, Lateness::Older), ("right", right, of_right, behind_left, of_right_rows)];
     let parts = of_sides.map(|(name, side, laid, first, lateness)| {
-            let argument = |(at, ty): (usize, &Type)| Argument {
-                value: Some(laid.values.get(&at).map_or_else(|| Expr::null(*ty), |place| Expr::Column(*place))),
-                ..nothing(*ty)
-            };
-            let arguments = types.iter().enumerate().map(argument).collect();
-            let has_late_port = has_late_port && lateness != Lateness::Never;
-            let sharding = side.sharding((first, partitions), lateness, idle_us, arguments);
-            side.part(name, sharding, &columns, has_late_port)
-        });
+        let argument = |(at, ty): (usize, &Type)| Argument {
+            value: Some(laid.values.get(&at).map_or_else(|| Expr::null(*ty), |place| Expr::Column(*place))),
+            ..nothing(*ty)
+        };
+        let arguments = types.iter().enumerate().map(argument).collect();
+        let has_late_port = has_late_port && lateness != Lateness::Never;
+        let sharding = side.sharding((first, partitions), lateness, idle_us, arguments);
+        side.part(name, sharding, &columns, has_late_port)
+    });
     (Spread { parts: parts.into(), partitions }, plan.identified())
 }
 

@@ -147,7 +147,9 @@ fn rows_that_come_do_not_overtake_those_that_wait_to_come_out() {
     let many: Vec<Line> = (0..20_000).map(|v| (0, 10, v)).collect();
     let mut join = Running::new(&program, "f", 0, true);
     let mut came = Vec::new();
-    for (_, rows) in [taken("f-left", &many), taken("f-right", &[(0, 40, 8)]), taken("f-left", &[(0, 12, 20_000)])].concat() {
+    for (_, rows) in
+        [taken("f-left", &many), taken("f-right", &[(0, 40, 8)]), taken("f-left", &[(0, 12, 20_000)])].concat()
+    {
         came.extend(lines(join.take(&rows).rows.as_ref()));
     }
     while join.has_more() {
@@ -170,7 +172,9 @@ fn what_comes_out_at_once_is_bounded_by_what_versions_have_too() {
     let many: Vec<String> = (0..30).map(|v| record(10, v)).collect();
     let mut join = Running::new(&program, "f", 0, false);
     let mut came = Vec::new();
-    for (_, rows) in [taken("f-right", &[record(5, 0)]), taken("f-left", &many), taken("f-right", &[record(40, 0)])].concat() {
+    for (_, rows) in
+        [taken("f-right", &[record(5, 0)]), taken("f-left", &many), taken("f-right", &[record(40, 0)])].concat()
+    {
         came.extend(join.take(&rows).rows.map(|rows| rows.num_rows()));
     }
     while join.has_more() {
@@ -182,7 +186,8 @@ fn what_comes_out_at_once_is_bounded_by_what_versions_have_too() {
 
 #[test]
 fn late_rows_are_those_of_the_stream_that_is_read_whatever_versions_have() {
-    let text = statements([1, 1], "LATE INTO too_late", AT).replace("STREAM r (m text,", "STREAM r (m text, more text,");
+    let text =
+        statements([1, 1], "LATE INTO too_late", AT).replace("STREAM r (m text,", "STREAM r (m text, more text,");
     let rows = [('l', (0, 30, 1)), ('l', (0, 20, 2)), ('r', (0, 50, 3)), ('r', (0, 5, 4))];
     let came = in_turn(&fine(&text), &rows);
     assert_eq!(came.late, [r#"{"m":"m0","ts":"1970-01-01T00:00:20Z","v":2}"#]);
@@ -192,7 +197,9 @@ fn late_rows_are_those_of_the_stream_that_is_read_whatever_versions_have() {
 #[test]
 fn which_version_was_valid_says_on_alone() {
     let query = |kind: &str, rest: &str| {
-        format!("SELECT a.v AS a, b.v AS b FROM l AS a {kind} JOIN r FOR SYSTEM_TIME AS OF a.ts AS b ON a.m = b.m {rest}")
+        format!(
+            "SELECT a.v AS a, b.v AS b FROM l AS a {kind} JOIN r FOR SYSTEM_TIME AS OF a.ts AS b ON a.m = b.m {rest}"
+        )
     };
     let rows = [('r', (0, 5, 1)), ('r', (0, 6, 2)), ('l', (0, 10, 1)), ('r', (0, 50, 0))];
     let came = |query: &str| in_turn(&fine(&statements([1, 1], "", query)), &rows).rows;

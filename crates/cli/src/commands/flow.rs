@@ -151,7 +151,8 @@ impl Explanation {
         let sink = measured.sinks.iter().find(|sink| sink.name == end.to.name && sink.rows > 0)?;
         let by_row = |bytes: u64, rows: u64| bytes as f64 / rows as f64;
         let share = share_of_rows * by_row(sink.bytes, sink.rows) / by_row(*bytes, *taken);
-        let told = format!("{:.1} % of the bytes that come from {} go on to {}", share * 100.0, self.source.name, end.to.name);
+        let told =
+            format!("{:.1} % of the bytes that come from {} go on to {}", share * 100.0, self.source.name, end.to.name);
         share.is_finite().then_some(told)
     }
 

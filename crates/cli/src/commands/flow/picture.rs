@@ -149,7 +149,8 @@ fn stages(flow: &Explanation) -> Vec<(String, Stage)> {
         });
         if let Some((_, stage)) = stages.get_mut(at) {
             let runs = flow.measured.iter().flat_map(|measured| &measured.stages);
-            let mut runs = runs.filter(|run| row.partition == Some(run.partition) && run.functions.join("+") == functions);
+            let mut runs =
+                runs.filter(|run| row.partition == Some(run.partition) && run.functions.join("+") == functions);
             match runs.next() {
                 Some(run) => stage.nodes.extend(run.owner.clone()),
                 None => stage.nodes.extend(row.nodes.iter().cloned()),
