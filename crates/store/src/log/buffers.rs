@@ -1,5 +1,5 @@
-//! Memory for what is read from segments, which is used again: to get fresh memory from the system takes longer than to read
-//! into what was used before.
+//! Memory for what is read from segments, which is used again: large pieces that come fresh from the system each time have to be
+//! cleared by it page by page.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
