@@ -296,7 +296,9 @@ impl Mill {
         let deadline = Instant::now() + LIMIT;
         loop {
             for place in &self.places {
-                if votes(place, &hall).await && self.has_copies(place).await && votes(&self.nodes.admin(0), &hall).await
+                if votes(place, &hall).await
+                    && self.has_copies(place).await
+                    && self.has_copies(&self.nodes.admin(0)).await
                 {
                     return Ok(());
                 }
