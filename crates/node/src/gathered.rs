@@ -16,9 +16,10 @@ use crate::sync::lock;
 /// How many entries of a partition may be on their way at the same time, unless they are full: one is written while the next
 /// is encoded.
 const UNDER_WAY_MAX: usize = 2;
-/// With so many bytes or rows an entry is full, and does not wait for others to be stored.
+/// With so many bytes an entry is full, and does not wait for others to be stored.
 const FULL_BYTES: usize = 256 << 10;
-const FULL_ROWS: usize = 65_536;
+/// So many bytes may wait for a partition; beyond that publications are turned down.
+const WAITING_BYTES_MAX: usize = 16 << 20;
 /// What a row counts beside its text.
 const ROW_BYTES: usize = 16;
 
@@ -41,6 +42,9 @@ struct Publication {
     stored: oneshot::Sender<Result<(), AdminError>>,
 }
 
+/// Where it is told whether a publication was stored.
+type Told = oneshot::Receiver<Result<(), AdminError>>;
+
 /// Publications that are stored together.
 #[derive(Default)]
 struct Together {
@@ -52,12 +56,10 @@ struct Together {
 impl Gathered {
     /// Adds a publication, which is stored whole or not at all; where it is told, and whether the caller must begin to store
     /// ([`in_turns`](Gathered::in_turns)).
-    pub(crate) fn add(
-        &self,
-        work: &WorkId,
-        rows: Vec<Row>,
-        at: i64,
-    ) -> (oneshot::Receiver<Result<(), AdminError>>, bool) {
+    ///
+    /// # Errors
+    /// When too much waits already.
+    pub(crate) fn add(&self, work: &WorkId, rows: Vec<Row>, at: i64) -> Result<(Told, bool), AdminError> {
         let text = |(key, _, value): &Row| key.as_ref().map_or(0, String::len) + value.len() + ROW_BYTES;
         let bytes = rows.iter().map(text).sum();
         let (stored, told) = oneshot::channel();
@@ -65,12 +67,16 @@ impl Gathered {
         if !partitions.contains_key(work) {
             partitions.insert(work.clone(), Partition::default());
         }
-        let Some(partition) = partitions.get_mut(work) else { return (told, false) };
+        let Some(partition) = partitions.get_mut(work) else { return Ok((told, false)) };
+        if partition.bytes > 0 && partition.bytes + bytes > WAITING_BYTES_MAX {
+            let text = format!("{WAITING_BYTES_MAX} bytes wait to be stored in {work} already");
+            return Err(AdminError::unavailable(text).hint("nothing of it was stored; publish it again later"));
+        }
         partition.bytes += bytes;
         partition.waiting.push_back(Publication { rows, bytes, at, stored });
         let begins = partition.under_way < UNDER_WAY_MAX || partition.bytes >= FULL_BYTES;
         partition.under_way += usize::from(begins);
-        (told, begins)
+        Ok((told, begins))
     }
 
     /// Stores what waits, together, until nothing does.
@@ -105,6 +111,11 @@ impl Turn<'_> {
     fn take(&mut self) -> Option<Together> {
         let mut partitions = self.gathered.lock();
         let partition = partitions.get_mut(self.work)?;
+        // Whoever does not wait any more has given up, and may publish it again.
+        while partition.waiting.front().is_some_and(|first| first.stored.is_closed()) {
+            let gone = partition.waiting.pop_front();
+            partition.bytes -= gone.map_or(0, |gone| gone.bytes);
+        }
         let Some(first) = partition.waiting.pop_front() else {
             self.is_over = true;
             end(&mut partitions, self.work);
@@ -114,7 +125,6 @@ impl Turn<'_> {
         let mut together = Together { rows: first.rows, oldest: first.at, stored: vec![first.stored] };
         while let Some(next) = partition.waiting.front()
             && bytes + next.bytes <= FULL_BYTES
-            && together.rows.len() + next.rows.len() <= FULL_ROWS
             && let Some(next) = partition.waiting.pop_front()
         {
             bytes += next.bytes;
@@ -197,7 +207,7 @@ mod tests {
         let (gathered, store) = (Arc::<Gathered>::default(), Store::new());
         let mut told = Vec::new();
         for (number, at) in [30, 40, 60, 50].into_iter().enumerate() {
-            let (one, begins) = gathered.add(&work(), rows(&number.to_string(), 2), at);
+            let (one, begins) = gathered.add(&work(), rows(&number.to_string(), 2), at).unwrap();
             assert_eq!(begins, number < UNDER_WAY_MAX);
             if begins {
                 store.begin(&gathered);
@@ -223,15 +233,15 @@ mod tests {
     async fn a_full_entry_waits_for_nobody_and_a_failure_is_told_to_all_of_one() {
         let (gathered, store) = (Arc::<Gathered>::default(), Store::new());
         for _ in 0..UNDER_WAY_MAX {
-            assert!(gathered.add(&work(), rows("x", 1), 0).1);
+            assert!(gathered.add(&work(), rows("x", 1), 0).unwrap().1);
             store.begin(&gathered);
             tokio::task::yield_now().await;
         }
-        let (one, begins) = gathered.add(&work(), rows("bad", 1), 0);
+        let (one, begins) = gathered.add(&work(), rows("bad", 1), 0).unwrap();
         assert!(!begins);
-        let (two, begins) = gathered.add(&work(), rows("y", 1), 0);
+        let (two, begins) = gathered.add(&work(), rows("y", 1), 0).unwrap();
         assert!(!begins);
-        let (large, begins) = gathered.add(&work(), rows(&"z".repeat(FULL_BYTES), 1), 0);
+        let (large, begins) = gathered.add(&work(), rows(&"z".repeat(FULL_BYTES), 1), 0).unwrap();
         assert!(begins, "it is full");
         store.let_go.add_permits(2 * UNDER_WAY_MAX + 1);
         store.begin(&gathered);
@@ -243,9 +253,31 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_stores_any_more_is_not_waited_for() {
         let gathered = Gathered::default();
-        let (told, begins) = gathered.add(&work(), rows("x", 1), 0);
+        let (told, begins) = gathered.add(&work(), rows("x", 1), 0).unwrap();
         assert!(begins);
         drop(Turn { gathered: &gathered, work: &work(), is_over: false });
         assert!(told.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_and_what_was_given_up_is_not_stored() {
+        let (gathered, store) = (Arc::<Gathered>::default(), Store::new());
+        let mut told = Vec::new();
+        for _ in 0..UNDER_WAY_MAX {
+            let (one, begins) = gathered.add(&work(), rows("x", 1), 0).unwrap();
+            assert!(begins);
+            store.begin(&gathered);
+            tokio::task::yield_now().await;
+            told.push(one);
+        }
+        drop(gathered.add(&work(), rows("given up", 1), 0).unwrap());
+        let (kept, _) = gathered.add(&work(), rows("kept", 1), 0).unwrap();
+        let large = "z".repeat(FULL_BYTES / 2);
+        let fits = (0..).take_while(|_| gathered.add(&work(), rows(&large, 1), 0).is_ok()).count();
+        assert!((WAITING_BYTES_MAX / FULL_BYTES..=2 * WAITING_BYTES_MAX / FULL_BYTES).contains(&fits), "{fits}");
+        store.let_go.add_permits(2 * fits);
+        kept.await.unwrap().unwrap();
+        let entries = lock(&store.entries).clone();
+        assert!(entries.iter().all(|(texts, _)| !texts.contains(&"given up".to_owned())), "{}", entries.len());
     }
 }

@@ -53,11 +53,14 @@ impl Publisher {
         let mut published = Published { stored: 0, repeated: 0 };
         let spread = spread(&self.site, &partitions, records, now);
         if producer.is_none() {
+            let count: u64 = spread.values().map(|rows| rows.len() as u64).sum();
             let stored = join_all(spread.into_iter().map(|(work, rows)| self.store_gathered(work, rows, now))).await;
-            for count in stored {
-                published.stored += count?;
-            }
-            return Ok(published);
+            let (stored, failed): (Vec<_>, Vec<_>) = stored.into_iter().partition(Result::is_ok);
+            published.stored = stored.into_iter().flatten().sum();
+            return match failed.into_iter().find_map(Result::err) {
+                None => Ok(published),
+                Some(error) => Err(partly(error, (published.stored, count))),
+            };
         }
         for (work, rows) in spread {
             let count = rows.len() as u64;
@@ -73,7 +76,7 @@ impl Publisher {
     /// Stores rows together with what others publish to the same partition at the same time; how many these were.
     async fn store_gathered(self: &Arc<Self>, work: WorkId, rows: Vec<Row>, now: i64) -> Result<u64, AdminError> {
         let count = rows.len() as u64;
-        let (stored, turn) = self.gathered.add(&work, rows, now);
+        let (stored, turn) = self.gathered.add(&work, rows, now)?;
         if turn {
             // In a task of its own: it goes on with what others have published, whoever waits for this.
             let this = Arc::clone(self);
@@ -81,7 +84,8 @@ impl Publisher {
                 this.gathered.in_turns(&work, |rows, oldest| this.store(&work, rows, oldest)).await;
             });
         }
-        stored.await.unwrap_or_else(|_| Err(AdminError::unavailable("the node is stopping"))).map(|()| count)
+        let stopped = || unknown("the node is stopping");
+        stored.await.unwrap_or_else(|_| Err(stopped())).map(|()| count)
     }
 
     async fn store(&self, work: &WorkId, rows: Vec<Row>, oldest: i64) -> Result<(), AdminError> {
@@ -120,17 +124,18 @@ impl Publisher {
                 Ok(PublishReply::Refused(reason)) => return Err(AdminError::refused(reason)),
                 // Not tried again here: it may take long, and whoever publishes is to know.
                 Ok(PublishReply::Full(reason)) => {
-                    return Err(
-                        AdminError::unavailable(reason).hint("nothing of it was stored; publish it again later")
-                    );
+                    let hint = if may_repeat {
+                        "publish it again later, with the same number"
+                    } else {
+                        "nothing of it was stored; publish it again later"
+                    };
+                    return Err(AdminError::unavailable(reason).hint(hint));
                 }
                 Ok(PublishReply::NotOwner(_)) => "the partition is moving to another owner".to_owned(),
                 Err(Unsent::Nowhere(reason)) => reason,
                 Err(Unsent::Unknown(reason)) if may_repeat => reason,
                 Err(Unsent::Unknown(reason)) => {
-                    let text = format!("it is not known whether the records were stored: {reason}");
-                    return Err(AdminError::unavailable(text)
-                        .hint("publish with a producer and a sequence: then a repeat is dropped"));
+                    return Err(unknown(&reason));
                 }
             };
             if Instant::now() >= deadline {
@@ -195,6 +200,22 @@ fn spread(site: &SiteId, partitions: &[WorkId], records: Vec<PublishRecord>, now
     }
     let filled = candidates.into_iter().zip(spread).filter(|(_, rows)| !rows.is_empty());
     filled.map(|(work, rows)| (work.clone(), rows)).collect()
+}
+
+/// Says that nobody knows whether records were stored.
+fn unknown(reason: &str) -> AdminError {
+    let text = format!("it is not known whether the records were stored: {reason}");
+    AdminError::unavailable(text).hint("publish with a producer and a sequence: then a repeat is dropped")
+}
+
+/// What failed in one partition, with how many records others have stored.
+fn partly(error: AdminError, (stored, count): (u64, u64)) -> AdminError {
+    if stored == 0 {
+        return error;
+    }
+    let text = format!("{stored} of {count} records were stored, those of other partitions not: {}", error.message);
+    AdminError::new(error.kind, text)
+        .hint("publish with a producer and a sequence: then a repeat of all is dropped where it was stored")
 }
 
 /// Why a publication has no answer.

@@ -171,13 +171,34 @@ impl Log {
     /// # Errors
     /// As for [`Log::append`].
     pub async fn append_wait(&self, work: &str, epoch: Epoch, payloads: Vec<Bytes>) -> Result<Append, StoreError> {
+        let waits = |error: &StoreError| matches!(error, StoreError::Busy { .. } | StoreError::Full { .. });
+        self.append_while(waits, work, epoch, payloads).await
+    }
+
+    /// The same without waiting for space on the disk.
+    pub(crate) async fn append_unless_full(
+        &self,
+        work: &str,
+        epoch: Epoch,
+        payloads: Vec<Bytes>,
+    ) -> Result<Append, StoreError> {
+        self.append_while(|error| matches!(error, StoreError::Busy { .. }), work, epoch, payloads).await
+    }
+
+    async fn append_while(
+        &self,
+        waits: impl Fn(&StoreError) -> bool,
+        work: &str,
+        epoch: Epoch,
+        payloads: Vec<Bytes>,
+    ) -> Result<Append, StoreError> {
         loop {
             // Enlisted before trying, so that space that comes in between is not missed.
             let space = self.owner.shared.space.notified();
             tokio::pin!(space);
             space.as_mut().enable();
             match self.append(work, epoch, payloads.clone()) {
-                Err(StoreError::Busy { .. } | StoreError::Full { .. }) => space.await,
+                Err(error) if waits(&error) => space.await,
                 done => return done,
             }
         }

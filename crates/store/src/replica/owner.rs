@@ -399,6 +399,12 @@ impl Ownership {
         let mut payload = encode(&commit)?;
         let permits = payload.len().clamp(ENTRY_BYTES_MIN, IN_FLIGHT_BYTES_MAX);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        // What is stored already is told so, whether there is room or not.
+        if let Some(publication) = published
+            && let Err(turned_down) = self.order.lock().await.admit(publication)
+        {
+            return Ok(Appended::TurnedDown(turned_down));
+        }
         let (budget, mut producers) = loop {
             self.wait_for_room(payload.len(), handle.is_none()).await?;
             let budget = Arc::clone(&self.budget).acquire_many_owned(permits).await.map_err(|_| self.fenced())?;
@@ -422,8 +428,16 @@ impl Ownership {
             }
         }
         let bytes = payload.len();
+        let log = &self.shared.log;
+        let append = async {
+            match handle {
+                Some(_) => log.append_wait(&self.name, self.epoch, vec![payload]).await,
+                // What comes from outside would keep those behind it from being told that the disk is full.
+                None => log.append_unless_full(&self.name, self.epoch, vec![payload]).await,
+            }
+        };
         let append = tokio::select! {
-            append = self.shared.log.append_wait(&self.name, self.epoch, vec![payload]) => append,
+            append = append => append,
             () = self.lost() => return Err(self.fenced()),
         };
         let append = match append {

@@ -3,10 +3,11 @@
 //! An entry is needed until it is in the derived state, every consumer has committed that it has it, and every replica that
 //! keeps up holds it. What is not needed goes when it is too old, or when a work with a limit (`WorkConfig::bytes_max`) has
 //! no room for the next entry. While such a work holds nothing but what a consumer still needs, publications are turned down
-//! and what this node appends itself waits: nothing that was acknowledged is dropped, and the disk does not fill.
+//! (for replicas and the derived state, which catch up, they wait), and what this node appends itself waits: nothing that was acknowledged is dropped, and the disk does not fill.
 
 use std::time::Duration;
 
+use littoral_model::id::NodeId;
 use littoral_model::work::WorkId;
 
 use super::owner::{Inner, Ownership};
@@ -30,10 +31,12 @@ pub(super) enum Room {
 }
 
 impl Inner {
-    /// The first index that is needed here or by a replica.
-    fn needed_by_copies(&self, applied: u64) -> u64 {
-        let followers = self.followers.values().filter(|follower| !follower.silent);
-        followers.map(|follower| follower.matched + 1).fold(applied + 1, u64::min)
+    /// The first index that is needed here or by a replica. One that is not in sync yet is given the state where entries are gone:
+    /// it holds up no publication.
+    fn needed_by_copies(&self, applied: u64, makes_room: bool) -> u64 {
+        let counts = |node: &NodeId| !makes_room || self.in_sync.contains(node) || self.asked.contains(node);
+        let followers = self.followers.iter().filter(|(node, follower)| !follower.silent && counts(node));
+        followers.map(|(_, follower)| follower.matched + 1).fold(applied + 1, u64::min)
     }
 
     /// The first index that a consumer needs, and which.
@@ -43,8 +46,8 @@ impl Inner {
         consumers.map(|consumer| (place(consumer), consumer)).min_by_key(|(index, _)| *index)
     }
 
-    fn needed(&self, applied: u64) -> u64 {
-        let copies = self.needed_by_copies(applied);
+    fn needed(&self, applied: u64, makes_room: bool) -> u64 {
+        let copies = self.needed_by_copies(applied, makes_room);
         self.needed_by_consumers().map_or(copies, |(index, _)| index.min(copies))
     }
 
@@ -61,7 +64,7 @@ impl Ownership {
         let config = inner.config.as_ref()?;
         let crowded = config.bytes_max.map_or(0, |bytes_max| self.shared.log.first_within(&self.name, bytes_max));
         let allowed = config.retention.map_or(u64::MAX, |retention| old(retention).max(crowded));
-        let below = inner.needed(self.applied()).min(allowed);
+        let below = inner.needed(self.applied(), false).min(allowed);
         inner.trim_below = inner.trim_below.max(below);
         Some(below)
     }
@@ -80,7 +83,7 @@ impl Ownership {
         let left = bytes_max.saturating_sub(wanted);
         let enough = log.first_within(name, left);
         let applied = self.applied();
-        let needed = inner.needed(applied);
+        let needed = inner.needed(applied, true);
         if needed >= enough {
             let generous = log.first_within(name, left.saturating_sub(bytes_max / FREED_FRACTION));
             let below = generous.min(needed);
