@@ -360,10 +360,15 @@ impl Runner {
         let mut asides = Vec::new();
         for function in functions {
             if let Some(plan) = app.program.stage(&function.function) {
-                let mut called = BTreeMap::new();
+                let (mut called, mut asides_of_called) = (BTreeMap::new(), Vec::new());
                 for StageFunction { function, artifact } in components(app, function) {
-                    called.insert(function.clone(), component(self.loader.load(app, &function, &artifact).await?));
+                    let mut loaded = self.loader.load(app, &function, &artifact).await?;
+                    asides_of_called.push(loaded.aside.take());
+                    called.insert(function.clone(), component(loaded));
                 }
+                // It has the priority of what it calls, if that has one of its own.
+                let aside = asides_of_called.into_iter().collect::<Option<Vec<Shards>>>();
+                asides.extend(aside.into_iter().flatten().next().map(Some));
                 guests.push(Guest::Query { plan: Arc::clone(plan), partition, called });
                 continue;
             }

@@ -28,6 +28,8 @@ use crate::meter::Meter;
 use crate::stage::StageSettings;
 use crate::turns;
 
+/// How much of the reason is kept that a guest gives for having no value.
+const REASON_BYTES_MAX: usize = 1 << 10;
 /// For how long rows are called one after the other before others on the thread have their turn: as long as a guest's slice.
 const GIVE_WAY_AFTER: Duration = Duration::from_millis(1);
 /// On so many rows of a call its time may run out; then it is to be made again over fewer, so that those that are done are not
@@ -541,10 +543,13 @@ impl Returned {
     }
 }
 
-/// The reason that a guest gives.
+/// The reason that a guest gives, as far as it is kept: there may be one for each row.
 fn said(reason: Val) -> String {
     match reason {
-        Val::String(reason) => reason,
+        Val::String(mut reason) => {
+            reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+            reason
+        }
         _ => "it gives no reason".to_owned(),
     }
 }

@@ -16,6 +16,10 @@ pub(crate) struct Rules {
     pub(crate) deviation_min: f64,
 }
 
+/// After so many half-lives without values, or so far back, a series begins anew: what is known of it says nothing any more, and a moment in
+/// the future would end it for ever.
+const ANEW_HALF_LIVES: i64 = 10;
+
 /// What is kept of a series.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Detector {
@@ -31,18 +35,22 @@ impl Detector {
     /// Takes a value in; by how many deviations it lies from the mean of those before, none while the series is learnt. What is not newer
     /// than the newest is judged and not learnt from.
     pub(crate) fn observe(&mut self, rules: &Rules, time_us: i64, value: f64) -> Option<f64> {
-        if self.count == 0 {
+        let elapsed_us = time_us.saturating_sub(self.newest_us);
+        if self.count == 0 || elapsed_us.saturating_abs() > rules.half_life_us.saturating_mul(ANEW_HALF_LIVES) {
             *self = Self { count: 1, first_us: time_us, newest_us: time_us, mean: value, variance: 0.0 };
             return None;
         }
-        let is_learnt = time_us - self.first_us >= rules.learning_us;
+        let is_learnt = time_us.saturating_sub(self.first_us) >= rules.learning_us;
         let deviation = self.variance.sqrt().max(rules.deviation_min);
         let score = is_learnt.then(|| (value - self.mean) / deviation);
-        let elapsed_us = time_us - self.newest_us;
         if elapsed_us > 0 {
             let limit = if is_learnt { rules.threshold * deviation } else { f64::INFINITY };
             self.learn(rules, elapsed_us, (value - self.mean).clamp(-limit, limit));
             self.newest_us = time_us;
+        }
+        // A value that is out of all measure leaves nothing to compare the next ones with.
+        if !(self.mean.is_finite() && self.variance.is_finite()) {
+            *self = Self::default();
         }
         score
     }
@@ -62,6 +70,36 @@ mod tests {
     use super::*;
 
     const SECOND_US: i64 = 1_000_000;
+
+    /// What a thousand values about 20 come to, one a second from a moment on.
+    fn learnt(from_s: i64) -> Detector {
+        let mut detector = Detector::default();
+        for n in 0..1_000 {
+            detector.observe(&rules(60), (from_s + n) * SECOND_US, 20.0 + (n % 7) as f64 / 10.0);
+        }
+        detector
+    }
+
+    #[test]
+    fn after_a_long_time_without_values_a_series_begins_anew() {
+        let mut detector = learnt(0);
+        assert_eq!(detector.observe(&rules(60), 100_000 * SECOND_US, 25.0), None);
+        let score = detector.observe(&rules(60), 100_001 * SECOND_US, 25.1);
+        assert!(score.is_some() && detector.count == 2, "{detector:?}");
+    }
+
+    #[test]
+    fn neither_a_moment_in_the_future_nor_a_value_out_of_measure_ends_a_series() {
+        let mut detector = learnt(1_000_000_000);
+        assert_eq!(detector.observe(&rules(60), 0, 20.0), None);
+        assert!(detector.observe(&rules(60), SECOND_US, 20.1).is_some());
+        let mut detector = learnt(0);
+        detector.observe(&rules(60), 1_000 * SECOND_US, f64::MAX);
+        for n in 1_001..1_010 {
+            detector.observe(&rules(60), n * SECOND_US, 20.0);
+        }
+        assert!(detector.mean.is_finite() && detector.variance.is_finite(), "{detector:?}");
+    }
 
     fn rules(half_life_s: i64) -> Rules {
         Rules { half_life_us: half_life_s * SECOND_US, learning_us: 0, threshold: 1e12, deviation_min: 1e-9 }

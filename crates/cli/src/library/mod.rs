@@ -61,6 +61,7 @@ impl Libraries {
         let named = std::env::var_os(VARIABLE).unwrap_or_default();
         let installed = std::env::current_exe()
             .ok()
+            .filter(|program| program.parent().is_some_and(|folder| folder.ends_with("bin")))
             .and_then(|program| Some(program.parent()?.parent()?.join("share/littoral").join(FOLDER)));
         let named: Vec<PathBuf> = std::env::split_paths(&named).filter(|path| !path.as_os_str().is_empty()).collect();
         Self::read(&named, app, &[Places::of_user().library, installed.unwrap_or_default()])
@@ -84,7 +85,10 @@ impl Libraries {
                 folders.push(above);
             }
         }
-        folders.extend(usual.iter().filter(|folder| folder.join(INDEX).is_file()).cloned());
+        for folder in usual.iter().filter(|folder| folder.join(INDEX).is_file()) {
+            trusted(folder, &app)?;
+            folders.push(folder.clone());
+        }
         let read = |folder: PathBuf| Ok(Library { index: Index::read(&folder.join(INDEX))?, folder });
         Ok(Self(folders.into_iter().map(read).collect::<anyhow::Result<_>>()?))
     }
