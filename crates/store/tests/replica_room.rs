@@ -65,6 +65,8 @@ async fn what_is_not_read_stays_and_publications_are_turned_down() {
     assert!(refused > 10, "there is room for {refused}");
     assert!(held_bytes(&cluster) <= LIMIT);
     assert_eq!(fill(&works, refused).await, refused, "it stays so");
+    let again = in_time(works.publish(publication(&record(refused - 1), refused - 1))).await;
+    assert!(matches!(again, PublishReply::Stored { repeated: true, .. }), "what is stored is told so: {again:?}");
     assert_eq!(works.standings()[0].first, 1);
     assert!(matches!(read(&works, 1).await, FetchReply::Rows { .. }));
     // Half is read: there is room for as much, and no more.
