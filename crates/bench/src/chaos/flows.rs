@@ -49,15 +49,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 const SQL: &str = "\
 CREATE STREAM marks (machine text, ts timestamp);
 
-CREATE FLOW numbered AS
+CREATE FLOW numbered PREFER edge AS
   SELECT machine, ts, n FROM number(readings) AS numbered (machine text, ts timestamp, n bigint);
 
-CREATE FLOW sums AS
+CREATE FLOW sums PREFER edge AS
   SELECT machine, window_start, count(*) AS rows, sum(n) AS total, min(n) AS least, max(n) AS most
   FROM TUMBLE(numbered, ts, INTERVAL '10 seconds')
   GROUP BY machine, window_start;
 
-CREATE FLOW pairs AS
+CREATE FLOW pairs PREFER edge AS
   SELECT numbered.machine, n, marks.ts AS mark
   FROM numbered JOIN marks
     ON numbered.machine = marks.machine AND marks.ts BETWEEN numbered.ts - INTERVAL '5 seconds' AND numbered.ts + INTERVAL '5 seconds';
