@@ -232,8 +232,11 @@ mod tests {
     #[tokio::test]
     async fn a_full_entry_waits_for_nobody_and_a_failure_is_told_to_all_of_one() {
         let (gathered, store) = (Arc::<Gathered>::default(), Store::new());
+        let mut told = Vec::new();
         for _ in 0..UNDER_WAY_MAX {
-            assert!(gathered.add(&work(), rows("x", 1), 0).unwrap().1);
+            let (one, begins) = gathered.add(&work(), rows("x", 1), 0).unwrap();
+            assert!(begins);
+            told.push(one);
             store.begin(&gathered);
             tokio::task::yield_now().await;
         }
