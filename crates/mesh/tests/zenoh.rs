@@ -172,6 +172,20 @@ async fn a_node_opens_with_no_network_and_joins_when_there_is_one() {
     assert_eq!(reply, Ok(Bytes::from("x")));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_started_anew_at_once_sees_the_others_each_time() {
+    let root = Root::create().unwrap();
+    let identity = |name: &str| root.identity(&node(name), &[]).unwrap();
+    let hub = open(identity("hub"), Tier::Edge, 1, Vec::new(), Arc::new(Echo::default())).await;
+    let connect = vec![hub.listening()[0].to_string()];
+    // The one before it leaves as soon as the hub has told it of itself: shortly after the hub has computed its routes.
+    for incarnation in 1..=5 {
+        let edge = open(identity("edge"), Tier::Edge, incarnation, connect.clone(), Arc::new(Echo::default())).await;
+        sees(&*edge.mesh(), "hub").await;
+        edge.mesh().close().await;
+    }
+}
+
 /// An identity that the root signed, but for a fabric of another name.
 fn of_another_fabric(root: &Root) -> Identity {
     let dir = tempfile::tempdir().unwrap();

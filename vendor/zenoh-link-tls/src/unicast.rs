@@ -14,7 +14,6 @@
 #[cfg(all(feature = "uring", target_os = "linux"))]
 use std::os::fd::RawFd;
 use std::{
-    collections::HashSet,
     convert::TryInto,
     fmt::{self, Debug},
     future::poll_fn,
@@ -23,7 +22,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -75,6 +74,8 @@ pub struct LinkUnicastTls {
     auth_identifier: LinkAuthId,
     mtu: BatchSize,
     expiration_manager: Option<LinkCertExpirationManager>,
+    // LITTORAL: where it is noted that a link was lost.
+    losses: Arc<Losses>,
 }
 
 impl LinkUnicastTls {
@@ -84,6 +85,7 @@ impl LinkUnicastTls {
         dst_addr: SocketAddr,
         auth_identifier: LinkAuthId,
         expiration_manager: Option<LinkCertExpirationManager>,
+        losses: Arc<Losses>,
     ) -> LinkUnicastTls {
         let (tcp_stream, _) = socket.get_ref();
         // Set the TLS nodelay option
@@ -144,6 +146,7 @@ impl LinkUnicastTls {
             auth_identifier,
             mtu,
             expiration_manager,
+            losses,
         }
     }
 
@@ -166,10 +169,17 @@ impl LinkUnicastTls {
             stream.poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
         })
         .await
+        .inspect(|read| {
+            if *read == 0 {
+                self.losses.note();
+            }
+        })
+        .inspect_err(|_| self.losses.note())
     }
 
     async fn close(&self) -> ZResult<()> {
         tracing::trace!("Closing TLS link: {}", self);
+        self.losses.note();
         // Flush the TLS stream
         let _guard = zasynclock!(self.write_mtx);
         let res = self.alone(|stream, cx| stream.poll_flush(cx)).await;
@@ -335,15 +345,37 @@ impl fmt::Debug for LinkUnicastTls {
     }
 }
 
-// LITTORAL: routers recompute their trees 100 ms after a link came or went, and tell a neighbour what it must know only if it is
-// new in them. A link that is remade within that time is never told anything. So a link is not remade that fast.
+// LITTORAL: routers recompute their trees 100 ms after a link came or went, and tell a neighbour what it must know only if its
+// number in the graph is new in them. Who comes within that time may get the number of who went, and is never told anything. So
+// no link is made, or taken, so soon after one was lost.
 const RELINK_PAUSE: Duration = Duration::from_millis(300);
+// Where links are lost all the time, one is made all the same.
+const RELINK_PAUSES_MAX: usize = 4;
+
+// LITTORAL: when a link of this manager was lost last.
+#[derive(Debug, Default)]
+struct Losses(Mutex<Option<Instant>>);
+
+impl Losses {
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    async fn settled(&self) {
+        for _ in 0..RELINK_PAUSES_MAX {
+            let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match last.and_then(|last| RELINK_PAUSE.checked_sub(last.elapsed())) {
+                Some(left) => tokio::time::sleep(left).await,
+                None => return,
+            }
+        }
+    }
+}
 
 pub struct LinkManagerUnicastTls {
     manager: NewLinkChannelSender,
     listeners: ListenersUnicastIP,
-    // The addresses that links were made to, a few per session: those of its configuration.
-    linked: Mutex<HashSet<String>>,
+    losses: Arc<Losses>,
 }
 
 impl fmt::Debug for LinkManagerUnicastTls {
@@ -360,7 +392,7 @@ impl LinkManagerUnicastTls {
         Self {
             manager,
             listeners: ListenersUnicastIP::new(),
-            linked: Mutex::new(HashSet::new()),
+            losses: Arc::default(),
         }
     }
 }
@@ -371,12 +403,7 @@ impl LinkManagerUnicastTrait for LinkManagerUnicastTls {
         let epaddr = endpoint.address();
         let epconf = endpoint.config();
 
-        let known = |linked: &Mutex<HashSet<String>>| {
-            linked.lock().unwrap_or_else(PoisonError::into_inner).contains(epaddr.as_str())
-        };
-        if known(&self.linked) {
-            tokio::time::sleep(RELINK_PAUSE).await;
-        }
+        self.losses.settled().await;
 
         let server_name = get_tls_server_name(&epaddr)?;
         let addrs = get_tcp_addrs(endpoint.address()).await?;
@@ -447,13 +474,10 @@ impl LinkManagerUnicastTrait for LinkManagerUnicastTls {
                 dst_addr,
                 auth_identifier.into(),
                 expiration_manager,
+                Arc::clone(&self.losses),
             )
         });
 
-        self.linked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(epaddr.as_str().to_owned());
         Ok(LinkUnicast::from(link as Arc<dyn LinkUnicastTrait>))
     }
 
@@ -484,6 +508,7 @@ impl LinkManagerUnicastTrait for LinkManagerUnicastTls {
             let acceptor = TlsAcceptor::from(Arc::new(tls_server_config.server_config));
             let token = token.clone();
             let manager = self.manager.clone();
+            let losses = Arc::clone(&self.losses);
 
             async move {
                 accept_task(
@@ -491,6 +516,7 @@ impl LinkManagerUnicastTrait for LinkManagerUnicastTls {
                     acceptor,
                     token,
                     manager,
+                    losses,
                     tls_server_config.tls_handshake_timeout,
                     tls_server_config.tls_close_link_on_expiration,
                 )
@@ -543,6 +569,7 @@ async fn accept_task(
     acceptor: TlsAcceptor,
     token: CancellationToken,
     manager: NewLinkChannelSender,
+    losses: Arc<Losses>,
     tls_handshake_timeout: Duration,
     tls_close_link_on_expiration: bool,
 ) -> ZResult<()> {
@@ -620,16 +647,25 @@ async fn accept_task(
                                 dst_addr,
                                 auth_identifier.into(),
                                 expiration_manager,
+                                Arc::clone(&losses),
                             )
                         });
 
-                        // Communicate the new link to the initial transport manager
-                        if let Err(e) = manager
-                            .send_async(LinkUnicast::from(link as Arc<dyn LinkUnicastTrait>))
-                            .await
-                        {
-                            tracing::error!("{}-{}: {}", file!(), line!(), e)
-                        }
+                        // LITTORAL: beside the others that come, as it may have to wait.
+                        let (manager, losses, token) = (manager.clone(), Arc::clone(&losses), token.clone());
+                        tokio::spawn(async move {
+                            tokio::select! {
+                                _ = token.cancelled() => return,
+                                () = losses.settled() => {}
+                            }
+                            // Communicate the new link to the initial transport manager
+                            if let Err(e) = manager
+                                .send_async(LinkUnicast::from(link as Arc<dyn LinkUnicastTrait>))
+                                .await
+                            {
+                                tracing::error!("{}-{}: {}", file!(), line!(), e)
+                            }
+                        });
                     }
                     Err(e) => {
                         tracing::warn!("{}. Hint: increase the system open file limit.", e);
