@@ -2,8 +2,11 @@
 //! `--seed N [--trace]` replays one.
 #![allow(clippy::unwrap_used)]
 
+mod arguments;
+
 use std::process::{Command, ExitCode};
 
+use arguments::Arguments;
 use littoral_sim::{entropy, offline};
 
 /// What `make test` and CI run: one with the stage on the edge, and one with it in the cloud.
@@ -12,23 +15,16 @@ const COUNT: u64 = 2;
 const HOURS: u64 = 6;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    let number = |name: &str| -> Option<u64> {
-        let at = arguments.iter().position(|argument| argument == name)?;
-        arguments.get(at + 1)?.parse().ok()
-    };
-    if has("--list") {
-        // What tools that list tests ask.
-        println!("offline: test");
+    let arguments = Arguments::read();
+    if arguments.lists("offline") {
         return ExitCode::SUCCESS;
     }
-    let hours = number("--hours").unwrap_or(HOURS);
-    if let Some(seed) = number("--seed") {
-        return one(seed, hours, has("--trace"));
+    let hours = arguments.number("--hours").unwrap_or(HOURS);
+    if let Some(seed) = arguments.number("--seed") {
+        return one(seed, hours, arguments.has("--trace"));
     }
-    let from = number("--from").unwrap_or(1);
-    let seeds = from..from + number("--count").unwrap_or(COUNT);
+    let from = arguments.number("--from").unwrap_or(1);
+    let seeds = from..from + arguments.number("--count").unwrap_or(COUNT);
     let failed: Vec<u64> = seeds.filter(|seed| !in_process(*seed, hours)).collect();
     for seed in &failed {
         println!("replay it: cargo test --locked --workspace --test offline -- --hours {hours} --seed {seed} --trace");

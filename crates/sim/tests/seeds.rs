@@ -1,12 +1,15 @@
 //! Runs seeds, a process for each, on all cores. `--count N`, `--from N`, `--jobs N`; `--seed N [--trace]` replays one.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod arguments;
+
 use std::collections::BTreeMap;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use arguments::Arguments;
 use littoral_sim::{entropy, scenario};
 
 /// What `make test` and CI run.
@@ -18,23 +21,17 @@ const REPLAY: &str = "cargo test --locked --workspace --test seeds -- --trace --
 const FAULTS: &str = "faults: ";
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    let number = |name: &str| -> Option<u64> {
-        let at = arguments.iter().position(|argument| argument == name)?;
-        arguments.get(at + 1)?.parse().ok()
-    };
-    if has("--list") {
-        // What tools that list tests ask.
-        println!("seeds: test");
+    let arguments = Arguments::read();
+    if arguments.lists("seeds") {
         return ExitCode::SUCCESS;
     }
-    match number("--seed") {
-        Some(seed) => one(seed, has("--trace")),
+    match arguments.number("--seed") {
+        Some(seed) => one(seed, arguments.has("--trace")),
         None => {
-            let jobs =
-                number("--jobs").unwrap_or_else(|| std::thread::available_parallelism().map_or(2, |n| n.get() as u64));
-            many(number("--from").unwrap_or(1), number("--count").unwrap_or(COUNT), jobs)
+            let jobs = arguments
+                .number("--jobs")
+                .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, |n| n.get() as u64));
+            many(arguments.number("--from").unwrap_or(1), arguments.number("--count").unwrap_or(COUNT), jobs)
         }
     }
 }
