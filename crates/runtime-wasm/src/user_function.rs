@@ -24,7 +24,7 @@ use crate::engine::Wasm;
 use crate::fabric::Invocation;
 use crate::fault::Fault;
 use crate::host::{Host, Setup, within};
-use crate::meter::Meter;
+use crate::meter::{Meter, bytes_of};
 use crate::stage::StageSettings;
 use crate::turns;
 
@@ -552,10 +552,4 @@ fn said(reason: Val) -> String {
         }
         _ => "it gives no reason".to_owned(),
     }
-}
-
-/// What columns take, in bytes.
-fn bytes_of(columns: &[ArrayRef]) -> u64 {
-    // Only a type without a known layout has no size; there are none of those.
-    columns.iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or_default() as u64).sum()
 }

@@ -6,7 +6,7 @@ mod columns;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow_array::{Array as _, RecordBatch};
+use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
 use wasmtime::Store;
@@ -21,7 +21,7 @@ use crate::fault::Fault;
 use crate::host::{Host, Setup, within};
 use crate::limits::Limits;
 use crate::logs::{Discard, LogSink};
-use crate::meter::{Meter, Usage};
+use crate::meter::{Meter, Usage, bytes_of};
 
 /// How many outputs a stage may declare: more than anybody connects, few enough to list in a message.
 const PORTS_MAX: usize = 64;
@@ -188,7 +188,7 @@ impl Stage {
     /// What the guest did wrong, or its own error.
     pub async fn process(&mut self, batch: &RecordBatch, watermark_us: i64) -> Result<StageOutput, StageError> {
         self.usage.invoked();
-        self.usage.received(bytes_of(batch));
+        self.usage.received(bytes_of(batch.columns()));
         let borrowed = Borrowed::new(batch).map_err(|reason| Fault::Input { reason })?;
         let columns = borrowed.columns();
         let rows = borrowed.batch(&columns);
@@ -251,7 +251,7 @@ impl Stage {
             let batch = batch_out(&port.schema, batch);
             let batch =
                 batch.map_err(|reason| Fault::Protocol { reason: format!("on port `{}`, {reason}", port.name) })?;
-            self.usage.sent(bytes_of(&batch));
+            self.usage.sent(bytes_of(batch.columns()));
             outputs.push((port.name.clone(), batch));
         }
         let rejected =
@@ -262,13 +262,6 @@ impl Stage {
         }
         Ok(StageOutput { outputs, rejected, dirty: step.dirty, timer_us: step.timer })
     }
-}
-
-/// What the rows of a batch take in its columns, in bytes.
-fn bytes_of(batch: &RecordBatch) -> u64 {
-    let columns = batch.columns().iter();
-    // Only a type without a known layout has no size; stages have none of those.
-    columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or_default() as u64).sum()
 }
 
 impl std::fmt::Debug for Stage {
