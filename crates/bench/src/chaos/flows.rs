@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -117,6 +118,8 @@ pub(crate) fn run(short: bool, seed: Option<u64>) -> anyhow::Result<()> {
 struct Mill {
     nodes: Nodes,
     places: Vec<Place>,
+    /// Which of the places answered last: it is asked first, as a client would.
+    answered: AtomicUsize,
     /// The component as it was built, and the file for the next one to be swapped in.
     component: Vec<u8>,
     next: PathBuf,
@@ -131,7 +134,8 @@ async fn disturb(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {
     let slots = HALL.map(slot_of).into_iter().collect::<anyhow::Result<Vec<usize>>>()?;
     let places = slots.iter().map(|slot| nodes.admin(*slot)).collect();
     let component = std::fs::read(guest("number")?)?;
-    let mut mill = Mill { nodes, places, component, next: folder.join("next.wasm"), swaps: 0 };
+    let mut mill =
+        Mill { nodes, places, component, next: folder.join("next.wasm"), swaps: 0, answered: AtomicUsize::new(0) };
     mill.deploy(folder)?;
     let deeds = Deeds { random: StdRng::seed_from_u64(seed), slots, deck: Vec::new() };
     let mut moments = StdRng::seed_from_u64(seed);
@@ -238,6 +242,12 @@ impl Mill {
         Ok((begun.elapsed().as_secs_f64(), pauses))
     }
 
+    /// The places with their numbers, the one that answered last first.
+    fn in_turn(&self) -> impl Iterator<Item = (usize, &Place)> {
+        let first = self.answered.load(Ordering::Relaxed);
+        self.places.iter().enumerate().cycle().skip(first).take(self.places.len())
+    }
+
     /// Publishes a record of each machine, and once in a round a mark of each, to whichever node of the hall takes them; what is sent
     /// again has the same number.
     async fn publish(&self, round: usize, publication: usize) -> anyhow::Result<()> {
@@ -260,9 +270,10 @@ impl Mill {
         let path = format!("/v1/apps/mill/streams/{stream}/records?producer=chaos&epoch=1&sequence={sequence}");
         let deadline = Instant::now() + LIMIT;
         loop {
-            for place in &self.places {
+            for (number, place) in self.in_turn() {
                 let sent = wire::ask(place, Method::POST, &path, Bytes::from(body.clone()), PATIENCE).await;
                 if sent.is_ok_and(|(status, _)| status.is_success()) {
+                    self.answered.store(number, Ordering::Relaxed);
                     return Ok(());
                 }
             }
@@ -328,10 +339,13 @@ impl Mill {
     async fn rows(&self, stream: &str) -> anyhow::Result<BTreeMap<String, usize>> {
         let path = format!("/v1/apps/mill/streams/{stream}/records?from=start");
         let mut reason = anyhow::anyhow!("there is no node");
-        for place in &self.places {
-            match wire::ask(place, Method::GET, &path, Bytes::new(), LIMIT / 3).await.and_then(|(_, body)| count(&body))
-            {
-                Ok(rows) => return Ok(rows),
+        for (number, place) in self.in_turn() {
+            let answer = wire::ask(place, Method::GET, &path, Bytes::new(), LIMIT / 3).await;
+            match answer.and_then(|(_, body)| count(&body)) {
+                Ok(rows) => {
+                    self.answered.store(number, Ordering::Relaxed);
+                    return Ok(rows);
+                }
                 Err(error) => reason = error,
             }
         }
