@@ -136,7 +136,7 @@ fn read<T: for<'de> Deserialize<'de>>(layout: u64, bytes: &[u8]) -> Result<Optio
     let unread = |error: postcard::Error| format!("the state cannot be read: {error}");
     let (of, bytes) = postcard::take_from_bytes::<u64>(bytes).map_err(unread)?;
     if of != layout {
-        return Err("the state is of a query that joins other streams, or by other keys, columns or moments; give the flow another name".to_owned());
+        return Err("the state is of a query that joins other streams, over another number of partitions, or by other keys, columns or moments; give the flow another name".to_owned());
     }
     postcard::from_bytes(bytes).map(Some).map_err(unread)
 }

@@ -9,6 +9,7 @@
     clippy::expect_used
 )]
 
+pub mod groups;
 pub mod sides;
 
 use std::collections::BTreeMap;
