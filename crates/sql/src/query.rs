@@ -16,7 +16,7 @@ use crate::check::{Checker, Scope, UserFunctions};
 use crate::expr::Expr;
 use crate::plan::{Plan, Shape};
 use crate::source::Source;
-use crate::spread::{Spread, spread, usual_partitions};
+use crate::spread::{Spread, layout_over, spread, usual_partitions};
 use crate::statement::{CreateFlow, Watermark};
 use crate::types::{Column, Type, are_of_record};
 use crate::user_function::UserFunction;
@@ -194,12 +194,18 @@ fn check_one(source: &mut Source<'_>, known: &Known, flow: &CreateFlow, select: 
     }
     let watermark = carried(&table, &shape, &output);
     let apart = table.partitions.and_then(|producers| spread_over(producers, flow));
-    let state_layout = window::layout(&name, &table.columns, &shape, apart);
+    let layout =
+        |over: &str| window::layout(&name, &table.columns, &shape, apart.map(|(producers, _)| (producers, over)));
+    let (state_layout, handed_layout) = match apart {
+        Some((producers, partitions)) => (layout(&layout_over(partitions, usual_partitions(producers))), layout("")),
+        None => (layout(""), layout("")),
+    };
     // What functions put out is as it is, whatever its columns are called.
     let is_record = are_of_record(&table.columns) || !functions.is_empty();
     let (mut filter, mut shape) = (filter?, shape);
     let input = if has_late_port { table.columns.clone() } else { used(&table.columns, &mut filter, &mut shape) };
-    let plan = Plan { input, is_record, filter, shape, output, has_late_port, state_layout, fingerprint: 0 };
+    let plan =
+        Plan { input, is_record, filter, shape, output, has_late_port, state_layout, handed_layout, fingerprint: 0 };
     let (spread, plan) = match apart {
         Some(apart) => spread(plan, &name, apart, flow.idle.as_ref().map(|idle| idle.us)),
         None => (None, plan.identified()),

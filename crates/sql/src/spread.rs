@@ -138,7 +138,7 @@ pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
     let usual = usual_partitions(join.sides.iter().map(|side| side.partitions).max().unwrap_or(1));
     let partitions = join.partitions.unwrap_or(usual);
     let over = layout_over(partitions, usual);
-    let state_layout = join.layout(&wanted, &over);
+    let (state_layout, handed_layout) = (join.layout(&wanted, &over), join.layout(&wanted, ""));
     let Checked { sides: [left, right], keys, pairing, on, filter, project, output, has_late_port, idle_us, .. } = join;
     let start = left.columns.len();
     // Values of one type of both sides share their places, for a row has those of one side.
@@ -162,6 +162,7 @@ pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
         output,
         has_late_port: false,
         state_layout,
+        handed_layout,
         fingerprint: 0,
     };
     // A version is never late: it is valid from then on.
@@ -280,13 +281,23 @@ impl CheckedSide {
     ) -> Part {
         let Self { source, columns, mut filter, .. } = self;
         let time = columns.get(sharding.time).map(|column| column.name.as_str());
-        let state_layout =
-            hash(format!("{name} of a join {source} of {} {time:?}{over}", sharding.producers).as_bytes());
+        let layout = format!("{name} of a join {source} of {} {time:?}", sharding.producers);
+        let (state_layout, handed_layout) = (hash(format!("{layout}{over}").as_bytes()), hash(layout.as_bytes()));
         let mut shape = Shape::Shard(Box::new(sharding));
         let is_record = are_of_record(&columns);
         let input = if has_late_port { columns } else { used(&columns, &mut filter, &mut shape) };
         let output = between.to_vec();
-        let plan = Plan { input, is_record, filter, shape, output, has_late_port, state_layout, fingerprint: 0 };
+        let plan = Plan {
+            input,
+            is_record,
+            filter,
+            shape,
+            output,
+            has_late_port,
+            state_layout,
+            handed_layout,
+            fingerprint: 0,
+        };
         Part { name, source, plan: plan.identified() }
     }
 }
