@@ -4,6 +4,7 @@
 //! adds their streams and flows to the manifest. What each flow's stage does is a [`Plan`]; a [`Stage`] runs it, with its
 //! expressions evaluated over whole columns (`eval`), and groups in windows row by row (`group`), where the stream has several partitions
 //! after a stage that spreads the rows by their keys (`shard`), and so are the pairs of two streams that are joined (`join`).
+//! What a stage keeps of keys can go to partitions of another number (`stage/handover`).
 //! Functions of the app that expressions call are computed elsewhere (`user_function`).
 //! Semantics are PostgreSQL's where the standard leaves room; `docs/reference/sql.md` says where they differ.
 //!
