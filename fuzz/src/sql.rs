@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 use littoral_model::manifest::{FINDINGS_MAX, Manifest, Sql, parse};
-use littoral_sql::{Output, Plan, Stage, expand};
+use littoral_sql::{Output, Plan, Rescaling, Stage, expand};
 
 /// Reads statements, and runs what they make.
 pub fn run(bytes: &[u8]) {
@@ -65,10 +65,30 @@ fn process(plan: &Arc<Plan>, rows: &RecordBatch) {
         (Ok(one), Ok(two)) => {
             assert!(told(&one) == told(&two), "{one:?}\n{two:?}");
             assert!(stage.snapshot(&one.dirty) == other.snapshot(&two.dirty));
+            hand_over(stage, plan);
         }
         (Err(one), Err(two)) => assert!(one == two),
         (one, two) => panic!("{one:?}\n{two:?}"),
     }
+}
+
+/// What a stage hands over another one takes, and hands over again as it was.
+fn hand_over(mut stage: Stage, plan: &Arc<Plan>) {
+    while stage.has_more() {
+        if stage.go_on().is_err() {
+            return;
+        }
+    }
+    let only = Rescaling { from: 1, to: 1 };
+    let all = |stage: &Stage| {
+        let batches = stage.hand_over(only).unwrap_or_else(|error| panic!("{error}"));
+        batches.map(|batch| batch.unwrap_or_else(|error| panic!("{error}")).1).collect::<Vec<_>>()
+    };
+    let (handed, mut other) = (all(&stage), Stage::new(Arc::clone(plan), 0));
+    for rows in &handed {
+        other.take_over(rows).unwrap_or_else(|error| panic!("{error}"));
+    }
+    assert!(all(&other).len() == handed.len() && !other.is_taking_over());
 }
 
 /// What came out, as it is written: what is no number is not equal to itself.

@@ -233,7 +233,7 @@ const SPREAD: &str = "\
 CREATE STREAM readings (machine text, ts timestamp, temperature bigint);
 CREATE STREAM taps (ts timestamp) PARTITIONS 4;
 
-CREATE FLOW sums PREFER edge DEAD LETTER INTO bad AS
+CREATE FLOW sums PREFER edge PARTITIONS 3 DEAD LETTER INTO bad AS
   SELECT machine, window_start, count(*) AS n, avg(temperature) AS mean, max(temperature) FILTER (WHERE temperature < 90) AS top
   FROM TUMBLE(readings, ts, INTERVAL '10 seconds')
   WHERE temperature > 10
@@ -242,6 +242,11 @@ CREATE FLOW sums PREFER edge DEAD LETTER INTO bad AS
 -- All of its rows are in one partition.
 CREATE FLOW tapped PREFER edge IDLE AFTER '1 s' AS
   SELECT window_start, count(*) AS n FROM TUMBLE(taps, ts, INTERVAL '10 seconds') GROUP BY window_start;
+
+-- One partition, whose rows are grouped in two.
+CREATE STREAM doors (door text, ts timestamp);
+CREATE FLOW opened PREFER edge PARTITIONS 2 AS
+  SELECT door, count(*) AS n FROM TUMBLE(doors, ts, INTERVAL '10 seconds') GROUP BY door, window_start;
 ";
 
 /// What `sums` has to come to.
@@ -259,20 +264,40 @@ fn expected_sums() -> BTreeSet<String> {
     groups.into_iter().map(told).collect()
 }
 
+/// Has each partition say that it is past all windows: of so many records there is one for each.
+fn publish_end(world: &World, node: &Node) {
+    let end = |number| record(0).replace(":00Z", &format!(":{:02}Z", number % 60)).replace("T00", "T01");
+    publish(world, node, (0..64).map(end));
+}
+
+/// Waits for all groups, and compares them.
+fn check_sums(world: &World, node: &Node) {
+    let expected = expected_sums();
+    assert!(expected.len() > 50, "{}", expected.len());
+    eventually("all groups arrive", || rows(world, node, "mill/sums").len() >= expected.len());
+    let found = rows(world, node, "mill/sums");
+    let plainly = |row: &Value| plain(row, &["machine", "window_start", "n", "mean", "top"]).to_string();
+    assert_eq!(found.len(), expected.len());
+    assert_eq!(found.iter().map(plainly).collect::<BTreeSet<_>>(), expected);
+    assert_eq!(rows(world, node, "mill/bad"), Vec::<Value>::new());
+}
+
 #[test]
 fn groups_over_several_partitions_are_exact_through_kills() {
     let world = World::new();
     let (cloud, mut edges) = start(&world);
     let folder = write_app(&world, SPREAD_MANIFEST, SPREAD);
     let explained = cloud.tell(&world, &["flow", "explain", &folder, "sums"]);
-    for part in ["spread by 1 keys over 4 partitions", "watermark the least of 4 partitions", "from sums-by-key"] {
+    for part in ["spread by 1 keys over 3 partitions", "watermark the least of 4 partitions", "from sums-by-key"] {
         assert!(explained.contains(part), "{part} in\n{explained}");
     }
     cloud.tell(&world, &["deploy", &folder]);
     let are_copied = || {
-        let four = |flow: &str| stages(&world, &cloud, flow).filter(|stages| stages.len() == 4);
-        let is_copied = |flow: &&str| four(flow).is_some_and(|stages| stages.iter().all(|(_, copies)| *copies == 2));
-        ["sums-by-key", "sums"].iter().all(is_copied)
+        let all = |(flow, count): &(&str, usize)| {
+            let stages = stages(&world, &cloud, flow).filter(|stages| stages.len() == *count);
+            stages.is_some_and(|stages| stages.iter().all(|(_, copies)| *copies == 2))
+        };
+        [("sums-by-key", 4), ("sums", 3)].iter().all(all)
     };
     eventually("two edges hold each stage", are_copied);
     for portion in 0..PORTIONS {
@@ -284,25 +309,40 @@ fn groups_over_several_partitions_are_exact_through_kills() {
             eventually("both hold the stages again", are_copied);
         }
     }
-    // Each partition has to say that it is past all windows: of so many records there is one for each.
-    publish(
-        &world,
-        &cloud,
-        (0..64).map(|number| record(0).replace(":00Z", &format!(":{:02}Z", number % 60)).replace("T00", "T01")),
-    );
-    let expected = expected_sums();
-    assert!(expected.len() > 50, "{}", expected.len());
-    eventually("all groups arrive", || rows(&world, &cloud, "mill/sums").len() >= expected.len());
-    let found = rows(&world, &cloud, "mill/sums");
-    let plainly = |row: &Value| plain(row, &["machine", "window_start", "n", "mean", "top"]).to_string();
-    assert_eq!(found.len(), expected.len());
-    assert_eq!(found.iter().map(plainly).collect::<BTreeSet<_>>(), expected);
-    assert_eq!(rows(&world, &cloud, "mill/bad"), Vec::<Value>::new());
+    publish_end(&world, &cloud);
+    check_sums(&world, &cloud);
     for moment in [moment(0), moment(RECORDS)] {
         let record = json!({ "ts": moment }).to_string();
         cloud.tell(&world, &["stream", "publish", "mill/taps", "--key", "one", "--value", &record]);
     }
     eventually("a window does not wait for idle partitions", || rows(&world, &cloud, "mill/tapped").len() == 1);
+    let doors = (0..24).map(|number| json!({ "door": format!("d{}", number % 8), "ts": moment(0) }));
+    let last = json!({ "door": "d0", "ts": moment(RECORDS) });
+    publish_to(&world, &cloud, "mill/doors", doors.chain([last]).map(|row| row.to_string()));
+    eventually("all doors arrive", || rows(&world, &cloud, "mill/opened").len() >= 8);
+    assert_eq!(stages(&world, &cloud, "opened").map(|stages| stages.len()), Some(2));
+    let opened = rows(&world, &cloud, "mill/opened");
+    let opened: BTreeSet<String> = opened.iter().map(|row| plain(row, &["door", "n"]).to_string()).collect();
+    assert_eq!(opened, (0..8).map(|door| json!({ "door": format!("d{door}"), "n": 3 }).to_string()).collect());
+}
+
+#[test]
+fn another_number_of_partitions_is_refused_and_the_flow_goes_on() {
+    let world = World::new();
+    let (cloud, _edges) = start(&world);
+    let folder = write_app(&world, SPREAD_MANIFEST, SPREAD);
+    cloud.tell(&world, &["deploy", &folder]);
+    publish(&world, &cloud, (0..RECORDS / 2).map(record));
+    eventually("windows are closed", || !rows(&world, &cloud, "mill/sums").is_empty());
+    for number in [2, 5] {
+        let other = SPREAD.replace("PARTITIONS 3", &format!("PARTITIONS {number}"));
+        let refused = cloud.ask(&world, &["deploy", &write_app(&world, SPREAD_MANIFEST, &other)]);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && said.contains("sums-by-key has 3"), "{said}");
+    }
+    publish(&world, &cloud, (RECORDS / 2..RECORDS).map(record));
+    publish_end(&world, &cloud);
+    check_sums(&world, &cloud);
 }
 
 const JOINED: &str = "\

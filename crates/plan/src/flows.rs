@@ -133,7 +133,8 @@ impl<'a> Planner<'a> {
         last.is_some_and(|function| matches!(function.partitioning, Partitioning::ByKey(_)))
     }
 
-    /// The finding for a flow whose source has other partitions than its rows are grouped from.
+    /// The finding for a flow whose source has other partitions than its rows are grouped from, or whose rows were spread over another
+    /// number than they are to be: the groups that there are would not be where their rows go.
     fn divided(&self, name: &FlowName, flow: &FlowSpec) -> Option<Unplaceable> {
         let (source, partitions) = (&flow.source, self.partitions(&flow.source));
         let constraint = flow.stages.iter().find_map(|stage| match self.spec.functions.get(stage)?.partitioning {
@@ -145,7 +146,19 @@ impl<'a> Planner<'a> {
             )),
             _ => None,
         });
-        Some(Unplaceable { what: format!("flow {name}"), constraint: constraint?, nearest_miss: None })
+        let constraint = constraint.or_else(|| self.spread_otherwise(flow))?;
+        Some(Unplaceable { what: format!("flow {name}"), constraint, nearest_miss: None })
+    }
+
+    fn spread_otherwise(&self, flow: &FlowSpec) -> Option<String> {
+        let Some(Sink::Stream(sink)) = flow.sink.as_ref().filter(|_| self.goes_by_key(flow)) else { return None };
+        let (wanted, laid) = (self.spec.streams.get(sink)?.partitions?, self.laid(sink));
+        (laid > 0 && laid != wanted).then(|| {
+            format!(
+                "the rows of {} to be spread by their keys over {wanted} partitions; {sink} has {laid}, and what is kept of keys cannot change its partition: say PARTITIONS {laid}, or give the flow another name",
+                flow.source
+            )
+        })
     }
 
     /// Takes what a chain needs of the links on its way.

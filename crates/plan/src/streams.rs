@@ -174,7 +174,7 @@ impl Planner<'_> {
     pub(crate) fn partitions(&self, name: &StreamName) -> u32 {
         let Some(stream) = self.spec.streams.get(name) else { return 0 };
         let kept = self.kept.streams.iter().filter(|((stream, _), _)| stream == name);
-        let count = kept.clone().map(|((_, partition), _)| partition.saturating_add(1)).max().unwrap_or_default();
+        let count = self.laid(name);
         let wanted = match stream.partitions {
             Some(partitions) => partitions,
             None if self.is_device_stream(name, stream) => {
@@ -187,6 +187,12 @@ impl Planner<'_> {
             None => 1,
         };
         wanted.max(count).max(1)
+    }
+
+    /// How many partitions a stream has had before this placement.
+    pub(crate) fn laid(&self, name: &StreamName) -> u32 {
+        let kept = self.kept.streams.keys().filter(|(stream, _)| stream == name);
+        kept.map(|(_, partition)| partition.saturating_add(1)).max().unwrap_or_default()
     }
 
     fn is_device_stream(&self, name: &StreamName, stream: &StreamSpec) -> bool {

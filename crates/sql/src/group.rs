@@ -14,6 +14,7 @@
 //! how far that is.
 
 mod closing;
+mod handover;
 mod inputs;
 mod results;
 mod session;
@@ -27,6 +28,7 @@ use std::ops::Range;
 
 use arrow_array::ArrayRef;
 use arrow_schema::ArrowError;
+use serde::{Deserialize, Serialize};
 
 use crate::plan::{Grouping, Turn};
 use closing::{Dirty, Step, put_out_records};
@@ -87,7 +89,7 @@ pub(crate) struct Taken {
 }
 
 /// How far something has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Progress {
     pub(crate) watermark_us: Option<i64>,
     /// Whether nothing has come for so long that it is not waited for.
@@ -316,6 +318,11 @@ impl Place {
         let is_gone = |end: &i64| past.is_some_and(|watermark| end.saturating_add(*lateness_us) <= watermark);
         self.ends.extend(self.last.map(|(_, end)| end).filter(|end| !is_gone(end)));
     }
+}
+
+/// Which of so many partitions the rows of a key group go to.
+pub(crate) fn lane_of(key_group: u32, partitions: u32) -> u32 {
+    key_group * partitions / KEY_GROUPS
 }
 
 /// Whether texts of so many bytes may be kept.

@@ -11,6 +11,7 @@
 //! Rows are taken one after the other; only what is computed of pairs is computed for a batch at once, of which the next row
 //! depends on nothing. State is kept by key group and time (`state`).
 
+mod handover;
 mod pairs;
 mod state;
 mod version;

@@ -27,6 +27,8 @@ pub struct Plan {
     pub(crate) has_late_port: bool,
     /// Equal for plans that can go on with one another's state.
     pub(crate) state_layout: u64,
+    /// Equal for plans whose key groups can go on in one another, over however many partitions these are spread.
+    pub(crate) handed_layout: u64,
     /// Equal for plans that do the same.
     pub(crate) fingerprint: u64,
 }

@@ -16,7 +16,7 @@ use crate::check::{Checker, Scope, UserFunctions};
 use crate::expr::Expr;
 use crate::plan::{Plan, Shape};
 use crate::source::Source;
-use crate::spread::{Spread, spread};
+use crate::spread::{Spread, layout_over, spread, usual_partitions};
 use crate::statement::{CreateFlow, Watermark};
 use crate::types::{Column, Type, are_of_record};
 use crate::user_function::UserFunction;
@@ -179,6 +179,12 @@ fn check_one(source: &mut Source<'_>, known: &Known, flow: &CreateFlow, select: 
             source.add("contradiction", at, message).help(help);
             return None;
         }
+        if let Some(partitions) = &flow.partitions {
+            let message = "only the rows of windows and joins are spread by their keys";
+            let help = "drop PARTITIONS: the flow has those of the stream that it reads";
+            source.add("contradiction", partitions.at.clone(), message).help(help);
+            return None;
+        }
     }
     let waits = matches!(shape, Shape::Group(_)) && table.partitions.is_some_and(|partitions| partitions > 1);
     if let Some(idle) = flow.idle.as_ref().filter(|idle| !waits || idle.us == 0) {
@@ -187,18 +193,30 @@ fn check_one(source: &mut Source<'_>, known: &Known, flow: &CreateFlow, select: 
         return None;
     }
     let watermark = carried(&table, &shape, &output);
-    let producers = table.partitions.filter(|partitions| *partitions > 1);
-    let state_layout = window::layout(&name, &table.columns, &shape, producers);
+    let apart = table.partitions.and_then(|producers| spread_over(producers, flow));
+    let layout =
+        |over: &str| window::layout(&name, &table.columns, &shape, apart.map(|(producers, _)| (producers, over)));
+    let (state_layout, handed_layout) = match apart {
+        Some((producers, partitions)) => (layout(&layout_over(partitions, usual_partitions(producers))), layout("")),
+        None => (layout(""), layout("")),
+    };
     // What functions put out is as it is, whatever its columns are called.
     let is_record = are_of_record(&table.columns) || !functions.is_empty();
     let (mut filter, mut shape) = (filter?, shape);
     let input = if has_late_port { table.columns.clone() } else { used(&table.columns, &mut filter, &mut shape) };
-    let plan = Plan { input, is_record, filter, shape, output, has_late_port, state_layout, fingerprint: 0 };
-    let (spread, plan) = match producers {
-        Some(producers) => spread(plan, &name, producers, flow.idle.as_ref().map(|idle| idle.us)),
+    let plan =
+        Plan { input, is_record, filter, shape, output, has_late_port, state_layout, handed_layout, fingerprint: 0 };
+    let (spread, plan) = match apart {
+        Some(apart) => spread(plan, &name, apart, flow.idle.as_ref().map(|idle| idle.us)),
         None => (None, plan.identified()),
     };
     Some(Compiled { source: name, functions, spread, watermark, plan })
+}
+
+/// From how many partitions of the source over how many of their keys rows of windows are spread, if they are.
+fn spread_over(producers: u32, flow: &CreateFlow) -> Option<(u32, u32)> {
+    let partitions = flow.partitions.as_ref().map_or_else(|| usual_partitions(producers), |of| of.number);
+    (producers.max(partitions) > 1).then_some((producers, partitions))
 }
 
 /// Refuses ports where no function has any.

@@ -12,7 +12,7 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch, UInt32Array, new_null_array
 use arrow_schema::{ArrowError, SchemaRef};
 use arrow_select::take::take;
 
-use crate::group::{Arrival, Inputs, KEY_GROUPS, Progress, WATERMARK_GROUP, read_progress, written_progress};
+use crate::group::{Arrival, Inputs, Progress, WATERMARK_GROUP, lane_of, read_progress, written_progress};
 use crate::plan::{Argument, Sharding};
 use crate::types::{Column, Type};
 use crate::value::{Cell, column};
@@ -88,7 +88,7 @@ impl Shards {
                     if sharding.is_late(time_us, self.0.watermark_us) {
                         sharded.late.push(place);
                     } else {
-                        sent = lanes.get_mut((inputs.part(kept) * sharding.partitions / KEY_GROUPS) as usize);
+                        sent = lanes.get_mut(lane_of(inputs.part(kept), sharding.partitions) as usize);
                         sent.iter_mut().for_each(|lane| lane.push(Some(place), self.0.watermark_us));
                     }
                 }
@@ -134,6 +134,18 @@ impl Shards {
         let rows = RecordBatch::try_new(Arc::clone(schema), columns)?;
         let parts = (0..sharding.partitions).map(|partition| (partition, rows.clone())).collect();
         Ok(Sharded { parts, dirty: vec![WATERMARK_GROUP], ..Sharded::default() })
+    }
+
+    /// How far it is.
+    pub(crate) fn progress(&self) -> Progress {
+        self.0
+    }
+
+    /// Goes on from where this partition of the source was, and says which parts of the state change by that.
+    pub(crate) fn go_on_from(&mut self, producers: &[(u32, Progress)], partition: u32) -> Vec<u32> {
+        let own = producers.iter().find(|(of, _)| *of == partition).map(|(_, progress)| *progress);
+        self.0 = own.unwrap_or_default();
+        vec![WATERMARK_GROUP]
     }
 
     /// The state of a key group; nothing if it has none.

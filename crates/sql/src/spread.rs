@@ -10,7 +10,12 @@ use crate::shard;
 use crate::types::{Column, Type, are_of_record};
 
 /// Over how many partitions the rows of a flow are spread by their keys at most: each partition of the source sends to each.
-const KEYED_PARTITIONS_MAX: u32 = 16;
+pub(crate) const KEYED_PARTITIONS_MAX: u32 = 16;
+
+/// Over how many partitions rows are spread by their keys where the flow does not say it: as many as they come from.
+pub(crate) fn usual_partitions(producers: u32) -> u32 {
+    producers.min(KEYED_PARTITIONS_MAX)
+}
 
 /// What spreads rows by their keys.
 pub(crate) struct Spread {
@@ -30,7 +35,12 @@ pub(crate) struct Part {
 
 /// What groups the rows of several partitions, in two: what each of these does with its rows, and what becomes of all that are of
 /// one group.
-pub(crate) fn spread(plan: Plan, source: &str, producers: u32, idle_us: Option<i64>) -> (Option<Spread>, Plan) {
+pub(crate) fn spread(
+    plan: Plan,
+    source: &str,
+    (producers, partitions): (u32, u32),
+    idle_us: Option<i64>,
+) -> (Option<Spread>, Plan) {
     let Shape::Group(mut grouping) = plan.shape else { return (None, plan.identified()) };
     let mut arguments: Vec<Argument> = Vec::new();
     let types: Vec<Type> = grouping.keys.iter().map(|(_, ty)| *ty).collect();
@@ -50,7 +60,6 @@ pub(crate) fn spread(plan: Plan, source: &str, producers: u32, idle_us: Option<i
     }
     let columns = shard::columns(types.into_iter(), &arguments);
     let keys = (shard::KEYS..).zip(&mut grouping.keys);
-    let partitions = producers.min(KEYED_PARTITIONS_MAX);
     let sharding = Sharding {
         producers,
         first: 0,
@@ -89,6 +98,8 @@ pub(crate) struct Checked {
     pub(crate) output: Vec<Column>,
     pub(crate) has_late_port: bool,
     pub(crate) idle_us: Option<i64>,
+    /// Over how many partitions its rows are spread, if the flow says it.
+    pub(crate) partitions: Option<u32>,
 }
 
 /// One side of it.
@@ -124,15 +135,17 @@ pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
         wanted.insert(*place);
     });
     join.each_column(&mut |place| *place = wanted.range(..*place).count());
-    let state_layout = join.layout(&wanted);
-    let Checked { sides: [left, right], keys, pairing, on, filter, project, output, has_late_port, idle_us } = join;
+    let usual = usual_partitions(join.sides.iter().map(|side| side.partitions).max().unwrap_or(1));
+    let partitions = join.partitions.unwrap_or(usual);
+    let over = layout_over(partitions, usual);
+    let (state_layout, handed_layout) = (join.layout(&wanted, &over), join.layout(&wanted, ""));
+    let Checked { sides: [left, right], keys, pairing, on, filter, project, output, has_late_port, idle_us, .. } = join;
     let start = left.columns.len();
     // Values of one type of both sides share their places, for a row has those of one side.
     let mut types = Vec::new();
     let of_left = left.lay(wanted.range(..start).copied(), keys.len(), &mut types);
     let of_right = right.lay(wanted.range(start..).map(|place| place - start), keys.len(), &mut types);
     let columns = shard::columns(keys.iter().copied(), &types.iter().map(|ty| nothing(*ty)).collect::<Vec<_>>());
-    let partitions = left.partitions.max(right.partitions).min(KEYED_PARTITIONS_MAX);
     let side = |of: &CheckedSide, laid: &Laid| JoinSide {
         producers: of.partitions,
         delay_us: of.delay_us,
@@ -149,6 +162,7 @@ pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
         output,
         has_late_port: false,
         state_layout,
+        handed_layout,
         fingerprint: 0,
     };
     // A version is never late: it is valid from then on.
@@ -167,7 +181,7 @@ pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
         let arguments = types.iter().enumerate().map(argument).collect();
         let has_late_port = has_late_port && lateness != Lateness::Never;
         let sharding = side.sharding((first, partitions), lateness, idle_us, arguments);
-        side.part(name, sharding, &columns, has_late_port)
+        side.part(name, (sharding, &over), &columns, has_late_port)
     });
     (Spread { parts: parts.into(), partitions }, plan.identified())
 }
@@ -181,7 +195,7 @@ impl Checked {
 
     /// What the state of the pairs depends on: the streams and their numbers of partitions, the columns that are `wanted` of them,
     /// the key, which moments pairs have, and for rows that come out alone what they are not joined by.
-    fn layout(&self, wanted: &BTreeSet<usize>) -> u64 {
+    fn layout(&self, wanted: &BTreeSet<usize>, over: &str) -> u64 {
         let [left, right] = &self.sides;
         let of = |side: &CheckedSide, start: usize| {
             let named = |place: &usize| side.columns.get(*place).map(|column| (column.name.clone(), column.ty));
@@ -208,7 +222,7 @@ impl Checked {
             Pairing::Within { low_us, high_us } => format!("{low_us} {high_us}"),
             Pairing::Version => "version".to_owned(),
         };
-        hash(format!("join {left} {right} {:?} {pairing} {on:?}", self.keys).as_bytes())
+        hash(format!("join {left} {right} {:?} {pairing} {on:?}{over}", self.keys).as_bytes())
     }
 }
 
@@ -258,17 +272,40 @@ impl CheckedSide {
         }
     }
 
-    fn part(self, name: &'static str, sharding: Sharding, between: &[Column], has_late_port: bool) -> Part {
+    fn part(
+        self,
+        name: &'static str,
+        (sharding, over): (Sharding, &str),
+        between: &[Column],
+        has_late_port: bool,
+    ) -> Part {
         let Self { source, columns, mut filter, .. } = self;
         let time = columns.get(sharding.time).map(|column| column.name.as_str());
-        let state_layout = hash(format!("{name} of a join {source} of {} {time:?}", sharding.producers).as_bytes());
+        let layout = format!("{name} of a join {source} of {} {time:?}", sharding.producers);
+        let (state_layout, handed_layout) = (hash(format!("{layout}{over}").as_bytes()), hash(layout.as_bytes()));
         let mut shape = Shape::Shard(Box::new(sharding));
         let is_record = are_of_record(&columns);
         let input = if has_late_port { columns } else { used(&columns, &mut filter, &mut shape) };
         let output = between.to_vec();
-        let plan = Plan { input, is_record, filter, shape, output, has_late_port, state_layout, fingerprint: 0 };
+        let plan = Plan {
+            input,
+            is_record,
+            filter,
+            shape,
+            output,
+            has_late_port,
+            state_layout,
+            handed_layout,
+            fingerprint: 0,
+        };
         Part { name, source, plan: plan.identified() }
     }
+}
+
+/// What the layout of state says of the number of partitions over which rows are spread: as it was before flows could say it, where
+/// that is the usual one, so that what has a state goes on with it.
+pub(crate) fn layout_over(partitions: u32, usual: u32) -> String {
+    if partitions == usual { String::new() } else { format!(" over {partitions}") }
 }
 
 /// A value that is not there.

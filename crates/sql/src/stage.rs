@@ -1,5 +1,7 @@
 //! Runs the plan of a stage over batches of rows, and keeps its state.
 
+mod handover;
+
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +21,8 @@ use crate::shard::{self, Shards};
 use crate::types::Column;
 use crate::user_function::{Calls, Functions, NoFunctions, at_once, computed};
 use crate::value::{Cell, cell};
+pub use handover::Rescaling;
+use handover::{LAST, Taking};
 
 /// The port of a stage's rows that came after their windows were closed.
 pub const PORT_LATE: &str = "late";
@@ -76,6 +80,8 @@ pub struct Stage {
     groups: Groups,
     shards: Shards,
     joins: Joins,
+    /// What it has heard of those that hand over to it, until it has all.
+    taking: Option<Taking>,
     result: SchemaRef,
 }
 
@@ -89,7 +95,7 @@ impl Stage {
             Shape::Project(_) | Shape::Shard(_) | Shape::Join(_) => Groups::default(),
         };
         let (shards, joins) = (Shards::default(), Joins::default());
-        Self { plan, partition, decoder: None, groups, shards, joins, result }
+        Self { plan, partition, decoder: None, groups, shards, joins, taking: None, result }
     }
 
     /// Tells it the columns of its input.
@@ -120,6 +126,7 @@ impl Stage {
         rows: &RecordBatch,
         functions: &mut dyn Functions,
     ) -> Result<Output, StageError> {
+        self.refuse_rows()?;
         let Some(decoder) = &self.decoder else { return Err(StageError::Input("it was not opened".to_owned())) };
         let plan = Arc::clone(&self.plan);
         let Decoded { columns, faults } = decoder.decode(&plan.input, rows);
@@ -236,6 +243,7 @@ impl Stage {
     pub fn snapshot(&self, groups: &[u32]) -> Vec<(u32, Vec<u8>)> {
         let layout = self.plan.state_layout;
         let state = |group: u32| match &self.plan.shape {
+            _ if group == LAST => self.taking_snapshot(),
             Shape::Shard(_) => self.shards.snapshot(group, layout),
             Shape::Group(grouping) => self.groups.snapshot(grouping, group, layout),
             Shape::Join(_) => self.joins.snapshot(group, layout),
@@ -250,12 +258,15 @@ impl Stage {
     /// When it is the state of another query.
     pub fn restore(&mut self, groups: &[(u32, &[u8])]) -> Result<(), StageError> {
         let layout = self.plan.state_layout;
+        let (of_handover, groups): (Vec<_>, Vec<_>) = groups.iter().copied().partition(|(part, _)| *part == LAST);
+        let groups = groups.as_slice();
         let restored = match &self.plan.shape {
             Shape::Shard(_) => groups.iter().try_for_each(|(_, bytes)| self.shards.restore(bytes, layout)),
             Shape::Group(grouping) => self.groups.restore(grouping, groups, layout),
             Shape::Join(joining) => groups.iter().try_for_each(|part| self.joins.restore(joining, *part, layout)),
             Shape::Project(_) => Ok(()),
         };
+        let restored = restored.and_then(|()| of_handover.iter().try_for_each(|(_, bytes)| self.restore_taking(bytes)));
         restored.map_err(StageError::State)
     }
 }

@@ -13,6 +13,7 @@ use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
 use crate::cast::interval;
 use crate::dialect::FlowDialect;
 use crate::source::Source;
+use crate::spread::KEYED_PARTITIONS_MAX;
 use crate::types::{Column, Type};
 
 /// The most parameters of a function.
@@ -20,6 +21,8 @@ const PARAMETERS_MAX: usize = 32;
 /// The most words and signs of a statement: a query of several pages, and a tree of which the deepest branch, each
 /// operator below the one before, still fits the stack of a small thread.
 const TOKENS_MAX: usize = 2_000;
+/// The most partitions of a stream, as in the manifest.
+const STREAM_PARTITIONS_MAX: u32 = 1_024;
 /// How deep the parser may nest.
 const NESTING_MAX: usize = 32;
 
@@ -96,6 +99,7 @@ pub(crate) struct CreateFlow {
     pub(crate) late: Option<Name>,
     pub(crate) lateness: Option<Length>,
     pub(crate) idle: Option<Length>,
+    pub(crate) partitions: Option<Count>,
     pub(crate) ports: Vec<PortInto>,
     pub(crate) query: Box<Query>,
     /// Where the query stands.
@@ -114,6 +118,13 @@ pub(crate) struct PortInto {
 #[derive(Debug)]
 pub(crate) struct Length {
     pub(crate) us: i64,
+    pub(crate) at: Range<usize>,
+}
+
+/// Over how many partitions rows are spread by their keys, and where the clause that says it stands.
+#[derive(Debug)]
+pub(crate) struct Count {
+    pub(crate) number: u32,
     pub(crate) at: Range<usize>,
 }
 
@@ -361,7 +372,7 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
                 self.once(&mut said)?;
             }
             if self.word("partitions") {
-                settings.partitions = Some(self.partitions()?);
+                settings.partitions = Some(self.partitions(STREAM_PARTITIONS_MAX)?);
             } else if self.word("retain") {
                 let (text, at) = self.text("a time or a size, as '7 d' or '1GiB'")?;
                 let is_again = match (text.parse::<Time>(), text.parse::<Size>()) {
@@ -408,9 +419,9 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
         Reported
     }
 
-    fn partitions(&mut self) -> Read<u32> {
+    fn partitions(&mut self, most: u32) -> Read<u32> {
         let number = match self.tokens.get(self.next).map(|token| &token.token) {
-            Some(Token::Number(digits, _)) => digits.parse().ok().filter(|number| (1..=1_024).contains(number)),
+            Some(Token::Number(digits, _)) => digits.parse().ok().filter(|number| (1..=most).contains(number)),
             _ => None,
         };
         match number {
@@ -418,7 +429,7 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
                 self.next += 1;
                 Ok(number)
             }
-            None => Err(self.expected("a number of partitions, 1 to 1024", &[])),
+            None => Err(self.expected(&format!("a number of partitions, 1 to {most}"), &[])),
         }
     }
 
@@ -426,7 +437,7 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
         let name = self.name("the name of the flow")?;
         self.broken = Some(Statement::Broken(name.text.clone()));
         let (mut within, mut regions, mut prefer) = (None, Vec::new(), None);
-        let (mut dead_letter, mut late, mut lateness, mut idle) = (None, None, None, None);
+        let (mut dead_letter, mut late, mut lateness, mut idle, mut partitions) = (None, None, None, None, None);
         let (mut ports, mut said) = (Vec::new(), Vec::new());
         while !self.word("as") {
             if self.word("port") {
@@ -458,16 +469,32 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
                     return Err(self.expected("AFTER", &["after"]));
                 }
                 idle = Some(Length { us: self.interval()?, at });
+            } else if self.word("partitions") {
+                partitions = Some(Count { number: self.partitions(KEYED_PARTITIONS_MAX)?, at });
             } else {
-                let known = ["within", "keep", "prefer", "dead", "late", "allow", "idle", "port", "as"];
+                let known = ["within", "keep", "prefer", "dead", "late", "allow", "idle", "partitions", "port", "as"];
                 return Err(self.expected(
-                    "WITHIN, KEEP IN REGION, PREFER, DEAD LETTER INTO, LATE INTO, ALLOW LATENESS, IDLE AFTER, PORT or AS",
+                    "WITHIN, KEEP IN REGION, PREFER, DEAD LETTER INTO, LATE INTO, ALLOW LATENESS, IDLE AFTER, PARTITIONS, PORT or AS",
                     &known,
                 ));
             }
         }
         let (query, at) = self.query()?;
-        Ok(CreateFlow { name, within, regions, prefer, dead_letter, late, lateness, idle, ports, query, at })
+        let clauses = CreateFlow {
+            name,
+            within,
+            regions,
+            prefer,
+            dead_letter,
+            late,
+            lateness,
+            idle,
+            partitions,
+            ports,
+            query,
+            at,
+        };
+        Ok(clauses)
     }
 
     /// `PORT scored INTO scores`, of which the first word is read.

@@ -184,6 +184,12 @@ const WRONG: &[(&str, &str)] = &[
     ("CREATE STREAM s; CREATE FLOW f WITHIN '5 s' PREFER edge WITHIN '6 s' AS SELECT key FROM s", "duplicate"),
     ("CREATE STREAM s; CREATE FLOW f DEAD LETTER INTO a DEAD LETTER INTO b AS SELECT key FROM s", "duplicate"),
     ("CREATE STREAM s PARTITIONS 2 PARTITIONS 3", "duplicate"),
+    ("CREATE STREAM s; CREATE FLOW f PARTITIONS 2 AS SELECT key FROM s", "contradiction"),
+    (
+        "CREATE STREAM s; CREATE FLOW f PARTITIONS 2 PARTITIONS 2 AS SELECT count(*) AS n FROM TUMBLE(s, time, INTERVAL '1 s') GROUP BY window_start",
+        "duplicate",
+    ),
+    ("CREATE STREAM s; CREATE FLOW f PARTITIONS 0 AS SELECT key FROM s", "syntax"),
     ("CREATE STREAM s RETAIN '7 d' RETAIN '1GiB' RETAIN '8 d'", "duplicate"),
     ("CREATE STREAM s (a timestamp, WATERMARK FOR a AS a, WATERMARK FOR a AS a - '1 s')", "duplicate"),
     ("CREATE STREAM r (a text); CREATE STREAM s; CREATE FLOW r AS SELECT key FROM s", "wrong-type"),
@@ -340,4 +346,19 @@ fn what_nests_deeply_is_refused_and_overflows_no_stack() {
         assert!(mistakes(&nested("-".repeat(1_900) + "a")).contains("error["));
     });
     thread.unwrap().join().unwrap();
+}
+
+#[test]
+fn over_how_many_partitions_rows_are_spread_has_a_limit() {
+    let text = |partitions: &str| {
+        format!(
+            "CREATE STREAM s; CREATE FLOW f PARTITIONS {partitions} AS \
+             SELECT count(*) AS n FROM TUMBLE(s, time, INTERVAL '1 s') GROUP BY window_start"
+        )
+    };
+    assert!(program(&text("16")).is_ok());
+    for partitions in ["0", "17", "many"] {
+        let rendered = mistakes(&text(partitions));
+        assert!(rendered.contains("a number of partitions, 1 to 16"), "{rendered}");
+    }
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::sides::{COLUMNS, Line, a_way, batch, in_time, in_turn, onward, run, statements, told, whole};
+use common::sides::{COLUMNS, Line, a_way, batch, in_time, in_turn, onward, run, run_over, statements, told, whole};
 use common::{Running, app, fine, lines, mistakes, process, records, stage_of};
 use littoral_model::manifest::{Partitioning, Sink};
 use littoral_sql::{Program, expand};
@@ -63,14 +63,16 @@ proptest! {
         kind in prop::sample::select(vec!["INNER", "LEFT", "RIGHT", "FULL"]),
         low in -12i64..4,
         length in 0i64..14,
+        keyed in 1usize..6,
         way in a_way(),
     ) {
         let bounds = (low, low + length);
         let sources = [left.as_slice(), right.as_slice()];
-        let program = fine(&statements([left.len(), right.len()], "LATE INTO too_late", &query(kind, bounds)));
-        let one = run(&program, sources, &way).sorted();
+        let clauses = format!("PARTITIONS {keyed} LATE INTO too_late");
+        let program = fine(&statements([left.len(), right.len()], &clauses, &query(kind, bounds)));
+        let one = run_over(&program, sources, keyed, &way).sorted();
         prop_assert_eq!(&one.rows, &by_the_book(sources, kind, bounds));
-        prop_assert_eq!(&one, &run(&program, sources, &whole()).sorted());
+        prop_assert_eq!(&one, &run_over(&program, sources, keyed, &whole()).sorted());
         prop_assert_eq!(&one.rejected, &Vec::<String>::new());
         // What does not count is not late either: rows of the right side, unless they come out alone.
         let least = if ["RIGHT", "FULL"].contains(&kind) { -9 } else { -7 };
@@ -280,6 +282,9 @@ fn a_join_is_three_flows_with_a_stream_between() {
     assert!(names.iter().all(|name| flow(name).dead_letter.is_some() && flow(name).slo.is_some()));
     let between = &manifest.streams[&"f-by-key".parse().unwrap()];
     assert_eq!((between.partitions, between.placement.region.iter().count()), (Some(16), 1));
+    let mut said = app(&statements([2, 20], "PARTITIONS 3", &query));
+    expand(&mut said).unwrap();
+    assert_eq!(said.streams[&"f-by-key".parse().unwrap()].partitions, Some(3));
     let query = |name: &str| manifest.queries[&name.parse().unwrap()].partitioning;
     assert_eq!(names.map(query), [Partitioning::ByKey(2), Partitioning::ByKey(20), Partitioning::Any]);
     assert!(program.flows.values().all(|flow| flow.statement.as_str() == "f"));

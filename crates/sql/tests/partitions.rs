@@ -4,140 +4,28 @@
 
 mod common;
 
-use std::collections::{BTreeMap, VecDeque};
-
 use arrow_array::RecordBatch;
+use common::groups::{
+    Came, Line, QUERY, SESSIONS, a_way, by_the_book, off, off_by_the_book, record, run, run_over, sessions_by_the_book,
+    statements, told, whole,
+};
 use common::{Running, Way, app, fine, lines, mistakes, process, records, stage_of};
 use littoral_model::manifest::{Partitioning, Sink};
 use littoral_sql::{Program, Stage, expand};
 use proptest::prelude::*;
 
-const QUERY: &str = "SELECT m, window_start AS w, count(*) AS n, sum(v) AS s, count(*) FILTER (WHERE v > 5) AS big, max(v) AS top, \
-                     sum(v / 10.0) AS exact, stddev(v) AS off FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY m, window_start";
-
-fn statements(partitions: u32, clauses: &str, query: &str) -> String {
-    format!(
-        "CREATE STREAM s (m text, ts timestamp, v bigint, WATERMARK FOR ts AS ts - INTERVAL '2 seconds') PARTITIONS {partitions}; \
-         CREATE FLOW f {clauses} AS {query}"
-    )
-}
-
-/// A row: key, second, value.
-type Line = (u8, i64, i64);
-
-fn record((m, second, v): &Line) -> String {
-    format!(r#"{{"m":"m{m}","ts":"1970-01-01T00:{:02}:{:02}Z","v":{v}}}"#, second / 60, second % 60)
-}
-
-/// What came of a run.
-#[derive(Debug, Default, PartialEq)]
-struct Came {
-    /// By partition of the groups, in order.
-    rows: Vec<Vec<String>>,
-    /// By partition of the source, in order.
-    late: Vec<Vec<String>>,
-    rejected: Vec<String>,
-    failed: Vec<String>,
-}
-
-fn run(program: &Program, sources: &[Vec<Line>], way: &Way) -> Came {
-    let keyed = sources.len();
-    let mut came = Came { rows: vec![Vec::new(); keyed], ..Came::default() };
-    let mut queues: Vec<Vec<VecDeque<RecordBatch>>> = vec![vec![VecDeque::new(); sources.len()]; keyed];
-    for (partition, rows) in sources.iter().enumerate() {
-        let mut spread = Running::new(program, "f-by-key", partition as u32, way.restarts);
-        let (mut left, mut sizes, mut late) = (rows.as_slice(), way.sizes.iter().cycle(), Vec::new());
-        while !left.is_empty() {
-            let (now, rest) = left.split_at(left.len().min(*sizes.next().unwrap()));
-            left = rest;
-            let texts: Vec<String> = now.iter().map(record).collect();
-            let output = spread.take(&records(&texts.iter().map(String::as_str).collect::<Vec<_>>()));
-            late.extend(lines(output.late.as_ref()));
-            came.rejected.extend(output.rejected.into_iter().map(|(_, reason)| reason));
-            for (to, rows) in output.spread {
-                queues[to as usize][partition].push_back(rows);
-            }
-        }
-        came.late.push(late);
-    }
-    for (to, mut queues) in queues.into_iter().enumerate() {
-        let mut groups = Running::new(program, "f", to as u32, way.restarts);
-        let mut order = way.order.iter().cycle();
-        while queues.iter().any(|queue| !queue.is_empty()) {
-            let Some(rows) = queues[order.next().unwrap() % sources.len()].pop_front() else { continue };
-            let output = groups.take(&rows);
-            came.rows[to].extend(lines(output.rows.as_ref()));
-            came.rejected.extend(output.rejected.into_iter().map(|(_, reason)| reason));
-            came.failed.extend(output.failed);
-        }
-    }
-    came
-}
-
-fn whole(partitions: usize) -> Way {
-    Way { sizes: vec![usize::MAX], order: (0..partitions).collect(), restarts: false }
-}
-
-/// By the book: of each partition the rows that are not late for it; what the last watermarks of all passed.
-fn by_the_book(sources: &[Vec<Line>]) -> BTreeMap<(i64, u8), Vec<Vec<i64>>> {
-    let mut groups: BTreeMap<(i64, u8), Vec<Vec<i64>>> = BTreeMap::new();
-    let mut least = i64::MAX;
-    for (partition, rows) in sources.iter().enumerate() {
-        let mut watermark = i64::MIN;
-        for (m, second, v) in rows {
-            let start = second.div_euclid(10) * 10;
-            if start + 10 > watermark {
-                let group = groups.entry((start, *m)).or_insert_with(|| vec![Vec::new(); sources.len()]);
-                group[partition].push(*v);
-            }
-            watermark = watermark.max(second - 2);
-        }
-        least = least.min(watermark);
-    }
-    groups.retain(|(start, _), _| start + 10 <= least);
-    groups
-}
-
-fn told(((start, m), of): ((i64, u8), Vec<Vec<i64>>)) -> String {
-    let all = || of.iter().flatten().copied();
-    let (n, s) = (all().count(), all().sum::<i64>());
-    // What each partition amounts to, one after the other.
-    let parts =
-        of.iter().filter(|part| !part.is_empty()).map(|part| part.iter().fold(0.0, |sum, v| sum + *v as f64 / 10.0));
-    let exact = parts.reduce(|sum, part| sum + part).unwrap();
-    let (big, top) = (all().filter(|v| *v > 5).count(), all().max().unwrap());
-    let w = format!("1970-01-01T00:{:02}:{:02}Z", start / 60, start % 60);
-    format!(r#"{{"m":"m{m}","w":"{w}","n":{n},"s":{s},"big":{big},"top":{top},"exact":{exact:?},"#)
-}
-
-/// The deviation of a group's values as it is put out, for they are computed in another order by the book.
-fn off(line: &str) -> Option<f64> {
-    serde_json::from_str::<serde_json::Value>(line).unwrap()["off"].as_f64()
-}
-
-fn off_by_the_book(of: &[Vec<i64>]) -> Option<f64> {
-    let all: Vec<f64> = of.iter().flatten().map(|v| *v as f64).collect();
-    let mean = all.iter().sum::<f64>() / all.len() as f64;
-    let squares: f64 = all.iter().map(|v| (v - mean) * (v - mean)).sum();
-    (all.len() > 1).then(|| (squares / (all.len() - 1) as f64).sqrt())
-}
-
-fn a_way() -> impl Strategy<Value = Way> {
-    let order = proptest::collection::vec(0usize..3, 0..12).prop_map(|order| [order, vec![0, 1, 2]].concat());
-    let sizes = proptest::collection::vec(1usize..20, 1..5);
-    (sizes, order, any::<bool>()).prop_map(|(sizes, order, restarts)| Way { sizes, order, restarts })
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn the_order_among_partitions_changes_no_result(
-        sources in proptest::collection::vec(proptest::collection::vec((0u8..5, 0i64..90, -9i64..9), 1..50), 3..4),
+        sources in proptest::collection::vec(proptest::collection::vec((0u8..5, 0i64..90, -9i64..9), 1..50), 1..4),
+        keyed in 2usize..=16,
         way in a_way(),
     ) {
-        let program = fine(&statements(3, "LATE INTO too_late", QUERY));
-        let one = run(&program, &sources, &whole(3));
-        let other = run(&program, &sources, &way);
+        let clauses = format!("PARTITIONS {keyed} LATE INTO too_late");
+        let program = fine(&statements(sources.len() as u32, &clauses, QUERY));
+        let one = run_over(&program, &sources, keyed, &whole(sources.len()));
+        let other = run_over(&program, &sources, keyed, &way);
         prop_assert_eq!(&one, &other);
         let mut ours: Vec<String> = one.rows.concat();
         let mut book: Vec<(String, Option<f64>)> = by_the_book(&sources)
@@ -157,39 +45,6 @@ proptest! {
         }
         prop_assert_eq!(one.rejected, Vec::<String>::new());
     }
-}
-
-const SESSIONS: &str = "SELECT m, window_start AS w, window_end AS e, count(*) AS n, sum(v) AS s, sum(v / 10.0) AS exact \
-                        FROM SESSION(s, ts, INTERVAL '7 s') GROUP BY m, window_start, window_end";
-
-/// By the book: of each partition the rows that are not behind its watermark, by key in the order of time, parted where there is a gap.
-fn sessions_by_the_book(sources: &[Vec<Line>]) -> Vec<String> {
-    let mut keys: BTreeMap<u8, Vec<(i64, i64)>> = BTreeMap::new();
-    let mut least = i64::MAX;
-    for rows in sources {
-        let mut watermark = i64::MIN;
-        for (m, second, v) in rows {
-            if *second >= watermark {
-                keys.entry(*m).or_default().push((*second, *v));
-            }
-            watermark = watermark.max(second - 2);
-        }
-        least = least.min(watermark);
-    }
-    let mut told = Vec::new();
-    for (m, mut rows) in keys {
-        rows.sort_unstable();
-        for session in rows.chunk_by(|(one, _), (next, _)| next - one < 7) {
-            let (start, end) = (session[0].0, session[session.len() - 1].0 + 7);
-            if end <= least {
-                let moment = |second: i64| format!("1970-01-01T00:{:02}:{:02}Z", second / 60, second % 60);
-                let (n, s) = (session.len(), session.iter().map(|(_, v)| v).sum::<i64>());
-                told.push(format!(r#"{{"m":"m{m}","w":"{}","e":"{}","n":{n},"s":{s},"#, moment(start), moment(end)));
-            }
-        }
-    }
-    told.sort();
-    told
 }
 
 proptest! {
@@ -415,6 +270,19 @@ fn a_flow_is_two_with_a_stream_between_where_its_source_has_several_partitions()
     expand(&mut manifest).unwrap();
     assert_eq!(manifest.flows.len(), 1);
     assert_eq!(manifest.queries[&"f".parse().unwrap()].partitioning, Partitioning::Single);
+    // How many partitions the groups have is the flow's to say.
+    for (of_source, keyed) in [(40, 3), (1, 5), (4, 1)] {
+        let mut manifest = app(&statements(of_source, &format!("PARTITIONS {keyed}"), QUERY));
+        let program = expand(&mut manifest).unwrap();
+        assert_eq!(manifest.streams[&"f-by-key".parse().unwrap()].partitions, Some(keyed));
+        let spread = &program.flows[&"f-by-key".parse().unwrap()].plan;
+        assert_eq!(spread.partitioning(), Partitioning::ByKey(of_source));
+        let told = spread.operators().join("; ");
+        assert!(told.contains(&format!("spread by 1 keys over {keyed} partitions")), "{told}");
+    }
+    let mut manifest = app(&statements(1, "PARTITIONS 1", QUERY));
+    expand(&mut manifest).unwrap();
+    assert_eq!(manifest.flows.len(), 1);
     let taken = format!("CREATE STREAM f_by_key; {}", statements(2, "", QUERY));
     assert!(mistakes(&taken).contains("come together in a stream `f-by-key`"), "{}", mistakes(&taken));
 }
@@ -427,6 +295,9 @@ fn the_state_of_another_number_of_partitions_is_refused() {
     let state: Vec<(u32, &[u8])> = state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
     assert!(!state.is_empty());
     stage_of(&fine(&statements(2, "", QUERY)), "f-by-key", 0).restore(&state).unwrap();
-    let error = stage_of(&fine(&statements(3, "", QUERY)), "f-by-key", 0).restore(&state).unwrap_err();
-    assert!(error.to_string().contains("give the flow another name"), "{error}");
+    stage_of(&fine(&statements(2, "PARTITIONS 2", QUERY)), "f-by-key", 0).restore(&state).unwrap();
+    for other in [statements(3, "", QUERY), statements(2, "PARTITIONS 3", QUERY)] {
+        let error = stage_of(&fine(&other), "f-by-key", 0).restore(&state).unwrap_err();
+        assert!(error.to_string().contains("give the flow another name"), "{error}");
+    }
 }

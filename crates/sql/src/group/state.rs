@@ -17,17 +17,17 @@ const STATE_VERSION_UNFINISHED: u8 = 3;
 
 /// What one key group's state says.
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     progress: Progress,
     /// Which window, by its end, and part of it is to be put out next, if its watermark says that it is closed.
     next: Option<(i64, u32)>,
     /// By the end of their window and encoded key.
-    groups: Vec<((i64, Vec<u8>), Group)>,
+    pub(super) groups: Vec<((i64, Vec<u8>), Group)>,
 }
 
 /// A group as it is written.
 #[derive(Debug, Deserialize)]
-struct Group {
+pub(super) struct Group {
     keys: Vec<Option<Cell<'static>>>,
     accumulators: Vec<Accumulator>,
 }
@@ -41,7 +41,8 @@ struct Written {
 }
 
 /// A state that is being written.
-struct Writer(Vec<u8>);
+#[derive(Default)]
+pub(super) struct Writer(Vec<u8>);
 
 impl Writer {
     /// Begins a state of so many groups.
@@ -59,7 +60,7 @@ impl Writer {
     }
 
     /// A group: the end of its window, its encoded key, that without what tells groups of one key apart, and its accumulators.
-    fn group<A: Serialize>(
+    pub(super) fn group<A: Serialize>(
         &mut self,
         end_us: i64,
         (encoded, common): (&[u8], &[u8]),
@@ -70,6 +71,23 @@ impl Writer {
         self.0.extend_from_slice(common);
         self.push(&accumulators.len());
         accumulators.for_each(|accumulator| self.push(&accumulator));
+    }
+
+    /// What is written so far as so many groups of a key group.
+    pub(super) fn piece(self, layout: u64, groups: usize) -> Vec<u8> {
+        let mut whole = Self::begin(layout, Progress::default(), None, groups);
+        whole.0.extend(self.0);
+        whole.end(Progress::default())
+    }
+
+    /// How many bytes are written.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Takes what is written from there on.
+    pub(super) fn split_off(&mut self, at: usize) -> Self {
+        Self(self.0.split_off(at))
     }
 
     /// The whole state.
@@ -115,7 +133,12 @@ impl Groups {
                 self.restore_part(grouping, *part, state);
             }
         }
-        // What is over does not count.
+        self.count_again(grouping);
+        Ok(())
+    }
+
+    /// Counts the groups that rows may change: those of what is over do not count.
+    pub(super) fn count_again(&mut self, grouping: &Grouping) {
         let gone = self.watermark_us.map(|watermark| watermark.saturating_sub(grouping.lateness_us));
         (self.count, self.text_bytes) = (0, 0);
         for (end, window) in &mut self.windows {
@@ -125,7 +148,6 @@ impl Groups {
                 self.text_bytes += window.text_bytes();
             }
         }
-        Ok(())
     }
 
     fn restore_part(&mut self, grouping: &Grouping, part: u32, State { progress, next, groups }: State) {
@@ -147,6 +169,13 @@ impl Groups {
                 self.forget_sessions(&table, end);
             }
         }
+        self.insert_groups(grouping, part, groups);
+        self.windows.retain(|_, window| !window.is_empty());
+    }
+
+    /// Puts groups into a key group that have taken in something.
+    pub(super) fn insert_groups(&mut self, grouping: &Grouping, part: u32, groups: Vec<((i64, Vec<u8>), Group)>) {
+        let is_session = grouping.window.turn == Turn::Sessions;
         for ((end, encoded), Group { keys, accumulators }) in groups {
             if is_session {
                 self.note_session(&encoded, end);
@@ -156,7 +185,6 @@ impl Groups {
                 table.insert(&self.layout, &PackedKey::of(&encoded), bytes, accumulators);
             }
         }
-        self.windows.retain(|_, window| !window.is_empty());
     }
 }
 
@@ -171,7 +199,7 @@ pub(crate) fn read_progress(layout: u64, bytes: &[u8]) -> Result<Option<Progress
 }
 
 /// What was written; nothing if it has no state.
-fn read(layout: u64, bytes: &[u8]) -> Result<Option<State>, String> {
+pub(super) fn read(layout: u64, bytes: &[u8]) -> Result<Option<State>, String> {
     let Some((version, bytes)) = bytes.split_first() else { return Ok(None) };
     let unreadable = |error| format!("the state cannot be read: {error}");
     let (next, bytes) = match *version {
@@ -185,7 +213,7 @@ fn read(layout: u64, bytes: &[u8]) -> Result<Option<State>, String> {
     let written: Written = postcard::from_bytes(bytes).map_err(unreadable)?;
     if written.layout != layout {
         return Err(
-            "the state is of a query with another source, or other windows, keys or aggregates; give the flow another name".to_owned()
+            "the state is of a query with another source, another number of partitions, or other windows, keys or aggregates; give the flow another name".to_owned()
         );
     }
     let progress = Progress { watermark_us: written.watermark_us, is_idle: *version == STATE_VERSION_IDLE };

@@ -98,13 +98,8 @@ impl Joins {
                 self.remove(side, at);
             }
         }
-        let rows: [Vec<ReadBack>; 2] = read(layout, bytes)?.unwrap_or_default();
-        for (side, rows) in rows.into_iter().enumerate() {
-            for (at, key, values, is_matched) in rows {
-                let valid_us = if joining.is_version(side) { version::valid_of(&values)? } else { at.0 };
-                let kept = Kept { key: Key::from_vec(key), values: values.into(), valid_us, part, is_matched };
-                self.insert(side, at, kept);
-            }
+        for (side, rows) in read_rows(joining, (part, bytes), layout)?.into_iter().enumerate() {
+            rows.into_iter().for_each(|(at, kept)| self.insert(side, at, kept));
             self.forget(side);
         }
         Ok(())
@@ -119,6 +114,24 @@ impl Joins {
             self.remove(side, at);
         }
     }
+}
+
+/// The rows of both sides that are written in a part of the state.
+pub(super) fn read_rows(
+    joining: &Joining,
+    (part, bytes): (u32, &[u8]),
+    layout: u64,
+) -> Result<[Vec<(At, Kept)>; 2], String> {
+    let written: [Vec<ReadBack>; 2] = read(layout, bytes)?.unwrap_or_default();
+    let mut all = [Vec::new(), Vec::new()];
+    for (side, rows) in written.into_iter().enumerate() {
+        for (at, key, values, is_matched) in rows {
+            let valid_us = if joining.is_version(side) { version::valid_of(&values)? } else { at.0 };
+            let kept = Kept { key: Key::from_vec(key), values: values.into(), valid_us, part, is_matched };
+            one_mut(&mut all, side).push((at, kept));
+        }
+    }
+    Ok(all)
 }
 
 fn written<T: Serialize>(layout: u64, state: &T) -> Vec<u8> {
@@ -136,7 +149,7 @@ fn read<T: for<'de> Deserialize<'de>>(layout: u64, bytes: &[u8]) -> Result<Optio
     let unread = |error: postcard::Error| format!("the state cannot be read: {error}");
     let (of, bytes) = postcard::take_from_bytes::<u64>(bytes).map_err(unread)?;
     if of != layout {
-        return Err("the state is of a query that joins other streams, or by other keys, columns or moments; give the flow another name".to_owned());
+        return Err("the state is of a query that joins other streams, over another number of partitions, or by other keys, columns or moments; give the flow another name".to_owned());
     }
     postcard::from_bytes(bytes).map(Some).map_err(unread)
 }

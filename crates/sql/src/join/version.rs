@@ -24,6 +24,11 @@ impl Joining {
     }
 }
 
+/// The number of a row that was another one's in another partition: it keeps the partition of a version.
+pub(super) fn renumbered(number: u64, next: u64) -> u64 {
+    number >> NUMBER_BITS << NUMBER_BITS | next
+}
+
 /// The part of the state that the versions of an encoded key are in: behind those of rows that wait, with which they do not change.
 pub(super) fn part_of(key: &[u8]) -> u32 {
     let parts = SLOTS_OF_ROWS as u32 * KEY_GROUPS;

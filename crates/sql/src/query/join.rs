@@ -162,6 +162,7 @@ pub(super) fn check(
         output,
         has_late_port: flow.late.is_some(),
         idle_us: flow.idle.as_ref().map(|idle| idle.us),
+        partitions: flow.partitions.as_ref().map(|partitions| partitions.number),
     };
     let (spread, plan) = pair(checked);
     Some(Compiled {

@@ -9,6 +9,7 @@
     clippy::expect_used
 )]
 
+pub mod groups;
 pub mod sides;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 use littoral_model::manifest::{Manifest, Sql};
-use littoral_sql::{Mistakes, Output, Program, Stage, expand};
+use littoral_sql::{Mistakes, Output, Program, Rescaling, Stage, expand};
 
 /// An app without anything but statements.
 pub fn app(text: &str) -> Manifest {
@@ -108,6 +109,16 @@ impl<'p> Running<'p> {
 
     pub fn go_on(&mut self) -> Output {
         let output = self.stage.go_on().unwrap();
+        self.commit(output)
+    }
+
+    /// All that it hands over.
+    pub fn hand_over(&self, rescaling: Rescaling) -> Vec<(u32, RecordBatch)> {
+        self.stage.hand_over(rescaling).unwrap().map(Result::unwrap).collect()
+    }
+
+    pub fn take_over(&mut self, rows: &RecordBatch) -> Output {
+        let output = self.stage.take_over(rows).unwrap();
         self.commit(output)
     }
 

@@ -53,8 +53,13 @@ pub fn batch(rows: &[Line]) -> RecordBatch {
 /// Runs all three flows; what is sent to the partitions of the join is heard of in the order of the way.
 pub fn run(program: &Program, sources: [&[Vec<Line>]; 2], way: &Way) -> Came {
     let [left, right] = sources;
+    run_over(program, sources, left.len().max(right.len()), way)
+}
+
+/// The same where the join has so many partitions.
+pub fn run_over(program: &Program, sources: [&[Vec<Line>]; 2], keyed: usize, way: &Way) -> Came {
+    let [left, right] = sources;
     let producers = left.len() + right.len();
-    let keyed = left.len().max(right.len());
     let mut came = Came::default();
     let mut queues: Vec<Vec<VecDeque<RecordBatch>>> = vec![vec![VecDeque::new(); producers]; keyed];
     for (name, partitions, first) in [("f-left", left, 0), ("f-right", right, left.len())] {

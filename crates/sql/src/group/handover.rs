@@ -1,0 +1,79 @@
+//! Groups that go from one partition to another, where their number changes.
+
+use super::closing::Step;
+use super::state::{Writer, read};
+use super::{Groups, KEY_GROUPS, PRODUCERS_FROM, Progress, WATERMARK_GROUP, common};
+use crate::plan::Grouping;
+
+impl Groups {
+    /// How far all partitions of the source are.
+    pub(crate) fn watermark_us(&self) -> Option<i64> {
+        self.watermark_us
+    }
+
+    /// How far each of them is.
+    pub(crate) fn producers(&self) -> Vec<(u32, Progress)> {
+        self.producers.iter().map(|(producer, progress)| (*producer, *progress)).collect()
+    }
+
+    /// The groups of a key group in pieces of so many bytes at most, or of one group.
+    pub(crate) fn pieces(&self, grouping: &Grouping, part: u32, layout: u64, bytes_max: usize) -> Vec<Vec<u8>> {
+        let (mut pieces, mut groups, mut count, mut key) = (Vec::new(), Writer::default(), 0, Vec::new());
+        let tables = self.windows.iter().filter_map(|(end, window)| Some((*end, window.part(part)?)));
+        for (end_us, table) in tables {
+            for record in table.records(&self.layout) {
+                let before = groups.len();
+                table.read_key(&self.layout, record, &mut key);
+                groups.group(end_us, (&key, common(grouping, &key)), table.accumulators(&self.layout, record));
+                if count > 0 && groups.len() > bytes_max {
+                    let begun = groups.split_off(before);
+                    pieces.push(std::mem::replace(&mut groups, begun).piece(layout, count));
+                    count = 0;
+                }
+                count += 1;
+            }
+        }
+        if count > 0 {
+            pieces.push(groups.piece(layout, count));
+        }
+        pieces
+    }
+
+    /// Adds the groups of a piece.
+    pub(crate) fn take_piece(
+        &mut self,
+        grouping: &Grouping,
+        (part, bytes): (u32, &[u8]),
+        layout: u64,
+        dirty: &mut Vec<u32>,
+    ) -> Result<(), String> {
+        if part >= KEY_GROUPS {
+            return Err(format!("there is no key group {part}"));
+        }
+        if let Some(state) = read(layout, bytes)? {
+            self.insert_groups(grouping, part, state.groups);
+            dirty.push(part);
+        }
+        Ok(())
+    }
+
+    /// Goes on from where those were of whom it has taken all, and says which parts of the state change by that. The one that was
+    /// furthest says which windows are over: partitions that fall idle and come back can have made one think so and not another.
+    pub(crate) fn go_on_from(
+        &mut self,
+        grouping: &Grouping,
+        producers: Vec<(u32, Progress)>,
+        watermarks_us: impl Iterator<Item = Option<i64>> + Clone,
+    ) -> Vec<u32> {
+        self.producers = producers.into_iter().collect();
+        self.watermark_us = watermarks_us.clone().min().flatten();
+        self.count_again(grouping);
+        let mut step = Step::new(grouping);
+        if let Some(furthest) = watermarks_us.max().flatten().filter(|of| self.watermark_us < Some(*of)) {
+            self.advance(&mut step, furthest);
+        }
+        step.dirty.insert(WATERMARK_GROUP);
+        self.producers.keys().for_each(|producer| step.dirty.insert(PRODUCERS_FROM + producer));
+        step.dirty.into_parts()
+    }
+}
