@@ -3,6 +3,7 @@
 //!
 //! Works on the text's own tables, so that everything that can be read is checked, whatever else is wrong.
 
+mod connectors;
 mod grants;
 mod image;
 mod later;
@@ -46,6 +47,7 @@ pub(super) fn check(root: &DeTable<'_>, report: &mut Report<'_>) {
     meaning.check_streams();
     meaning.check_flows();
     meaning.check_cycles();
+    meaning.check_connectors();
     meaning.check_routes();
     meaning.check_topics();
     meaning.check_triggers();
