@@ -4,8 +4,11 @@
 
 mod common;
 
-use std::io::Write as _;
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use common::*;
 use serde_json::Value;
@@ -197,5 +200,180 @@ fn rows_of_commas_become_objects_and_what_is_none_is_passed_over() {
     ];
     assert_eq!(rows.collect::<Vec<_>>(), wanted);
     assert_eq!(connector(&world, &node, "sources")["passed_over"], 1);
+    assert_eq!(node.stop(), 0);
+}
+
+/// A service that is asked and posted to. It keeps the keys of requests, and takes rows with a known one not again.
+struct Service {
+    address: String,
+    state: Arc<Mutex<Served>>,
+}
+
+#[derive(Default)]
+struct Served {
+    /// It answers 503.
+    is_down: bool,
+    /// It takes so many requests, and hangs up instead of answering.
+    hangs_up: usize,
+    keys: BTreeSet<String>,
+    rows: Vec<String>,
+    repeats: usize,
+    /// What it answers to who asks, and its tag.
+    answer: (String, String),
+    not_modified: usize,
+    asked_with: BTreeSet<String>,
+}
+
+impl Service {
+    fn start() -> Self {
+        let listener = TcpListener::bind(ANY_PORT).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let state = Arc::new(Mutex::new(Served::default()));
+        let served = Arc::clone(&state);
+        // It ends with the process of the tests.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                serve(stream, &served);
+            }
+        });
+        Self { address, state }
+    }
+
+    fn state(&self) -> MutexGuard<'_, Served> {
+        self.state.lock().unwrap()
+    }
+}
+
+fn serve(mut stream: TcpStream, served: &Mutex<Served>) {
+    let (mut got, mut chunk) = (Vec::new(), [0; 65_536]);
+    let (head, body) = loop {
+        let Ok(read @ 1..) = stream.read(&mut chunk) else { return };
+        got.extend_from_slice(&chunk[..read]);
+        let text = String::from_utf8_lossy(&got).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = header(head, "content-length").map_or(0, |length| length.parse().unwrap());
+        if body.len() >= length {
+            break (head.to_owned(), body.to_owned());
+        }
+    };
+    let mut served = served.lock().unwrap();
+    let (status, headers, answer) = if served.is_down {
+        ("503 Service Unavailable", String::new(), "later".to_owned())
+    } else if head.starts_with("POST") {
+        let key = header(&head, "idempotency-key").unwrap();
+        if served.keys.insert(key) {
+            served.rows.extend(body.lines().map(str::to_owned));
+        } else {
+            served.repeats += 1;
+        }
+        if served.hangs_up > 0 {
+            served.hangs_up -= 1;
+            return;
+        }
+        ("200 OK", String::new(), String::new())
+    } else {
+        served.asked_with.extend(header(&head, "authorization"));
+        let (answer, tag) = served.answer.clone();
+        if header(&head, "if-none-match").is_some_and(|known| known == tag) {
+            served.not_modified += 1;
+            ("304 Not Modified", String::new(), String::new())
+        } else {
+            ("200 OK", format!("etag: {tag}\r\n"), answer)
+        }
+    };
+    let length = answer.len();
+    write!(stream, "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{answer}").ok();
+}
+
+fn header(head: &str, name: &str) -> Option<String> {
+    let named = |line: &str| {
+        line.split_once(": ").filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+    };
+    head.lines().find_map(named)
+}
+
+#[test]
+fn a_service_gets_each_row_once_also_if_it_was_down_or_its_answers_were_lost() {
+    const COUNT: u64 = 6_000;
+    let world = World::new();
+    let shared = shared(&world);
+    let offer = ["--offer", shared.to_str().unwrap()];
+    let node = world.first_with("cloud-1", &offer);
+    let service = Service::start();
+    let (address, out) = (&service.address, shared.join("out"));
+    service.state().is_down = true;
+    let manifest = format!(
+        "[streams.made]\npartitions = 2\n[sources.load]\nstream = \"made\"\n[sources.load.generator]\nrate = 3000\ncount = {COUNT}\n\
+         fields = {{ n = \"sequence\" }}\n[sinks.service]\nstream = \"made\"\nhttp = {{ url = \"http://{address}/rows\", grants = [\"{address}\"] }}\n\
+         [sinks.private]\nstream = \"made\"\nhttp = {{ url = \"http://localhost:1/\", grants = [\"localhost\"] }}\n\
+         [sinks.archive]\nstream = \"made\"\nfile = {{ path = {out:?} }}\n"
+    );
+    deploy_with(&world, &node, &manifest, &["--no-wait"]);
+    let sorted = |mut numbers: Vec<u64>| {
+        numbers.sort_unstable();
+        numbers
+    };
+    // All else goes on: what comes, and who else wants it.
+    eventually_within(STORY_MAX, "the files have all", || numbers(&out).len() as u64 >= COUNT);
+    assert!(service.state().rows.is_empty());
+    let reason = |name: &str| {
+        let sinks = node.json(&world, &["get", "sinks", name, "-o", "json"]);
+        sinks[0]["reason"].as_str().unwrap_or_default().to_owned()
+    };
+    eventually("it says what the service answers", || reason("service").contains("it answered 503"));
+    eventually("a name leads to no private address", || {
+        reason("private").contains("which is not public; grant it with")
+    });
+    {
+        let mut served = service.state();
+        // It takes the first ones, and nobody hears of it.
+        (served.is_down, served.hangs_up) = (false, usize::MAX);
+    }
+    eventually("it has taken some", || !service.state().rows.is_empty());
+    node.kill();
+    service.state().hangs_up = 0;
+    let node = world.start("cloud-1", &offer);
+    let had = || -> Vec<u64> {
+        let rows = service.state().rows.clone();
+        let number = |row: &String| {
+            let row: Value = serde_json::from_str(row).unwrap();
+            serde_json::from_str::<Value>(row["value"].as_str().unwrap()).unwrap()["n"].as_u64().unwrap()
+        };
+        rows.iter().map(number).collect()
+    };
+    eventually_within(STORY_MAX, "the service has all", || had().len() as u64 >= COUNT);
+    assert!(sorted(had()) == (0..COUNT).collect::<Vec<_>>(), "rows are missing or doubled: {}", had().len());
+    assert!(service.state().repeats > 0, "nothing was sent again: the test has not seen what it is about");
+    assert_eq!(node.stop(), 0);
+}
+
+#[test]
+fn an_answer_is_taken_once_until_it_is_another() {
+    let world = World::new();
+    let node = world.first("cloud-1");
+    let service = Service::start();
+    let address = &service.address;
+    let answers = |text: &str, tag: &str| service.state().answer = (text.to_owned(), tag.to_owned());
+    answers("[{\"k\":\"a\",\"v\":1},{\"k\":\"b\",\"v\":2}]", "\"one\"");
+    let secrets = node.data.join("secrets/default/plant");
+    std::fs::create_dir_all(&secrets).unwrap();
+    std::fs::write(secrets.join("token"), "Bearer hunter2\n").unwrap();
+    let manifest = format!(
+        "[streams.answers]\n[sources.service]\nstream = \"answers\"\n[sources.service.http]\nurl = \"http://{address}/now\"\n\
+         grants = [\"{address}\"]\nevery = \"20ms\"\nkey = \"k\"\nheaders = {{ authorization = \"secret:token\" }}\n"
+    );
+    deploy(&world, &node, &manifest);
+    let first = [r#"{"k":"a","v":1}"#, r#"{"k":"b","v":2}"#].map(str::to_owned).to_vec();
+    eventually("both are there", || values(&world, &node, "plant/answers") == first);
+    eventually("it is asked again", || service.state().not_modified > 2);
+    node.kill();
+    service.state().not_modified = 0;
+    let node = world.start("cloud-1", &[]);
+    eventually("it is asked with the tag that was committed", || service.state().not_modified > 2);
+    assert_eq!(values(&world, &node, "plant/answers"), first);
+    answers("{\"k\":\"c\"}", "\"two\"");
+    let then = [first, vec!["{\"k\":\"c\"}".to_owned()]].concat();
+    eventually("the other answer is there", || values(&world, &node, "plant/answers") == then);
+    assert_eq!(service.state().asked_with, BTreeSet::from(["Bearer hunter2".to_owned()]));
     assert_eq!(node.stop(), 0);
 }

@@ -108,7 +108,7 @@ fn draw(seed: u32, field: &str, number: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use std::collections::BTreeSet;
 
     use super::*;
@@ -133,11 +133,12 @@ mod tests {
         while records.len() < 3_000 {
             let mut generator = Generator::open(&settings(seed), position.as_deref()).unwrap();
             for _ in 0..stop {
-                if records.len() < 3_000 {
-                    let taken = generator.next().await.unwrap();
-                    records.extend(taken.records);
-                    position = Some(taken.position);
+                if records.len() == 3_000 {
+                    break;
                 }
+                let taken = generator.next().await.unwrap();
+                records.extend(taken.records);
+                position = Some(taken.position);
             }
         }
         records.iter_mut().for_each(|record| record.time_us = 0);

@@ -5,27 +5,33 @@
 //! outside. So the log is the only place where anything waits: neither side keeps a queue. Whichever is down is tried again, and what
 //! is the matter is told with its work.
 //!
-//! Each kind is a module: [`generator`] makes records up, [`file`] has files. To add one, implement the trait, and name it in
+//! Each kind is a module: [`generator`] makes records up, [`file`] has files, [`http`] asks and posts. To add one, implement the trait, and name it in
 //! [`open_source`] or [`open_sink`], and in the manifest.
 
 mod backoff;
 pub mod file;
 pub mod generator;
+pub mod http;
 pub mod sink;
 pub mod source;
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use littoral_model::entry::Position;
+use littoral_model::grant::Peer;
 use littoral_model::id::Epoch;
 use littoral_model::manifest::{SinkConnector, SourceConnector};
 use littoral_model::work::WorkId;
 
+use crate::http::{HttpSink, HttpSource};
 use file::{FileSink, FileSource};
 use generator::Generator;
+use serde_json::Value;
 
 /// About how many bytes of records are committed at once, and handed to a sink at once.
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
@@ -67,10 +73,17 @@ pub struct Taken {
     pub passed_over: Option<(u64, String)>,
 }
 
+impl Taken {
+    /// Whether there is nothing to commit.
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.passed_over.is_none()
+    }
+}
+
 /// Something outside that gives records.
 #[async_trait]
 pub trait Source: Send {
-    /// The records that come next, about [`BATCH_BYTES`] of them at most; waits for them. What is given is gone: the next call goes on behind it.
+    /// The records that come next, none where it is only known by now that nothing is the matter; about [`BATCH_BYTES`] of them at most; waits for them. What is given is gone: the next call goes on behind it.
     /// May be dropped while it waits, and asked again.
     ///
     /// # Errors
@@ -124,13 +137,26 @@ pub trait Sink: Send {
     async fn committed(&mut self) -> Result<(), Trouble>;
 }
 
-/// What of its machine a node lets sources and sinks have.
+/// What of its machine a node lets a source or a sink have.
+#[async_trait]
 pub trait Machine: Send + Sync + 'static {
     /// Opens a folder.
     ///
     /// # Errors
     /// When the node does not offer it, or it is not there.
     fn folder(&self, path: &Path) -> Result<OwnedFd, Trouble>;
+
+    /// The addresses of a host that may be talked to; nothing is to be resolved again.
+    ///
+    /// # Errors
+    /// When none of the grants admits it, or there is none.
+    async fn addresses(&self, grants: &[Peer], host: &str, port: u16) -> Result<Vec<SocketAddr>, Trouble>;
+
+    /// A secret of the app.
+    ///
+    /// # Errors
+    /// When the node has none of that name.
+    async fn secret(&self, name: &str) -> Result<String, Trouble>;
 }
 
 /// Opens the source of that name; it goes on at a position that was committed, if there is one.
@@ -139,12 +165,15 @@ pub trait Machine: Send + Sync + 'static {
 /// When it cannot be reached now, or the position is not its own.
 pub async fn open_source(
     source: &SourceConnector,
-    machine: &dyn Machine,
+    machine: &Arc<dyn Machine>,
     position: Option<&[u8]>,
 ) -> Result<Box<dyn Source>, Trouble> {
     match source {
         SourceConnector { generator: Some(generator), .. } => Ok(Box::new(Generator::open(generator, position)?)),
-        SourceConnector { file: Some(file), .. } => Ok(Box::new(FileSource::open(file, machine, position)?)),
+        SourceConnector { file: Some(file), .. } => Ok(Box::new(FileSource::open(file, &**machine, position)?)),
+        SourceConnector { http: Some(http), .. } => {
+            Ok(Box::new(HttpSource::open(http, Arc::clone(machine), position).await?))
+        }
         _ => Err(Trouble("the source is of no kind; deploy its app again".to_owned())),
     }
 }
@@ -156,11 +185,31 @@ pub async fn open_source(
 pub async fn open_sink(
     name: &str,
     sink: &SinkConnector,
-    machine: &dyn Machine,
+    machine: &Arc<dyn Machine>,
     committed: Option<&[u8]>,
 ) -> Result<Box<dyn Sink>, Trouble> {
     match sink {
-        SinkConnector { file: Some(file), .. } => Ok(Box::new(FileSink::open(name, file, machine, committed).await?)),
+        SinkConnector { file: Some(file), .. } => {
+            Ok(Box::new(FileSink::open(name, file, &**machine, committed).await?))
+        }
+        SinkConnector { http: Some(http), .. } => {
+            Ok(Box::new(HttpSink::open(http, Arc::clone(machine), committed).await?))
+        }
         _ => Err(Trouble("the sink is of no kind; deploy its app again".to_owned())),
+    }
+}
+
+/// Whether what a sink is given together must be the same again after a failure, because the outside knows it by that. It is committed
+/// before it is written then.
+pub(crate) fn is_planned(sink: &SinkConnector) -> bool {
+    sink.http.is_some()
+}
+
+/// A value as a key of a record.
+fn key_of(value: Option<&Value>) -> Option<String> {
+    match value? {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
     }
 }

@@ -13,13 +13,19 @@ use littoral_flow::{Ended, batch};
 use littoral_model::entry::{Commit, InputPosition, PortBatch, Position};
 use littoral_model::id::Epoch;
 use littoral_model::manifest::SinkConnector;
+use littoral_model::work::WorkId;
 use littoral_store::replica::Owned;
+use serde::{Deserialize, Serialize};
 
 use crate::backoff::Backoff;
-use crate::{BATCH_BYTES, Machine, Part, Rows, Sink, Trouble, open_sink};
+use crate::{BATCH_BYTES, Machine, Part, Rows, Sink, Trouble, is_planned, open_sink};
 
 /// The key group of the log that has what the sink must know.
 const KNOWN: u32 = 0;
+/// The key group that has which rows are being written together.
+const PLAN: u32 = 1;
+/// The version of the form of plans.
+const PLAN_VERSION: u32 = 1;
 
 /// Everything that a running sink needs.
 pub struct SinkWork {
@@ -51,7 +57,12 @@ async fn drain(work: SinkWork) -> Ended {
         Ok(restored) => restored,
         Err(error) => return error.into(),
     };
-    let known = restored.state.into_iter().find(|(group, _)| *group == KNOWN).map(|(_, bytes)| bytes);
+    let state = |wanted| restored.state.iter().find(|(group, _)| *group == wanted).map(|(_, bytes)| bytes.clone());
+    let known = state(KNOWN);
+    let planned = match state(PLAN).map(|plan| Plan::decode(&plan)).transpose() {
+        Ok(planned) => planned,
+        Err(trouble) => return Ended::Failed(trouble.to_string()),
+    };
     let lanes = work.inputs.iter().map(|input| Lane::start(&work, input, &restored.inputs)).collect();
     let (opened, backoff) = (None, Backoff::default());
     let mut running = Running {
@@ -68,6 +79,11 @@ async fn drain(work: SinkWork) -> Ended {
     if let Err(ended) = running.settle().await {
         return ended;
     }
+    if let Some(plan) = planned
+        && let Err(ended) = running.resume(plan).await
+    {
+        return ended;
+    }
     loop {
         if let Err(ended) = running.turn().await {
             return ended;
@@ -75,10 +91,26 @@ async fn drain(work: SinkWork) -> Ended {
     }
 }
 
+/// Which rows are being written together: up to where of each partition.
+#[derive(Debug, Serialize, Deserialize)]
+struct Plan {
+    version: u32,
+    parts: Vec<(WorkId, Position)>,
+}
+
+impl Plan {
+    fn decode(bytes: &[u8]) -> Result<Self, Trouble> {
+        let plan = serde_json::from_slice::<Self>(bytes).ok().filter(|plan| plan.version == PLAN_VERSION);
+        plan.ok_or_else(|| Trouble("what it was writing is in a form that this version does not know".to_owned()))
+    }
+}
+
 /// One partition of the stream.
 struct Lane {
     input: Input,
     reader: Reader,
+    /// What has arrived behind the rows that are written first.
+    held: Option<Received>,
 }
 
 impl Lane {
@@ -86,7 +118,35 @@ impl Lane {
         let known = restored.iter().find(|known| known.work == input.work);
         let (epoch, from) = known.map_or((Epoch(0), Position::START), |known| (known.epoch, known.position));
         let reader = Reader::start(Arc::clone(&work.source), work.owned.work().clone(), input.clone(), from, epoch);
-        Self { input: input.clone(), reader }
+        Self { input: input.clone(), reader, held: None }
+    }
+
+    async fn next(&mut self) -> Option<Received> {
+        match self.held.take() {
+            Some(held) => Some(held),
+            None => self.reader.next().await,
+        }
+    }
+
+    fn try_next(&mut self) -> Option<Received> {
+        self.held.take().or_else(|| self.reader.try_next())
+    }
+
+    /// What there is up to a place, however it arrives.
+    async fn upto(&mut self, end: Position) -> Option<Received> {
+        let mut all = self.next().await?;
+        while all.next < end {
+            let Received { epoch, batches, next, .. } = self.next().await?;
+            (all.epoch, all.next) = (epoch, next);
+            all.batches.extend(batches);
+        }
+        let behind = all.batches.iter().position(|(index, _)| *index >= end.index).unwrap_or(all.batches.len());
+        let batches = all.batches.split_off(behind);
+        if all.next > end {
+            self.held = Some(Received { epoch: all.epoch, from: end, batches, next: all.next });
+            all.next = end;
+        }
+        Some(all)
     }
 }
 
@@ -115,25 +175,58 @@ impl Running {
         Ok(())
     }
 
+    /// Writes what was being written when an owner ended, the very same rows together.
+    async fn resume(&mut self, plan: Plan) -> Result<(), Ended> {
+        let mut arrived = Vec::with_capacity(plan.parts.len());
+        for (work, end) in plan.parts {
+            let lane = self.lanes.iter_mut().enumerate().find(|(_, lane)| lane.input.work == work);
+            let Some((place, lane)) = lane else { continue };
+            let received = lane.upto(end).await.ok_or_else(ended_early)?;
+            arrived.push((place, received));
+        }
+        let (parts, step) = self.parts(arrived)?;
+        self.carry(&parts, &step).await
+    }
+
     /// Takes what has arrived, hands it on until the sink has it, and commits that.
     async fn turn(&mut self) -> Result<(), Ended> {
         let arrived = self.arrived().await?;
+        let (parts, step) = self.parts(arrived)?;
+        let has_rows = parts.iter().any(|part| !part.rows.is_empty());
+        if has_rows && is_planned(&self.sink) {
+            let parts = parts.iter().map(|part| (part.work.clone(), part.next)).collect();
+            let plan = serde_json::to_vec(&Plan { version: PLAN_VERSION, parts });
+            let plan = plan.map_err(|error| Ended::Failed(error.to_string()))?;
+            let state = vec![(PLAN, Bytes::from(plan))];
+            self.owned.append(Commit { state, ..Commit::default() }).await?.await?;
+        }
+        self.carry(&parts, &step).await
+    }
+
+    fn parts(&self, arrived: Vec<(usize, Received)>) -> Result<(Vec<Part>, Step), Ended> {
         let (mut parts, mut step) = (Vec::with_capacity(arrived.len()), Step::default());
         for (place, received) in arrived {
             let Some(lane) = self.lanes.get(place) else { continue };
             parts.push(part(lane, received, &mut step).map_err(|trouble| Ended::Failed(trouble.to_string()))?);
         }
-        let known = if parts.iter().all(|part| part.rows.is_empty()) { None } else { Some(self.hand_on(&parts).await) };
+        Ok((parts, step))
+    }
+
+    /// Hands rows on until the sink has them, and commits that.
+    async fn carry(&mut self, parts: &[Part], step: &Step) -> Result<(), Ended> {
+        let has_rows = parts.iter().any(|part| !part.rows.is_empty());
+        let known = if has_rows { Some(self.hand_on(parts).await) } else { None };
         let inputs =
             parts.iter().map(|part| InputPosition { work: part.work.clone(), epoch: part.epoch, position: part.next });
-        let state = known.iter().map(|known| (KNOWN, known.clone())).collect();
+        // With them, the plan is carried out.
+        let state = known.iter().flat_map(|known| [(KNOWN, known.clone()), (PLAN, Bytes::new())]).collect();
         self.owned.append(Commit { inputs: inputs.collect(), state, ..Commit::default() }).await?.await?;
-        for part in &parts {
+        for part in parts {
             if let Some(lane) = self.lanes.iter().find(|lane| lane.input.work == part.work) {
                 lane.reader.committed().reached(part.next);
             }
         }
-        self.stats.committed(&step);
+        self.stats.committed(step);
         let Some(known) = known else { return Ok(()) };
         self.known = Some(known);
         if let Some(opened) = &mut self.opened
@@ -150,16 +243,16 @@ impl Running {
         if self.lanes.is_empty() {
             return Err(Ended::Failed("its stream has no partition yet".to_owned()));
         }
-        let next = self.lanes.iter_mut().map(|lane| Box::pin(lane.reader.next()));
+        let next = self.lanes.iter_mut().map(|lane| Box::pin(lane.next()));
         let (first, place, _) = select_all(next).await;
-        let first = first.ok_or_else(|| Ended::Failed("an input's reader ended".to_owned()))?;
+        let first = first.ok_or_else(ended_early)?;
         let mut bytes = bytes_of(&first);
         let mut arrived = vec![(place, first)];
         for (other, lane) in self.lanes.iter_mut().enumerate().filter(|(other, _)| *other != place) {
             if bytes >= BATCH_BYTES {
                 break;
             }
-            if let Some(received) = lane.reader.try_next() {
+            if let Some(received) = lane.try_next() {
                 bytes += bytes_of(&received);
                 arrived.push((other, received));
             }
@@ -190,7 +283,7 @@ impl Running {
             Some(sink) => sink,
             closed => {
                 let name = &self.owned.work().name;
-                closed.insert(open_sink(name, &self.sink, &*self.machine, self.known.as_deref()).await?)
+                closed.insert(open_sink(name, &self.sink, &self.machine, self.known.as_deref()).await?)
             }
         };
         for part in parts {
@@ -198,6 +291,10 @@ impl Running {
         }
         sink.flush().await
     }
+}
+
+fn ended_early() -> Ended {
+    Ended::Failed("an input's reader ended".to_owned())
 }
 
 fn bytes_of(received: &Received) -> usize {

@@ -53,7 +53,7 @@ async fn feed(work: SourceWork) -> Ended {
     let mut backoff = Backoff::default();
     stats.runs();
     loop {
-        let mut opened = match open_source(&source, &*machine, position.as_deref()).await {
+        let mut opened = match open_source(&source, &machine, position.as_deref()).await {
             Ok(opened) => opened,
             Err(trouble) => {
                 backoff.wait(&stats, &trouble).await;
@@ -66,6 +66,9 @@ async fn feed(work: SourceWork) -> Ended {
                 Err(trouble) => break trouble,
             };
             backoff.over(&stats);
+            if taken.is_empty() {
+                continue;
+            }
             if let Err(ended) = commit(&owned, &partitions, &taken, &stats).await {
                 return ended;
             }

@@ -64,7 +64,7 @@ fn the_schema_is_the_one_that_is_checked_in() {
 const REFERENCE: &str = "docs/reference/manifest.md";
 
 /// The sections of the reference and the parts of the schema that they are about.
-const SECTIONS: [(&str, &str); 29] = [
+const SECTIONS: [(&str, &str); 31] = [
     ("The app", "Manifest"),
     ("Functions", "Function"),
     ("Limits", "Limits"),
@@ -84,7 +84,9 @@ const SECTIONS: [(&str, &str); 29] = [
     ("Generator", "Generator"),
     ("Range", "GeneratorRange"),
     ("File", "FileSource"),
+    ("URL", "HttpSource"),
     ("Sinks", "SinkConnector"),
+    ("Post", "HttpSink"),
     ("Files", "FileSink"),
     ("SQL", "Sql"),
     ("Routes", "Route"),

@@ -371,7 +371,7 @@ impl Loader {
     }
 
     /// A secret of an app: another app's cannot be named.
-    async fn secret(&self, app: &AppId, secret: &str) -> anyhow::Result<String> {
+    pub(crate) async fn secret(&self, app: &AppId, secret: &str) -> anyhow::Result<String> {
         littoral_model::id::check_name(secret)?;
         let path = self.data.secrets(app).join(secret);
         let missing = || format!("this node has no secret {secret} for {app}; put it into the file {}", path.display());

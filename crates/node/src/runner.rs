@@ -30,7 +30,7 @@ use crate::intent::{App, IntentStore};
 use crate::operators::{Component, Guest, Guests};
 use crate::queue::Queues;
 use crate::sync::lock;
-use crate::wiring::OfferedMachine;
+use crate::wiring::AppMachine;
 
 /// How much event times may be out of order before windows close on them: sources publish in order today.
 const LATENESS_US: i64 = 0;
@@ -349,7 +349,7 @@ impl Runner {
         let Some(source) = app.manifest.sources.get(name).cloned() else {
             return Ended::Failed(format!("the app has no source {name} any more"));
         };
-        let (partitions, machine) = (partitions.to_vec(), self.machine());
+        let (partitions, machine) = (partitions.to_vec(), self.machine(app));
         connect::source::run(SourceWork { owned, source, partitions, machine, stats }).await
     }
 
@@ -363,13 +363,14 @@ impl Runner {
         let Some(sink) = app.manifest.sinks.get(name).cloned() else {
             return Ended::Failed(format!("the app has no sink {name} any more"));
         };
-        let (inputs, source, machine) = (sources.iter().map(input).collect(), Arc::clone(&self.source), self.machine());
+        let (inputs, source, machine) =
+            (sources.iter().map(input).collect(), Arc::clone(&self.source), self.machine(app));
         connect::sink::run(SinkWork { owned, sink, inputs, source, machine, stats }).await
     }
 
     /// What of this machine sources and sinks may have.
-    fn machine(&self) -> Arc<dyn connect::Machine> {
-        Arc::new(OfferedMachine(Arc::clone(&self.loader)))
+    fn machine(&self, app: &App) -> Arc<dyn connect::Machine> {
+        Arc::new(AppMachine { app: app.id.clone(), loader: Arc::clone(&self.loader) })
     }
 
     async fn run_stage(

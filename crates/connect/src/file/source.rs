@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use super::format::{self, Found};
 use super::{Folder, aside};
-use crate::{BATCH_BYTES, BATCH_RECORDS, Machine, Record, Source, Taken, Trouble};
+use crate::{BATCH_BYTES, BATCH_RECORDS, Machine, Record, Source, Taken, Trouble, key_of};
 
 /// The version of the form of positions.
 const VERSION: u32 = 1;
@@ -35,6 +35,8 @@ const READ_BYTES: usize = BATCH_BYTES;
 pub struct FileSource {
     /// None while a thread reads.
     inner: Option<Following>,
+    /// It was looked for since it was opened.
+    has_looked: bool,
 }
 
 #[derive(Debug)]
@@ -85,7 +87,7 @@ impl FileSource {
         let folder = Folder(Arc::new(machine.folder(folder)?));
         let (settings, name) = (settings.clone(), name.to_owned());
         let inner = Following { settings, name, folder, place, file: None, columns: Vec::new() };
-        Ok(Self { inner: Some(inner) })
+        Ok(Self { inner: Some(inner), has_looked: false })
     }
 }
 
@@ -96,7 +98,8 @@ impl Source for FileSource {
             let before = self.inner.as_ref().map(|inner| inner.place);
             let taken = aside(&mut self.inner, Following::take).await?;
             let has_moved = before != self.inner.as_ref().map(|inner| inner.place);
-            if !taken.records.is_empty() || taken.passed_over.is_some() {
+            let is_first = !std::mem::replace(&mut self.has_looked, true);
+            if is_first || !taken.is_empty() {
                 return Ok(taken);
             }
             if !has_moved {
@@ -262,7 +265,7 @@ impl Following {
             None => None,
             Some(key) => {
                 let read: Value = serde_json::from_str(value).map_err(|error| format!("it is no JSON: {error}"))?;
-                text(read.get(key))
+                key_of(read.get(key))
             }
         };
         Ok(Some(Record { key, time_us, value: value.to_owned() }))
@@ -276,17 +279,8 @@ impl Following {
             return Err(format!("it has {} fields, and the first line names {}", fields.len(), self.columns.len()));
         }
         let object = format::object(&self.columns, fields).map_err(|error| error.to_string())?;
-        let key = self.settings.key.as_ref().and_then(|key| text(object.get(key)));
+        let key = self.settings.key.as_ref().and_then(|key| key_of(object.get(key)));
         Ok(Some(Record { key, time_us, value: Value::Object(object).to_string() }))
-    }
-}
-
-/// A value as a key.
-fn text(value: Option<&Value>) -> Option<String> {
-    match value? {
-        Value::Null => None,
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
     }
 }
 

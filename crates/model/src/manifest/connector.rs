@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::types::Placement;
+use crate::grant::Peer;
 use crate::id::{NodeId, StreamName};
-use crate::unit::Size;
+use crate::unit::{Size, Time};
 
 /// The most fields that a generator makes.
 pub const GENERATOR_FIELDS_MAX: usize = 64;
@@ -32,6 +33,9 @@ pub struct SourceConnector {
     /// The lines of a file that grows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSource>,
+    /// What a URL answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpSource>,
 }
 
 /// Something outside the fabric that takes the records of a stream. It is of exactly one kind.
@@ -49,6 +53,9 @@ pub struct SinkConnector {
     /// Files in a folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSink>,
+    /// A URL that rows are posted to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpSink>,
 }
 
 /// Records that are made up, the same ones for the same seed.
@@ -160,4 +167,50 @@ pub struct FileSink {
 
 fn default_rotate() -> Size {
     Size::from_bytes(64 << 20)
+}
+
+/// A URL that is asked again and again. Each answer that is another one than the one before is a record; of a list, each element.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct HttpSource {
+    /// Where it is, as `https://api.example.com/readings`. It answers JSON.
+    pub url: String,
+    /// Where its requests may go; its host must be among them.
+    pub grants: Vec<Peer>,
+    /// How often it is asked.
+    #[serde(default = "default_every")]
+    pub every: Time,
+    /// What each request has besides: a text, or `secret:NAME` for a secret of the node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// How long it may take to answer.
+    #[serde(default = "default_answer")]
+    pub timeout: Time,
+    /// The member whose value is the key of a record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// A URL that rows are posted to, many at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct HttpSink {
+    /// Where it is, as `https://api.example.com/readings`.
+    pub url: String,
+    /// Where its requests may go; its host must be among them.
+    pub grants: Vec<Peer>,
+    /// What each request has besides: a text, or `secret:NAME` for a secret of the node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// How long it may take to answer.
+    #[serde(default = "default_answer")]
+    pub timeout: Time,
+}
+
+fn default_every() -> Time {
+    Time::from_micros(10_000_000)
+}
+
+fn default_answer() -> Time {
+    Time::from_micros(30_000_000)
 }

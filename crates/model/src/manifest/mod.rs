@@ -21,8 +21,8 @@ use serde_json::{Map, Value};
 use toml::de::DeTable;
 
 pub use connector::{
-    FileFormat, FileSink, FileSource, Generator, GeneratorField, GeneratorRange, GeneratorValue, SinkConnector,
-    SourceConnector,
+    FileFormat, FileSink, FileSource, Generator, GeneratorField, GeneratorRange, GeneratorValue, HttpSink, HttpSource,
+    SinkConnector, SourceConnector,
 };
 pub use finding::{Adding, FINDINGS_MAX, Finding, Findings, Report, nearest};
 pub use later::{KeyScope, Later, Trigger};

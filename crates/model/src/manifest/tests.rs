@@ -531,6 +531,18 @@ fn sources_and_sinks_are_of_one_kind_each() {
     one(&source("file = { path = \"/a/\" }"), "3 invalid-path: `/a/` is a folder");
     one(&source("file = { path = \"/a\", format = \"xml\" }"), "3 unknown-value: `format` cannot be `xml`");
     one(&sink("file = { path = \"/out\", rotate = \"1B\" }"), "3 out-of-range: a file cannot end at 1B");
+    let http = |more: &str| sink(&format!("[sinks.s.http]\n{more}"));
+    assert_eq!(findings(&http("url = \"http://[::1]:8080/a?b\"\ngrants = [\"[::1]:8080\"]")), Vec::<String>::new());
+    one(
+        &http("url = \"https://a.example/b\"\ngrants = [\"b.example\"]"),
+        "4 contradiction: it is not granted a.example:443, where its URL leads",
+    );
+    for none in ["ftp://a", "http://", "http://a@b/", "http://a:x/", "a.example"] {
+        one(&http(&format!("url = \"{none}\"\ngrants = [\"a\"]")), &format!("4 invalid-url: `{none}` is no URL"));
+    }
+    let headers = "url = \"http://a\"\ngrants = [\"a\"]\nheaders = ";
+    one(&http(&format!("{headers}{{ \"a b\" = \"c\" }}")), "6 invalid-header: `a b` is no name of a header");
+    one(&http(&format!("{headers}{{ a = \"secret:\" }}")), "6 invalid-secret: `a` names no secret");
     one(&generator("rate = 0\nfields = { n = \"sequence\" }"), "4 out-of-range: `rate` cannot be 0");
     one(&generator("fields = {}"), "4 out-of-range: a record cannot have 0 fields");
     one(&generator("fields = { n = [] }"), "4 wrong-length: `n` is to be one of no texts");

@@ -12,7 +12,7 @@ mod topics;
 pub(crate) use exporters::AppExporters;
 pub(crate) use fabric::NodeFabric;
 pub(crate) use keeper::MeshKeeper;
-pub(crate) use machine::OfferedMachine;
+pub(crate) use machine::AppMachine;
 pub(crate) use peers::MeshPeers;
 pub(crate) use raft::MeshRaft;
 pub(crate) use source::MeshSource;

@@ -6,13 +6,14 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Meaning, Value, entries_of_any_kind, table, text};
+use super::{Meaning, Value, entries_of_any_kind, list, table, text};
+use crate::grant::Peer;
 use crate::manifest::connector::{GENERATOR_FIELDS_MAX, ROTATE_BYTES};
 use crate::unit::Size;
 
 /// The kinds of each.
-const SOURCES: [&str; 2] = ["generator", "file"];
-const SINKS: [&str; 1] = ["file"];
+const SOURCES: [&str; 3] = ["generator", "file", "http"];
+const SINKS: [&str; 2] = ["file", "http"];
 
 impl<'t> Meaning<'t, '_, '_, '_> {
     pub(super) fn check_connectors(&mut self) {
@@ -31,6 +32,9 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                 if let Some(file) = table(connector, "file") {
                     self.file(what, file);
                 }
+                if let Some(http) = table(connector, "http") {
+                    self.http(http);
+                }
             }
         }
     }
@@ -40,10 +44,7 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             return;
         }
         let message = format!("{what} is of exactly one kind");
-        let expected = match kinds {
-            [one] => format!("a table `{one}`"),
-            several => format!("one of the tables {}", several.join(", ")),
-        };
+        let expected = format!("one of the tables {}", kinds.join(", "));
         self.report.add("connector-kind", value.span(), message).expected(expected);
     }
 
@@ -89,6 +90,30 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         }
     }
 
+    fn http(&mut self, http: &'t DeTable<'_>) {
+        for key in ["every", "timeout"] {
+            self.not_zero(http, key);
+        }
+        for (name, value) in table(http, "headers").into_iter().flatten() {
+            self.header(name.get_ref(), name.span());
+            self.secret(name.get_ref(), value);
+        }
+        let Some((url, span)) = text(http, "url") else { return };
+        let Some((host, port)) = host_of(url) else {
+            let message = format!("`{url}` is no URL");
+            self.report.add("invalid-url", span, message).expected("a URL like \"https://api.example.com/readings\"");
+            return;
+        };
+        let peers = list(http, "grants").iter().filter_map(|peer| peer.get_ref().as_str()?.parse::<Peer>().ok());
+        // One that cannot be read is told of by itself.
+        if list(http, "grants").len() == peers.clone().count() && !peers.clone().any(|peer| peer.may_grant(host, port))
+        {
+            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+            let message = format!("it is not granted {host}:{port}, where its URL leads");
+            self.report.add("contradiction", span, message).help(format!("say `grants = [\"{host}:{port}\"]`"));
+        }
+    }
+
     fn file(&mut self, what: &str, file: &'t DeTable<'_>) {
         if let Some((path, span)) = text(file, "path") {
             self.absolute(path, span.clone());
@@ -104,4 +129,25 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             self.report.add("out-of-range", span, message).expected("1KiB to 4GiB");
         }
     }
+}
+
+/// The host and the port of a URL of HTTP.
+fn host_of(url: &str) -> Option<(&str, u16)> {
+    let (rest, default) = match url.split_once("://")? {
+        ("http", rest) => (rest, 80),
+        ("https", rest) => (rest, 443),
+        _ => return None,
+    };
+    let authority = rest.split(['/', '?']).next()?;
+    let is_plain =
+        |text: &str| text.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '"' | '<' | '>' | '\\' | '#'));
+    if !is_plain(rest) || authority.contains('@') {
+        return None;
+    }
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?,
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let port = if port.is_empty() { default } else { port.strip_prefix(':')?.parse().ok()? };
+    (!host.is_empty()).then_some((host, port))
 }
