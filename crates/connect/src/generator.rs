@@ -157,6 +157,11 @@ mod tests {
         assert_eq!(temperatures, (-3..=5).collect());
         let keys: BTreeSet<&str> = records.iter().map(|record| record.key.as_deref().unwrap()).collect();
         assert_eq!(keys, BTreeSet::from(["m1", "m2"]));
+        assert_eq!(
+            Generator::open(&settings(7), Some(b"1 5")).unwrap().next,
+            5,
+            "what an older version has committed is read"
+        );
         assert!(Generator::open(&settings(7), Some(b"2 5")).is_err());
     }
 }

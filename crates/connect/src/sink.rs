@@ -325,3 +325,18 @@ fn decoded(batch: &PortBatch, skip: usize) -> Result<Rows, batch::BatchError> {
     let columns = rows.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
     Ok(Rows { columns, lines: batch::to_json_lines(&rows)? })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_plan_of_an_older_version_is_read_and_of_a_newer_one_refused() {
+        let text = r#"{"version":1,"parts":[["default/a/stream/s/0@hall",{"index":7,"row":0}]]}"#;
+        let plan = Plan::decode(text.as_bytes()).unwrap();
+        let work = "default/a/stream/s/0@hall".parse().unwrap();
+        assert_eq!(plan.parts, [(work, Position { index: 7, row: 0 })]);
+        assert!(Plan::decode(text.replace("\"version\":1", "\"version\":2").as_bytes()).is_err());
+    }
+}

@@ -62,6 +62,9 @@ async fn another_file_of_that_name_is_known_by_how_it_begins() {
     let mut first = source(&path, FileFormat::JsonLines, None);
     let taken = next(&mut first).await;
     assert_eq!(values(&taken), ["1", "2"]);
+    // What an older version has committed is read.
+    let position = r#"{"version":1,"offset":5,"head":5,"checksum":2951774855,"is_skipping":false}"#;
+    assert_eq!(taken.position, position);
     std::fs::write(&path, "1\n2\n\n34\n").unwrap();
     assert_eq!(values(&next(&mut first).await), ["34"]);
     let again = |position: &Bytes| source(&path, FileFormat::JsonLines, Some(position));
@@ -130,6 +133,8 @@ async fn what_was_not_committed_is_written_once_more_and_stands_there_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = sink(folder.path(), None).await.unwrap();
     let begun = first.flush().await.unwrap();
+    // What an older version has committed is read.
+    assert_eq!(begun, r#"{"version":1,"number":1,"length":0,"columns":[]}"#);
     first.write(&part(0..200)).await.unwrap();
     let committed = first.flush().await.unwrap();
     assert_eq!(written(folder.path()), ((0..200).collect(), 0), "no file is whole before a commit says so");

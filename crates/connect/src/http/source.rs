@@ -117,3 +117,15 @@ impl Source for HttpSource {
         Ok(self.ask().await?.unwrap_or_default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_an_older_version_has_committed_is_read() {
+        let last: Last = serde_json::from_str(r#"{"version":1,"tag":"\"a\"","body":[3091053675,3]}"#).unwrap();
+        assert_eq!(last, Last { version: 1, tag: Some("\"a\"".to_owned()), body: Some((crc32c::crc32c(b"[1]"), 3)) });
+    }
+}
