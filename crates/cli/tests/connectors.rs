@@ -377,3 +377,33 @@ fn an_answer_is_taken_once_until_it_is_another() {
     assert_eq!(service.state().asked_with, BTreeSet::from(["Bearer hunter2".to_owned()]));
     assert_eq!(node.stop(), 0);
 }
+
+#[test]
+fn what_a_sink_that_is_down_has_left_fills_the_stream_and_stops_its_source_and_no_more() {
+    const COUNT: u64 = 60_000;
+    let world = World::new();
+    let shared = shared(&world);
+    let (out, aside) = (shared.join("out"), shared.join("aside"));
+    let node = world.first_with("cloud-1", &["--offer", shared.to_str().unwrap()]);
+    std::fs::rename(&out, &aside).unwrap();
+    // Ten megabytes, of which the stream and the log of its source may have one each.
+    let manifest = format!(
+        "[streams.made]\npartitions = 1\nretention = \"1MiB\"\n[sources.load]\nstream = \"made\"\n[sources.load.generator]\nrate = 100000\ncount = {COUNT}\n\
+         fields = {{ n = \"sequence\", text = [\"{}\"] }}\n[sinks.archive]\nstream = \"made\"\nfile = {{ path = {out:?} }}\n\
+         [[routes]]\npath = \"/made\"\nstream = \"made\"\n",
+        "x".repeat(120)
+    );
+    deploy_with(&world, &node, &manifest, &["--no-wait"]);
+    let other = format!("{{\"n\":{COUNT},\"text\":\"{}\"}}", "y".repeat(2_000));
+    eventually("the stream is full", || {
+        let answer = node.post("/made", &other);
+        answer.starts_with("HTTP/1.1 503") && answer.contains("is full: it holds")
+    });
+    let read = connector(&world, &node, "sources")["records"].as_u64().unwrap();
+    assert!(read < COUNT / 2, "{read} records were read, which nothing can hold");
+    std::fs::rename(&aside, &out).unwrap();
+    let made = || -> Vec<u64> { numbers(&out).into_iter().filter(|number| *number < COUNT).collect() };
+    eventually_within(STORY_MAX, "all is written", || made().len() as u64 >= COUNT);
+    assert!(made() == (0..COUNT).collect::<Vec<_>>(), "rows are missing, doubled or out of order");
+    assert_eq!(node.stop(), 0);
+}
