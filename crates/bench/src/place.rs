@@ -153,6 +153,7 @@ fn case(random: &mut Random, nodes: usize) -> anyhow::Result<Case> {
         app: AppId { tenant: TenantId::default_tenant(), app: AppName::new("bench")? },
         functions,
         queues: BTreeMap::new(),
+        connectors: Vec::new(),
         objectives: Objectives::default(),
         streams: BTreeMap::from([
             (source, stream(Tier::Device)),

@@ -105,7 +105,7 @@ Examples:
     /// Show where everything of an app would run, why, and what would violate its objectives.
     #[command(after_long_help = "Example:\n  littoral plan my-app")]
     Plan(PlanArgs),
-    /// Show nodes, sites, apps, functions, flows or streams.
+    /// Show nodes, sites, apps, functions, flows, streams, sources or sinks.
     #[command(after_long_help = "\
 Examples:
   littoral get nodes
@@ -587,6 +587,12 @@ pub(crate) enum Kind {
     /// The streams of all apps.
     #[value(alias = "stream")]
     Streams,
+    /// The sources of all apps, and how they fare.
+    #[value(alias = "source")]
+    Sources,
+    /// The sinks of all apps, and how they fare.
+    #[value(alias = "sink")]
+    Sinks,
 }
 
 /// `littoral get`.

@@ -16,9 +16,9 @@ use littoral_node::admin::error::{AdminError, AdminErrorKind, Problem};
 use littoral_node::admin::events::EventsReport;
 use littoral_node::admin::queue::{InvocationStatus, InvocationsReport, LaterRequest};
 use littoral_node::admin::types::{
-    AppBundle, AppEnd, AppHistory, AppStatus, CallRequest, CallResponse, FlowStatus, FunctionStatus, MoveReport,
-    MoveRequest, NodeStatus, PlanReport, Published, Revocation, SiteStatus, StoredArtifact, StreamStatus, TokenGrant,
-    TokenRequest,
+    AppBundle, AppEnd, AppHistory, AppStatus, CallRequest, CallResponse, ConnectorStatus, FlowStatus, FunctionStatus,
+    MoveReport, MoveRequest, NodeStatus, PlanReport, Published, Revocation, SiteStatus, StoredArtifact, StreamStatus,
+    TokenGrant, TokenRequest,
 };
 use littoral_node::admin::usage::{ChainReports, UsageReport};
 use serde::Serialize;
@@ -97,6 +97,10 @@ impl Client {
 
     pub(crate) async fn flows(&self) -> anyhow::Result<Vec<FlowStatus>> {
         self.get("/v1/flows").await
+    }
+
+    pub(crate) async fn connectors(&self) -> anyhow::Result<Vec<ConnectorStatus>> {
+        self.get("/v1/connectors").await
     }
 
     pub(crate) async fn streams(&self) -> anyhow::Result<Vec<StreamStatus>> {

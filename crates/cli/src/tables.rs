@@ -1,8 +1,8 @@
 //! How each kind of answer looks as a table.
 
 use littoral_node::admin::types::{
-    AppStatus, FlowStatus, FunctionStatus, Health, InstancesStatus, NodeState, NodeStatus, PlanReport, Quantiles,
-    SiteStatus, StreamStatus, TokenGrant, VariantStatus, VoterStatus,
+    AppStatus, ConnectorDirection, ConnectorStatus, FlowStatus, FunctionStatus, Health, InstancesStatus, NodeState,
+    NodeStatus, PlanReport, Quantiles, SiteStatus, StreamStatus, TokenGrant, VariantStatus, VoterStatus,
 };
 
 use crate::output::{Table, Tabular, list, milliseconds, optional};
@@ -241,6 +241,40 @@ impl Tabular for Vec<StreamStatus> {
             }
         }
         table.render()
+    }
+}
+
+impl Tabular for Vec<ConnectorStatus> {
+    fn table(&self, wide: bool) -> String {
+        let title = match self.first().map(|first| first.direction) {
+            Some(ConnectorDirection::Out) => "SINK",
+            _ => "SOURCE",
+        };
+        let mut columns = vec![title, "STREAM", "STATE", "NODE", "RECORDS", "PASSED OVER"];
+        if wide {
+            columns.extend(["BYTES", "EPOCH", "IN SYNC"]);
+        }
+        let mut table = Table::new(&columns);
+        for connector in self {
+            let mut row = vec![
+                format!("{}/{}", connector.app, connector.name),
+                connector.stream.clone(),
+                health(connector.state),
+                optional(connector.owner.as_ref()),
+                connector.records.to_string(),
+                connector.passed_over.to_string(),
+            ];
+            if wide {
+                row.extend([connector.bytes.to_string(), connector.epoch.to_string(), list(&connector.in_sync)]);
+            }
+            table.row(row);
+        }
+        let said = |connector: &ConnectorStatus| {
+            let reasons: Vec<String> = connector.reason.iter().cloned().collect();
+            (format!("{}/{}", connector.app, connector.name), reasons)
+        };
+        let said: Vec<_> = self.iter().map(said).collect();
+        table.render() + &remarks(said.iter().map(|(name, said)| (name.clone(), said.as_slice())))
     }
 }
 

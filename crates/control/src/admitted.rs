@@ -86,7 +86,7 @@ impl Agent {
 fn holds(placed: &PlacedWork, name: &str) -> bool {
     match &placed.role {
         Role::StreamPartition { stream, .. } => stream.as_str() == name,
-        Role::Queue { .. } => false,
+        Role::Queue { .. } | Role::Source { .. } | Role::Sink { .. } => false,
         Role::Stage { functions, .. } => functions.iter().any(|stage| stage.function.as_str() == name),
     }
 }

@@ -67,8 +67,8 @@ impl Member {
         }
     }
 
-    fn facts<'a>(&'a self, site: &'a SiteId) -> NodeFacts<'a> {
-        NodeFacts { tier: self.tier, site, labels: &self.labels, situation: &self.situation, now: self.now }
+    fn facts<'a>(&'a self, node: &'a NodeId, site: &'a SiteId) -> NodeFacts<'a> {
+        NodeFacts { node, tier: self.tier, site, labels: &self.labels, situation: &self.situation, now: self.now }
     }
 }
 
@@ -191,13 +191,13 @@ impl Members {
     /// Whether a live node of the site may by itself own or copy a work.
     pub(crate) fn admits(&self, node: &NodeId, placed: &PlacedWork) -> bool {
         self.live_member(node).is_some_and(|member| {
-            member.memory_bytes >= placed.memory_bytes && placed.requires.admits(member.facts(&self.group))
+            member.memory_bytes >= placed.memory_bytes && placed.requires.admits(member.facts(node, &self.group))
         })
     }
 
     /// Whether a live node of the site may by itself hold a work's records, be its power and movement what they are.
     pub(crate) fn admits_data(&self, node: &NodeId, placed: &PlacedWork) -> bool {
-        self.live_member(node).is_some_and(|member| placed.requires.admits_data(member.facts(&self.group)))
+        self.live_member(node).is_some_and(|member| placed.requires.admits_data(member.facts(node, &self.group)))
     }
 
     /// Whether two nodes of the site may both hold a work's records. What is not known is not held against them.
@@ -227,7 +227,7 @@ impl Members {
         let far = self.elsewhere.iter().map(|(node, (site, member))| (node, site, member));
         near.chain(far).map(|(node, site, member)| Candidate {
             node,
-            facts: member.facts(site),
+            facts: member.facts(node, site),
             memory_bytes: member.memory_bytes,
         })
     }

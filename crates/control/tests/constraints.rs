@@ -459,6 +459,7 @@ fn place(scenario: &Scenario, digests: &[NodeDigest], function: bool) -> Result<
         streams: streams.collect(),
         flows: BTreeMap::new(),
         queues: BTreeMap::new(),
+        connectors: Vec::new(),
         objectives: Objectives::default(),
     };
     compile(&spec, &Fabric::from_digests(digests, []), &[])

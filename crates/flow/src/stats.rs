@@ -283,6 +283,11 @@ impl Stats {
         self.lock().last_error = Some(error.to_owned());
     }
 
+    /// Takes note that what failed works again.
+    pub fn recovered(&self) {
+        self.lock().last_error = None;
+    }
+
     /// How long the rows took, end to end, that the watcher of objectives, of which there is one, has not seen yet.
     pub fn take_unseen(&self) -> Latency {
         std::mem::take(&mut self.lock().unseen)

@@ -135,6 +135,8 @@ names! {
     FlowName;
     /// A file of statements in SQL of an app, without its ending.
     SqlName;
+    /// A source or a sink of an app.
+    ConnectorName;
     /// Keyed values of an app.
     BucketName;
     /// A region whose law data is under.

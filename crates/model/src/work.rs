@@ -1,4 +1,4 @@
-//! Units of work that have one owner: partitions of streams and of functions' queues, and partitioned stages of flows.
+//! Units of work that have one owner: partitions of streams and of functions' queues, partitioned stages of flows, sources and sinks.
 //!
 //! Each has an ordered log of entries (see [`crate::entry`]), written by its owner under an epoch and copied to the
 //! replicas of its site. The site's keeper (a consensus group, design decision 1) holds the [`Assignment`].
@@ -20,20 +20,24 @@ pub enum WorkKind {
     Stage,
     /// A partition of the queue of a function's asynchronous invocations.
     Queue,
+    /// What outside the fabric becomes records of a stream.
+    Source,
+    /// What outside the fabric takes the records of a stream.
+    Sink,
 }
 
 /// A unit of work; written `tenant/app/kind/name/partition@site`.
 ///
 /// For a stream the name is the stream's; for a stage it is the flow's name, a dot, and the stage's position in the
-/// flow (`health.0`); for a queue it is the function's. The site is the one whose keeper assigns it, so any node knows whom to ask for its owner.
+/// flow (`health.0`); for a queue it is the function's; for a source or sink its own. The site is the one whose keeper assigns it, so any node knows whom to ask for its owner.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct WorkId {
     /// The app it belongs to.
     pub app: AppId,
-    /// Stream, stage or queue.
+    /// Stream, stage, queue, source or sink.
     pub kind: WorkKind,
-    /// The stream's or the function's name, or the flow's with the stage's position.
+    /// The stream's, the function's, the source's or the sink's name, or the flow's with the stage's position.
     pub name: String,
     /// Which partition, from 0.
     pub partition: u32,
@@ -47,6 +51,8 @@ impl fmt::Display for WorkId {
             WorkKind::Stream => "stream",
             WorkKind::Stage => "stage",
             WorkKind::Queue => "queue",
+            WorkKind::Source => "source",
+            WorkKind::Sink => "sink",
         };
         write!(f, "{}/{kind}/{}/{}@{}", self.app, self.name, self.partition, self.site)
     }
@@ -54,7 +60,7 @@ impl fmt::Display for WorkId {
 
 /// A text that does not name a unit of work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` does not name a unit of work; expected tenant/app/stream|stage|queue/name/partition@site")]
+#[error("`{0}` does not name a unit of work; expected tenant/app/stream|stage|queue|source|sink/name/partition@site")]
 pub struct InvalidWorkId(pub String);
 
 impl FromStr for WorkId {
@@ -71,6 +77,8 @@ impl FromStr for WorkId {
             "stream" => WorkKind::Stream,
             "stage" => WorkKind::Stage,
             "queue" => WorkKind::Queue,
+            "source" => WorkKind::Source,
+            "sink" => WorkKind::Sink,
             _ => return Err(invalid()),
         };
         let name = next()?.to_owned();

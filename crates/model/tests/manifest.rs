@@ -41,7 +41,7 @@ fn findings_are_json_for_editors() {
     let expected = serde_json::json!([{
         "code": "unknown-key",
         "message": "a manifest has no key `colour`",
-        "expected": "one of name, version, description, functions, streams, flows, sql, routes, mqtt, triggers, partition, objectives and 1 more",
+        "expected": "one of name, version, description, functions, streams, flows, sql, sources, sinks, routes, mqtt, triggers and 3 more",
         "suggestion": null,
         "file": "app/littoral.toml",
         "line": 3,
@@ -64,7 +64,7 @@ fn the_schema_is_the_one_that_is_checked_in() {
 const REFERENCE: &str = "docs/reference/manifest.md";
 
 /// The sections of the reference and the parts of the schema that they are about.
-const SECTIONS: [(&str, &str); 23] = [
+const SECTIONS: [(&str, &str); 31] = [
     ("The app", "Manifest"),
     ("Functions", "Function"),
     ("Limits", "Limits"),
@@ -80,6 +80,14 @@ const SECTIONS: [(&str, &str); 23] = [
     ("Streams", "Stream"),
     ("Retention", "RetentionLimits"),
     ("Flows", "Flow"),
+    ("Sources", "SourceConnector"),
+    ("Generator", "Generator"),
+    ("Range", "GeneratorRange"),
+    ("File", "FileSource"),
+    ("URL", "HttpSource"),
+    ("Sinks", "SinkConnector"),
+    ("Post", "HttpSink"),
+    ("Files", "FileSink"),
     ("SQL", "Sql"),
     ("Routes", "Route"),
     ("MQTT", "Topic"),
@@ -145,6 +153,7 @@ fn the_reference_names_each_code_of_a_finding() {
         include_str!("../src/manifest/mod.rs"),
         include_str!("../src/manifest/shape.rs"),
         include_str!("../src/manifest/meaning.rs"),
+        include_str!("../src/manifest/meaning/connectors.rs"),
         include_str!("../src/manifest/meaning/grants.rs"),
         include_str!("../src/manifest/meaning/later.rs"),
         include_str!("../src/manifest/meaning/mqtt.rs"),

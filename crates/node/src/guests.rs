@@ -260,8 +260,7 @@ impl Loader {
         let (mut directories, mut held) = (Vec::with_capacity(grants.directories.len()), Vec::new());
         for (seen_at, directory) in &grants.directories {
             let granted = Path::new(directory.path());
-            let (offered, below) = self.offering(granted)?;
-            let folder = open_below(offered, below).with_context(|| format!("it is granted {}", granted.display()))?;
+            let folder = self.folder(granted).with_context(|| format!("it is granted {}", granted.display()))?;
             let path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
             held.push(Arc::new(folder));
             directories.push(Directory { path, seen_at: seen_at.clone(), writable: directory.is_writable() });
@@ -278,12 +277,18 @@ impl Loader {
         })
     }
 
+    /// Opens a folder of this machine that is offered, or lies in one that is.
+    pub(crate) fn folder(&self, path: &Path) -> anyhow::Result<OwnedFd> {
+        let (offered, below) = self.offering(path)?;
+        open_below(offered, below)
+    }
+
     /// What of this machine is offered that a granted path leads to or through, and the rest of the path.
     fn offering<'p>(&self, granted: &'p Path) -> anyhow::Result<(&Path, &'p Path)> {
         let mut offered = self.offered.iter().map(PathBuf::as_path);
         offered.find_map(|offered| Some((offered, granted.strip_prefix(offered).ok()?))).with_context(|| {
             format!(
-                "it is granted {0}, which this node does not offer; start the node with --offer {0}, or place the function elsewhere",
+                "this node does not offer {0}; start it with --offer {0}, or place what needs it elsewhere",
                 granted.display()
             )
         })
@@ -366,7 +371,7 @@ impl Loader {
     }
 
     /// A secret of an app: another app's cannot be named.
-    async fn secret(&self, app: &AppId, secret: &str) -> anyhow::Result<String> {
+    pub(crate) async fn secret(&self, app: &AppId, secret: &str) -> anyhow::Result<String> {
         littoral_model::id::check_name(secret)?;
         let path = self.data.secrets(app).join(secret);
         let missing = || format!("this node has no secret {secret} for {app}; put it into the file {}", path.display());

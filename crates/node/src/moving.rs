@@ -168,7 +168,7 @@ impl Mover {
             let runs = |run: &Run| run.work == decided.work && run.epoch >= decided.epoch;
             let is_ready = |report: &Report| match decided.work.kind {
                 WorkKind::Stage => report.runs.iter().any(runs),
-                WorkKind::Stream | WorkKind::Queue => report.works.iter().any(is_it),
+                _ => report.works.iter().any(is_it),
             };
             if report.as_ref().is_some_and(is_ready) {
                 return Ok(());

@@ -27,9 +27,9 @@ use crate::admin::events::EventsReport;
 use crate::admin::operations::{Answers, Operations, TailStart};
 use crate::admin::queue::{InvocationState, InvocationStatus, InvocationsReport};
 use crate::admin::types::{
-    AdminError, AdminErrorKind, AppBundle, AppEnd, AppHistory, AppStatus, FindingReport, FlowStatus, FunctionStatus,
-    LogLine, MoveReport, MoveRequest, NodeState, NodeStatus, PlanReport, PublishRecord, Published, Readiness,
-    Revocation, SiteStatus, StreamStatus, TailRow, TokenGrant, TokenRequest,
+    AdminError, AdminErrorKind, AppBundle, AppEnd, AppHistory, AppStatus, ConnectorStatus, FindingReport, FlowStatus,
+    FunctionStatus, LogLine, MoveReport, MoveRequest, NodeState, NodeStatus, PlanReport, PublishRecord, Published,
+    Readiness, Revocation, SiteStatus, StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
 use crate::admin::usage::{ChainReports, UsageReport};
 use crate::artifacts::Artifacts;
@@ -292,6 +292,10 @@ impl Operations for NodeOperations {
 
     async fn flows(&self) -> Result<Vec<FlowStatus>, AdminError> {
         Ok(self.picture().await.flows())
+    }
+
+    async fn connectors(&self) -> Result<Vec<ConnectorStatus>, AdminError> {
+        Ok(self.picture().await.connectors())
     }
 
     async fn streams(&self) -> Result<Vec<StreamStatus>, AdminError> {

@@ -30,6 +30,8 @@ fn placements(placement: &Placement) -> Vec<PlacementRow> {
         let (kind, name) = match &placed.role {
             Role::StreamPartition { stream, .. } => ("stream", stream.to_string()),
             Role::Queue { function, .. } => ("queue", function.to_string()),
+            Role::Source { source, .. } => ("source", source.to_string()),
+            Role::Sink { sink, .. } => ("sink", sink.to_string()),
             Role::Stage { flow, functions, .. } => {
                 let names: Vec<&str> = functions.iter().map(|stage| stage.function.as_str()).collect();
                 ("stage", format!("{flow}: {}", names.join("+")))

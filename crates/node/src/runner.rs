@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use littoral_connect as connect;
+use littoral_connect::sink::SinkWork;
+use littoral_connect::source::SourceWork;
 use littoral_control::Event;
 use littoral_flow::Ended;
 use littoral_flow::ingest::{self, IngestWork};
 use littoral_flow::reader::{Input, Source};
 use littoral_flow::stage::{self, StageWork};
 use littoral_flow::stats::{Snapshot, Stats};
-use littoral_model::id::{Epoch, FunctionName};
+use littoral_model::id::{ConnectorName, Epoch, FunctionName};
+use littoral_model::unit::Size;
 use littoral_model::work::WorkId;
 use littoral_plan::{Ack, PlacedWork, Placement, Role, StageFunction};
 use littoral_runtime::latency::Latency;
@@ -26,6 +30,7 @@ use crate::intent::{App, IntentStore};
 use crate::operators::{Component, Guest, Guests};
 use crate::queue::Queues;
 use crate::sync::lock;
+use crate::wiring::AppMachine;
 
 /// How much event times may be out of order before windows close on them: sources publish in order today.
 const LATENESS_US: i64 = 0;
@@ -42,6 +47,9 @@ pub(crate) struct Runner {
     /// The artefacts that were or are being made ready for work that this node may take over; no more than that names.
     pub(crate) prepared: Mutex<BTreeSet<String>>,
 }
+
+/// The most that a source reads ahead of its stream, in bytes of its log.
+const SOURCE_BYTES_MAX: u64 = 64 << 20;
 
 /// How long what is to go on with other functions waits for them.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -132,7 +140,7 @@ impl Runner {
         let Some((app, placed)) = app.and_then(|app| Some((app, app.placement.work(work)?))) else { return Ok(()) };
         match &placed.role {
             Role::Stage { functions, .. } => self.guests(app, functions, work.partition).await.map(drop),
-            Role::StreamPartition { .. } | Role::Queue { .. } => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -267,6 +275,10 @@ impl Runner {
                 format!("{role:?}; {}", functions.join("; "))
             }
             Some((_, role @ Role::StreamPartition { .. })) => format!("{role:?}"),
+            Some((app, role @ Role::Source { source, .. })) => {
+                format!("{role:?}; {:?}", app.manifest.sources.get(source))
+            }
+            Some((app, role @ Role::Sink { sink, .. })) => format!("{role:?}; {:?}", app.manifest.sinks.get(sink)),
             // Its triggers; all else of a queue is taken up as it runs.
             Some((app, Role::Queue { function, sources })) => {
                 let triggers: Vec<_> = app.manifest.triggers.iter().filter(|of| of.function == *function).collect();
@@ -286,11 +298,11 @@ impl Runner {
         };
         self.works.configure(work, work_config(app, placed));
         let guests = match &placed.role {
-            Role::StreamPartition { .. } | Role::Queue { .. } => None,
             Role::Stage { functions, .. } => match self.guests(app, functions, work.partition).await {
                 Ok(guests) => Some(guests),
                 Err(error) => return failed(stats, format!("{error:#}")),
             },
+            _ => None,
         };
         let owned = match self.works.lead(work).await {
             Ok(owned) => owned,
@@ -308,6 +320,10 @@ impl Runner {
                 self.run_partition(owned, inputs, Arc::clone(stats)).await
             }
             (Role::Queue { .. }, _) => self.queues.run(owned, app).await,
+            (Role::Source { source, partitions, .. }, _) => {
+                self.run_source(owned, app, (source, partitions), Arc::clone(stats)).await
+            }
+            (Role::Sink { sink, sources }, _) => self.run_sink(owned, app, (sink, sources), Arc::clone(stats)).await,
             (Role::Stage { input: from, .. }, Some(guests)) => {
                 self.run_stage(owned, input(from), guests, Arc::clone(stats)).await
             }
@@ -321,6 +337,40 @@ impl Runner {
             return Ended::Fenced;
         }
         ingest::run(IngestWork { owned, inputs, source: Arc::clone(&self.source), stats }).await
+    }
+
+    async fn run_source(
+        &self,
+        owned: Owned,
+        app: &App,
+        (name, partitions): (&ConnectorName, &[u32]),
+        stats: Arc<Stats>,
+    ) -> Ended {
+        let Some(source) = app.manifest.sources.get(name).cloned() else {
+            return Ended::Failed(format!("the app has no source {name} any more"));
+        };
+        let (partitions, machine) = (partitions.to_vec(), self.machine(app));
+        connect::source::run(SourceWork { owned, source, partitions, machine, stats }).await
+    }
+
+    async fn run_sink(
+        &self,
+        owned: Owned,
+        app: &App,
+        (name, sources): (&ConnectorName, &[littoral_plan::Source]),
+        stats: Arc<Stats>,
+    ) -> Ended {
+        let Some(sink) = app.manifest.sinks.get(name).cloned() else {
+            return Ended::Failed(format!("the app has no sink {name} any more"));
+        };
+        let (inputs, source, machine) =
+            (sources.iter().map(input).collect(), Arc::clone(&self.source), self.machine(app));
+        connect::sink::run(SinkWork { owned, sink, inputs, source, machine, stats }).await
+    }
+
+    /// What of this machine sources and sinks may have.
+    fn machine(&self, app: &App) -> Arc<dyn connect::Machine> {
+        Arc::new(AppMachine { app: app.id.clone(), loader: Arc::clone(&self.loader) })
     }
 
     async fn run_stage(
@@ -433,7 +483,12 @@ fn first_position(name: &str) -> u32 {
 fn work_config(app: &App, placed: &PlacedWork) -> WorkConfig {
     let stream = |name| app.manifest.streams.get(name).map(|stream| &stream.retention);
     let (retention, bytes_max) = match &placed.role {
-        Role::Queue { .. } => (None, None),
+        Role::Queue { .. } | Role::Sink { .. } => (None, None),
+        // What it has read waits for the stream, and then it reads no more.
+        Role::Source { stream: name, .. } => {
+            let size = stream(name).and_then(|limits| limits.size).map_or(SOURCE_BYTES_MAX, u64::from);
+            (None, Some(Size::from_bytes(size.min(SOURCE_BYTES_MAX))))
+        }
         // What a stage puts out waits for its readers as what it reads does.
         Role::Stage { flow, .. } => {
             let source = app.manifest.flows.get(flow).and_then(|flow| stream(&flow.source));

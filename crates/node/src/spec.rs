@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use littoral_mesh::Members;
-use littoral_model::id::{AppId, FunctionName, NodeId, TenantId};
+use littoral_model::id::{AppId, ConnectorName, FunctionName, NodeId, StreamName, TenantId};
 use littoral_model::manifest::{self, Manifest, Partitioning};
 use littoral_model::unit::Bandwidth;
 use littoral_plan::profile::RECORDS_FEW;
-use littoral_plan::{Ack, AppSpec, Constraints, FlowSpec, FunctionSpec, Interface, QueueSpec, Sink, StreamSpec};
+use littoral_plan::{
+    Ack, AppSpec, ConnectorSpec, Constraints, Direction, FlowSpec, FunctionSpec, Interface, QueueSpec, Sink, StreamSpec,
+};
 
 use crate::report::Report;
 
@@ -90,8 +92,26 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
         functions: functions.chain(queries).collect(),
         streams: streams.collect(),
         flows: flows.collect(),
+        connectors: connectors(manifest),
         objectives: manifest.objectives.unwrap_or_default(),
     }
+}
+
+/// Its sources and sinks.
+fn connectors(manifest: &Manifest) -> Vec<ConnectorSpec> {
+    let spec = |direction, name: &ConnectorName, stream: &StreamName, node: &Option<NodeId>, placement| ConnectorSpec {
+        name: name.clone(),
+        direction,
+        stream: stream.clone(),
+        placement: Constraints { nodes: node.iter().cloned().collect(), ..Constraints::from(placement) },
+    };
+    let sources = manifest
+        .sources
+        .iter()
+        .map(|(name, source)| spec(Direction::In, name, &source.stream, &source.node, &source.placement));
+    let sinks =
+        manifest.sinks.iter().map(|(name, sink)| spec(Direction::Out, name, &sink.stream, &sink.node, &sink.placement));
+    sources.chain(sinks).collect()
 }
 
 fn ack_of(ack: manifest::Ack) -> Ack {

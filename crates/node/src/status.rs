@@ -17,8 +17,9 @@ use littoral_runtime::latency;
 
 use crate::admin::exchange::artifact_digest;
 use crate::admin::types::{
-    AppStatus, ConditionStatus, FlowStatus, FunctionStatus, Health, InstancesStatus, LinkStatus, NodeState, NodeStatus,
-    PartitionStatus, Quantiles, RunStatus, ServedStatus, SinkStatus, StageStatus, StreamStatus, VariantStatus,
+    AppStatus, ConditionStatus, ConnectorDirection, ConnectorStatus, FlowStatus, FunctionStatus, Health,
+    InstancesStatus, LinkStatus, NodeState, NodeStatus, PartitionStatus, Quantiles, RunStatus, ServedStatus,
+    SinkStatus, StageStatus, StreamStatus, VariantStatus,
 };
 use crate::functions::Standing;
 use crate::intent::{App, Apps};
@@ -233,7 +234,7 @@ impl Picture {
         let stats = self.owned.get(&placed.work).and_then(|(_, work)| work.stats.clone()).unwrap_or_default();
         let functions = match &placed.role {
             Role::Stage { functions, .. } => functions.iter().map(|stage| stage.function.to_string()).collect(),
-            Role::StreamPartition { .. } | Role::Queue { .. } => Vec::new(),
+            _ => Vec::new(),
         };
         StageStatus {
             name: placed.work.name.clone(),
@@ -313,6 +314,38 @@ impl Picture {
             StreamStatus { app: app.id.app.to_string(), name: stream.to_string(), partitions }
         });
         status.collect()
+    }
+
+    /// The sources and sinks of all apps.
+    pub(crate) fn connectors(&self) -> Vec<ConnectorStatus> {
+        let all = self.apps.apps.values().flat_map(|app| app.placement.works.iter().map(move |placed| (app, placed)));
+        all.filter_map(|(app, placed)| self.connector(app, placed)).collect()
+    }
+
+    fn connector(&self, app: &App, placed: &PlacedWork) -> Option<ConnectorStatus> {
+        let (direction, name, stream) = match &placed.role {
+            Role::Source { source, stream, .. } => (ConnectorDirection::In, source, stream),
+            Role::Sink { sink, .. } => (ConnectorDirection::Out, sink, &app.manifest.sinks.get(sink)?.stream),
+            _ => return None,
+        };
+        let assignment = self.assignments.get(&placed.work);
+        let stats = self.owned.get(&placed.work).and_then(|(_, work)| work.stats.clone()).unwrap_or_default();
+        let lacks: Vec<String> = self.lacks(placed).into_iter().collect();
+        Some(ConnectorStatus {
+            app: app.id.app.to_string(),
+            name: name.to_string(),
+            direction,
+            stream: stream.to_string(),
+            state: self.health(app, &lacks),
+            owner: assignment.map(|assignment| assignment.owner.to_string()),
+            epoch: assignment.map_or(0, |assignment| assignment.epoch.0),
+            in_sync: assignment.map(names).unwrap_or_default(),
+            records: stats.rows_in,
+            bytes: stats.bytes_in,
+            passed_over: stats.rejected,
+            last_us: stats.last_us,
+            reason: lacks.into_iter().next(),
+        })
     }
 
     fn partition(&self, placed: &PlacedWork) -> PartitionStatus {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use littoral_model::digest::NodeDigest;
-use littoral_model::id::{SiteId, Tier};
+use littoral_model::id::{NodeId, SiteId, Tier};
 use littoral_model::manifest::{Affinity, Scope};
 use littoral_model::situation::{Position, Power, PowerSource, Situation};
 use littoral_model::unit::Ratio;
@@ -16,6 +16,8 @@ use crate::spec::Constraints;
 /// What is known of a node, as far as constraints are about it.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeFacts<'a> {
+    /// Its name.
+    pub node: &'a NodeId,
     /// Its tier.
     pub tier: Tier,
     /// Its site.
@@ -59,7 +61,8 @@ pub fn lasting(situation: &Situation) -> Situation {
 impl<'a> From<&'a NodeDigest> for NodeFacts<'a> {
     fn from(digest: &'a NodeDigest) -> Self {
         let situation = &digest.situation;
-        Self { tier: digest.tier, site: &digest.site, labels: &digest.labels, situation, now: situation.into() }
+        let (node, site, labels) = (&digest.node, &digest.site, &digest.labels);
+        Self { node, tier: digest.tier, site, labels, situation, now: situation.into() }
     }
 }
 
@@ -93,6 +96,9 @@ impl Constraints {
         let mut violated = |constraint: String, why: String| found.push(Violation { constraint, why });
         if !self.tiers.is_empty() && !self.tiers.contains(&node.tier) {
             violated(one_of("tier", &self.tiers), format!("is of tier {}", node.tier));
+        }
+        if !self.nodes.is_empty() && !self.nodes.contains(node.node) {
+            violated(one_of("node", &self.nodes), format!("is {}", node.node));
         }
         if !self.sites.is_empty() && !self.sites.contains(node.site) {
             violated(one_of("site", &self.sites), format!("is in site {}", node.site));

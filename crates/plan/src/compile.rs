@@ -2,7 +2,7 @@
 //!
 //! The order: work that exists stays (`kept`); streams that devices write are laid on the devices (`streams`); flows
 //! are placed one after another, each after those that write its source, a whole chain per partition (`flows`);
-//! what streams are left, the HTTP functions and their queues (`queues`) follow.
+//! what streams are left, sources and sinks (`connectors`), the HTTP functions and their queues (`queues`) follow.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,6 +40,7 @@ pub fn compile(spec: &AppSpec, fabric: &Fabric, existing: &[Assignment]) -> Resu
         planner.place_flow(name, flow);
     }
     planner.place_streams_left();
+    planner.place_connectors();
     planner.place_instances();
     planner.place_queues();
     planner.check_relations();
@@ -56,6 +57,7 @@ pub(crate) struct Planner<'a> {
     pub(crate) streams: BTreeMap<(StreamName, u32), PlacedWork>,
     pub(crate) stages: Vec<PlacedWork>,
     pub(crate) queues: Vec<PlacedWork>,
+    pub(crate) connectors: Vec<PlacedWork>,
     pub(crate) instances: Vec<PlacedFunction>,
     pub(crate) predictions: BTreeMap<FlowName, FlowPrediction>,
     pub(crate) findings: BTreeSet<Unplaceable>,
@@ -77,6 +79,7 @@ impl<'a> Planner<'a> {
             streams: BTreeMap::new(),
             stages: Vec::new(),
             queues: Vec::new(),
+            connectors: Vec::new(),
             instances: Vec::new(),
             predictions: BTreeMap::new(),
             findings,
@@ -116,6 +119,9 @@ impl<'a> Planner<'a> {
             if let Some(near) = &placement.near {
                 stream(user, near);
             }
+        }
+        for connector in &self.spec.connectors {
+            stream(connector.title(), &connector.stream);
         }
         for (name, flow) in &self.spec.flows {
             let functions = chain_functions(flow);
@@ -257,7 +263,8 @@ impl<'a> Planner<'a> {
     }
 
     fn finish(self, existing: &[Assignment]) -> Placement {
-        let mut works: Vec<PlacedWork> = self.streams.into_values().chain(self.stages).chain(self.queues).collect();
+        let works = self.streams.into_values().chain(self.stages).chain(self.queues).chain(self.connectors);
+        let mut works: Vec<PlacedWork> = works.collect();
         works.sort_by(|a, b| a.work.cmp(&b.work));
         let used: BTreeSet<&WorkId> = works.iter().map(|placed| &placed.work).collect();
         let own = existing.iter().map(|assignment| &assignment.work).filter(|work| work.app == self.spec.app);

@@ -61,7 +61,8 @@ impl NodeView {
     #[must_use]
     pub fn facts(&self) -> NodeFacts<'_> {
         let situation = &self.situation;
-        NodeFacts { tier: self.tier, site: &self.site, labels: &self.labels, situation, now: situation.into() }
+        let (node, site, labels) = (&self.node, &self.site, &self.labels);
+        NodeFacts { node, tier: self.tier, site, labels, situation, now: situation.into() }
     }
 }
 

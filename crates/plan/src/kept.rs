@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use littoral_model::id::{FlowName, FunctionName, NodeId, StreamName};
+use littoral_model::id::{ConnectorName, FlowName, FunctionName, NodeId, StreamName};
 use littoral_model::work::{Assignment, WorkId, WorkKind};
 
 use crate::admission::Violation;
@@ -15,7 +15,7 @@ use crate::flows::chain_functions;
 use crate::queues::requires;
 use crate::refusal::{NearestMiss, Unplaceable};
 use crate::repair::successor;
-use crate::spec::{AppSpec, Constraints};
+use crate::spec::{AppSpec, ConnectorSpec, Constraints, Direction};
 
 /// A unit of work that stays.
 #[derive(Clone, Debug)]
@@ -42,6 +42,8 @@ pub(crate) struct Kept {
     pub(crate) stages: BTreeMap<(FlowName, u32), BTreeMap<usize, KeptWork>>,
     /// The partitions of functions' queues.
     pub(crate) queues: BTreeMap<(FunctionName, WorkId), KeptWork>,
+    /// Sources and sinks.
+    pub(crate) connectors: BTreeMap<(Direction, ConnectorName), KeptWork>,
     /// Stages that cannot stay: who had them, and why they cannot.
     pub(crate) replaced: BTreeMap<(FlowName, u32, usize), (NodeId, String)>,
     pub(crate) findings: Vec<Unplaceable>,
@@ -58,6 +60,7 @@ impl Kept {
             match assignment.work.kind {
                 WorkKind::Stream => kept.keep_stream(spec, board, assignment),
                 WorkKind::Queue => kept.keep_queue(spec, board, assignment),
+                WorkKind::Source | WorkKind::Sink => kept.keep_connector(spec, board, assignment),
                 WorkKind::Stage => {
                     if let Some((flow, first)) = stage_position(&assignment.work.name) {
                         let at = stages.entry((flow, assignment.work.partition)).or_default();
@@ -112,6 +115,27 @@ impl Kept {
                     "the queue of function {name} in site {} (it holds calls that were accepted there; to have them \
                      elsewhere, declare a function of another name)",
                     assignment.work.site
+                ),
+                constraint: join(&violations, |violation| &violation.constraint),
+                nearest_miss: Some(NearestMiss {
+                    node: assignment.owner.clone(),
+                    why: join(&violations, |violation| &violation.why),
+                }),
+            }),
+        }
+    }
+
+    fn keep_connector(&mut self, spec: &AppSpec, board: &Board<'_>, assignment: &Assignment) {
+        let WorkId { kind, name, .. } = &assignment.work;
+        let is_it = |of: &&ConnectorSpec| of.direction.kind() == *kind && of.name.as_str() == name;
+        let Some(connector) = spec.connectors.iter().find(is_it) else { return };
+        let ask = Ask { has_copies: false, ..connector.ask() };
+        match hold(board, assignment, ask) {
+            Ok(work) => drop(self.connectors.entry((connector.direction, connector.name.clone())).or_insert(work)),
+            Err(violations) => self.findings.push(Unplaceable {
+                what: format!(
+                    "{} (where it is, it is known how far it has come; to have it elsewhere, declare one of another name)",
+                    connector.title()
                 ),
                 constraint: join(&violations, |violation| &violation.constraint),
                 nearest_miss: Some(NearestMiss {

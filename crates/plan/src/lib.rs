@@ -20,6 +20,7 @@ pub mod announce;
 mod board;
 mod chain;
 mod compile;
+mod connectors;
 pub mod coordinate;
 mod explain;
 pub mod fabric;
@@ -53,7 +54,9 @@ pub use objective::{Objective, Weighed};
 pub use placement::{FlowPrediction, Hop, PlacedFunction, PlacedWork, Placement, Role, Source, StageFunction, Step};
 pub use reason::Reason;
 pub use refusal::{NearestMiss, Refusal, Unplaceable};
-pub use spec::{Ack, AppSpec, Constraints, FlowSpec, FunctionSpec, Interface, QueueSpec, Sink, StreamSpec};
+pub use spec::{
+    Ack, AppSpec, ConnectorSpec, Constraints, Direction, FlowSpec, FunctionSpec, Interface, QueueSpec, Sink, StreamSpec,
+};
 pub use traffic::{Traffic, traffic};
 
 /// The most nodes that hold a work's log: one may die and another be repaired while a third serves.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use littoral_model::id::{AppId, FlowName, FunctionName, NodeId, StreamName};
+use littoral_model::id::{AppId, ConnectorName, FlowName, FunctionName, NodeId, StreamName};
 use littoral_model::work::WorkId;
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,22 @@ pub enum Role {
         /// Which port's rows go to which stream. Without an entry for the main port, the next stage reads it.
         outputs: BTreeMap<String, StreamName>,
     },
+    /// It makes records of a stream of what is outside.
+    Source {
+        /// Which source.
+        source: ConnectorName,
+        /// The stream.
+        stream: StreamName,
+        /// The partitions of it that it feeds.
+        partitions: Vec<u32>,
+    },
+    /// It hands the records of a stream to what is outside.
+    Sink {
+        /// Which sink.
+        sink: ConnectorName,
+        /// The stream's partitions.
+        sources: Vec<Source>,
+    },
     /// It holds asynchronous invocations of a function, and has them run.
     Queue {
         /// Which function.
@@ -87,7 +103,8 @@ impl Role {
     #[must_use]
     pub fn inputs(&self) -> &[Source] {
         match self {
-            Self::StreamPartition { sources, .. } | Self::Queue { sources, .. } => sources,
+            Self::StreamPartition { sources, .. } | Self::Queue { sources, .. } | Self::Sink { sources, .. } => sources,
+            Self::Source { .. } => &[],
             Self::Stage { input, .. } => std::slice::from_ref(input),
         }
     }

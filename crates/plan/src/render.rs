@@ -37,6 +37,8 @@ impl PlacedWork {
         match &self.role {
             Role::StreamPartition { stream, .. } => format!("stream {stream}/{}", self.work.partition),
             Role::Queue { function, .. } => format!("queue {function}/{}", self.work.partition),
+            Role::Source { source, .. } => format!("source {source}"),
+            Role::Sink { sink, .. } => format!("sink {sink}"),
             Role::Stage { flow, functions, .. } => {
                 let names: Vec<&str> = functions.iter().map(|stage| stage.function.as_str()).collect();
                 format!("stage {} of {flow}/{}", names.join("+"), self.work.partition)

@@ -168,7 +168,7 @@ pub(crate) mod tests {
         let app = AppId { tenant: TenantId::default_tenant(), app: AppName::new("demo").unwrap() };
         let functions = tiers.iter().map(function).collect();
         let (streams, flows, objectives) = (BTreeMap::new(), BTreeMap::new(), Objectives::default());
-        AppSpec { app, functions, streams, flows, queues: BTreeMap::new(), objectives }
+        AppSpec { app, functions, streams, flows, queues: BTreeMap::new(), connectors: Vec::new(), objectives }
     }
 
     fn sampled(nodes: &[NodeDigest], spec: &AppSpec, existing: &[Assignment], seed: u64) -> BTreeSet<String> {

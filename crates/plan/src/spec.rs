@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use littoral_model::id::{AcceleratorName, AppId, FlowName, FunctionName, RegionId, SiteId, StreamName, Tier};
+use littoral_model::id::{
+    AcceleratorName, AppId, ConnectorName, FlowName, FunctionName, NodeId, RegionId, SiteId, StreamName, Tier,
+};
 use littoral_model::manifest::{self, Affinity, Objectives, Partitioning, Within};
 use littoral_model::situation::FailureDomain;
 use littoral_model::unit::Ratio;
@@ -23,6 +25,9 @@ pub struct AppSpec {
     /// The queues of its functions that are called asynchronously.
     #[serde(default)]
     pub queues: BTreeMap<FunctionName, QueueSpec>,
+    /// Its sources and sinks.
+    #[serde(default)]
+    pub connectors: Vec<ConnectorSpec>,
     /// What is weighed where several nodes would do.
     pub objectives: Objectives,
 }
@@ -53,6 +58,29 @@ pub struct QueueSpec {
     pub streams: BTreeSet<StreamName>,
 }
 
+/// What a source or a sink needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectorSpec {
+    /// Its name; a source and a sink may have the same.
+    pub name: ConnectorName,
+    /// Whether records come in by it, or go out.
+    pub direction: Direction,
+    /// The stream that it feeds or reads.
+    pub stream: StreamName,
+    /// Where it may run.
+    pub placement: Constraints,
+}
+
+/// Whether records come into the fabric, or leave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// By a source.
+    In,
+    /// By a sink.
+    Out,
+}
+
 /// How a function is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -69,6 +97,8 @@ pub enum Interface {
 pub struct Constraints {
     /// One of these tiers.
     pub tiers: BTreeSet<Tier>,
+    /// One of these nodes.
+    pub nodes: BTreeSet<NodeId>,
     /// One of these sites.
     pub sites: BTreeSet<SiteId>,
     /// All of these labels.
@@ -128,6 +158,7 @@ impl Constraints {
         }
         Some(Self {
             tiers: intersect(&self.tiers, &other.tiers)?,
+            nodes: intersect(&self.nodes, &other.nodes)?,
             sites: intersect(&self.sites, &other.sites)?,
             labels,
             near: self.near.clone().or_else(|| other.near.clone()),
@@ -148,6 +179,8 @@ impl Constraints {
 impl From<&manifest::Placement> for Constraints {
     fn from(placement: &manifest::Placement) -> Self {
         Self {
+            // Only sources and sinks name nodes, and not as a part of their placement.
+            nodes: BTreeSet::new(),
             tiers: placement.tier.iter().copied().collect(),
             sites: placement.site.iter().cloned().collect(),
             labels: placement.labels.clone(),

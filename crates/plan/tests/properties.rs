@@ -94,6 +94,7 @@ fn specs() -> impl Strategy<Value = AppSpec> {
             streams: streams.collect(),
             flows: BTreeMap::from([("flow".parse().unwrap(), flow)]),
             queues: BTreeMap::new(),
+            connectors: Vec::new(),
             objectives: Objectives::default(),
         }
     })
@@ -169,8 +170,8 @@ proptest! {
         let chosen = |seen: &BTreeSet<u8>| -> BTreeSet<NodeId> {
             let nodes: Vec<NodeId> = seen.iter().map(name).collect();
             let now = Now::default();
-            let facts = NodeFacts { tier: Tier::Edge, site: &site, labels: &labels, situation: &situation, now };
-            let live = nodes.iter().map(|node| Candidate { node, facts, memory_bytes: 1 });
+            let facts = |node| NodeFacts { node, tier: Tier::Edge, site: &site, labels: &labels, situation: &situation, now };
+            let live = nodes.iter().map(|node| Candidate { node, facts: facts(node), memory_bytes: 1 });
             serving.nodes(live, |_| Vec::new()).into_iter().cloned().collect()
         };
         let partial: BTreeSet<u8> = full.difference(&hidden).copied().collect();

@@ -34,7 +34,8 @@ pub mod stage {
 
 pub use background::Background;
 pub use littoral_runtime_wasm::{
-    Access, Artifact, CompileFailure, CompilerProcess, Directory, Discard, Fault, GuestOutput, Limits, LoadError,
-    LogSink, LogStream, StartError, Usage, UsageTotals, Wasm as Runtime, WasmOptions as RuntimeOptions, compile_here,
+    Access, Artifact, CompileFailure, CompilerProcess, Denied, Directory, Discard, Fault, GuestOutput, Limits,
+    LoadError, LogSink, LogStream, StartError, Usage, UsageTotals, Wasm as Runtime, WasmOptions as RuntimeOptions,
+    compile_here,
 };
 pub use shards::Shards;

@@ -44,6 +44,7 @@ pub fn main() -> AppSpec {
         ]),
         flows: BTreeMap::from([(FlowName::new("detect").unwrap(), flow)]),
         queues: BTreeMap::new(),
+        connectors: Vec::new(),
         objectives: Objectives::default(),
     }
 }
@@ -70,6 +71,7 @@ pub fn small(name: &str, tier: Tier) -> AppSpec {
         streams: BTreeMap::from([(stream("jobs"), stream_spec(1, Constraints::tier(tier), Ack::Site))]),
         flows: BTreeMap::new(),
         queues: BTreeMap::new(),
+        connectors: Vec::new(),
         objectives: Objectives::default(),
     }
 }

@@ -196,7 +196,7 @@ async fn fetch(
 fn config(node: &Node, placement: &Placement, placed: &PlacedWork) -> WorkConfig {
     let limit = node.machine.facts.work_bytes_max;
     let (retention, bytes_max) = match &placed.role {
-        Role::Queue { .. } => (None, None),
+        Role::Queue { .. } | Role::Source { .. } | Role::Sink { .. } => (None, None),
         Role::Stage { .. } => (None, limit),
         Role::StreamPartition { sources, .. } => (Some(Retention::default()), limit.filter(|_| sources.is_empty())),
     };

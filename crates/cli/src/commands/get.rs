@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use littoral_node::admin::types::ConnectorDirection;
 use serde::Serialize;
 
 use crate::args::{GetArgs, Kind};
@@ -26,8 +27,16 @@ async fn ask(args: &GetArgs, client: &Client) -> anyhow::Result<String> {
         Kind::Apps => show(args, client.apps().await?, |app| [None, Some(&app.name)]),
         Kind::Functions => show(args, client.functions().await?, |item| [Some(&item.app), Some(&item.name)]),
         Kind::Flows => show(args, client.flows().await?, |item| [Some(&item.app), Some(&item.name)]),
+        Kind::Sources => show_connectors(args, client, ConnectorDirection::In).await,
+        Kind::Sinks => show_connectors(args, client, ConnectorDirection::Out).await,
         Kind::Streams => show(args, client.streams().await?, |item| [Some(&item.app), Some(&item.name)]),
     }
+}
+
+async fn show_connectors(args: &GetArgs, client: &Client, direction: ConnectorDirection) -> anyhow::Result<String> {
+    let mut connectors = client.connectors().await?;
+    connectors.retain(|connector| connector.direction == direction);
+    show(args, connectors, |item| [Some(&item.app), Some(&item.name)])
 }
 
 /// Keeps what was asked for, and renders it. A name is that of the thing, of its app, or APP/NAME.

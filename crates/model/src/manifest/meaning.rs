@@ -3,6 +3,7 @@
 //!
 //! Works on the text's own tables, so that everything that can be read is checked, whatever else is wrong.
 
+mod connectors;
 mod grants;
 mod image;
 mod later;
@@ -46,6 +47,7 @@ pub(super) fn check(root: &DeTable<'_>, report: &mut Report<'_>) {
     meaning.check_streams();
     meaning.check_flows();
     meaning.check_cycles();
+    meaning.check_connectors();
     meaning.check_routes();
     meaning.check_topics();
     meaning.check_triggers();
@@ -99,12 +101,17 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             self.later(name, function);
             self.scale(name, function);
             for (key, value) in table(function, "config").into_iter().flatten() {
-                let secret = value.get_ref().as_str().and_then(|text| text.strip_prefix(SECRET_PREFIX));
-                if let Some(error) = secret.and_then(|secret| check_name(secret).err()) {
-                    let message = format!("`{}` names no secret: {error}", key.get_ref());
-                    self.report.add("invalid-secret", value.span(), message).expected("secret:NAME");
-                }
+                self.secret(key.get_ref(), value);
             }
+        }
+    }
+
+    /// A value that may name a secret.
+    fn secret(&mut self, key: &str, value: &Value<'_>) {
+        let secret = value.get_ref().as_str().and_then(|text| text.strip_prefix(SECRET_PREFIX));
+        if let Some(error) = secret.and_then(|secret| check_name(secret).err()) {
+            let message = format!("`{key}` names no secret: {error}");
+            self.report.add("invalid-secret", value.span(), message).expected("secret:NAME");
         }
     }
 

@@ -509,6 +509,49 @@ fn a_function_has_a_component_an_image_or_a_process() {
 }
 
 #[test]
+fn sources_and_sinks_are_of_one_kind_each() {
+    let source = |more: &str| format!("[sources.s]\nstream = \"readings\"\n{more}");
+    let sink = |more: &str| format!("[sinks.s]\nstream = \"readings\"\n{more}");
+    let generator = |more: &str| source(&format!("[sources.s.generator]\n{more}"));
+    let good = generator("fields = { n = \"sequence\", m = [\"a\", \"b\"], t = { from = -3, to = 3 } }\nkey = \"m\"")
+        + "\n[sources.f]\nstream = \"readings\"\nnode = \"edge-1\"\nfile = { path = \"/in/a.csv\", format = \"csv\" }\n"
+        + &sink(
+            "placement = { near = \"readings\", affinity = [{ with = \"readings\" }] }\nfile = { path = \"/out\", rotate = \"1MiB\" }",
+        );
+    assert_eq!(findings(&good), Vec::<String>::new());
+    one(&source(""), "1 connector-kind: source s is of exactly one kind");
+    one(
+        &source("file = { path = \"/a\" }\ngenerator = { fields = { n = \"sequence\" } }"),
+        "1 connector-kind: source s is of exactly one kind",
+    );
+    one(&sink(""), "1 connector-kind: sink s is of exactly one kind");
+    one("[sinks.s]\nstream = \"reading\"\nfile = { path = \"/out\" }", "2 unknown-name: there is no stream `reading`");
+    one(&source("files = 1\nfile = { path = \"/a\" }"), "3 unknown-key: `s` has no key `files`");
+    one(&source("file = { path = \"a/b\" }"), "3 invalid-path: `a/b` is no absolute path");
+    one(&source("file = { path = \"/a/\" }"), "3 invalid-path: `/a/` is a folder");
+    one(&source("file = { path = \"/a\", format = \"xml\" }"), "3 unknown-value: `format` cannot be `xml`");
+    one(&sink("file = { path = \"/out\", rotate = \"1B\" }"), "3 out-of-range: a file cannot end at 1B");
+    let http = |more: &str| sink(&format!("[sinks.s.http]\n{more}"));
+    assert_eq!(findings(&http("url = \"http://[::1]:8080/a?b\"\ngrants = [\"[::1]:8080\"]")), Vec::<String>::new());
+    one(
+        &http("url = \"https://a.example/b\"\ngrants = [\"b.example\"]"),
+        "4 contradiction: it is not granted a.example:443, where its URL leads",
+    );
+    for none in ["ftp://a", "http://", "http://a@b/", "http://a:x/", "a.example"] {
+        one(&http(&format!("url = \"{none}\"\ngrants = [\"a\"]")), &format!("4 invalid-url: `{none}` is no URL"));
+    }
+    let headers = "url = \"http://a\"\ngrants = [\"a\"]\nheaders = ";
+    one(&http(&format!("{headers}{{ \"a b\" = \"c\" }}")), "6 invalid-header: `a b` is no name of a header");
+    one(&http(&format!("{headers}{{ a = \"secret:\" }}")), "6 invalid-secret: `a` names no secret");
+    one(&generator("rate = 0\nfields = { n = \"sequence\" }"), "4 out-of-range: `rate` cannot be 0");
+    one(&generator("fields = {}"), "4 out-of-range: a record cannot have 0 fields");
+    one(&generator("fields = { n = [] }"), "4 wrong-length: `n` is to be one of no texts");
+    one(&generator("fields = { n = { from = 2, to = 1 } }"), "4 out-of-range: there is no number from 2 to 1");
+    one(&generator("key = \"m\"\nfields = { n = \"sequence\" }"), "4 unknown-name: the records have no field `m`");
+    one(&generator("fields = { n = \"sequences\" }"), "4 unknown-value: `n` cannot be `sequences`");
+}
+
+#[test]
 fn topics_are_streams() {
     let of = |topics: &str| format!("[mqtt]\n{topics}");
     let good = "\"sensors/+/temperature\" = { stream = \"readings\", retain = true }\n\

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::connector::{SinkConnector, SourceConnector};
 use super::later::{Later, Trigger};
 use super::limits::Limits;
 use super::mqtt::Topic;
 use super::scale::Scale;
 use crate::grant::Peer;
 use crate::id::{
-    AcceleratorName, AppName, BucketName, FlowName, FunctionName, NodeId, RegionId, SiteId, SqlName, StreamName, Tier,
+    AcceleratorName, AppName, BucketName, ConnectorName, FlowName, FunctionName, NodeId, RegionId, SiteId, SqlName,
+    StreamName, Tier,
 };
 use crate::library::LibraryReference;
 use crate::oci::OciReference;
@@ -49,6 +51,12 @@ pub struct Manifest {
     /// `littoral-sql` fills it, too.
     #[serde(skip)]
     pub called: BTreeSet<FunctionName>,
+    /// What outside the fabric becomes records of streams, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<ConnectorName, SourceConnector>,
+    /// What outside the fabric takes the records of streams, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sinks: BTreeMap<ConnectorName, SinkConnector>,
     /// What is reachable over HTTP, on any node.
     #[serde(default)]
     pub routes: Vec<Route>,

@@ -16,9 +16,9 @@ use super::openapi;
 use super::operations::{Answers, TailStart};
 use super::router::Api;
 use super::types::{
-    AppBundle, AppEnd, AppHistory, AppStatus, Base64Bytes, CallRequest, CallResponse, FlowStatus, FunctionStatus,
-    MoveReport, MoveRequest, NodeStatus, PlanReport, Published, Revocation, SiteStatus, StoredArtifact, StreamStatus,
-    TokenGrant, TokenRequest,
+    AppBundle, AppEnd, AppHistory, AppStatus, Base64Bytes, CallRequest, CallResponse, ConnectorStatus, FlowStatus,
+    FunctionStatus, MoveReport, MoveRequest, NodeStatus, PlanReport, Published, Revocation, SiteStatus, StoredArtifact,
+    StreamStatus, TokenGrant, TokenRequest,
 };
 
 use super::events::EventsReport;
@@ -75,6 +75,10 @@ pub(super) async fn functions(State(api): State<Api>) -> Answer<Vec<FunctionStat
 
 pub(super) async fn flows(State(api): State<Api>) -> Answer<Vec<FlowStatus>> {
     api.operations.flows().await.map(Json)
+}
+
+pub(super) async fn connectors(State(api): State<Api>) -> Answer<Vec<ConnectorStatus>> {
+    api.operations.connectors().await.map(Json)
 }
 
 pub(super) async fn streams(State(api): State<Api>) -> Answer<Vec<StreamStatus>> {

@@ -11,9 +11,9 @@ use super::events::EventsReport;
 use super::queue::{InvocationStatus, InvocationsReport, LaterRequest};
 use super::router::{Content, ROUTES, Route};
 use super::types::{
-    AppBundle, AppEnd, AppHistory, AppStatus, CallRequest, CallResponse, FlowStatus, FunctionStatus, LogLine,
-    MoveReport, MoveRequest, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, SiteStatus,
-    StoredArtifact, StreamStatus, TailRow, TokenGrant, TokenRequest,
+    AppBundle, AppEnd, AppHistory, AppStatus, CallRequest, CallResponse, ConnectorStatus, FlowStatus, FunctionStatus,
+    LogLine, MoveReport, MoveRequest, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation,
+    SiteStatus, StoredArtifact, StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
 use super::usage::{ChainReports, UsageReport};
 
@@ -132,6 +132,7 @@ fn schemas() -> Map<String, Value> {
         Revocation,
         SiteStatus,
         StoredArtifact,
+        ConnectorStatus,
         StreamStatus,
         TailRow,
         TokenGrant,

@@ -13,9 +13,9 @@ use littoral_model::id::{AppName, FunctionName, NodeId, StreamName};
 use littoral_model::invocation::{InvocationName, Record};
 
 use super::types::{
-    AdminError, AppBundle, AppEnd, AppHistory, AppStatus, FlowStatus, FunctionStatus, LogLine, MoveReport, MoveRequest,
-    NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, SiteStatus, StreamStatus, TailRow,
-    TokenGrant, TokenRequest,
+    AdminError, AppBundle, AppEnd, AppHistory, AppStatus, ConnectorStatus, FlowStatus, FunctionStatus, LogLine,
+    MoveReport, MoveRequest, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation, SiteStatus,
+    StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
 
 use super::events::EventsReport;
@@ -82,6 +82,12 @@ pub trait Operations: Send + Sync + 'static {
     /// # Errors
     /// When the node is stopping.
     async fn streams(&self) -> Result<Vec<StreamStatus>, AdminError>;
+
+    /// The sources and sinks of all apps, and how they fare.
+    ///
+    /// # Errors
+    /// When the node is stopping.
+    async fn connectors(&self) -> Result<Vec<ConnectorStatus>, AdminError>;
 
     /// Whether this node holds the artefact with this digest (SHA-256, 64 lower-case hexadecimal digits).
     ///

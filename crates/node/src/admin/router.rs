@@ -210,6 +210,17 @@ pub const ROUTES: &[Route] = &[
         handler: || get(handlers::streams),
     },
     Route {
+        method: Method::GET,
+        path: "/v1/connectors",
+        id: "connectors",
+        summary: "The sources and sinks of all apps, and how they fare.",
+        query: &[],
+        request: Content::Empty,
+        status: 200,
+        response: Content::JsonList("ConnectorStatus"),
+        handler: || get(handlers::connectors),
+    },
+    Route {
         method: Method::HEAD,
         path: "/v1/artifacts/{digest}",
         id: "has_artifact",

@@ -26,9 +26,9 @@ use super::remote;
 use super::router::{ARTIFACT_BYTES_MAX, REQUEST_BYTES_MAX, ROUTES, router};
 use super::serve::{AdminSocket, ServeError, serve_tls, serve_unix};
 use super::types::{
-    AdminError, AppBundle, AppEnd, AppHistory, AppStatus, ConditionStatus, FlowStatus, FunctionStatus, Health, LogLine,
-    MoveReport, MoveRequest, NodeState, NodeStatus, PlanReport, PublishRecord, Published, Readiness, Revocation,
-    SiteStatus, StreamStatus, TailRow, TokenGrant, TokenRequest,
+    AdminError, AppBundle, AppEnd, AppHistory, AppStatus, ConditionStatus, ConnectorStatus, FlowStatus, FunctionStatus,
+    Health, LogLine, MoveReport, MoveRequest, NodeState, NodeStatus, PlanReport, PublishRecord, Published, Readiness,
+    Revocation, SiteStatus, StreamStatus, TailRow, TokenGrant, TokenRequest,
 };
 use super::usage::{ChainReports, UsageReport};
 
@@ -118,6 +118,9 @@ impl Operations for Fake {
         Ok(Vec::new())
     }
     async fn flows(&self) -> Result<Vec<FlowStatus>, AdminError> {
+        Ok(Vec::new())
+    }
+    async fn connectors(&self) -> Result<Vec<ConnectorStatus>, AdminError> {
         Ok(Vec::new())
     }
     async fn streams(&self) -> Result<Vec<StreamStatus>, AdminError> {

@@ -359,6 +359,47 @@ pub struct StreamStatus {
     pub partitions: Vec<PartitionStatus>,
 }
 
+/// A source or a sink.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ConnectorStatus {
+    /// Its app.
+    pub app: String,
+    /// Its name.
+    pub name: String,
+    /// Whether records come in by it, or go out.
+    pub direction: ConnectorDirection,
+    /// The stream that it feeds or reads.
+    pub stream: String,
+    /// How it fares.
+    pub state: Health,
+    /// The node that runs it.
+    pub owner: Option<String>,
+    /// The owner's epoch.
+    pub epoch: u64,
+    /// The nodes that know how far it has come.
+    pub in_sync: Vec<String>,
+    /// How many records have passed since its owner began.
+    pub records: u64,
+    /// How many bytes those had.
+    pub bytes: u64,
+    /// How many records from outside could not be taken.
+    pub passed_over: u64,
+    /// When the last record passed, in microseconds since 1970.
+    pub last_us: Option<i64>,
+    /// What it lacks, and what to do.
+    pub reason: Option<String>,
+}
+
+/// Whether records come into the fabric, or leave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConnectorDirection {
+    /// By a source.
+    In,
+    /// By a sink.
+    Out,
+}
+
 /// A partition of a stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PartitionStatus {

@@ -3,6 +3,7 @@
 mod exporters;
 mod fabric;
 mod keeper;
+mod machine;
 mod peers;
 mod raft;
 mod source;
@@ -11,6 +12,7 @@ mod topics;
 pub(crate) use exporters::AppExporters;
 pub(crate) use fabric::NodeFabric;
 pub(crate) use keeper::MeshKeeper;
+pub(crate) use machine::AppMachine;
 pub(crate) use peers::MeshPeers;
 pub(crate) use raft::MeshRaft;
 pub(crate) use source::MeshSource;

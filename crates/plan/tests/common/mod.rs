@@ -34,6 +34,7 @@ pub(crate) fn parse(text: &str) -> Scenario {
         streams: BTreeMap::new(),
         flows: BTreeMap::new(),
         queues: BTreeMap::new(),
+        connectors: Vec::new(),
         objectives: Objectives::default(),
     };
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {

@@ -41,6 +41,6 @@ pub(super) fn check(evidence: &Evidence) -> Result<(), String> {
 fn admits(evidence: &Evidence, node: &NodeId, requires: &Constraints) -> bool {
     let situation = Situation::default();
     evidence.machines.get(node).is_none_or(|Facts { tier, site, labels, .. }| {
-        requires.admits(NodeFacts { tier: *tier, site, labels, situation: &situation, now: (&situation).into() })
+        requires.admits(NodeFacts { node, tier: *tier, site, labels, situation: &situation, now: (&situation).into() })
     })
 }

@@ -47,7 +47,7 @@ impl<'t> Meaning<'t, '_, '_, '_> {
     }
 
     /// A path of a node, which has no folder to start from.
-    fn absolute(&mut self, path: &str, span: Range<usize>) {
+    pub(super) fn absolute(&mut self, path: &str, span: Range<usize>) {
         let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
         if !Path::new(path).is_absolute() || !Path::new(path).components().all(plain) {
             let message = format!("`{path}` is no absolute path");

@@ -1,0 +1,268 @@
+//! Writes files, one after the other, each row once.
+//!
+//! The file that is written to has a name that ends in `.open`. What is committed of it is its length: a sink that starts anew cuts off what is
+//! behind. A file gets its name once a commit says that the next one has begun, and is never touched again.
+
+use std::cmp::Ordering;
+use std::fs::File;
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use littoral_model::manifest::{self, FileFormat};
+use rustix::fs::{FlockOperation, OFlags};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Folder, aside, format};
+use crate::{BATCH_BYTES, Machine, Part, Rows, Sink, Trouble};
+
+/// The version of the form of what is committed.
+const VERSION: u32 = 1;
+/// What the name of a file ends in that is written to.
+const OPEN: &str = ".open";
+
+/// Files in a folder.
+#[derive(Debug)]
+pub struct FileSink {
+    /// None while a thread writes.
+    inner: Option<Writing>,
+}
+
+#[derive(Debug)]
+struct Writing {
+    settings: manifest::FileSink,
+    name: String,
+    folder: Folder,
+    /// Held as long as anybody may write there: of two nodes, or of this one before it was told to stop, one does.
+    _lock: File,
+    at: Committed,
+    file: File,
+    /// What is not written yet.
+    buffer: Vec<u8>,
+    /// The files that are full, but for a commit that says so.
+    full: Vec<u64>,
+}
+
+/// How far files are written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Committed {
+    version: u32,
+    /// The number of the file that is written to.
+    number: u64,
+    /// Its length, in bytes.
+    length: u64,
+    /// The columns that it has, if it names them.
+    columns: Vec<String>,
+}
+
+impl FileSink {
+    /// Goes on with what was committed.
+    pub(crate) async fn open(
+        name: &str,
+        settings: &manifest::FileSink,
+        machine: &dyn Machine,
+        committed: Option<&[u8]>,
+    ) -> Result<Self, Trouble> {
+        let at = match committed {
+            None => None,
+            Some(known) => {
+                let known = serde_json::from_slice::<Committed>(known).ok().filter(|at| at.version == VERSION);
+                let foreign =
+                    || Trouble("what it has written is not in files: declare it under another name".to_owned());
+                Some(known.ok_or_else(foreign)?)
+            }
+        };
+        let folder = Folder(Arc::new(machine.folder(Path::new(&settings.path))?));
+        let (name, settings) = (name.to_owned(), settings.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            let path = settings.path.clone();
+            Writing::open(name, settings, folder, at)
+                .map_err(|error| Trouble::of(format!("{path} cannot be written to"), error))
+        });
+        let inner = opened.await.map_err(|error| Trouble(error.to_string()))??;
+        Ok(Self { inner: Some(inner) })
+    }
+}
+
+#[async_trait]
+impl Sink for FileSink {
+    async fn write(&mut self, part: &Part) -> Result<(), Trouble> {
+        let rows = part.rows.clone();
+        aside(&mut self.inner, move |inner| {
+            let written = rows.iter().try_for_each(|rows| inner.write(rows));
+            written.map_err(|error| inner.trouble(error))
+        })
+        .await
+    }
+
+    async fn flush(&mut self) -> Result<Bytes, Trouble> {
+        aside(&mut self.inner, |inner| {
+            inner.sync().map_err(|error| inner.trouble(error))?;
+            serde_json::to_vec(&inner.at).map(Bytes::from).map_err(|error| inner.trouble(error))
+        })
+        .await
+    }
+
+    async fn committed(&mut self) -> Result<(), Trouble> {
+        if self.inner.as_ref().is_some_and(|inner| inner.full.is_empty()) {
+            return Ok(());
+        }
+        aside(&mut self.inner, |inner| inner.name_full().map_err(|error| inner.trouble(error))).await
+    }
+}
+
+impl Writing {
+    fn open(
+        name: String,
+        settings: manifest::FileSink,
+        folder: Folder,
+        at: Option<Committed>,
+    ) -> std::io::Result<Self> {
+        let lock = folder.open(&format!(".{name}.lock"), OFlags::RDWR | OFlags::CREATE)?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            std::io::Error::other("another sink of that name writes there; end it, or name another folder")
+        })?;
+        let there = numbers(&folder, &name, settings.format)?;
+        let begin = |number| Committed { version: VERSION, number, ..Committed::default() };
+        let open = |number| folder.path().join(file_name(&name, settings.format, number) + OPEN);
+        let mut full = Vec::new();
+        let mut at = match at {
+            // What an earlier sink of that name has left stays as it is.
+            None => begin(there.iter().map(|(number, _)| number + 1).max().unwrap_or(1)),
+            Some(at) => {
+                for (number, _) in there.iter().filter(|(_, is_open)| *is_open) {
+                    match number.cmp(&at.number) {
+                        Ordering::Less => full.push(*number),
+                        Ordering::Equal => {}
+                        Ordering::Greater => std::fs::remove_file(open(*number))?,
+                    }
+                }
+                at
+            }
+        };
+        let open_name = |number| file_name(&name, settings.format, number) + OPEN;
+        let mut file = folder.open(&open_name(at.number), OFlags::RDWR | OFlags::CREATE)?;
+        if file.metadata()?.len() < at.length {
+            tracing::warn!(
+                file = open_name(at.number),
+                length = at.length,
+                "what was written to it is gone; the next file is begun"
+            );
+            at = begin(at.number + 1);
+            file = folder.open(&open_name(at.number), OFlags::RDWR | OFlags::CREATE)?;
+        }
+        file.set_len(at.length)?;
+        file.seek(SeekFrom::Start(at.length))?;
+        let mut writing = Self { settings, name, folder, _lock: lock, at, file, buffer: Vec::new(), full };
+        writing.name_full()?;
+        sync_folder(&writing.folder)?;
+        Ok(writing)
+    }
+
+    fn trouble(&self, error: impl std::fmt::Display) -> Trouble {
+        Trouble::of(format!("{} cannot be written to", self.settings.path), error)
+    }
+
+    fn write(&mut self, rows: &Rows) -> std::io::Result<()> {
+        if rows.lines.is_empty() {
+            return Ok(());
+        }
+        let is_csv = self.settings.format == FileFormat::Csv;
+        if is_csv && self.at.columns != rows.columns {
+            if self.at.length > 0 {
+                self.next_file()?;
+            }
+            self.name_columns(rows);
+        }
+        for line in rows.lines.lines() {
+            let line = match is_csv {
+                false => format!("{line}\n"),
+                true => format::csv_line(&rows.columns, &object(line)?),
+            };
+            if self.at.length > 0 && self.at.length + line.len() as u64 > u64::from(self.settings.rotate) {
+                self.next_file()?;
+                if is_csv {
+                    self.name_columns(rows);
+                }
+            }
+            self.put(&line);
+            if self.buffer.len() >= BATCH_BYTES {
+                self.write_out()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn name_columns(&mut self, rows: &Rows) {
+        self.at.columns = rows.columns.clone();
+        self.put(&format::csv_header(&rows.columns));
+    }
+
+    fn put(&mut self, line: &str) {
+        self.buffer.extend_from_slice(line.as_bytes());
+        self.at.length += line.len() as u64;
+    }
+
+    fn write_out(&mut self) -> std::io::Result<()> {
+        self.file.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn sync(&mut self) -> std::io::Result<()> {
+        self.write_out()?;
+        self.file.sync_data()
+    }
+
+    fn next_file(&mut self) -> std::io::Result<()> {
+        self.sync()?;
+        self.full.push(self.at.number);
+        self.at = Committed { version: VERSION, number: self.at.number + 1, ..Committed::default() };
+        let name = file_name(&self.name, self.settings.format, self.at.number) + OPEN;
+        self.file = self.folder.open(&name, OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC)?;
+        sync_folder(&self.folder)
+    }
+
+    /// Gives the files their names that a commit says are full.
+    fn name_full(&mut self) -> std::io::Result<()> {
+        if self.full.is_empty() {
+            return Ok(());
+        }
+        let folder = self.folder.path();
+        for number in self.full.drain(..) {
+            let name = file_name(&self.name, self.settings.format, number);
+            std::fs::rename(folder.join(format!("{name}{OPEN}")), folder.join(name))?;
+        }
+        sync_folder(&self.folder)
+    }
+}
+
+fn object(line: &str) -> std::io::Result<Map<String, Value>> {
+    serde_json::from_str(line).map_err(std::io::Error::other)
+}
+
+fn file_name(sink: &str, format: FileFormat, number: u64) -> String {
+    format!("{sink}-{number:08}.{}", format.extension())
+}
+
+/// The numbers of the files that are there, and whether they are written to.
+fn numbers(folder: &Folder, sink: &str, format: FileFormat) -> std::io::Result<Vec<(u64, bool)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder.path())? {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let (closed, is_open) = name.strip_suffix(OPEN).map_or((name, false), |closed| (closed, true));
+        let number = closed.strip_prefix(sink).and_then(|rest| rest.strip_prefix('-'));
+        let number = number.and_then(|rest| rest.strip_suffix(format.extension())?.strip_suffix('.')?.parse().ok());
+        found.extend(number.map(|number| (number, is_open)));
+    }
+    Ok(found)
+}
+
+/// Makes the names of files safe.
+fn sync_folder(folder: &Folder) -> std::io::Result<()> {
+    File::open(folder.path())?.sync_all()
+}

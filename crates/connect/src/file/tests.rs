@@ -1,0 +1,170 @@
+//! What files do while they are followed and written: they are moved away, cut off, begun in the middle of a record; and what is not
+//! committed is written once more.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use littoral_model::entry::Position;
+use littoral_model::grant::Peer;
+use littoral_model::id::Epoch;
+use littoral_model::manifest::{self, FileFormat};
+use littoral_model::unit::Size;
+
+use super::{FileSink, FileSource};
+use crate::{Machine, Part, Rows, Sink as _, Source as _, Taken, Trouble};
+
+struct Offering;
+
+#[async_trait]
+impl Machine for Offering {
+    fn folder(&self, path: &Path) -> Result<OwnedFd, Trouble> {
+        File::open(path).map(OwnedFd::from).map_err(|error| Trouble(error.to_string()))
+    }
+
+    async fn addresses(&self, _: &[Peer], host: &str, _: u16) -> Result<Vec<SocketAddr>, Trouble> {
+        Err(Trouble(format!("{host} is not offered")))
+    }
+
+    async fn secret(&self, name: &str) -> Result<String, Trouble> {
+        Err(Trouble(format!("{name} is not offered")))
+    }
+}
+
+fn source(path: &Path, format: FileFormat, position: Option<&[u8]>) -> FileSource {
+    let settings = manifest::FileSource { path: path.to_str().unwrap().to_owned(), format, key: None };
+    FileSource::open(&settings, &Offering, position).unwrap()
+}
+
+/// What comes next that is not nothing.
+async fn next(source: &mut FileSource) -> Taken {
+    loop {
+        let taken = source.next().await.unwrap();
+        if !taken.is_empty() {
+            return taken;
+        }
+    }
+}
+
+fn values(taken: &Taken) -> Vec<&str> {
+    taken.records.iter().map(|record| record.value.as_str()).collect()
+}
+
+#[tokio::test]
+async fn another_file_of_that_name_is_known_by_how_it_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in");
+    std::fs::write(&path, "1\n2\n\n3").unwrap();
+    let mut first = source(&path, FileFormat::JsonLines, None);
+    let taken = next(&mut first).await;
+    assert_eq!(values(&taken), ["1", "2"]);
+    // What an older version has committed is read.
+    let position = r#"{"version":1,"offset":5,"head":5,"checksum":2951774855,"is_skipping":false}"#;
+    assert_eq!(taken.position, position);
+    std::fs::write(&path, "1\n2\n\n34\n").unwrap();
+    assert_eq!(values(&next(&mut first).await), ["34"]);
+    let again = |position: &Bytes| source(&path, FileFormat::JsonLines, Some(position));
+    assert_eq!(values(&next(&mut again(&taken.position)).await), ["34"], "what was not committed is read again");
+    std::fs::write(&path, "9\n8\n\n34\n").unwrap();
+    assert_eq!(values(&next(&mut again(&taken.position)).await), ["9", "8", "34"], "it is another file");
+    std::fs::write(&path, "1\n").unwrap();
+    assert_eq!(values(&next(&mut again(&taken.position)).await), ["1"], "it was cut off");
+    let settings = manifest::FileSource { path: "/in".to_owned(), format: FileFormat::Csv, key: None };
+    assert!(FileSource::open(&settings, &Offering, Some(b"{\"version\":9}")).is_err());
+}
+
+#[tokio::test]
+async fn a_record_that_is_too_long_is_passed_over_also_if_its_reader_starts_anew_within_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in");
+    std::fs::write(&path, format!("1\n{}\n2\n", "x".repeat(5 << 19))).unwrap();
+    let (mut position, mut seen, mut passed_over) = (None::<Bytes>, Vec::new(), 0);
+    while seen.len() < 2 {
+        let taken = next(&mut source(&path, FileFormat::JsonLines, position.as_deref())).await;
+        passed_over += taken.passed_over.as_ref().map_or(0, |(count, _)| *count);
+        seen.extend(values(&taken).into_iter().map(str::to_owned));
+        position = Some(taken.position);
+    }
+    assert_eq!((seen, passed_over), (vec!["1".to_owned(), "2".to_owned()], 1));
+}
+
+#[tokio::test]
+async fn a_csv_file_keeps_its_columns_when_its_reader_starts_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in");
+    std::fs::write(&path, "\u{feff}a,b\n1,\"x\ny\"\n").unwrap();
+    let taken = next(&mut source(&path, FileFormat::Csv, None)).await;
+    assert_eq!(values(&taken), [r#"{"a":1,"b":"x\ny"}"#]);
+    std::fs::write(&path, "\u{feff}a,b\n1,\"x\ny\"\n2,z\n").unwrap();
+    let more = next(&mut source(&path, FileFormat::Csv, Some(&taken.position))).await;
+    assert_eq!(values(&more), [r#"{"a":2,"b":"z"}"#]);
+}
+
+fn part(numbers: std::ops::Range<u32>) -> Part {
+    let lines = numbers.map(|number| format!("{{\"n\":{number}}}\n")).collect();
+    let rows = vec![Rows { columns: vec!["n".to_owned()], lines }];
+    let work = "default/a/stream/s/0@hall".parse().unwrap();
+    Part { work, epoch: Epoch(1), from: Position::START, next: Position::START, rows }
+}
+
+async fn sink(folder: &Path, committed: Option<&[u8]>) -> Result<FileSink, Trouble> {
+    let path = folder.to_str().unwrap().to_owned();
+    let settings = manifest::FileSink { path, format: FileFormat::JsonLines, rotate: Size::from_bytes(1 << 10) };
+    FileSink::open("out", &settings, &Offering, committed).await
+}
+
+/// All rows of the files, in order, and how many files are whole.
+fn written(folder: &Path) -> (Vec<u32>, usize) {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with("out-"));
+    files.sort();
+    let whole = files.iter().filter(|path| path.extension().unwrap() == "jsonl").count();
+    let texts = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>();
+    let number = |line: &str| line.trim_start_matches("{\"n\":").trim_end_matches('}').parse().unwrap();
+    (texts.lines().map(number).collect(), whole)
+}
+
+#[tokio::test]
+async fn what_was_not_committed_is_written_once_more_and_stands_there_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = sink(folder.path(), None).await.unwrap();
+    let begun = first.flush().await.unwrap();
+    // What an older version has committed is read.
+    assert_eq!(begun, r#"{"version":1,"number":1,"length":0,"columns":[]}"#);
+    first.write(&part(0..200)).await.unwrap();
+    let committed = first.flush().await.unwrap();
+    assert_eq!(written(folder.path()), ((0..200).collect(), 0), "no file is whole before a commit says so");
+    assert!(sink(folder.path(), Some(&begun)).await.unwrap_err().0.contains("another sink of that name"));
+    drop(first);
+
+    // Killed before the commit: all of it comes again.
+    let mut again = sink(folder.path(), Some(&begun)).await.unwrap();
+    assert_eq!(written(folder.path()), (vec![], 0));
+    again.write(&part(0..200)).await.unwrap();
+    assert_eq!(again.flush().await.unwrap(), committed);
+    again.write(&part(200..300)).await.unwrap();
+    again.flush().await.unwrap();
+    drop(again);
+
+    // Killed between two commits, before the whole files were named.
+    let mut last = sink(folder.path(), Some(&committed)).await.unwrap();
+    let (rows, whole) = written(folder.path());
+    assert!(rows == (0..200).collect::<Vec<_>>() && whole == 1, "{whole} {rows:?}");
+    last.write(&part(200..300)).await.unwrap();
+    last.flush().await.unwrap();
+    last.committed().await.unwrap();
+    let (rows, whole) = written(folder.path());
+    assert!(rows == (0..300).collect::<Vec<_>>() && whole == 2, "{whole} {rows:?}");
+    drop(last);
+
+    // Another sink of that name keeps what is there.
+    let mut other = sink(folder.path(), None).await.unwrap();
+    other.write(&part(300..301)).await.unwrap();
+    other.flush().await.unwrap();
+    assert_eq!(written(folder.path()).0, (0..301).collect::<Vec<_>>());
+    assert!(sink(folder.path(), Some(b"{}")).await.is_err());
+}

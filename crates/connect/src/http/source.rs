@@ -1,0 +1,131 @@
+//! Asks a URL again and again: what it answers is records, when it is another answer than the one before.
+//!
+//! Whether it is another one is said by its entity tag, which is sent back with each request (RFC 9110, section 13.1.2), and
+//! otherwise by a checksum of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::{ACCEPT, ETAG, IF_NONE_MATCH};
+use http::{Method, StatusCode};
+use littoral_flow::stats::now_us;
+use littoral_model::manifest;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::Target;
+use crate::{Machine, Record, Source, Taken, Trouble, key_of};
+
+/// The version of the form of positions.
+const VERSION: u32 = 1;
+/// The longest entity tag that is kept.
+const TAG_BYTES_MAX: usize = 1 << 10;
+
+/// A URL that is asked.
+#[derive(Debug)]
+pub struct HttpSource {
+    target: Target,
+    settings: manifest::HttpSource,
+    last: Last,
+    /// When it was asked last.
+    asked: Option<Instant>,
+}
+
+/// The answer before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Last {
+    version: u32,
+    tag: Option<String>,
+    /// The CRC-32C and the length of its body.
+    body: Option<(u32, u64)>,
+}
+
+impl HttpSource {
+    pub(crate) async fn open(
+        settings: &manifest::HttpSource,
+        machine: Arc<dyn Machine>,
+        position: Option<&[u8]>,
+    ) -> Result<Self, Trouble> {
+        let last = match position {
+            None => Last { version: VERSION, ..Last::default() },
+            Some(position) => {
+                serde_json::from_slice::<Last>(position).ok().filter(|last| last.version == VERSION).ok_or_else(
+                    || Trouble("its position is not that of a URL: declare it under another name".to_owned()),
+                )?
+            }
+        };
+        let timeout = Duration::from(settings.timeout);
+        let target = Target::open(&settings.url, &settings.headers, &settings.grants, timeout, machine).await?;
+        Ok(Self { target, settings: settings.clone(), last, asked: None })
+    }
+
+    /// Asks once; records if the answer is another one.
+    async fn ask(&mut self) -> Result<Option<Taken>, Trouble> {
+        let mut headers = vec![(ACCEPT, "application/json".to_owned())];
+        headers.extend(self.last.tag.clone().map(|tag| (IF_NONE_MATCH, tag)));
+        let answer = self.target.send(Method::GET, &headers, Bytes::new()).await?;
+        if answer.status() == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        if !answer.status().is_success() {
+            return Err(self.target.trouble(format!("it answered {}", answer.status())));
+        }
+        let tag = answer.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).filter(|tag| tag.len() <= TAG_BYTES_MAX);
+        let body = answer.body();
+        let last = Last {
+            version: VERSION,
+            tag: tag.map(str::to_owned),
+            body: Some((crc32c::crc32c(body), body.len() as u64)),
+        };
+        let is_same = last.body == self.last.body && (last.tag.is_none() || last.tag == self.last.tag);
+        if is_same || body.is_empty() {
+            return Ok(None);
+        }
+        let records = self.records(body)?;
+        let position = serde_json::to_vec(&last).map_err(|error| self.target.trouble(error))?;
+        self.last = last;
+        Ok(Some(Taken { records, position: Bytes::from(position), passed_over: None }))
+    }
+
+    /// Each element of a list is a record, else the whole.
+    fn records(&self, body: &[u8]) -> Result<Vec<Record>, Trouble> {
+        let answer: Value = serde_json::from_slice(body)
+            .map_err(|error| self.target.trouble(format!("its answer is no JSON: {error}")))?;
+        let values = match answer {
+            Value::Array(values) => values,
+            other => vec![other],
+        };
+        let time_us = now_us();
+        let record = |value: Value| {
+            let key = self.settings.key.as_ref().and_then(|key| key_of(value.get(key)));
+            Record { key, time_us, value: value.to_string() }
+        };
+        Ok(values.into_iter().map(record).collect())
+    }
+}
+
+#[async_trait]
+impl Source for HttpSource {
+    async fn next(&mut self) -> Result<Taken, Trouble> {
+        if let Some(asked) = self.asked {
+            tokio::time::sleep_until(asked + Duration::from(self.settings.every)).await;
+        }
+        self.asked = Some(Instant::now());
+        Ok(self.ask().await?.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_an_older_version_has_committed_is_read() {
+        let last: Last = serde_json::from_str(r#"{"version":1,"tag":"\"a\"","body":[3091053675,3]}"#).unwrap();
+        assert_eq!(last, Last { version: 1, tag: Some("\"a\"".to_owned()), body: Some((crc32c::crc32c(b"[1]"), 3)) });
+    }
+}

@@ -1,0 +1,215 @@
+//! Sources and sinks: what outside the fabric becomes records of a stream, and where the records of one go.
+//!
+//! A [`Source`] gives records with the position behind them; [`source`] commits both as one entry of the source's own log, from which
+//! the stream's partitions pull, as from a stage of a flow. A [`Sink`] takes rows; [`sink`] commits how far it has come once they are safe
+//! outside. So the log is the only place where anything waits: neither side keeps a queue. Whichever is down is tried again, and what
+//! is the matter is told with its work.
+//!
+//! Each kind is a module: [`generator`] makes records up, [`file`] has files, [`http`] asks and posts. To add one, implement the trait, and name it in
+//! [`open_source`] or [`open_sink`], and in the manifest.
+
+mod backoff;
+pub mod file;
+pub mod generator;
+pub mod http;
+pub mod sink;
+pub mod source;
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use littoral_model::entry::Position;
+use littoral_model::grant::Peer;
+use littoral_model::id::Epoch;
+use littoral_model::manifest::{SinkConnector, SourceConnector};
+use littoral_model::work::WorkId;
+
+use crate::http::{HttpSink, HttpSource};
+use file::{FileSink, FileSource};
+use generator::Generator;
+use serde_json::Value;
+
+/// About how many bytes of records are committed at once, and handed to a sink at once.
+pub(crate) const BATCH_BYTES: usize = 1 << 20;
+/// How many records are committed at once.
+pub(crate) const BATCH_RECORDS: usize = 4_096;
+/// The longest value of a record: what is published by other ways may be as long.
+pub const VALUE_BYTES_MAX: usize = 4 << 20;
+
+/// What is outside does not do what is wanted of it. The text is for people: what is the matter, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Trouble(pub String);
+
+impl Trouble {
+    fn of(what: impl std::fmt::Display, why: impl std::fmt::Display) -> Self {
+        Self(format!("{what}: {why}"))
+    }
+}
+
+/// A record from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its key.
+    pub key: Option<String>,
+    /// Its time, in microseconds since 1970.
+    pub time_us: i64,
+    /// Its value.
+    pub value: String,
+}
+
+/// What a source gives at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Records, in order.
+    pub records: Vec<Record>,
+    /// Where what follows begins, in the source's own terms; with a version of its form.
+    pub position: Bytes,
+    /// How many records were passed over because they cannot be taken, and the last reason.
+    pub passed_over: Option<(u64, String)>,
+}
+
+impl Taken {
+    /// Whether there is nothing to commit.
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.passed_over.is_none()
+    }
+}
+
+/// Something outside that gives records.
+#[async_trait]
+pub trait Source: Send {
+    /// The records that come next, none where it is only known by now that nothing is the matter; about [`BATCH_BYTES`] of them at most; waits for them. What is given is gone: the next call goes on behind it.
+    /// May be dropped while it waits, and asked again.
+    ///
+    /// # Errors
+    /// When it cannot be read now. It is opened anew then, at the position of what was committed last.
+    async fn next(&mut self) -> Result<Taken, Trouble>;
+}
+
+/// Rows of one partition of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The partition.
+    pub work: WorkId,
+    /// The epoch of its owner.
+    pub epoch: Epoch,
+    /// Where they begin.
+    pub from: Position,
+    /// Where what follows them begins.
+    pub next: Position,
+    /// Runs of rows that have the same columns.
+    pub rows: Vec<Rows>,
+}
+
+/// Rows with the same columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rows {
+    /// The names of the columns.
+    pub columns: Vec<String>,
+    /// The rows as JSON objects, one a line.
+    pub lines: String,
+}
+
+/// Something outside that takes rows.
+#[async_trait]
+pub trait Sink: Send {
+    /// Takes rows. They need not be safe before [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// When it cannot take them now. It is opened anew then, with what was committed last, and is given the same rows again.
+    async fn write(&mut self, part: &Part) -> Result<(), Trouble>;
+
+    /// Makes what was written safe; answers with what it must know of it if it is opened anew, with a version of its form.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    async fn flush(&mut self) -> Result<Bytes, Trouble>;
+
+    /// What was flushed is committed: it will not be written again.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    async fn committed(&mut self) -> Result<(), Trouble>;
+}
+
+/// What of its machine a node lets a source or a sink have.
+#[async_trait]
+pub trait Machine: Send + Sync + 'static {
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// When the node does not offer it, or it is not there.
+    fn folder(&self, path: &Path) -> Result<OwnedFd, Trouble>;
+
+    /// The addresses of a host that may be talked to; nothing is to be resolved again.
+    ///
+    /// # Errors
+    /// When none of the grants admits it, or there is none.
+    async fn addresses(&self, grants: &[Peer], host: &str, port: u16) -> Result<Vec<SocketAddr>, Trouble>;
+
+    /// A secret of the app.
+    ///
+    /// # Errors
+    /// When the node has none of that name.
+    async fn secret(&self, name: &str) -> Result<String, Trouble>;
+}
+
+/// Opens the source of that name; it goes on at a position that was committed, if there is one.
+///
+/// # Errors
+/// When it cannot be reached now, or the position is not its own.
+pub async fn open_source(
+    source: &SourceConnector,
+    machine: &Arc<dyn Machine>,
+    position: Option<&[u8]>,
+) -> Result<Box<dyn Source>, Trouble> {
+    match source {
+        SourceConnector { generator: Some(generator), .. } => Ok(Box::new(Generator::open(generator, position)?)),
+        SourceConnector { file: Some(file), .. } => Ok(Box::new(FileSource::open(file, &**machine, position)?)),
+        SourceConnector { http: Some(http), .. } => {
+            Ok(Box::new(HttpSource::open(http, Arc::clone(machine), position).await?))
+        }
+        _ => Err(Trouble("the source is of no kind; deploy its app again".to_owned())),
+    }
+}
+
+/// Opens the sink of that name; it goes on with what was committed, if there is something.
+///
+/// # Errors
+/// When it cannot be reached now, or what was committed is not its own.
+pub async fn open_sink(
+    name: &str,
+    sink: &SinkConnector,
+    machine: &Arc<dyn Machine>,
+    committed: Option<&[u8]>,
+) -> Result<Box<dyn Sink>, Trouble> {
+    match sink {
+        SinkConnector { file: Some(file), .. } => {
+            Ok(Box::new(FileSink::open(name, file, &**machine, committed).await?))
+        }
+        SinkConnector { http: Some(http), .. } => {
+            Ok(Box::new(HttpSink::open(http, Arc::clone(machine), committed).await?))
+        }
+        _ => Err(Trouble("the sink is of no kind; deploy its app again".to_owned())),
+    }
+}
+
+/// Whether what a sink is given together must be the same again after a failure, because the outside knows it by that. It is committed
+/// before it is written then.
+pub(crate) fn is_planned(sink: &SinkConnector) -> bool {
+    sink.http.is_some()
+}
+
+/// A value as a key of a record.
+fn key_of(value: Option<&Value>) -> Option<String> {
+    match value? {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
