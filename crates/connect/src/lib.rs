@@ -37,8 +37,6 @@ use serde_json::Value;
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
 /// How many records are committed at once.
 pub(crate) const BATCH_RECORDS: usize = 4_096;
-/// The longest value of a record: what is published by other ways may be as long.
-pub const VALUE_BYTES_MAX: usize = 4 << 20;
 
 /// What is outside does not do what is wanted of it. The text is for people: what is the matter, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -178,19 +176,19 @@ pub async fn open_source(
     }
 }
 
-/// Opens the sink of that name; it goes on with what was committed, if there is something.
+/// Opens the sink that is this work; it goes on with what was committed, if there is something.
 ///
 /// # Errors
 /// When it cannot be reached now, or what was committed is not its own.
 pub async fn open_sink(
-    name: &str,
+    work: &WorkId,
     sink: &SinkConnector,
     machine: &Arc<dyn Machine>,
     committed: Option<&[u8]>,
 ) -> Result<Box<dyn Sink>, Trouble> {
     match sink {
         SinkConnector { file: Some(file), .. } => {
-            Ok(Box::new(FileSink::open(name, file, &**machine, committed).await?))
+            Ok(Box::new(FileSink::open(work, file, &**machine, committed).await?))
         }
         SinkConnector { http: Some(http), .. } => {
             Ok(Box::new(HttpSink::open(http, Arc::clone(machine), committed).await?))

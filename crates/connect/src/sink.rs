@@ -243,6 +243,8 @@ impl Running {
         if self.lanes.is_empty() {
             return Err(Ended::Failed("its stream has no partition yet".to_owned()));
         }
+        // Each is the first in turn: one that always has something would keep the others waiting.
+        self.lanes.rotate_left(1);
         let next = self.lanes.iter_mut().map(|lane| Box::pin(lane.next()));
         let (first, place, _) = select_all(next).await;
         let first = first.ok_or_else(ended_early)?;
@@ -282,8 +284,8 @@ impl Running {
         let sink = match &mut self.opened {
             Some(sink) => sink,
             closed => {
-                let name = &self.owned.work().name;
-                closed.insert(open_sink(name, &self.sink, &self.machine, self.known.as_deref()).await?)
+                let work = self.owned.work();
+                closed.insert(open_sink(work, &self.sink, &self.machine, self.known.as_deref()).await?)
             }
         };
         for part in parts {

@@ -5,13 +5,14 @@
 
 use std::cmp::Ordering;
 use std::fs::File;
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use littoral_model::manifest::{self, FileFormat};
+use littoral_model::work::WorkId;
 use rustix::fs::{FlockOperation, OFlags};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -21,6 +22,8 @@ use crate::{BATCH_BYTES, Machine, Part, Rows, Sink, Trouble};
 
 /// The version of the form of what is committed.
 const VERSION: u32 = 1;
+/// How much is read of whose files they are.
+const LOCK_BYTES_MAX: u64 = 4 << 10;
 /// What the name of a file ends in that is written to.
 const OPEN: &str = ".open";
 
@@ -61,7 +64,7 @@ struct Committed {
 impl FileSink {
     /// Goes on with what was committed.
     pub(crate) async fn open(
-        name: &str,
+        work: &WorkId,
         settings: &manifest::FileSink,
         machine: &dyn Machine,
         committed: Option<&[u8]>,
@@ -76,10 +79,10 @@ impl FileSink {
             }
         };
         let folder = Folder(Arc::new(machine.folder(Path::new(&settings.path))?));
-        let (name, settings) = (name.to_owned(), settings.clone());
+        let (work, settings) = (work.clone(), settings.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let path = settings.path.clone();
-            Writing::open(name, settings, folder, at)
+            Writing::open(&work, settings, folder, at)
                 .map_err(|error| Trouble::of(format!("{path} cannot be written to"), error))
         });
         let inner = opened.await.map_err(|error| Trouble(error.to_string()))??;
@@ -116,44 +119,43 @@ impl Sink for FileSink {
 
 impl Writing {
     fn open(
-        name: String,
+        work: &WorkId,
         settings: manifest::FileSink,
         folder: Folder,
         at: Option<Committed>,
     ) -> std::io::Result<Self> {
-        let lock = folder.open(&format!(".{name}.lock"), OFlags::RDWR | OFlags::CREATE)?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            std::io::Error::other("another sink of that name writes there; end it, or name another folder")
-        })?;
+        let name = work.name.clone();
+        let lock = lock(&folder, work)?;
         let there = numbers(&folder, &name, settings.format)?;
-        let begin = |number| Committed { version: VERSION, number, ..Committed::default() };
-        let open = |number| folder.path().join(file_name(&name, settings.format, number) + OPEN);
+        let open_name = |number| file_name(&name, settings.format, number) + OPEN;
         let mut full = Vec::new();
-        let mut at = match at {
-            // What an earlier sink of that name has left stays as it is.
-            None => begin(there.iter().map(|(number, _)| number + 1).max().unwrap_or(1)),
-            Some(at) => {
+        let is_known = match &at {
+            Some(at) => is_there(&folder, &open_name(at.number), at.length)?,
+            None => false,
+        };
+        let at = match at {
+            Some(at) if is_known => {
                 for (number, _) in there.iter().filter(|(_, is_open)| *is_open) {
                     match number.cmp(&at.number) {
                         Ordering::Less => full.push(*number),
                         Ordering::Equal => {}
-                        Ordering::Greater => std::fs::remove_file(open(*number))?,
+                        Ordering::Greater => std::fs::remove_file(folder.path().join(open_name(*number)))?,
                     }
                 }
                 at
             }
+            // What is there stays as it is: of an earlier sink of that name, or of this one before its folder was another.
+            gone => {
+                if let Some(gone) = &gone {
+                    let (file, length) = (open_name(gone.number), gone.length);
+                    tracing::warn!(file, length, "what was written to it is not there; the next file is begun");
+                }
+                let taken = there.iter().map(|(number, _)| *number).chain(gone.map(|gone| gone.number));
+                let number = taken.max().map_or(1, |number| number + 1);
+                Committed { version: VERSION, number, ..Committed::default() }
+            }
         };
-        let open_name = |number| file_name(&name, settings.format, number) + OPEN;
         let mut file = folder.open(&open_name(at.number), OFlags::RDWR | OFlags::CREATE)?;
-        if file.metadata()?.len() < at.length {
-            tracing::warn!(
-                file = open_name(at.number),
-                length = at.length,
-                "what was written to it is gone; the next file is begun"
-            );
-            at = begin(at.number + 1);
-            file = folder.open(&open_name(at.number), OFlags::RDWR | OFlags::CREATE)?;
-        }
         file.set_len(at.length)?;
         file.seek(SeekFrom::Start(at.length))?;
         let mut writing = Self { settings, name, folder, _lock: lock, at, file, buffer: Vec::new(), full };
@@ -240,6 +242,38 @@ impl Writing {
     }
 }
 
+/// Keeps others from writing files of that name there: those who would at the same time, and whoever is not the sink that has begun
+/// them, whose numbers mean other files.
+fn lock(folder: &Folder, work: &WorkId) -> std::io::Result<File> {
+    let name = format!(".{}.lock", work.name);
+    let mut lock = folder.open(&name, OFlags::RDWR | OFlags::CREATE)?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| std::io::Error::other("another sink of that name writes there; end it, or name another folder"))?;
+    let (mut of, ours) = (String::new(), work.to_string());
+    (&lock).take(LOCK_BYTES_MAX).read_to_string(&mut of)?;
+    // One that was cut off while it was written is begun anew.
+    if of.len() < ours.len() && ours.starts_with(&of) {
+        lock.rewind()?;
+        lock.write_all(ours.as_bytes())?;
+        lock.sync_data()?;
+    } else if of != ours {
+        let text = format!(
+            "the files of that name there are of {of}; name another folder, or remove {name} there if that is gone"
+        );
+        return Err(std::io::Error::other(text));
+    }
+    Ok(lock)
+}
+
+/// Whether a file is there that is at least so long.
+fn is_there(folder: &Folder, name: &str, length: u64) -> std::io::Result<bool> {
+    match folder.open(name, OFlags::RDONLY) {
+        Ok(file) => Ok(file.metadata()?.len() >= length),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn object(line: &str) -> std::io::Result<Map<String, Value>> {
     serde_json::from_str(line).map_err(std::io::Error::other)
 }
@@ -257,7 +291,9 @@ fn numbers(folder: &Folder, sink: &str, format: FileFormat) -> std::io::Result<V
         let (closed, is_open) = name.strip_suffix(OPEN).map_or((name, false), |closed| (closed, true));
         let number = closed.strip_prefix(sink).and_then(|rest| rest.strip_prefix('-'));
         let number = number.and_then(|rest| rest.strip_suffix(format.extension())?.strip_suffix('.')?.parse().ok());
-        found.extend(number.map(|number| (number, is_open)));
+        // What is not named as this sink does is somebody else's.
+        let is_ours = |number: &u64| file_name(sink, format, *number) == closed;
+        found.extend(number.filter(is_ours).map(|number| (number, is_open)));
     }
     Ok(found)
 }

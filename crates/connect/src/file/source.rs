@@ -135,8 +135,8 @@ impl Following {
         if let Some(file) = &self.file {
             let (ours, length) = (identity(file)?, file.metadata()?.len());
             let is_same = named.as_ref().map(identity).transpose()? == Some(ours);
-            if is_same && length < self.place.offset {
-                // It was cut off, and begins anew.
+            if is_same && !self.is_known(file)? {
+                // It was cut off, and begins anew, however long it has become since.
                 self.begin();
                 return Ok(true);
             }
@@ -163,7 +163,11 @@ impl Following {
     fn grows(&self, length: u64) -> std::io::Result<bool> {
         let rest = self.chunk(self.place.offset)?;
         let is_long = length - self.place.offset >= READ_BYTES as u64;
-        Ok(is_long || rest.contains(&b'\n'))
+        let is_whole = match self.settings.format {
+            FileFormat::Csv if !self.place.is_skipping => matches!(format::fields(&rest), Found::One(..)),
+            _ => rest.contains(&b'\n'),
+        };
+        Ok(is_long || is_whole)
     }
 
     fn begin(&mut self) {
@@ -204,10 +208,13 @@ impl Following {
         }
         let chunk = self.chunk(self.place.offset)?;
         let (mut at, time_us) = (0, now_us());
-        while taken.records.len() < BATCH_RECORDS {
+        // As a record, a line is longer than in the file where each has the names of its columns.
+        let mut bytes_given = 0;
+        while taken.records.len() < BATCH_RECORDS && bytes_given < BATCH_BYTES {
             let rest = chunk.get(at..).unwrap_or_default();
             match self.one(rest, time_us) {
                 Found::One(Ok(Some(record)), bytes) => {
+                    bytes_given += record.value.len();
                     taken.records.push(record);
                     at += bytes;
                 }
@@ -272,7 +279,9 @@ impl Following {
     }
 
     fn of_fields(&self, fields: &[Vec<u8>], time_us: i64) -> Result<Option<Record>, String> {
-        if fields.iter().all(Vec::is_empty) {
+        if let [only] = fields
+            && only.is_empty()
+        {
             return Ok(None);
         }
         if fields.len() != self.columns.len() {

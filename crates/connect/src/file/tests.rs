@@ -104,6 +104,30 @@ async fn a_csv_file_keeps_its_columns_when_its_reader_starts_anew() {
     assert_eq!(values(&more), [r#"{"a":2,"b":"z"}"#]);
 }
 
+#[tokio::test]
+async fn a_file_that_was_cut_off_and_has_grown_since_is_read_from_its_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in");
+    std::fs::write(&path, "1\n2\n").unwrap();
+    let mut following = source(&path, FileFormat::JsonLines, None);
+    assert_eq!(values(&next(&mut following).await), ["1", "2"]);
+    // The same file, longer than what was read of it.
+    std::fs::write(&path, "3\n4\n5\n6\n").unwrap();
+    assert_eq!(values(&next(&mut following).await), ["3", "4", "5", "6"]);
+}
+
+#[tokio::test]
+async fn a_csv_file_that_ends_within_quotes_is_left_when_another_takes_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in");
+    std::fs::write(&path, "a,b\n1,\"x\n").unwrap();
+    let mut following = source(&path, FileFormat::Csv, None);
+    following.next().await.unwrap();
+    std::fs::rename(&path, folder.path().join("moved")).unwrap();
+    std::fs::write(&path, "a,b\n,\n").unwrap();
+    assert_eq!(values(&next(&mut following).await), [r#"{"a":null,"b":null}"#], "and a row of nothing is a row");
+}
+
 fn part(numbers: std::ops::Range<u32>) -> Part {
     let lines = numbers.map(|number| format!("{{\"n\":{number}}}\n")).collect();
     let rows = vec![Rows { columns: vec!["n".to_owned()], lines }];
@@ -112,9 +136,14 @@ fn part(numbers: std::ops::Range<u32>) -> Part {
 }
 
 async fn sink(folder: &Path, committed: Option<&[u8]>) -> Result<FileSink, Trouble> {
+    sink_of("plant", folder, committed).await
+}
+
+async fn sink_of(app: &str, folder: &Path, committed: Option<&[u8]>) -> Result<FileSink, Trouble> {
     let path = folder.to_str().unwrap().to_owned();
     let settings = manifest::FileSink { path, format: FileFormat::JsonLines, rotate: Size::from_bytes(1 << 10) };
-    FileSink::open("out", &settings, &Offering, committed).await
+    let work = format!("default/{app}/sink/out/0@hall").parse().unwrap();
+    FileSink::open(&work, &settings, &Offering, committed).await
 }
 
 /// All rows of the files, in order, and how many files are whole.
@@ -161,7 +190,14 @@ async fn what_was_not_committed_is_written_once_more_and_stands_there_once() {
     assert!(rows == (0..300).collect::<Vec<_>>() && whole == 2, "{whole} {rows:?}");
     drop(last);
 
-    // Another sink of that name keeps what is there.
+    // That of another app is not let in, and changes nothing.
+    assert!(sink_of("other", folder.path(), Some(&begun)).await.unwrap_err().0.contains("are of default/plant/sink"));
+    assert_eq!(written(folder.path()).0, (0..300).collect::<Vec<_>>());
+
+    // Another life of it keeps what is there, and so does one that knows of files in another folder.
+    let elsewhere = r#"{"version":1,"number":1,"length":4000,"columns":[]}"#;
+    drop(sink(folder.path(), Some(elsewhere.as_bytes())).await.unwrap());
+    assert_eq!(written(folder.path()).0, (0..300).collect::<Vec<_>>());
     let mut other = sink(folder.path(), None).await.unwrap();
     other.write(&part(300..301)).await.unwrap();
     other.flush().await.unwrap();

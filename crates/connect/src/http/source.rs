@@ -21,6 +21,9 @@ use crate::{Machine, Record, Source, Taken, Trouble, key_of};
 
 /// The version of the form of positions.
 const VERSION: u32 = 1;
+/// How many records an answer may have, and how many bytes: they are committed together.
+const RECORDS_MAX: usize = 1 << 16;
+const RECORDS_BYTES_MAX: usize = 8 << 20;
 /// The longest entity tag that is kept.
 const TAG_BYTES_MAX: usize = 1 << 10;
 
@@ -98,12 +101,27 @@ impl HttpSource {
             Value::Array(values) => values,
             other => vec![other],
         };
+        if values.len() > RECORDS_MAX {
+            return Err(self.too_much(values.len()));
+        }
         let time_us = now_us();
         let record = |value: Value| {
             let key = self.settings.key.as_ref().and_then(|key| key_of(value.get(key)));
             Record { key, time_us, value: value.to_string() }
         };
-        Ok(values.into_iter().map(record).collect())
+        let records: Vec<Record> = values.into_iter().map(record).collect();
+        let bytes_of = |record: &Record| record.value.len() + record.key.as_ref().map_or(0, String::len);
+        if records.iter().map(bytes_of).sum::<usize>() > RECORDS_BYTES_MAX {
+            return Err(self.too_much(records.len()));
+        }
+        Ok(records)
+    }
+
+    fn too_much(&self, records: usize) -> Trouble {
+        self.target.trouble(format!(
+            "its answer has {records} records; {RECORDS_MAX} with {} MiB are taken at once: have it answer with fewer",
+            RECORDS_BYTES_MAX >> 20
+        ))
     }
 }
 

@@ -510,8 +510,9 @@ fn a_function_has_a_component_an_image_or_a_process() {
 
 #[test]
 fn sources_and_sinks_are_of_one_kind_each() {
-    let source = |more: &str| format!("[sources.s]\nstream = \"readings\"\n{more}");
-    let sink = |more: &str| format!("[sinks.s]\nstream = \"readings\"\n{more}");
+    let node = |more: &str| if more.contains("file = ") { "\nnode = \"edge-1\"\n" } else { "" };
+    let source = |more: &str| format!("[sources.s]\nstream = \"readings\"\n{more}{}", node(more));
+    let sink = |more: &str| format!("[sinks.s]\nstream = \"readings\"\n{more}{}", node(more));
     let generator = |more: &str| source(&format!("[sources.s.generator]\n{more}"));
     let good = generator("fields = { n = \"sequence\", m = [\"a\", \"b\"], t = { from = -3, to = 3 } }\nkey = \"m\"")
         + "\n[sources.f]\nstream = \"readings\"\nnode = \"edge-1\"\nfile = { path = \"/in/a.csv\", format = \"csv\" }\n"
@@ -525,12 +526,19 @@ fn sources_and_sinks_are_of_one_kind_each() {
         "1 connector-kind: source s is of exactly one kind",
     );
     one(&sink(""), "1 connector-kind: sink s is of exactly one kind");
-    one("[sinks.s]\nstream = \"reading\"\nfile = { path = \"/out\" }", "2 unknown-name: there is no stream `reading`");
+    one(
+        "[sinks.s]\nstream = \"reading\"\nnode = \"edge-1\"\nfile = { path = \"/out\" }",
+        "2 unknown-name: there is no stream `reading`",
+    );
     one(&source("files = 1\nfile = { path = \"/a\" }"), "3 unknown-key: `s` has no key `files`");
     one(&source("file = { path = \"a/b\" }"), "3 invalid-path: `a/b` is no absolute path");
     one(&source("file = { path = \"/a/\" }"), "3 invalid-path: `/a/` is a folder");
     one(&source("file = { path = \"/a\", format = \"xml\" }"), "3 unknown-value: `format` cannot be `xml`");
     one(&sink("file = { path = \"/out\", rotate = \"1B\" }"), "3 out-of-range: a file cannot end at 1B");
+    one(
+        "[sinks.s]\nstream = \"readings\"\nfile = { path = \"/out\" }",
+        "1 contradiction: sink s is of files, and of no node",
+    );
     let http = |more: &str| sink(&format!("[sinks.s.http]\n{more}"));
     assert_eq!(findings(&http("url = \"http://[::1]:8080/a?b\"\ngrants = [\"[::1]:8080\"]")), Vec::<String>::new());
     one(
@@ -542,6 +550,7 @@ fn sources_and_sinks_are_of_one_kind_each() {
     }
     let headers = "url = \"http://a\"\ngrants = [\"a\"]\nheaders = ";
     one(&http(&format!("{headers}{{ \"a b\" = \"c\" }}")), "6 invalid-header: `a b` is no name of a header");
+    one(&http(&format!("{headers}{{ Host = \"c\" }}")), "6 invalid-header: `Host` is said by Littoral itself");
     one(&http(&format!("{headers}{{ a = \"secret:\" }}")), "6 invalid-secret: `a` names no secret");
     one(&generator("rate = 0\nfields = { n = \"sequence\" }"), "4 out-of-range: `rate` cannot be 0");
     one(&generator("fields = {}"), "4 out-of-range: a record cannot have 0 fields");

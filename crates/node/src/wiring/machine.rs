@@ -31,7 +31,14 @@ impl Machine for AppMachine {
         access.http_addresses(host, port).await.map_err(|denied| {
             let unresolved = |error| Trouble(format!("{host} cannot be resolved: {error}"));
             match (denied.missing_grant(host, port), denied) {
-                (Some(missing), _) => Trouble(missing),
+                // Its grants stand beside its URL, not under `http` as a function's.
+                (Some(_), Denied::Address(address)) => {
+                    let ip = address.ip();
+                    Trouble(format!("{host} leads to {ip}, which is not public; say `grants = [\"{ip}\"]` if it may"))
+                }
+                (Some(_), _) => {
+                    Trouble(format!("{host}:{port} is not granted; say `grants = [\"{host}:{port}\"]` if it is to be"))
+                }
                 (None, Denied::Unresolved(error)) => unresolved(error.to_string()),
                 (None, _) => unresolved("it is not granted".to_owned()),
             }

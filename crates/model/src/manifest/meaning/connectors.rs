@@ -15,6 +15,10 @@ use crate::unit::Size;
 const SOURCES: [&str; 3] = ["generator", "file", "http"];
 const SINKS: [&str; 2] = ["file", "http"];
 
+/// Headers that each request has whatever is said here.
+const OWN_HEADERS: [&str; 7] =
+    ["host", "content-length", "transfer-encoding", "connection", "content-type", "idempotency-key", "if-none-match"];
+
 impl<'t> Meaning<'t, '_, '_, '_> {
     pub(super) fn check_connectors(&mut self) {
         for (what, key, kinds) in [("source", "sources", SOURCES.as_slice()), ("sink", "sinks", SINKS.as_slice())] {
@@ -31,6 +35,11 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                 }
                 if let Some(file) = table(connector, "file") {
                     self.file(what, file);
+                    if !connector.contains_key("node") {
+                        let message = format!("{what} {name} is of files, and of no node");
+                        let help = "say `node = \"NAME\"`: files are on one machine";
+                        self.report.add("contradiction", value.span(), message).help(help);
+                    }
                 }
                 if let Some(http) = table(connector, "http") {
                     self.http(http);
@@ -96,6 +105,10 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         }
         for (name, value) in table(http, "headers").into_iter().flatten() {
             self.header(name.get_ref(), name.span());
+            if OWN_HEADERS.iter().any(|own| name.get_ref().eq_ignore_ascii_case(own)) {
+                let message = format!("`{}` is said by Littoral itself", name.get_ref());
+                self.report.add("invalid-header", name.span(), message).help("leave it out");
+            }
             self.secret(name.get_ref(), value);
         }
         let Some((url, span)) = text(http, "url") else { return };
