@@ -138,7 +138,7 @@ fn case(random: &mut Random, nodes: usize) -> anyhow::Result<Case> {
         partitions: Some(1),
         placement: Constraints::tier(tier),
         ack: Some(Ack::Local),
-        rate_bps: None,
+        ..StreamSpec::default()
     };
     let (source, sink) = (StreamName::new("source")?, StreamName::new("sink")?);
     let flow = FlowSpec {

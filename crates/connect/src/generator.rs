@@ -18,7 +18,7 @@ const PACE: Duration = Duration::from_millis(10);
 
 /// Makes records up, at a rate. While it does not run it makes none, and makes up for none.
 #[derive(Debug)]
-pub struct Generator {
+pub(crate) struct Generator {
     settings: manifest::Generator,
     /// The number of the next record.
     next: u64,

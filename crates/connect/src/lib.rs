@@ -5,13 +5,13 @@
 //! outside. So the log is the only place where anything waits: neither side keeps a queue. Whichever is down is tried again, and what
 //! is the matter is told with its work.
 //!
-//! Each kind is a module: [`generator`] makes records up, [`file`] has files, [`http`] asks and posts. To add one, implement the trait, and name it in
-//! [`open_source`] or [`open_sink`], and in the manifest.
+//! Each kind is a module: `generator` makes records up, `file` has files, `http` asks and posts. To add one, implement the trait, and
+//! name it in [`open_source`] or [`open_sink`], and in the manifest.
 
 mod backoff;
-pub mod file;
-pub mod generator;
-pub mod http;
+mod file;
+mod generator;
+mod http;
 pub mod sink;
 pub mod source;
 
@@ -81,7 +81,8 @@ impl Taken {
 /// Something outside that gives records.
 #[async_trait]
 pub trait Source: Send {
-    /// The records that come next, none where it is only known by now that nothing is the matter; about [`BATCH_BYTES`] of them at most; waits for them. What is given is gone: the next call goes on behind it.
+    /// The records that come next, none where it is only known by now that nothing is the matter; about a mebibyte of them, and no more
+    /// than fit into a commit; waits for them. What is given is gone: the next call goes on behind it.
     /// May be dropped while it waits, and asked again.
     ///
     /// # Errors

@@ -451,7 +451,7 @@ fn place(scenario: &Scenario, digests: &[NodeDigest], function: bool) -> Result<
     });
     let streams = manifest.streams.iter().map(|(name, stream)| {
         let placement = Constraints::from(&stream.placement);
-        (name.clone(), StreamSpec { partitions: None, placement, ack: None, rate_bps: None })
+        (name.clone(), StreamSpec { placement, ..StreamSpec::default() })
     });
     let spec = AppSpec {
         app: app(),

@@ -142,6 +142,11 @@ impl NodeOperations {
         let dead = seen.iter().filter(|(node, _)| !live.contains_key(*node) && !revoked.contains(*node));
         let reports = self.reporter.gather().await;
         take_measured(spec, &reports, &live);
+        if let Some(deployed) = self.intent.now().apps.get(&spec.app) {
+            for (name, stream) in &mut spec.streams {
+                stream.partitions_before = deployed.manifest.streams.get(name).and_then(|stream| stream.partitions);
+            }
+        }
         let existing = assignments(&reports);
         let existing: Vec<Assignment> = existing.into_values().filter(|held| held.work.app == spec.app).collect();
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);

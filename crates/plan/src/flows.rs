@@ -152,10 +152,13 @@ impl<'a> Planner<'a> {
 
     fn spread_otherwise(&self, flow: &FlowSpec) -> Option<String> {
         let Some(Sink::Stream(sink)) = flow.sink.as_ref().filter(|_| self.goes_by_key(flow)) else { return None };
-        let (wanted, laid) = (self.spec.streams.get(sink)?.partitions?, self.laid(sink));
-        (laid > 0 && laid != wanted).then(|| {
+        let stream = self.spec.streams.get(sink)?;
+        let (wanted, laid) = (stream.partitions?, self.laid(sink));
+        // What lies with nodes that cannot be reached is not among what is laid.
+        let before = stream.partitions_before.unwrap_or(wanted).max(laid);
+        (before != wanted).then(|| {
             format!(
-                "the rows of {} to be spread by their keys over {wanted} partitions; {sink} has {laid}, and what is kept of keys cannot change its partition: say PARTITIONS {laid}, or give the flow another name",
+                "the rows of {} to be spread by their keys over {wanted} partitions; {sink} has {before}, and what is kept of keys cannot change its partition: say PARTITIONS {before}, or give the flow another name",
                 flow.source
             )
         })

@@ -221,6 +221,9 @@ pub struct StreamSpec {
     /// How much is published to each partition, in bits per second; none if that is not stated.
     #[serde(default)]
     pub rate_bps: Option<u64>,
+    /// How many partitions it has where the app is deployed already; none if that is not known. Only whoever plans needs it.
+    #[serde(skip)]
+    pub partitions_before: Option<u32>,
 }
 
 /// When a record counts as stored.

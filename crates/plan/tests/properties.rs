@@ -78,7 +78,7 @@ fn specs() -> impl Strategy<Value = AppSpec> {
             )
         });
         let streams = ["source", "sink", "rejected"].iter().zip(streams).map(|(name, (placement, partitions))| {
-            (name.parse().unwrap(), StreamSpec { partitions, placement, ack: None, rate_bps: None })
+            (name.parse().unwrap(), StreamSpec { partitions, placement, ..StreamSpec::default() })
         });
         let flow = FlowSpec {
             source: "source".parse().unwrap(),

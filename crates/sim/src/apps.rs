@@ -122,5 +122,5 @@ fn function_spec(interface: Interface, placement: Constraints) -> FunctionSpec {
 fn stream_spec(partitions: u32, placement: Constraints, ack: Ack) -> StreamSpec {
     // A stream that devices write has a partition on each.
     let partitions = (!placement.tiers.contains(&Tier::Device)).then_some(partitions);
-    StreamSpec { partitions, placement, ack: Some(ack), rate_bps: None }
+    StreamSpec { partitions, placement, ack: Some(ack), ..StreamSpec::default() }
 }

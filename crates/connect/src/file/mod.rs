@@ -6,8 +6,8 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use sink::FileSink;
-pub use source::FileSource;
+pub(crate) use sink::FileSink;
+pub(crate) use source::FileSource;
 
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};

@@ -29,7 +29,7 @@ const OPEN: &str = ".open";
 
 /// Files in a folder.
 #[derive(Debug)]
-pub struct FileSink {
+pub(crate) struct FileSink {
     /// None while a thread writes.
     inner: Option<Writing>,
 }

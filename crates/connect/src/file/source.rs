@@ -32,7 +32,7 @@ const READ_BYTES: usize = BATCH_BYTES;
 
 /// A file that is followed.
 #[derive(Debug)]
-pub struct FileSource {
+pub(crate) struct FileSource {
     /// None while a thread reads.
     inner: Option<Following>,
     /// It was looked for since it was opened.

@@ -3,8 +3,8 @@
 mod sink;
 mod source;
 
-pub use sink::HttpSink;
-pub use source::HttpSource;
+pub(crate) use sink::HttpSink;
+pub(crate) use source::HttpSource;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

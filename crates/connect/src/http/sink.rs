@@ -25,7 +25,7 @@ const REASON_CHARS_MAX: usize = 200;
 
 /// A URL that rows are posted to.
 #[derive(Debug)]
-pub struct HttpSink {
+pub(crate) struct HttpSink {
     target: Target,
 }
 

@@ -29,7 +29,7 @@ const TAG_BYTES_MAX: usize = 1 << 10;
 
 /// A URL that is asked.
 #[derive(Debug)]
-pub struct HttpSource {
+pub(crate) struct HttpSource {
     target: Target,
     settings: manifest::HttpSource,
     last: Last,
