@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -88,6 +89,12 @@ pub trait Source: Send {
     /// # Errors
     /// When it cannot be read now. It is opened anew then, at the position of what was committed last.
     async fn next(&mut self) -> Result<Taken, Trouble>;
+
+    /// For how long it is left alone after trouble, besides the pause between two tries: whoever answers that it is asked too much is not
+    /// to be asked more often for it.
+    fn rest(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Rows of one partition of a stream.

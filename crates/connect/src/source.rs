@@ -66,7 +66,8 @@ async fn feed(work: SourceWork) -> Ended {
                 Err(trouble) => break trouble,
             };
             backoff.over(&stats);
-            if taken.is_empty() {
+            let is_known = taken.position.is_empty() || position.as_ref() == Some(&taken.position);
+            if taken.is_empty() && is_known {
                 continue;
             }
             if let Err(ended) = commit(&owned, &partitions, &taken, &stats).await {
@@ -74,7 +75,9 @@ async fn feed(work: SourceWork) -> Ended {
             }
             position = Some(taken.position);
         };
+        let rest = opened.rest();
         backoff.wait(&stats, &trouble).await;
+        tokio::time::sleep(rest).await;
     }
 }
 

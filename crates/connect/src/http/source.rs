@@ -35,6 +35,8 @@ pub(crate) struct HttpSource {
     last: Last,
     /// When it was asked last.
     asked: Option<Instant>,
+    /// Whether it answered then.
+    has_answered: bool,
 }
 
 /// The answer before.
@@ -62,14 +64,16 @@ impl HttpSource {
         };
         let timeout = Duration::from(settings.timeout);
         let target = Target::open(&settings.url, &settings.headers, &settings.grants, timeout, machine).await?;
-        Ok(Self { target, settings: settings.clone(), last, asked: None })
+        Ok(Self { target, settings: settings.clone(), last, asked: None, has_answered: false })
     }
 
     /// Asks once; records if the answer is another one.
     async fn ask(&mut self) -> Result<Option<Taken>, Trouble> {
         let mut headers = vec![(ACCEPT, "application/json".to_owned())];
         headers.extend(self.last.tag.clone().map(|tag| (IF_NONE_MATCH, tag)));
+        self.has_answered = false;
         let answer = self.target.send(Method::GET, &headers, Bytes::new()).await?;
+        self.has_answered = true;
         if answer.status() == StatusCode::NOT_MODIFIED {
             return Ok(None);
         }
@@ -133,6 +137,10 @@ impl Source for HttpSource {
         }
         self.asked = Some(Instant::now());
         Ok(self.ask().await?.unwrap_or_default())
+    }
+
+    fn rest(&self) -> Duration {
+        if self.has_answered { self.settings.every.into() } else { Duration::ZERO }
     }
 }
 
