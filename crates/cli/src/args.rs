@@ -442,7 +442,7 @@ pub(crate) struct NodeArgs {
     /// A network whose clients are near to this node, as 192.0.2.0/24; may be given several times.
     #[arg(long, value_name = "CIDR")]
     pub(crate) clients: Vec<Network>,
-    /// A folder or device of this machine that functions may be granted; may be given several times.
+    /// A folder or device of this machine that functions may be granted, and sources and sinks use; may be given several times.
     #[arg(long, value_name = "PATH")]
     pub(crate) offer: Vec<PathBuf>,
     /// A file that states the node's situation: region, position, accelerators, power, prices, failure domains. It is read
