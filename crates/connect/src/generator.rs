@@ -9,7 +9,7 @@ use littoral_model::manifest::{self, GeneratorField, GeneratorRange};
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep_until};
 
-use crate::{BATCH_BYTES, BATCH_RECORDS, Record, Source, Taken, Trouble};
+use crate::{BATCH_BYTES, BATCH_RECORDS, Record, Source, Taken, Trouble, key_of};
 
 /// The form of its position: the number of the next record, as text behind this.
 const FORM: &str = "1 ";
@@ -79,10 +79,7 @@ fn record(settings: &manifest::Generator, number: u64, time_us: i64) -> Record {
         (name.clone(), value)
     });
     let fields: Map<String, Value> = fields.collect();
-    let key = settings.key.as_ref().and_then(|key| fields.get(key)).map(|value| match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    });
+    let key = settings.key.as_ref().and_then(|key| key_of(fields.get(key)));
     Record { key, time_us, value: Value::Object(fields).to_string() }
 }
 

@@ -140,7 +140,7 @@ impl Runner {
         let Some((app, placed)) = app.and_then(|app| Some((app, app.placement.work(work)?))) else { return Ok(()) };
         match &placed.role {
             Role::Stage { functions, .. } => self.guests(app, functions, work.partition).await.map(drop),
-            _ => Ok(()),
+            Role::StreamPartition { .. } | Role::Queue { .. } | Role::Source { .. } | Role::Sink { .. } => Ok(()),
         }
     }
 
@@ -302,7 +302,7 @@ impl Runner {
                 Ok(guests) => Some(guests),
                 Err(error) => return failed(stats, format!("{error:#}")),
             },
-            _ => None,
+            Role::StreamPartition { .. } | Role::Queue { .. } | Role::Source { .. } | Role::Sink { .. } => None,
         };
         let owned = match self.works.lead(work).await {
             Ok(owned) => owned,

@@ -234,7 +234,7 @@ impl Picture {
         let stats = self.owned.get(&placed.work).and_then(|(_, work)| work.stats.clone()).unwrap_or_default();
         let functions = match &placed.role {
             Role::Stage { functions, .. } => functions.iter().map(|stage| stage.function.to_string()).collect(),
-            _ => Vec::new(),
+            Role::StreamPartition { .. } | Role::Queue { .. } | Role::Source { .. } | Role::Sink { .. } => Vec::new(),
         };
         StageStatus {
             name: placed.work.name.clone(),

@@ -50,7 +50,8 @@ pub(super) fn fields(rest: &[u8]) -> Found<Vec<Vec<u8>>> {
     Found::Incomplete
 }
 
-/// A record of named fields as JSON: what is a number in JSON becomes one, nothing becomes null, all else is text. What has no name is left out.
+/// A record of named fields as JSON: what is a number in JSON becomes one, nothing becomes null, all else is text. What has no name is
+/// left out.
 pub(super) fn object(names: &[String], fields: &[Vec<u8>]) -> Result<Map<String, Value>, std::str::Utf8Error> {
     let mut object = Map::new();
     for (name, field) in names.iter().zip(fields) {
@@ -87,7 +88,7 @@ pub(super) fn csv_header(columns: &[String]) -> String {
     columns.iter().map(|column| quoted(column)).collect::<Vec<_>>().join(",") + "\n"
 }
 
-/// An empty text is told from nothing by its quotes.
+/// An empty text is told from nothing by its quotes, for readers that look at them: here both are read as nothing.
 fn quoted(text: &str) -> String {
     if text.is_empty() || text.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))

@@ -147,14 +147,14 @@ impl Target {
             let body = body.map_err(|error| self.trouble(format!("its answer cannot be read: {error}")))?;
             Ok(Response::from_parts(head, body.to_bytes()))
         };
-        // The connection moves only while it is polled; its own end is that of the exchange.
+        // The connection moves only while it is polled; how it ends, the exchange is told.
         let connection = async {
             let _ = connection.await;
-            std::future::pending::<()>().await
+            std::future::pending().await
         };
         tokio::select! {
             answer = exchange => answer,
-            () = connection => Err(self.trouble("the connection ended")),
+            never = connection => never,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Posts rows, a batch a request.
 //!
 //! Each request has an idempotency key that follows from the partition and the rows' places. Which rows are sent together is committed
-//! before they are sent ([`is_planned`](crate::is_planned)): after a failure the same request is sent, with the same key, and a receiver that keeps keys
-//! takes it once.
+//! before they are sent ([`is_planned`](crate::is_planned)): after a failure the same request is sent, with the same key, and a receiver
+//! that keeps keys takes it once.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -147,7 +147,56 @@ impl Source for HttpSource {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::net::SocketAddr;
+    use std::os::fd::OwnedFd;
+    use std::path::Path;
+
+    use littoral_model::grant::Peer;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    struct Loopback(SocketAddr);
+
+    #[async_trait]
+    impl Machine for Loopback {
+        fn folder(&self, path: &Path) -> Result<OwnedFd, Trouble> {
+            Err(Trouble(format!("{} is not offered", path.display())))
+        }
+
+        async fn addresses(&self, _: &[Peer], _: &str, _: u16) -> Result<Vec<SocketAddr>, Trouble> {
+            Ok(vec![self.0])
+        }
+
+        async fn secret(&self, name: &str) -> Result<String, Trouble> {
+            Err(Trouble(format!("{name} is not offered")))
+        }
+    }
+
+    #[tokio::test]
+    async fn who_answers_that_it_is_asked_too_much_is_left_alone_and_who_cannot_be_reached_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let machine = Arc::new(Loopback(listener.local_addr().unwrap()));
+        let settings = serde_json::json!({ "url": "http://a.example/", "grants": ["a.example"], "every": "1h" });
+        let settings: manifest::HttpSource = serde_json::from_value(settings).unwrap();
+        let mut source = HttpSource::open(&settings, machine, None).await.unwrap();
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            let answer = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+            stream
+        };
+        let (answered, _stream) = tokio::join!(source.next(), serving);
+        assert!(answered.unwrap_err().0.contains("429"));
+        assert_eq!(source.rest(), Duration::from_secs(3_600));
+        drop(listener);
+        source.asked = None;
+        source.next().await.unwrap_err();
+        assert_eq!(source.rest(), Duration::ZERO);
+    }
 
     #[test]
     fn what_an_older_version_has_committed_is_read() {
