@@ -8,7 +8,7 @@ use littoral_model::entry::Position;
 use littoral_model::id::Epoch;
 
 use crate::batch::{self, BatchError};
-use crate::reader::Received;
+use crate::reader::{self, Received};
 
 /// The most rows that guests get at once: large enough that the call costs little, small enough to bound latency.
 pub(crate) const BATCH_ROWS_MAX: usize = 4_096;
@@ -29,7 +29,7 @@ struct Part {
     rows: RecordBatch,
     bytes: usize,
     origin_us: Option<i64>,
-    /// Whether these are the last rows of their entry.
+    /// Whether these are the last rows of their entry, which may have others before and behind them.
     ends_entry: bool,
 }
 
@@ -70,22 +70,16 @@ impl Pending {
     /// Takes what a reader delivered.
     pub(crate) fn push(&mut self, received: Received) -> Result<(), BatchError> {
         self.epoch = received.epoch;
-        for (index, port_batch) in received.batches {
-            let mut rows = batch::decode(&port_batch)?;
-            let mut row = 0;
-            if index == received.from.index && received.from.row > 0 {
-                let skip = (received.from.row as usize).min(rows.num_rows());
-                rows = rows.slice(skip, rows.num_rows() - skip);
-                row = received.from.row;
-            }
-            if rows.num_rows() == 0 {
-                continue;
-            }
+        let next = received.next;
+        for reader::Part { index, row, skip, ends_entry, rows: port_batch } in received.into_parts() {
+            let rows = batch::decode(&port_batch)?;
+            let skipped = (skip as usize).min(rows.num_rows());
+            let rows = rows.slice(skipped, rows.num_rows() - skipped);
             self.rows += rows.num_rows();
-            let bytes = port_batch.arrow.len();
-            self.parts.push_back(Part { index, row, rows, bytes, origin_us: port_batch.origin_us, ends_entry: true });
+            let (bytes, origin_us) = (port_batch.arrow.len(), port_batch.origin_us);
+            self.parts.push_back(Part { index, row: row + skip, rows, bytes, origin_us, ends_entry });
         }
-        self.next = Some(received.next);
+        self.next = Some(next);
         Ok(())
     }
 
@@ -158,8 +152,15 @@ fn join(schema: &SchemaRef, parts: Vec<Part>, epoch: Epoch, next: Position) -> R
 
 #[cfg(test)]
 mod tests {
+    use arrow_array::cast::AsArray as _;
+
     use super::*;
     use crate::batch::{encode, records};
+
+    fn values(rows: &RecordBatch) -> Vec<String> {
+        let values = rows.column_by_name("value").unwrap().as_string::<i32>();
+        values.iter().map(|value| value.unwrap().to_owned()).collect()
+    }
 
     fn received(from: Position, sizes: &[(u64, usize)], next: u64) -> Received {
         let batches = sizes
@@ -196,6 +197,30 @@ mod tests {
         assert_eq!(second.rows.num_rows(), 7);
         assert_eq!(second.position_after(3), Position { index: 1, row: BATCH_ROWS_MAX as u32 + 3 });
         assert_eq!(second.position_after(7), Position { index: 2, row: 0 });
+    }
+
+    #[test]
+    fn an_entry_of_several_batches_goes_on_where_it_was_left() {
+        let entry = [(3, 5), (3, 4), (3, 2), (7, 1)];
+        let all: Vec<String> = ["3.0", "3.1", "3.2", "3.3", "3.4", "3.0", "3.1", "3.2", "3.3", "3.0", "3.1", "7.0"]
+            .map(str::to_owned)
+            .into();
+        for done in 0..=all.len() {
+            let mut pending = Pending::default();
+            pending.push(received(Position::START, &entry, 8)).unwrap();
+            let at = pending.pop().unwrap().unwrap().position_after(done);
+            let expected = match done {
+                11 => Position { index: 7, row: 0 },
+                12 => Position { index: 8, row: 0 },
+                row => Position { index: if row == 0 { 3 } else { at.index }, row: row as u32 },
+            };
+            assert_eq!(at, expected);
+            let mut again = Pending::default();
+            let left: Vec<(u64, usize)> = entry.iter().copied().filter(|(index, _)| *index >= at.index).collect();
+            again.push(received(at, &left, 8)).unwrap();
+            let rows = again.pop().unwrap().map_or_else(Vec::new, |batch| values(&batch.rows));
+            assert_eq!(rows, all[done..]);
+        }
     }
 
     #[test]

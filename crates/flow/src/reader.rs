@@ -57,10 +57,53 @@ pub struct Received {
     pub epoch: Epoch,
     /// Where these rows began.
     pub from: Position,
-    /// Entry index and rows; the first batch still has the rows before `from.row`.
+    /// Entry index and rows, of an entry all that it has on the port: also those before `from.row`.
     pub batches: Vec<(u64, PortBatch)>,
     /// Where the next ones begin.
     pub next: Position,
+}
+
+/// Rows of one batch of an entry.
+#[derive(Debug)]
+pub struct Part {
+    /// Which entry.
+    pub index: u64,
+    /// How many rows of the entry are before the batch.
+    pub row: u32,
+    /// How many of its own first rows were read before.
+    pub skip: u32,
+    /// Whether it is the last batch of its entry.
+    pub ends_entry: bool,
+    /// The batch, whole.
+    pub rows: PortBatch,
+}
+
+impl Part {
+    /// The place behind it.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        match self.ends_entry {
+            true => Position { index: self.index + 1, row: 0 },
+            false => Position { index: self.index, row: self.row.saturating_add(self.rows.rows) },
+        }
+    }
+}
+
+impl Received {
+    /// The batches and where they are; an entry comes whole, in as many batches as it has. Those that were read before are left out.
+    pub fn into_parts(self) -> impl Iterator<Item = Part> {
+        let (from, mut batches, mut next) = (self.from, self.batches.into_iter().peekable(), Position::START);
+        std::iter::from_fn(move || {
+            let (index, rows) = batches.next()?;
+            let row = if next.index == index { next.row } else { 0 };
+            next = Position { index, row: row.saturating_add(rows.rows) };
+            let read = if index == from.index { from.row } else { 0 };
+            let skip = read.saturating_sub(row).min(rows.rows);
+            let ends_entry = batches.peek().is_none_or(|(next, _)| *next != index);
+            Some(Part { index, row, skip, ends_entry, rows })
+        })
+        .filter(|part| part.skip < part.rows.rows)
+    }
 }
 
 /// A running reader; it ends when dropped.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::future::select_all;
 use littoral_control::queue::Queue;
 use littoral_flow::batch;
-use littoral_flow::reader::{Input, Reader, Received, Source};
+use littoral_flow::reader::{Input, Part, Reader, Received, Source};
 use littoral_model::entry::{InputPosition, Position};
 use littoral_model::id::{Epoch, FunctionName};
 use littoral_model::invocation::{BODY_BYTES_MAX, Request};
@@ -193,12 +193,12 @@ impl Lane {
     /// Cuts what has arrived into rows.
     fn take(&mut self, received: Received) {
         self.epoch = received.epoch;
-        for (index, rows) in received.batches {
-            let skip = if index == received.from.index { received.from.row } else { 0 };
+        let next = received.next;
+        for Part { index, row, skip, rows, .. } in received.into_parts() {
             let decoded = batch::decode(&rows).and_then(|rows| batch::to_json_lines(&rows));
             match decoded {
                 Ok(text) => {
-                    let rows = cut(&text, index, skip);
+                    let rows = cut(&text, Position { index, row }, skip);
                     for (_, after) in rows.iter().filter(|(line, _)| line.is_none()) {
                         let before = self.too_large.map_or(0, |(count, _)| count);
                         self.too_large = Some((before.saturating_add(1), *after));
@@ -210,7 +210,7 @@ impl Lane {
                 }
             }
         }
-        self.rows.push_back((None, received.next));
+        self.rows.push_back((None, next));
     }
 
     fn next(&self, place: usize) -> Option<Fired> {
@@ -237,14 +237,14 @@ impl Lane {
     }
 }
 
-/// The rows of an entry after the first ones. One that is too large for a request counts as read: an entry of the queue's
+/// The rows of a batch after the first ones, and the places behind them. One that is too large for a request counts as read: an entry of the queue's
 /// log could not hold it, however often it were tried, and what comes after it would wait for ever.
-fn cut(text: &str, index: u64, skip: u32) -> Vec<Row> {
+fn cut(text: &str, begin: Position, skip: u32) -> Vec<Row> {
     let lines = text.lines().enumerate().skip(usize::try_from(skip).unwrap_or(usize::MAX));
     let rows = lines.map(|(row, line)| {
-        let row = u32::try_from(row).unwrap_or(u32::MAX).saturating_add(1);
+        let row = u32::try_from(row).unwrap_or(u32::MAX).saturating_add(begin.row).saturating_add(1);
         let line = Some(line).filter(|line| line.len() <= BODY_BYTES_MAX);
-        (line.map(str::to_owned), Position { index, row })
+        (line.map(str::to_owned), Position { row, ..begin })
     });
     rows.collect()
 }
@@ -267,7 +267,9 @@ mod tests {
         let text = format!("first\n{fits}\n{large}\nlast\n");
         let at = |row| Position { index: 7, row };
         let expected = [(Some(fits), at(2)), (None, at(3)), (Some("last".to_owned()), at(4))];
-        assert!(cut(&text, 7, 1) == expected);
-        assert!(cut(&text, 7, 4).is_empty());
+        assert!(cut(&text, at(0), 1) == expected);
+        assert!(cut(&text, at(0), 4).is_empty());
+        // Its batch may not be the first of its entry.
+        assert_eq!(cut(&text, at(9), 3), [(Some("last".to_owned()), at(13))]);
     }
 }
