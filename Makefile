@@ -61,7 +61,7 @@ overload: build guests ## slow an edge node of the example down until its object
 
 chaos: bench-chaos ## kill, pause, wipe, cut and heal twelve nodes for ten minutes under records and calls; SEED=N repeats a run, SHORT=1 has one of each
 
-chaos-flow: bench-chaos-flow ## kill, pause, wipe and cut nodes, swap functions and move stages 200 times under a flow in SQL; SEED=N repeats a run, SHORT=1 has ten
+chaos-flow: bench-chaos-flow ## kill, pause, wipe and cut nodes, swap functions, move stages and change numbers of partitions 200 times under a flow in SQL; SEED=N repeats a run, SHORT=1 has ten
 
 chaos-queue: bench-chaos-queue ## kill, pause and wipe nodes 200 times under asynchronous calls; SEED=N repeats a run, SHORT=1 has ten
 

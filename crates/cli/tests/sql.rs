@@ -326,21 +326,51 @@ fn groups_over_several_partitions_are_exact_through_kills() {
     assert_eq!(opened, (0..8).map(|door| json!({ "door": format!("d{door}"), "n": 3 }).to_string()).collect());
 }
 
+/// Whether all partitions of a flow's stages have changed to so many.
+fn has_partitions(world: &World, node: &Node, flow: &str, number: u64) -> bool {
+    let flows = node.json(world, &["get", "flows", "-o", "json"]);
+    let flow =
+        flows.as_array().into_iter().flatten().find(|status| status["name"] == flow).cloned().unwrap_or_default();
+    let stages = flow["stages"].as_array().cloned().unwrap_or_default();
+    stages.len() as u64 >= number && stages.iter().all(|stage| stage["runs"]["rescaled"]["to"] == number)
+}
+
 #[test]
-fn another_number_of_partitions_is_refused_and_the_flow_goes_on() {
+fn the_number_of_partitions_changes_while_rows_flow_and_nodes_are_killed() {
     let world = World::new();
-    let (cloud, _edges) = start(&world);
-    let folder = write_app(&world, SPREAD_MANIFEST, SPREAD);
-    cloud.tell(&world, &["deploy", &folder]);
-    publish(&world, &cloud, (0..RECORDS / 2).map(record));
-    eventually("windows are closed", || !rows(&world, &cloud, "mill/sums").is_empty());
-    for number in [2, 5] {
-        let other = SPREAD.replace("PARTITIONS 3", &format!("PARTITIONS {number}"));
-        let refused = cloud.ask(&world, &["deploy", &write_app(&world, SPREAD_MANIFEST, &other)]);
-        let said = String::from_utf8(refused.stderr).unwrap();
-        assert!(!refused.status.success() && said.contains("sums-by-key has 3"), "{said}");
-    }
-    publish(&world, &cloud, (RECORDS / 2..RECORDS).map(record));
+    let (cloud, mut edges) = start(&world);
+    let over = |number: u64| SPREAD.replace("PARTITIONS 3", &format!("PARTITIONS {number}"));
+    let write = |number| write_app(&world, SPREAD_MANIFEST, &over(number));
+    cloud.tell(&world, &["deploy", &write(3)]);
+    let are_copied = |count: usize| {
+        let all = stages(&world, &cloud, "sums").filter(|stages| stages.len() == count);
+        all.is_some_and(|stages| stages.iter().all(|(_, copies)| *copies == 2))
+    };
+    let portion = |number: usize| {
+        let size = RECORDS / PORTIONS;
+        publish(&world, &cloud, (number * size..(number + 1) * size).map(record));
+    };
+    portion(0);
+    let told = cloud.tell(&world, &["deploy", &write(5)]);
+    assert!(told.contains("flow sums has 5 partitions now, before 3; rows waited up to "), "{told}");
+    portion(1);
+    eventually("two edges hold each stage", || are_copied(5));
+    cloud.tell(&world, &["deploy", "--no-wait", &write(1)]);
+    strike(&world, &cloud, &mut edges, "sums");
+    portion(2);
+    eventually("one partition has all groups", || has_partitions(&world, &cloud, "sums", 1));
+    // The same number again changes nothing; two changes at once are done one after the other.
+    cloud.tell(&world, &["deploy", &write(1)]);
+    portion(3);
+    cloud.tell(&world, &["deploy", "--no-wait", &write(6)]);
+    let told = cloud.tell(&world, &["deploy", "-o", "json", &write(4)]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["name"], &told["rescaled"][0]["to"]), (&json!("mill"), &json!(4)));
+    portion(4);
+    eventually("two edges hold each stage", || are_copied(6));
+    cloud.tell(&world, &["deploy", "--no-wait", &write(2)]);
+    portion(5);
+    strike(&world, &cloud, &mut edges, "sums-by-key");
     publish_end(&world, &cloud);
     check_sums(&world, &cloud);
 }
@@ -430,17 +460,45 @@ fn pairs_of_two_streams_over_several_partitions_are_exact_through_kills() {
             eventually("both hold the stages again", are_copied);
         }
     }
+    check_pairs(&world, &cloud);
+}
+
+#[test]
+fn the_number_of_partitions_of_joins_changes_while_rows_flow() {
+    let world = World::new();
+    let (cloud, mut edges) = start(&world);
+    let write = |number: u64| {
+        let over = format!(" PREFER edge PARTITIONS {number} ");
+        write_app(&world, SPREAD_MANIFEST, &JOINED.replace(" PREFER edge ", &over))
+    };
+    cloud.tell(&world, &["deploy", &write(4)]);
+    for (portion, number) in [4, 2, 7, 7, 1, 3].into_iter().enumerate() {
+        let part = |all: usize| portion * all / PORTIONS..(portion + 1) * all / PORTIONS;
+        publish(&world, &cloud, part(RECORDS).map(record));
+        cloud.tell(&world, &["deploy", "--no-wait", &write(number)]);
+        if portion == 2 {
+            strike(&world, &cloud, &mut edges, "matched");
+        }
+        publish_to(&world, &cloud, "mill/pressures", part(PRESSURES).map(pressure));
+        let are_done = || ["matched", "valued"].iter().all(|flow| has_partitions(&world, &cloud, flow, number));
+        eventually("all have changed", || portion == 0 || are_done());
+    }
+    check_pairs(&world, &cloud);
+}
+
+/// Has each partition say that it is past all, waits for all pairs, and compares them.
+fn check_pairs(world: &World, cloud: &Node) {
     // Each partition has to say that it is past all of these.
     let later = |text: String| (0..60).map(move |second| text.replace("T00:00:00Z", &format!("T01:00:{second:02}Z")));
-    publish(&world, &cloud, later(record(0).replace("\"temperature\":0", "\"temperature\":20")));
-    publish_to(&world, &cloud, "mill/pressures", later(pressure(0).replace("m0", "none")));
+    publish(world, cloud, later(record(0).replace("\"temperature\":0", "\"temperature\":20")));
+    publish_to(world, cloud, "mill/pressures", later(pressure(0).replace("m0", "none")));
     let expected = expected_pairs();
     let (pairs, alone): (Vec<_>, Vec<_>) = expected.iter().partition(|row| !row.contains("null"));
     assert!(pairs.len() > 300 && alone.len() > 300, "{} {}", pairs.len(), alone.len());
     for (stream, expected) in [("mill/matched", &expected), ("mill/valued", &expected_values())] {
         let found = || -> Vec<String> {
             let columns = ["machine", "ts", "temperature", "pressure"];
-            let rows = rows(&world, &cloud, stream).into_iter().map(|row| plain(&row, &columns).to_string());
+            let rows = rows(world, cloud, stream).into_iter().map(|row| plain(&row, &columns).to_string());
             rows.filter(|row| !row.contains("T01")).collect()
         };
         eventually("all rows arrive", || found().len() >= expected.len());
@@ -448,7 +506,7 @@ fn pairs_of_two_streams_over_several_partitions_are_exact_through_kills() {
         assert_eq!(found.len(), expected.len());
         assert_eq!(&found.into_iter().collect::<BTreeSet<_>>(), expected);
     }
-    assert_eq!(rows(&world, &cloud, "mill/bad"), Vec::<Value>::new());
+    assert_eq!(rows(world, cloud, "mill/bad"), Vec::<Value>::new());
 }
 
 #[test]

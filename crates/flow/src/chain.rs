@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use littoral_model::entry::{PORT_DEAD_LETTER, PORT_MAIN};
 use littoral_runtime::stage::{Stage, StageError, StageOutput};
+use littoral_sql::{Notice, Rescaling};
 
 use crate::batch::{self, DeadLetter};
 use crate::stats::FunctionStep;
@@ -34,6 +35,14 @@ pub trait Operator {
     /// Whether it has not put out all that it can, and is to [go on](Self::go_on) with it.
     fn has_more(&self) -> bool {
         false
+    }
+    /// Whether what it is to [go on](Self::go_on) with comes before any further rows.
+    fn comes_first(&self) -> bool {
+        false
+    }
+    /// How far it is with changes of the number of its partitions.
+    fn rescaling(&self) -> Rescaling {
+        Rescaling::default()
     }
     /// Puts out more of what it can, as [`process`](Self::process) does, too; it may not have been opened.
     async fn go_on(&mut self) -> Result<StageOutput, StageError> {
@@ -71,8 +80,13 @@ pub trait Operators: Send {
     fn names(&self) -> &[String];
     /// Makes a fresh instance of the function at `place`, from 0.
     async fn make(&self, place: usize) -> Result<Box<dyn Operator>, StageError>;
-    /// Whether the function at `place` is one that may [have more](Operator::has_more) to put out.
-    fn may_have_more(&self, _place: usize) -> bool {
+    /// Whether the function at `place` is one that may [have more](Operator::has_more) to put out where it goes on from a state, and
+    /// where there is none yet.
+    fn may_have_more(&self, _place: usize, _has_state: bool) -> bool {
+        false
+    }
+    /// Whether that of the function at `place` may [come first](Operator::comes_first).
+    fn may_come_first(&self, _place: usize) -> bool {
         false
     }
     /// After how long without rows the first of them is to be told; never if none.
@@ -251,8 +265,24 @@ impl Chain {
         let is_accepted = self.done.is_none();
         self.slots.iter().enumerate().position(|(place, slot)| match slot.operator.as_ref().filter(|_| is_accepted) {
             Some(operator) => operator.has_more(),
-            None => !slot.state.is_empty() && self.operators.may_have_more(place),
+            None => self.operators.may_have_more(place, !slot.state.is_empty()),
         })
+    }
+
+    /// Whether a guest may have to [go on](Self::go_on) before it gets further rows.
+    pub(crate) fn comes_first(&self) -> bool {
+        let is_accepted = self.done.is_none();
+        self.slots.iter().enumerate().any(|(place, slot)| match slot.operator.as_ref().filter(|_| is_accepted) {
+            Some(operator) => operator.comes_first(),
+            None => !slot.state.is_empty() && self.operators.may_come_first(place),
+        })
+    }
+
+    /// How far the guest with key groups is with changes of the number of its partitions; nothing while it is not there.
+    pub(crate) fn rescaling(&self) -> Option<Rescaling> {
+        let is_accepted = self.done.is_none();
+        let mut told = self.slots.iter().filter_map(|slot| slot.operator.as_ref().filter(|_| is_accepted));
+        told.next().map(|operator| operator.rescaling())
     }
 
     /// Whether a guest may not have put out all that it can, so that [`go_on`](Self::go_on) is to be called where there are no rows.
@@ -354,7 +384,11 @@ impl Chain {
         step: &mut Step,
         next: &mut Vec<RecordBatch>,
     ) -> Result<(), ChainError> {
-        self.ready(place, rows.schema_ref(), step.dirty.get(place)).await?;
+        if Notice::is_of(rows.schema_ref()) {
+            self.awake(place).await?;
+        } else {
+            self.ready(place, rows.schema_ref(), step.dirty.get(place)).await?;
+        }
         let seen = batch::time_max_us(rows).map(|time| time - self.lateness_us);
         let Some(watermark) = step.watermarks.get_mut(place) else { return Ok(()) };
         *watermark = (*watermark).max(seen);

@@ -15,6 +15,7 @@ pub mod reader;
 pub mod stage;
 pub mod stats;
 
+mod align;
 mod committer;
 mod pending;
 

@@ -6,6 +6,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use littoral_model::entry::Position;
 use littoral_model::id::Epoch;
+use littoral_sql::Notice;
 
 use crate::batch::{self, BatchError};
 use crate::reader::{self, Received};
@@ -88,14 +89,16 @@ impl Pending {
         if self.parts.is_empty() { self.next.take().map(|next| (self.epoch, next)) } else { None }
     }
 
-    /// Cuts the next batch: as many rows of one schema as are here, up to [`BATCH_ROWS_MAX`].
+    /// Cuts the next batch: as many rows of one schema as are here, up to [`BATCH_ROWS_MAX`]. Notices come as they were written, for
+    /// there may be something to do between two.
     pub(crate) fn pop(&mut self) -> Result<Option<Batch>, BatchError> {
         let Some(schema) = self.parts.front().map(|part| part.rows.schema()) else {
             return Ok(None);
         };
+        let is_notice = Notice::is_of(&schema);
         let mut taken = Vec::new();
         let mut count = 0;
-        while count < BATCH_ROWS_MAX {
+        while count < BATCH_ROWS_MAX && (taken.is_empty() || !is_notice) {
             let Some(part) = self.parts.pop_front_if(|part| part.rows.schema() == schema) else { break };
             let (head, rest) = split(part, BATCH_ROWS_MAX - count);
             count += head.rows.num_rows();
@@ -152,7 +155,10 @@ fn join(schema: &SchemaRef, parts: Vec<Part>, epoch: Epoch, next: Position) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use arrow_array::cast::AsArray as _;
+    use arrow_array::{ArrayRef, UInt32Array};
 
     use super::*;
     use crate::batch::{encode, records};
@@ -221,6 +227,21 @@ mod tests {
             let rows = again.pop().unwrap().map_or_else(Vec::new, |batch| values(&batch.rows));
             assert_eq!(rows, all[done..]);
         }
+    }
+
+    #[test]
+    fn notices_are_not_joined() {
+        let columns = ["generation", "from", "to", "sender", "part", "state"];
+        let none: ArrayRef = Arc::new(UInt32Array::from(vec![0]));
+        let notice = RecordBatch::try_from_iter(columns.map(|name| (name, Arc::clone(&none)))).unwrap();
+        let batches = [1, 1, 2].map(|index| (index, encode("main", &notice, None).unwrap())).into();
+        let (epoch, next) = (Epoch(1), Position { index: 3, row: 0 });
+        let mut pending = Pending::default();
+        pending.push(Received { epoch, from: Position::START, batches, next }).unwrap();
+        let mut pop = || pending.pop().unwrap().map(|batch| (batch.rows.num_rows(), batch.position_after(1)));
+        assert_eq!(pop(), Some((1, Position { index: 1, row: 1 })));
+        assert_eq!(pop(), Some((1, Position { index: 2, row: 0 })));
+        assert_eq!((pop(), pop()), (Some((1, next)), None));
     }
 
     #[test]

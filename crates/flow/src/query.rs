@@ -7,11 +7,11 @@ use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use async_trait::async_trait;
 use bytes::Bytes;
-use littoral_model::entry::{PORT_MAIN, partition_port};
+use littoral_model::entry::{PORT_CHANGES, PORT_MAIN, handover_port, partition_port};
 use littoral_model::id::FunctionName;
 use littoral_runtime::stage::{Rejection, StageError, StageOutput};
 use littoral_runtime::user_function::{CallFailure, Callee};
-use littoral_sql::{Call, CallError, Called, Calling, Functions, Output, PORT_LATE, Plan, Stage};
+use littoral_sql::{Call, CallError, Called, Calling, Functions, Notice, Output, PORT_LATE, Plan, Rescaling, Stage};
 
 use crate::chain::Operator;
 
@@ -27,10 +27,11 @@ pub struct Query {
 struct Callees(BTreeMap<FunctionName, Callee>);
 
 impl Query {
-    /// A query without state, over that partition of its input, with an instance of each function of the app that it calls.
+    /// A query without state, over that partition of its input, with an instance of each function of the app that it calls. Where
+    /// the number of partitions by key is changed, it was `first` before that.
     #[must_use]
-    pub fn new(plan: Arc<Plan>, partition: u32, callees: BTreeMap<FunctionName, Callee>) -> Self {
-        Self { stage: Stage::new(plan, partition), callees: Callees(callees) }
+    pub fn new(plan: Arc<Plan>, partition: u32, first: Option<u32>, callees: BTreeMap<FunctionName, Callee>) -> Self {
+        Self { stage: Stage::new(plan, partition).changing_from(first), callees: Callees(callees) }
     }
 }
 
@@ -59,7 +60,10 @@ impl Operator for Query {
     }
 
     async fn process(&mut self, rows: &RecordBatch, _: i64) -> Result<StageOutput, StageError> {
-        Ok(by_port(self.stage.process_with(rows, &mut self.callees).await.map_err(rejected)?))
+        let outcome = self.stage.process_with(rows, &mut self.callees).await;
+        // What cannot be taken of a change is no row that could be left out.
+        let fault = if Notice::is_of(rows.schema_ref()) { unready } else { rejected };
+        Ok(by_port(outcome.map_err(fault)?))
     }
 
     async fn on_timer(&mut self, _: i64) -> Result<StageOutput, StageError> {
@@ -73,6 +77,14 @@ impl Operator for Query {
 
     fn has_more(&self) -> bool {
         self.stage.has_more()
+    }
+
+    fn comes_first(&self) -> bool {
+        self.stage.comes_first()
+    }
+
+    fn rescaling(&self) -> Rescaling {
+        self.stage.rescaling()
     }
 
     async fn go_on(&mut self) -> Result<StageOutput, StageError> {
@@ -92,12 +104,14 @@ impl Operator for Query {
 fn by_port(output: Output) -> StageOutput {
     let main = output.rows.map(|rows| (PORT_MAIN.to_owned(), rows));
     let spread = output.spread.into_iter().map(|(partition, rows)| (partition_port(partition), rows));
+    let handed = output.handed.into_iter().map(|(partition, rows)| (handover_port(partition), rows));
+    let announced = output.announced.map(|rows| (PORT_CHANGES.to_owned(), rows));
     let late = output.late.map(|rows| (PORT_LATE.to_owned(), rows));
     // A group is of no row of the batch.
     let failed = output.failed.into_iter().map(|reason| Rejection { row: u32::MAX, reason });
     let rejected = output.rejected.into_iter().map(|(row, reason)| Rejection { row, reason }).chain(failed);
     StageOutput {
-        outputs: main.into_iter().chain(spread).chain(late).collect(),
+        outputs: main.into_iter().chain(spread).chain(handed).chain(announced).chain(late).collect(),
         rejected: rejected.collect(),
         dirty: output.dirty,
         timer_us: None,
@@ -107,7 +121,11 @@ fn by_port(output: Output) -> StageOutput {
 fn rejected(error: littoral_sql::StageError) -> StageError {
     match error {
         // Nothing is wrong with the rows.
-        littoral_sql::StageError::Function(reason) => StageError::Unready { reason },
+        littoral_sql::StageError::Function(_) | littoral_sql::StageError::State(_) => unready(error),
         error => StageError::Rejected { reason: error.to_string() },
     }
+}
+
+fn unready(error: littoral_sql::StageError) -> StageError {
+    StageError::Unready { reason: error.to_string() }
 }

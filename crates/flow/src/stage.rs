@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
-use littoral_model::entry::{Commit, PORT_DEAD_LETTER, PortBatch, Position};
+use littoral_model::entry::{Commit, InputPosition, PORT_DEAD_LETTER, PortBatch, Position};
 use littoral_model::id::Epoch;
+use littoral_model::work::WorkId;
+use littoral_sql::{Change, Notice};
 use littoral_store::replica::{COMMIT_BYTES_MAX, Owned};
 use tokio::time::Interval;
 
@@ -14,7 +16,7 @@ use crate::batch::{self, BatchError, DeadLetter};
 use crate::chain::{Chain, ChainError, ChainOutput, Operators, row_json};
 use crate::committer::Committer;
 use crate::pending::{BATCH_ROWS_MAX, Batch, Pending};
-use crate::reader::{Input, Progress, Reader, Source};
+use crate::reader::{Input, Progress, Reader, Received, Source};
 use crate::stats::{FunctionStep, Stats, Step};
 
 /// How often progress over entries without rows for us is committed, so that the owner can forget them.
@@ -30,6 +32,8 @@ pub struct StageWork {
     pub owned: Owned,
     /// What it reads.
     pub input: Input,
+    /// Where changes of the number of partitions are announced, if it spreads rows by their keys and that number is changed.
+    pub changes: Option<Input>,
     /// Where that comes from.
     pub source: Arc<dyn Source>,
     /// Its guests.
@@ -53,17 +57,42 @@ pub async fn run(work: StageWork) -> Ended {
     }
 }
 
-struct Running {
+/// One of the logs that a stage reads.
+struct Lane {
     input: Input,
     reader: Reader,
     progress: Progress,
+    /// How far it is consumed.
+    at: (Epoch, Position),
+}
+
+impl Lane {
+    fn start(work: &Restored<'_>, source: &Arc<dyn Source>, input: Input) -> Self {
+        let known = work.inputs.iter().find(|known| known.work == input.work);
+        let at = known.map_or((Epoch(0), Position::START), |known| (known.epoch, known.position));
+        let reader = Reader::start(Arc::clone(source), work.id.clone(), input.clone(), at.1, at.0);
+        let progress = reader.committed();
+        Self { input, reader, progress, at }
+    }
+}
+
+/// What a stage goes on from.
+struct Restored<'r> {
+    id: &'r WorkId,
+    inputs: &'r [InputPosition],
+}
+
+struct Running {
+    lane: Lane,
+    changes: Option<Lane>,
     pending: Pending,
     chain: Chain,
     committer: Committer,
     flush: Interval,
     stats: Arc<Stats>,
-    /// How far the input is consumed.
-    at: (Epoch, Position),
+    /// Since when rows wait for another number of partitions, and the last change that is done.
+    waited_since: Option<Instant>,
+    rescaled: Option<Change>,
     /// Whether the guests have been told that nothing comes.
     is_idle: bool,
 }
@@ -71,26 +100,22 @@ struct Running {
 impl Running {
     async fn start(work: StageWork) -> Result<Self, Ended> {
         let restored = work.owned.restore().await?;
-        let (epoch, from) = restored
-            .inputs
-            .iter()
-            .find(|input| input.work == work.input.work)
-            .map_or((Epoch(0), Position::START), |input| (input.epoch, input.position));
+        let from = Restored { id: work.owned.work(), inputs: &restored.inputs };
+        let lane = Lane::start(&from, &work.source, work.input);
+        let changes = work.changes.map(|changes| Lane::start(&from, &work.source, changes));
         let chain = Chain::new(work.operators, work.first, work.lateness_us, restored.watermark_us, restored.state);
-        let reader = Reader::start(work.source, work.owned.work().clone(), work.input.clone(), from, epoch);
-        let progress = reader.committed();
         let committer = Committer::new(work.owned, Arc::clone(&work.stats));
         let flush = tokio::time::interval(SKIP_EVERY);
         Ok(Self {
-            input: work.input,
-            reader,
-            progress,
+            lane,
+            changes,
             pending: Pending::default(),
             chain,
             committer,
             flush,
             stats: work.stats,
-            at: (epoch, from),
+            waited_since: None,
+            rescaled: None,
             is_idle: false,
         })
     }
@@ -111,15 +136,21 @@ impl Running {
     /// Waits for rows, takes what has arrived, and processes one batch. Guests that have not put out all that they can go on with
     /// that while there are none.
     async fn turn(&mut self) -> Result<(), Ended> {
+        if let Some(received) = self.changes.as_mut().and_then(|lane| lane.reader.try_next()) {
+            self.change(received).await?;
+        }
+        if self.chain.comes_first() {
+            return self.go_on().await;
+        }
         if self.pending.rows() == 0 {
-            match self.reader.try_next() {
+            match self.lane.reader.try_next() {
                 Some(received) => self.pending.push(received).map_err(bad_input)?,
                 None if self.chain.has_more() => return self.go_on().await,
                 None => self.wait().await?,
             }
         }
         while self.pending.rows() < BATCH_ROWS_MAX {
-            let Some(received) = self.reader.try_next() else { break };
+            let Some(received) = self.lane.reader.try_next() else { break };
             self.pending.push(received).map_err(bad_input)?;
         }
         match self.pending.pop().map_err(bad_input)? {
@@ -129,15 +160,19 @@ impl Running {
     }
 
     async fn wait(&mut self) -> Result<(), Ended> {
+        let changes = async {
+            match &mut self.changes {
+                Some(lane) => lane.reader.next().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            received = self.reader.next() => match received {
-                Some(received) => self.pending.push(received).map_err(bad_input),
-                None => Err(Ended::Failed("the input's reader ended".to_owned())),
-            },
+            received = self.lane.reader.next() => self.pending.push(received.ok_or_else(ended)?).map_err(bad_input),
+            received = changes => self.change(received.ok_or_else(ended)?).await,
             () = self.committer.fenced() => Err(Ended::Fenced),
             _ = self.flush.tick() => match self.pending.skipped() {
                 Some(at) => {
-                    self.at = at;
+                    self.lane.at = at;
                     self.commit_at(Commit::default(), Step::default()).await
                 }
                 None => self.idle().await,
@@ -145,13 +180,52 @@ impl Running {
         }
     }
 
+    /// Takes what is announced of another number of partitions.
+    async fn change(&mut self, received: Received) -> Result<(), Ended> {
+        let mut pending = Pending::default();
+        pending.push(received).map_err(bad_input)?;
+        if let Some(at) = pending.skipped() {
+            return self.commit_change(Commit::default(), at).await;
+        }
+        while let Some(batch) = pending.pop().map_err(bad_input)? {
+            for row in 0..batch.rows.num_rows() {
+                let output =
+                    self.chain.process(&batch.rows.slice(row, 1)).await.and_then(|output| fitting(output, None));
+                let (output, outputs) = output.map_err(|error| Ended::Failed(error.to_string()))?;
+                self.chain.accept();
+                self.note_change();
+                let commit = Commit { state: output.state, outputs, ..Commit::default() };
+                self.commit_change(commit, (batch.epoch, batch.position_after(row + 1))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn commit_change(&mut self, commit: Commit, at: (Epoch, Position)) -> Result<(), Ended> {
+        let Some(lane) = &mut self.changes else { return Ok(()) };
+        lane.at = at;
+        self.committer.commit(commit, (&lane.input.work, at.0, at.1), &lane.progress, Step::default()).await
+    }
+
+    /// Tells how far the guests are with another number of partitions.
+    fn note_change(&mut self) {
+        let Some(now) = self.chain.rescaling() else { return };
+        if now.is_waited_for {
+            self.waited_since.get_or_insert_with(Instant::now);
+        }
+        if let Some(done) = now.done.filter(|done| self.rescaled != Some(*done)) {
+            self.rescaled = Some(done);
+            self.stats.rescaled(done, self.waited_since.take().map(|since| since.elapsed()));
+        }
+    }
+
     /// Tells the guests once that nothing has come for as long as they want to know.
     async fn idle(&mut self) -> Result<(), Ended> {
-        let is_due = |after: Duration| !self.is_idle && self.reader.quiet() >= after;
+        let is_due = |after: Duration| !self.is_idle && self.lane.reader.quiet() >= after;
         if !self.chain.idle_after().is_some_and(is_due) {
             return Ok(());
         }
-        if let Some(received) = self.reader.try_next() {
+        if let Some(received) = self.lane.reader.try_next() {
             return self.pending.push(received).map_err(bad_input);
         }
         let output = self.chain.idle().await.map_err(|error| Ended::Failed(error.to_string()))?;
@@ -171,6 +245,7 @@ impl Running {
         let output = self.chain.go_on().await.and_then(|output| fitting(output, None));
         let (output, outputs) = output.map_err(|error| Ended::Failed(error.to_string()))?;
         self.chain.accept();
+        self.note_change();
         if outputs.is_empty() && output.state.is_empty() {
             return Ok(());
         }
@@ -178,8 +253,8 @@ impl Running {
     }
 
     async fn commit_at(&self, commit: Commit, step: Step) -> Result<(), Ended> {
-        let (epoch, position) = self.at;
-        self.committer.commit(commit, (&self.input.work, epoch, position), &self.progress, step).await
+        let Lane { input, progress, at: (epoch, position), .. } = &self.lane;
+        self.committer.commit(commit, (&input.work, *epoch, *position), progress, step).await
     }
 
     /// Processes a batch; where guests fail on it, or it comes to more than an entry of the log may have, halves it until the
@@ -196,6 +271,9 @@ impl Running {
             let (output, outputs) = match outcome {
                 Ok(fitting) => {
                     self.chain.accept();
+                    if Notice::is_of(rows.schema_ref()) {
+                        self.note_change();
+                    }
                     fitting
                 }
                 // What guests have yet to put out may be what is too much.
@@ -206,6 +284,9 @@ impl Running {
                     cleared = Some(start);
                     ranges.push((start, count));
                     continue;
+                }
+                Err(ChainError::Rows { function, reason }) if Notice::is_of(rows.schema_ref()) && count == 1 => {
+                    return Err(Ended::Failed(format!("{function} cannot change its number of partitions: {reason}")));
                 }
                 Err(ChainError::Rows { function, reason }) if count == 1 => {
                     tracing::warn!(%function, %reason, "a record goes to the dead-letter stream");
@@ -221,7 +302,7 @@ impl Running {
                 }
                 Err(error @ ChainError::Function { .. }) => return Err(Ended::Failed(error.to_string())),
             };
-            self.at = (batch.epoch, batch.position_after(start + count));
+            self.lane.at = (batch.epoch, batch.position_after(start + count));
             self.is_idle = false;
             let step = Step {
                 rows_in: count as u64,
@@ -282,6 +363,10 @@ fn encode(output: &ChainOutput, origin_us: Option<i64>) -> Result<Vec<PortBatch>
         encoded.push(batch::encode(PORT_DEAD_LETTER, &batch::dead_letters(&output.rejected)?, origin_us)?);
     }
     Ok(encoded)
+}
+
+fn ended() -> Ended {
+    Ended::Failed("an input's reader ended".to_owned())
 }
 
 fn bad_input(error: BatchError) -> Ended {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use littoral_model::work::WorkId;
 use littoral_runtime::latency::{Latency, Quantiles};
+use littoral_sql::Change;
 use metrics::{Counter, Histogram};
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +49,17 @@ struct Inner {
     unseen: Latency,
     first_us: Option<i64>,
     last_us: Option<i64>,
+    rescaled: Option<Rescaled>,
     last_error: Option<String>,
+}
+
+/// A change of the number of partitions that a stage is done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rescaled {
+    /// Which change.
+    pub change: Change,
+    /// For how long rows waited for it, in microseconds; nothing if they did not, or it was done before the stage was started.
+    pub pause_us: Option<u64>,
 }
 
 /// How long a window of what is recent is at least; twice as long at most.
@@ -222,6 +233,18 @@ impl Stats {
     #[must_use]
     pub fn runs_since(&self) -> Option<Instant> {
         self.lock().runs_since
+    }
+
+    /// Takes note of a change of the number of partitions that it is done with, for which rows waited so long.
+    pub fn rescaled(&self, change: Change, pause: Option<Duration>) {
+        let pause_us = pause.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
+        self.lock().rescaled = Some(Rescaled { change, pause_us });
+    }
+
+    /// The last such change.
+    #[must_use]
+    pub fn last_rescaled(&self) -> Option<Rescaled> {
+        self.lock().rescaled
     }
 
     /// Whether there is something to tell: it runs, or it has failed before it ran.

@@ -44,6 +44,13 @@ pub const PORT_MAIN: &str = "main";
 pub fn partition_port(partition: u32) -> String {
     format!("{PORT_MAIN}.{partition}")
 }
+/// The port of the key groups that a stage hands over to one of its partitions, where their number changes.
+#[must_use]
+pub fn handover_port(partition: u32) -> String {
+    format!("handover.{partition}")
+}
+/// The port on which the first partition of a stage announces that the number of its partitions changes.
+pub const PORT_CHANGES: &str = "changes";
 /// The port of a stage's rejected rows.
 pub const PORT_DEAD_LETTER: &str = "dead-letter";
 

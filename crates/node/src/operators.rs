@@ -20,8 +20,9 @@ use crate::logs::Logs;
 pub(crate) enum Guest {
     /// A component.
     Component(Component),
-    /// A query in SQL, over which partition of its input, and the functions that it calls.
-    Query { plan: Arc<Plan>, partition: u32, called: BTreeMap<FunctionName, Component> },
+    /// A query in SQL, over which partition of its input, and the functions that it calls. Where the number of partitions by key is
+    /// changed, it was `first` before that.
+    Query { plan: Arc<Plan>, partition: u32, first: Option<u32>, called: BTreeMap<FunctionName, Component> },
 }
 
 /// A component, and what the manifest sets for it.
@@ -50,8 +51,17 @@ impl Operators for Guests {
         }
     }
 
-    fn may_have_more(&self, place: usize) -> bool {
-        matches!(self.guests.get(place), Some(Guest::Query { plan, .. }) if plan.may_have_more())
+    fn may_have_more(&self, place: usize, has_state: bool) -> bool {
+        match self.guests.get(place) {
+            // It may have a change to announce.
+            Some(Guest::Query { plan, partition: 0, first: Some(_), .. }) if plan.keyed_partitions().is_some() => true,
+            Some(Guest::Query { plan, .. }) => has_state && plan.may_have_more(),
+            Some(Guest::Component(_)) | None => false,
+        }
+    }
+
+    fn may_come_first(&self, place: usize) -> bool {
+        matches!(self.guests.get(place), Some(Guest::Query { plan, first: Some(_), .. }) if plan.keyed_partitions().is_some())
     }
 
     async fn make(&self, place: usize) -> Result<Box<dyn Operator>, StageError> {
@@ -59,13 +69,13 @@ impl Operators for Guests {
             Guest::Component(Component { artifact, settings }) => {
                 Ok(Box::new(Stage::instantiate(&self.runtime, artifact, (**settings).clone()).await?))
             }
-            Guest::Query { plan, partition, called } => {
+            Guest::Query { plan, partition, first, called } => {
                 let mut callees = BTreeMap::new();
                 for (function, Component { artifact, settings }) in called {
                     let callee = Callee::new(&self.runtime, artifact, (**settings).clone()).await?;
                     callees.insert(function.clone(), callee);
                 }
-                Ok(Box::new(Query::new(Arc::clone(plan), *partition, callees)))
+                Ok(Box::new(Query::new(Arc::clone(plan), *partition, *first, callees)))
             }
         }
     }

@@ -99,11 +99,11 @@ pub(crate) struct Scale {
 }
 
 /// Asks for a report: the highest form that the asker reads. A node that sends nothing in its place reads the report alone; from form 2
-/// on, [`Scale`]s follow it, from form 3 on the keeper group, the variants and the stages that take rows.
+/// on, [`Scale`]s follow it, from form 4 on the keeper group, the variants and the stages that take rows.
 type Asked = u8;
 /// The form that this program reads.
-const FORM: Asked = 3;
-/// The form without the keeper group.
+const FORM: Asked = 4;
+/// The form without the keeper group; nodes of the form between them are told it, and ask for it then.
 const FORM_OF_SCALES: Asked = 2;
 
 /// What a report is made from.
@@ -208,7 +208,7 @@ fn in_form(payload: &Bytes, report: Report) -> Result<Bytes, String> {
     let encoded = match wire::decode::<()>(payload) {
         Ok(()) => wire::encode(&report),
         Err(_) => match wire::decode::<Asked>(payload).map_err(|error| error.to_string())? {
-            ..=FORM_OF_SCALES => wire::encode(&(&report, &report.scales)),
+            ..FORM => wire::encode(&(&report, &report.scales)),
             _ => wire::encode(&(&report, &report.scales, &report.group, &report.variants, &report.runs)),
         },
     };
@@ -231,8 +231,10 @@ pub(crate) fn assignments(reports: &[(NodeId, Report)]) -> std::collections::BTr
 mod tests {
     #![allow(clippy::unwrap_used)]
     use littoral_control::variants::Variant;
+    use littoral_flow::stats::Rescaled;
     use littoral_model::id::TenantId;
     use littoral_model::work::WorkKind;
+    use littoral_sql::Change;
 
     use super::*;
 
@@ -266,7 +268,10 @@ mod tests {
             partition: 1,
             site: "hall".parse().unwrap(),
         };
-        let runs = vec![Run { work, epoch: Epoch(2), artifacts: vec!["ab".to_owned()], pause_us: Some(9_000) }];
+        let change = Change { generation: 1, from: 2, to: 3 };
+        let rescaled = Some(Rescaled { change, pause_us: None });
+        let artifacts = vec!["ab".to_owned()];
+        let runs = vec![Run { work, epoch: Epoch(2), artifacts, pause_us: Some(9_000), rescaled }];
         let report = Report { scales: vec![scale], group, variants: vec![variant], runs, ..Report::default() };
         let old = in_form(&wire::encode(&()).unwrap(), report.clone()).unwrap();
         assert_eq!(wire::decode::<Report>(&old).unwrap().scales, []);

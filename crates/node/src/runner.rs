@@ -12,7 +12,8 @@ use littoral_flow::Ended;
 use littoral_flow::ingest::{self, IngestWork};
 use littoral_flow::reader::{Input, Source};
 use littoral_flow::stage::{self, StageWork};
-use littoral_flow::stats::{Snapshot, Stats};
+use littoral_flow::stats::{Rescaled, Snapshot, Stats};
+use littoral_model::entry::handover_port;
 use littoral_model::id::{ConnectorName, Epoch, FunctionName};
 use littoral_model::unit::Size;
 use littoral_model::work::WorkId;
@@ -77,6 +78,8 @@ pub(crate) struct Run {
     pub(crate) artifacts: Vec<String>,
     /// From when what ran there before was stopped until it took rows, in microseconds; nothing if nothing ran.
     pub(crate) pause_us: Option<u64>,
+    /// The last change of the number of partitions that it is done with.
+    pub(crate) rescaled: Option<Rescaled>,
 }
 
 impl Running {
@@ -139,7 +142,7 @@ impl Runner {
         let app = apps.apps.get(&work.app);
         let Some((app, placed)) = app.and_then(|app| Some((app, app.placement.work(work)?))) else { return Ok(()) };
         match &placed.role {
-            Role::Stage { functions, .. } => self.guests(app, functions, work.partition).await.map(drop),
+            role @ Role::Stage { .. } => self.guests(app, role, work.partition).await.map(drop),
             Role::StreamPartition { .. } | Role::Queue { .. } | Role::Source { .. } | Role::Sink { .. } => Ok(()),
         }
     }
@@ -228,7 +231,9 @@ impl Runner {
             let since = running.stats.runs_since().filter(|_| !running.task.is_finished())?;
             let pause = running.replaced.map(|replaced| since.saturating_duration_since(replaced));
             let pause_us = pause.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
-            Some(Run { work: work.clone(), epoch: running.epoch, artifacts: running.artifacts.clone(), pause_us })
+            let rescaled = running.stats.last_rescaled();
+            let (epoch, artifacts) = (running.epoch, running.artifacts.clone());
+            Some(Run { work: work.clone(), epoch, artifacts, pause_us, rescaled })
         });
         runs.collect()
     }
@@ -298,7 +303,7 @@ impl Runner {
         };
         self.works.configure(work, work_config(app, placed));
         let guests = match &placed.role {
-            Role::Stage { functions, .. } => match self.guests(app, functions, work.partition).await {
+            role @ Role::Stage { .. } => match self.guests(app, role, work.partition).await {
                 Ok(guests) => Some(guests),
                 Err(error) => return failed(stats, format!("{error:#}")),
             },
@@ -315,28 +320,29 @@ impl Runner {
         // The agent is gone only when the node stops.
         let _ = agent.send(Event::WorkStarted { work: work.clone(), epoch }).await;
         match (&placed.role, guests) {
-            (Role::StreamPartition { sources, .. }, _) => {
-                let inputs = sources.iter().map(input).collect();
-                self.run_partition(owned, inputs, Arc::clone(stats)).await
-            }
+            (Role::StreamPartition { sources, .. }, _) => self.run_partition(owned, sources, Arc::clone(stats)).await,
             (Role::Queue { .. }, _) => self.queues.run(owned, app).await,
             (Role::Source { source, partitions, .. }, _) => {
                 self.run_source(owned, app, (source, partitions), Arc::clone(stats)).await
             }
             (Role::Sink { sink, sources }, _) => self.run_sink(owned, app, (sink, sources), Arc::clone(stats)).await,
-            (Role::Stage { input: from, .. }, Some(guests)) => {
-                self.run_stage(owned, input(from), guests, Arc::clone(stats)).await
+            (Role::Stage { input: from, rescaling, .. }, Some(guests)) => {
+                let changes = rescaling.as_ref().and_then(|of| of.changes.as_ref());
+                self.run_stage(owned, (input(from), changes.map(input)), guests, Arc::clone(stats)).await
             }
             (Role::Stage { .. }, None) => Ended::Failed("its functions are not loaded".to_owned()),
         }
     }
 
-    async fn run_partition(&self, owned: Owned, inputs: Vec<Input>, stats: Arc<Stats>) -> Ended {
-        if inputs.is_empty() {
+    async fn run_partition(&self, owned: Owned, sources: &[littoral_plan::Source], stats: Arc<Stats>) -> Ended {
+        if sources.is_empty() {
             owned.lost().await;
             return Ended::Fenced;
         }
-        ingest::run(IngestWork { owned, inputs, source: Arc::clone(&self.source), stats }).await
+        let handover = handover_port(owned.work().partition);
+        let (predecessors, inputs): (Vec<Input>, Vec<Input>) =
+            sources.iter().map(input).partition(|input| input.port == handover);
+        ingest::run(IngestWork { owned, inputs, predecessors, source: Arc::clone(&self.source), stats }).await
     }
 
     async fn run_source(
@@ -376,7 +382,7 @@ impl Runner {
     async fn run_stage(
         &self,
         owned: Owned,
-        input: Input,
+        (input, changes): (Input, Option<Input>),
         loaded: (Guests, Option<Shards>),
         stats: Arc<Stats>,
     ) -> Ended {
@@ -385,6 +391,7 @@ impl Runner {
         let work = StageWork {
             owned,
             input,
+            changes,
             source: Arc::clone(&self.source),
             operators: Box::new(guests),
             first,
@@ -400,12 +407,9 @@ impl Runner {
 
     /// What a stage's functions are, and on which threads they compute, if on other ones: all of them, where none has a higher
     /// priority.
-    async fn guests(
-        &self,
-        app: &Arc<App>,
-        functions: &[StageFunction],
-        partition: u32,
-    ) -> anyhow::Result<(Guests, Option<Shards>)> {
+    async fn guests(&self, app: &Arc<App>, role: &Role, partition: u32) -> anyhow::Result<(Guests, Option<Shards>)> {
+        let Role::Stage { functions, rescaling, .. } = role else { anyhow::bail!("it is no stage of a flow") };
+        let first = rescaling.as_ref().map(|of| of.first);
         let mut guests = Vec::with_capacity(functions.len());
         let mut asides = Vec::new();
         for function in functions {
@@ -419,7 +423,7 @@ impl Runner {
                 // It has the priority of what it calls, if that has one of its own.
                 let aside = asides_of_called.into_iter().collect::<Option<Vec<Shards>>>();
                 asides.extend(aside.into_iter().flatten().next().map(Some));
-                guests.push(Guest::Query { plan: Arc::clone(plan), partition, called });
+                guests.push(Guest::Query { plan: Arc::clone(plan), partition, first, called });
                 continue;
             }
             let mut loaded = self.loader.load(app, &function.function, &function.artifact).await?;
@@ -510,6 +514,6 @@ fn work_config(app: &App, placed: &PlacedWork) -> WorkConfig {
 
 /// The works of the app that read a work.
 fn consumers(placement: &Placement, work: &WorkId) -> Vec<WorkId> {
-    let reads = |placed: &&PlacedWork| placed.role.inputs().iter().any(|source| source.work == *work);
+    let reads = |placed: &&PlacedWork| placed.role.inputs().any(|source| source.work == *work);
     placement.works.iter().filter(reads).map(|placed| placed.work.clone()).collect()
 }

@@ -64,7 +64,7 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
         let ack = stream.ack.map(ack_of);
         let placement = Constraints::from(&stream.placement);
         let rate_bps = stream.rate.map(Bandwidth::as_bits_per_second);
-        (name.clone(), StreamSpec { partitions: stream.partitions, placement, ack, rate_bps, partitions_before: None })
+        (name.clone(), StreamSpec { partitions: stream.partitions, placement, ack, rate_bps, before: None })
     });
     let flows = manifest.flows.iter().map(|(name, flow)| {
         let sink = flow.sink.as_ref().map(|sink| match sink {

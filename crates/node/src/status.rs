@@ -18,8 +18,8 @@ use littoral_runtime::latency;
 use crate::admin::exchange::artifact_digest;
 use crate::admin::types::{
     AppStatus, ConditionStatus, ConnectorDirection, ConnectorStatus, FlowStatus, FunctionStatus, Health,
-    InstancesStatus, LinkStatus, NodeState, NodeStatus, PartitionStatus, Quantiles, RunStatus, ServedStatus,
-    SinkStatus, StageStatus, StreamStatus, VariantStatus,
+    InstancesStatus, LinkStatus, NodeState, NodeStatus, PartitionStatus, Quantiles, RescaledStatus, RunStatus,
+    ServedStatus, SinkStatus, StageStatus, StreamStatus, VariantStatus,
 };
 use crate::functions::Standing;
 use crate::intent::{App, Apps};
@@ -263,7 +263,12 @@ impl Picture {
         let (_, report) = self.reports.iter().find(|(node, _)| node == owner)?;
         let run = report.runs.iter().find(|run| run.work == *work)?;
         let pause_ms = run.pause_us.map(|pause_us| pause_us as f64 / 1e3);
-        Some(RunStatus { artifacts: run.artifacts.clone(), pause_ms })
+        let rescaled = run.rescaled.map(|rescaled| RescaledStatus {
+            from: rescaled.change.from,
+            to: rescaled.change.to,
+            pause_ms: rescaled.pause_us.map(|pause_us| pause_us as f64 / 1e3),
+        });
+        Some(RunStatus { artifacts: run.artifacts.clone(), pause_ms, rescaled })
     }
 
     /// What arrives at the streams that a flow writes to; latencies are those of the slowest partition.

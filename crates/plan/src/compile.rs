@@ -39,6 +39,7 @@ pub fn compile(spec: &AppSpec, fabric: &Fabric, existing: &[Assignment]) -> Resu
     for (name, flow) in flows {
         planner.place_flow(name, flow);
     }
+    planner.connect_rescaled();
     planner.place_streams_left();
     planner.place_connectors();
     planner.place_instances();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use littoral_model::entry::{PORT_DEAD_LETTER, PORT_MAIN, partition_port};
+use littoral_model::entry::{PORT_CHANGES, PORT_DEAD_LETTER, PORT_MAIN, handover_port, partition_port};
 use littoral_model::id::{FlowName, FunctionName, NodeId, StreamName};
 use littoral_model::manifest::Partitioning;
 use littoral_model::unit::Bandwidth;
@@ -15,7 +15,7 @@ use crate::explain;
 use crate::kept::KeptWork;
 use crate::links::Basis;
 use crate::objective::REFERENCE_EXECUTION_US;
-use crate::placement::{FlowPrediction, Hop, PlacedWork, Role, Source, StageFunction, Step};
+use crate::placement::{FlowPrediction, Hop, PlacedWork, Rescaling, Role, Source, StageFunction, Step};
 use crate::reason::{Milliseconds, Reason};
 use crate::refusal::{NearestMiss, Unplaceable};
 use crate::spec::{Constraints, FlowSpec, FunctionSpec, Sink};
@@ -127,14 +127,48 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Where the number of partitions by key changes, or has changed, connects the stages of all partitions with one another: the first of
+    /// those with key groups announces it to those that spread rows, and each hands over to each.
+    pub(crate) fn connect_rescaled(&mut self) {
+        let is_keyed = |name: &StreamName| {
+            let flows = self.spec.flows.values().filter(|flow| flow.sink == Some(Sink::Stream(name.clone())));
+            flows.into_iter().any(|flow| self.goes_by_key(flow))
+        };
+        let rescaled = self.spec.streams.iter().filter(|(name, _)| is_keyed(name));
+        let rescaled: Vec<_> = rescaled.filter_map(|(name, stream)| Some((name, stream.before?.first))).collect();
+        for (stream, first) in rescaled {
+            let reads = |placed: &PlacedWork| {
+                matches!(&placed.role, Role::Stage { input, .. }
+                    if input.work.kind == WorkKind::Stream && input.work.name == stream.as_str())
+            };
+            let keyed: Vec<WorkId> =
+                self.stages.iter().filter(|placed| reads(placed)).map(|placed| placed.work.clone()).collect();
+            let Some(announces) = keyed.iter().find(|work| work.partition == 0) else { continue };
+            let changes = Source { work: announces.clone(), port: PORT_CHANGES.to_owned() };
+            for placed in &mut self.stages {
+                let Role::Stage { input, outputs, rescaling, .. } = &mut placed.role else { continue };
+                let has_groups = input.work.kind == WorkKind::Stream && input.work.name == stream.as_str();
+                let spreads = outputs.get(&partition_port(0)) == Some(stream);
+                if has_groups || spreads {
+                    let changes = Some(changes.clone()).filter(|_| spreads);
+                    *rescaling = Some(Rescaling { first, changes });
+                }
+            }
+            for partition in 0..self.partitions(stream) {
+                for work in &keyed {
+                    self.connect(stream, partition, Source { work: work.clone(), port: handover_port(partition) });
+                }
+            }
+        }
+    }
+
     /// Whether the last stage of a flow puts out rows for each partition of its sink.
     fn goes_by_key(&self, flow: &FlowSpec) -> bool {
         let last = flow.stages.last().and_then(|stage| self.spec.functions.get(stage));
         last.is_some_and(|function| matches!(function.partitioning, Partitioning::ByKey(_)))
     }
 
-    /// The finding for a flow whose source has other partitions than its rows are grouped from, or whose rows were spread over another
-    /// number than they are to be: the groups that there are would not be where their rows go.
+    /// The finding for a flow whose source has other partitions than its rows are grouped from.
     fn divided(&self, name: &FlowName, flow: &FlowSpec) -> Option<Unplaceable> {
         let (source, partitions) = (&flow.source, self.partitions(&flow.source));
         let constraint = flow.stages.iter().find_map(|stage| match self.spec.functions.get(stage)?.partitioning {
@@ -146,22 +180,7 @@ impl<'a> Planner<'a> {
             )),
             _ => None,
         });
-        let constraint = constraint.or_else(|| self.spread_otherwise(flow))?;
-        Some(Unplaceable { what: format!("flow {name}"), constraint, nearest_miss: None })
-    }
-
-    fn spread_otherwise(&self, flow: &FlowSpec) -> Option<String> {
-        let Some(Sink::Stream(sink)) = flow.sink.as_ref().filter(|_| self.goes_by_key(flow)) else { return None };
-        let stream = self.spec.streams.get(sink)?;
-        let (wanted, laid) = (stream.partitions?, self.laid(sink));
-        // What lies with nodes that cannot be reached is not among what is laid.
-        let before = stream.partitions_before.unwrap_or(wanted).max(laid);
-        (before != wanted).then(|| {
-            format!(
-                "the rows of {} to be spread by their keys over {wanted} partitions; {sink} has {before}, and what is kept of keys cannot change its partition: say PARTITIONS {before}, or give the flow another name",
-                flow.source
-            )
-        })
+        Some(Unplaceable { what: format!("flow {name}"), constraint: constraint?, nearest_miss: None })
     }
 
     /// Takes what a chain needs of the links on its way.
@@ -436,6 +455,7 @@ impl<'a> Planner<'a> {
                 functions: functions.iter().map(stage).collect(),
                 input,
                 outputs,
+                rescaling: None,
             },
             requires,
             memory_bytes: functions.iter().map(|(_, f)| f.memory_bytes).fold(0, u64::saturating_add),

@@ -51,11 +51,14 @@ pub use fabric::{Fabric, NodeView};
 pub use instances::{Candidate, Serving};
 pub use links::{Basis, LinkEstimate, Links};
 pub use objective::{Objective, Weighed};
-pub use placement::{FlowPrediction, Hop, PlacedFunction, PlacedWork, Placement, Role, Source, StageFunction, Step};
+pub use placement::{
+    FlowPrediction, Hop, PlacedFunction, PlacedWork, Placement, Rescaling, Role, Source, StageFunction, Step,
+};
 pub use reason::Reason;
 pub use refusal::{NearestMiss, Refusal, Unplaceable};
 pub use spec::{
-    Ack, AppSpec, ConnectorSpec, Constraints, Direction, FlowSpec, FunctionSpec, Interface, QueueSpec, Sink, StreamSpec,
+    Ack, AppSpec, ConnectorSpec, Constraints, Direction, FlowSpec, FunctionSpec, Interface, PartitionsBefore,
+    QueueSpec, Sink, StreamSpec,
 };
 pub use traffic::{Traffic, traffic};
 

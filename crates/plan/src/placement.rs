@@ -72,6 +72,9 @@ pub enum Role {
         input: Source,
         /// Which port's rows go to which stream. Without an entry for the main port, the next stage reads it.
         outputs: BTreeMap<String, StreamName>,
+        /// If the number of partitions by key changes while it runs: what it has to know of that.
+        #[serde(default)]
+        rescaling: Option<Rescaling>,
     },
     /// It makes records of a stream of what is outside.
     Source {
@@ -101,13 +104,27 @@ pub enum Role {
 impl Role {
     /// What it reads of other works.
     #[must_use]
-    pub fn inputs(&self) -> &[Source] {
-        match self {
-            Self::StreamPartition { sources, .. } | Self::Queue { sources, .. } | Self::Sink { sources, .. } => sources,
-            Self::Source { .. } => &[],
-            Self::Stage { input, .. } => std::slice::from_ref(input),
-        }
+    pub fn inputs(&self) -> impl Iterator<Item = &Source> {
+        let (all, changes): (&[Source], Option<&Source>) = match self {
+            Self::StreamPartition { sources, .. } | Self::Queue { sources, .. } | Self::Sink { sources, .. } => {
+                (sources, None)
+            }
+            Self::Source { .. } => (&[], None),
+            Self::Stage { input, rescaling, .. } => {
+                (std::slice::from_ref(input), rescaling.as_ref().and_then(|of| of.changes.as_ref()))
+            }
+        };
+        all.iter().chain(changes)
     }
+}
+
+/// What a stage knows of changes of the number of partitions by key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Rescaling {
+    /// How many there were before the first change.
+    pub first: u32,
+    /// Where changes are announced, if it is one of those that spread rows by their keys.
+    pub changes: Option<Source>,
 }
 
 /// One function of a stage.

@@ -221,9 +221,18 @@ pub struct StreamSpec {
     /// How much is published to each partition, in bits per second; none if that is not stated.
     #[serde(default)]
     pub rate_bps: Option<u64>,
-    /// How many partitions it has where the app is deployed already; none if that is not known. Only whoever plans needs it.
+    /// How many partitions it had before, where that number is changed, or was. Only whoever plans needs it.
     #[serde(skip)]
-    pub partitions_before: Option<u32>,
+    pub before: Option<PartitionsBefore>,
+}
+
+/// How many partitions a stream has had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionsBefore {
+    /// At first.
+    pub first: u32,
+    /// At most, also where they are not laid yet.
+    pub most: u32,
 }
 
 /// When a record counts as stored.

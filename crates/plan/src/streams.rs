@@ -186,7 +186,7 @@ impl Planner<'_> {
             }
             None => 1,
         };
-        wanted.max(count).max(1)
+        wanted.max(count).max(stream.before.map_or(1, |before| before.most)).max(1)
     }
 
     /// How many partitions a stream has had before this placement.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use littoral_model::entry::PORT_MAIN;
 use littoral_model::id::{FlowName, NodeId};
 
 use crate::placement::{Placement, Role};
@@ -34,7 +35,9 @@ impl AppSpec {
 pub fn traffic(placement: &Placement, rate_bps: impl Fn(&FlowName) -> Option<u64>) -> Vec<Traffic> {
     let mut sent = Vec::new();
     for placed in &placement.works {
-        for source in placed.role.inputs() {
+        // What is said of changes of partitions is little, and seldom.
+        let rows = placed.role.inputs().filter(|source| source.port.starts_with(PORT_MAIN));
+        for source in rows {
             let writer = placement.work(&source.work).filter(|writer| writer.owner != placed.owner);
             let flow = match (&placed.role, writer.map(|writer| &writer.role)) {
                 (Role::Stage { flow, .. }, _) | (Role::StreamPartition { .. }, Some(Role::Stage { flow, .. })) => flow,

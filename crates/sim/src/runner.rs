@@ -104,7 +104,7 @@ async fn run(node: &Arc<Node>, work: &WorkId, epoch: Epoch, agent: &mpsc::Sender
         return "it was replaced".to_owned();
     }
     agent.send(Event::WorkStarted { work: work.clone(), epoch }).await.ok();
-    let inputs: Vec<Source> = placed.role.inputs().to_vec();
+    let inputs: Vec<Source> = placed.role.inputs().cloned().collect();
     if inputs.is_empty() {
         owned.lost().await;
         return "it was replaced".to_owned();
@@ -204,7 +204,7 @@ fn config(node: &Node, placement: &Placement, placed: &PlacedWork) -> WorkConfig
         littoral_plan::Ack::Local => Ack::Local,
         littoral_plan::Ack::Site => Ack::Site,
     };
-    let reads = |other: &&PlacedWork| other.role.inputs().iter().any(|source| source.work == placed.work);
+    let reads = |other: &&PlacedWork| other.role.inputs().any(|source| source.work == placed.work);
     let consumers = placement.works.iter().filter(reads).map(|other| other.work.clone()).collect();
     WorkConfig { ack, retention, bytes_max, consumers }
 }

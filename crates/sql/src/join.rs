@@ -135,7 +135,7 @@ impl Joining {
         usize::from(producer >= one(&self.sides, 0).producers)
     }
 
-    fn producers(&self) -> u32 {
+    pub(crate) fn producers(&self) -> u32 {
         self.sides.iter().map(|side| side.producers).sum()
     }
 

@@ -4,7 +4,7 @@
 //! adds their streams and flows to the manifest. What each flow's stage does is a [`Plan`]; a [`Stage`] runs it, with its
 //! expressions evaluated over whole columns (`eval`), and groups in windows row by row (`group`), where the stream has several partitions
 //! after a stage that spreads the rows by their keys (`shard`), and so are the pairs of two streams that are joined (`join`).
-//! What a stage keeps of keys can go to partitions of another number (`stage/handover`).
+//! What a stage keeps of keys goes to partitions of another number while rows flow (`stage/rescale`).
 //! Functions of the app that expressions call are computed elsewhere (`user_function`).
 //! Semantics are PostgreSQL's where the standard leaves room; `docs/reference/sql.md` says where they differ.
 //!
@@ -36,6 +36,6 @@ mod value;
 
 pub use plan::Plan;
 pub use program::{FlowPlan, Mistakes, Program, expand};
-pub use stage::{Output, PORT_LATE, Rescaling, Stage, StageError};
+pub use stage::{Change, Notice, Output, PORT_LATE, Rescaling, Stage, StageError};
 pub use types::{Column, Type, record_columns};
 pub use user_function::{Call, CallError, Called, Calling, Functions, UserFunction};

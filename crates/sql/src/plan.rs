@@ -25,10 +25,10 @@ pub struct Plan {
     pub(crate) output: Vec<Column>,
     /// Whether there is a stream for rows that come too late.
     pub(crate) has_late_port: bool,
-    /// Equal for plans that can go on with one another's state.
+    /// Equal for plans that can go on with one another's state, over however many partitions rows are spread by their keys.
     pub(crate) state_layout: u64,
-    /// Equal for plans whose key groups can go on in one another, over however many partitions these are spread.
-    pub(crate) handed_layout: u64,
+    /// Over how many partitions the rows that it reads are spread by their keys, if they are.
+    pub(crate) keyed_partitions: Option<u32>,
     /// Equal for plans that do the same.
     pub(crate) fingerprint: u64,
 }
@@ -93,8 +93,9 @@ impl Plan {
 
     /// The same with its fingerprint.
     pub(crate) fn identified(self) -> Self {
-        let Self { input, is_record, filter, shape, output, has_late_port, .. } = &self;
-        let described = format!("{input:?} {is_record} {filter:?} {shape:?} {output:?} {has_late_port}");
+        let Self { input, is_record, filter, shape, output, has_late_port, keyed_partitions, .. } = &self;
+        let mut described = format!("{input:?} {is_record} {filter:?} {shape:?} {output:?} {has_late_port}");
+        described.extend(keyed_partitions.map(|partitions| format!(" over {partitions}")));
         Self { fingerprint: hash(described.as_bytes()), ..self }
     }
 

@@ -16,7 +16,7 @@ use crate::check::{Checker, Scope, UserFunctions};
 use crate::expr::Expr;
 use crate::plan::{Plan, Shape};
 use crate::source::Source;
-use crate::spread::{Spread, layout_over, spread, usual_partitions};
+use crate::spread::{Spread, spread, usual_partitions};
 use crate::statement::{CreateFlow, Watermark};
 use crate::types::{Column, Type, are_of_record};
 use crate::user_function::UserFunction;
@@ -194,18 +194,14 @@ fn check_one(source: &mut Source<'_>, known: &Known, flow: &CreateFlow, select: 
     }
     let watermark = carried(&table, &shape, &output);
     let apart = table.partitions.and_then(|producers| spread_over(producers, flow));
-    let layout =
-        |over: &str| window::layout(&name, &table.columns, &shape, apart.map(|(producers, _)| (producers, over)));
-    let (state_layout, handed_layout) = match apart {
-        Some((producers, partitions)) => (layout(&layout_over(partitions, usual_partitions(producers))), layout("")),
-        None => (layout(""), layout("")),
-    };
+    let state_layout = window::layout(&name, &table.columns, &shape, apart.map(|(producers, _)| producers));
     // What functions put out is as it is, whatever its columns are called.
     let is_record = are_of_record(&table.columns) || !functions.is_empty();
     let (mut filter, mut shape) = (filter?, shape);
     let input = if has_late_port { table.columns.clone() } else { used(&table.columns, &mut filter, &mut shape) };
+    let keyed_partitions = None;
     let plan =
-        Plan { input, is_record, filter, shape, output, has_late_port, state_layout, handed_layout, fingerprint: 0 };
+        Plan { input, is_record, filter, shape, output, has_late_port, state_layout, keyed_partitions, fingerprint: 0 };
     let (spread, plan) = match apart {
         Some(apart) => spread(plan, &name, apart, flow.idle.as_ref().map(|idle| idle.us)),
         None => (None, plan.identified()),
@@ -215,8 +211,9 @@ fn check_one(source: &mut Source<'_>, known: &Known, flow: &CreateFlow, select: 
 
 /// From how many partitions of the source over how many of their keys rows of windows are spread, if they are.
 fn spread_over(producers: u32, flow: &CreateFlow) -> Option<(u32, u32)> {
-    let partitions = flow.partitions.as_ref().map_or_else(|| usual_partitions(producers), |of| of.number);
-    (producers.max(partitions) > 1).then_some((producers, partitions))
+    let said = flow.partitions.as_ref().map(|of| of.number);
+    // Where it is said it may be changed.
+    (producers > 1 || said.is_some()).then(|| (producers, said.unwrap_or_else(|| usual_partitions(producers))))
 }
 
 /// Refuses ports where no function has any.

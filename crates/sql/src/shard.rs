@@ -62,7 +62,7 @@ struct Lane {
 }
 
 impl Shards {
-    /// Takes rows of a partition of the source. Those that the filter does not pass are not sent, and move the watermark like all
+    /// Takes rows of a partition of the source, which go over so many partitions of the groups. Those that the filter does not pass are not sent, and move the watermark like all
     /// others.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl Shards {
     pub(crate) fn take(
         &mut self,
         (sharding, schema): (&Sharding, &SchemaRef),
-        partition: u32,
+        (partition, over): (u32, u32),
         (columns, inputs): (&[ArrayRef], &Inputs),
         arrivals: impl Iterator<Item = Arrival>,
     ) -> Result<Sharded, ArrowError> {
@@ -78,7 +78,7 @@ impl Shards {
         let before = self.0;
         let told = (!before.is_idle).then_some(before.watermark_us);
         let lane = |_| Lane { rows: Vec::new(), watermarks: Vec::new(), told };
-        let mut lanes: Vec<Lane> = (0..sharding.partitions).map(lane).collect();
+        let mut lanes: Vec<Lane> = (0..over).map(lane).collect();
         let mut has_any = false;
         for arrival in arrivals {
             let kept = arrival.kept.filter(|kept| !sharded.rejected.contains_key(kept));
@@ -88,7 +88,7 @@ impl Shards {
                     if sharding.is_late(time_us, self.0.watermark_us) {
                         sharded.late.push(place);
                     } else {
-                        sent = lanes.get_mut(lane_of(inputs.part(kept), sharding.partitions) as usize);
+                        sent = lanes.get_mut(lane_of(inputs.part(kept), over) as usize);
                         sent.iter_mut().for_each(|lane| lane.push(Some(place), self.0.watermark_us));
                     }
                 }
@@ -123,7 +123,7 @@ impl Shards {
     pub(crate) fn idle(
         &mut self,
         (sharding, schema): (&Sharding, &SchemaRef),
-        partition: u32,
+        (partition, over): (u32, u32),
     ) -> Result<Sharded, ArrowError> {
         if std::mem::replace(&mut self.0.is_idle, true) {
             return Ok(Sharded::default());
@@ -132,20 +132,8 @@ impl Shards {
         let producer: ArrayRef = Arc::new(Int64Array::from(vec![i64::from(sharding.first + partition)]));
         let columns: Vec<ArrayRef> = std::iter::once(producer).chain(nothing.skip(1)).collect();
         let rows = RecordBatch::try_new(Arc::clone(schema), columns)?;
-        let parts = (0..sharding.partitions).map(|partition| (partition, rows.clone())).collect();
+        let parts = (0..over).map(|partition| (partition, rows.clone())).collect();
         Ok(Sharded { parts, dirty: vec![WATERMARK_GROUP], ..Sharded::default() })
-    }
-
-    /// How far it is.
-    pub(crate) fn progress(&self) -> Progress {
-        self.0
-    }
-
-    /// Goes on from where this partition of the source was, and says which parts of the state change by that.
-    pub(crate) fn go_on_from(&mut self, producers: &[(u32, Progress)], partition: u32) -> Vec<u32> {
-        let own = producers.iter().find(|(of, _)| *of == partition).map(|(_, progress)| *progress);
-        self.0 = own.unwrap_or_default();
-        vec![WATERMARK_GROUP]
     }
 
     /// The state of a key group; nothing if it has none.

@@ -79,6 +79,7 @@ pub(crate) fn spread(
         shape: Shape::Group(grouping),
         output: plan.output,
         has_late_port: false,
+        keyed_partitions: Some(partitions),
         ..plan
     };
     let plan = Plan { shape: Shape::Shard(Box::new(sharding)), output: columns, ..plan };
@@ -137,8 +138,7 @@ pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
     join.each_column(&mut |place| *place = wanted.range(..*place).count());
     let usual = usual_partitions(join.sides.iter().map(|side| side.partitions).max().unwrap_or(1));
     let partitions = join.partitions.unwrap_or(usual);
-    let over = layout_over(partitions, usual);
-    let (state_layout, handed_layout) = (join.layout(&wanted, &over), join.layout(&wanted, ""));
+    let state_layout = join.layout(&wanted);
     let Checked { sides: [left, right], keys, pairing, on, filter, project, output, has_late_port, idle_us, .. } = join;
     let start = left.columns.len();
     // Values of one type of both sides share their places, for a row has those of one side.
@@ -162,7 +162,7 @@ pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
         output,
         has_late_port: false,
         state_layout,
-        handed_layout,
+        keyed_partitions: Some(partitions),
         fingerprint: 0,
     };
     // A version is never late: it is valid from then on.
@@ -181,7 +181,7 @@ pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
         let arguments = types.iter().enumerate().map(argument).collect();
         let has_late_port = has_late_port && lateness != Lateness::Never;
         let sharding = side.sharding((first, partitions), lateness, idle_us, arguments);
-        side.part(name, (sharding, &over), &columns, has_late_port)
+        side.part(name, sharding, &columns, has_late_port)
     });
     (Spread { parts: parts.into(), partitions }, plan.identified())
 }
@@ -195,7 +195,7 @@ impl Checked {
 
     /// What the state of the pairs depends on: the streams and their numbers of partitions, the columns that are `wanted` of them,
     /// the key, which moments pairs have, and for rows that come out alone what they are not joined by.
-    fn layout(&self, wanted: &BTreeSet<usize>, over: &str) -> u64 {
+    fn layout(&self, wanted: &BTreeSet<usize>) -> u64 {
         let [left, right] = &self.sides;
         let of = |side: &CheckedSide, start: usize| {
             let named = |place: &usize| side.columns.get(*place).map(|column| (column.name.clone(), column.ty));
@@ -222,7 +222,7 @@ impl Checked {
             Pairing::Within { low_us, high_us } => format!("{low_us} {high_us}"),
             Pairing::Version => "version".to_owned(),
         };
-        hash(format!("join {left} {right} {:?} {pairing} {on:?}{over}", self.keys).as_bytes())
+        hash(format!("join {left} {right} {:?} {pairing} {on:?}", self.keys).as_bytes())
     }
 }
 
@@ -272,17 +272,10 @@ impl CheckedSide {
         }
     }
 
-    fn part(
-        self,
-        name: &'static str,
-        (sharding, over): (Sharding, &str),
-        between: &[Column],
-        has_late_port: bool,
-    ) -> Part {
+    fn part(self, name: &'static str, sharding: Sharding, between: &[Column], has_late_port: bool) -> Part {
         let Self { source, columns, mut filter, .. } = self;
         let time = columns.get(sharding.time).map(|column| column.name.as_str());
-        let layout = format!("{name} of a join {source} of {} {time:?}", sharding.producers);
-        let (state_layout, handed_layout) = (hash(format!("{layout}{over}").as_bytes()), hash(layout.as_bytes()));
+        let state_layout = hash(format!("{name} of a join {source} of {} {time:?}", sharding.producers).as_bytes());
         let mut shape = Shape::Shard(Box::new(sharding));
         let is_record = are_of_record(&columns);
         let input = if has_late_port { columns } else { used(&columns, &mut filter, &mut shape) };
@@ -295,17 +288,11 @@ impl CheckedSide {
             output,
             has_late_port,
             state_layout,
-            handed_layout,
+            keyed_partitions: None,
             fingerprint: 0,
         };
         Part { name, source, plan: plan.identified() }
     }
-}
-
-/// What the layout of state says of the number of partitions over which rows are spread: as it was before flows could say it, where
-/// that is the usual one, so that what has a state goes on with it.
-pub(crate) fn layout_over(partitions: u32, usual: u32) -> String {
-    if partitions == usual { String::new() } else { format!(" over {partitions}") }
 }
 
 /// A value that is not there.

@@ -1,6 +1,6 @@
 //! Runs the plan of a stage over batches of rows, and keeps its state.
 
-mod handover;
+mod rescale;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -21,8 +21,8 @@ use crate::shard::{self, Shards};
 use crate::types::Column;
 use crate::user_function::{Calls, Functions, NoFunctions, at_once, computed};
 use crate::value::{Cell, cell};
-pub use handover::Rescaling;
-use handover::{LAST, Taking};
+pub use rescale::{Change, Notice, Rescaling};
+use rescale::{Changes, RESCALING};
 
 /// The port of a stage's rows that came after their windows were closed.
 pub const PORT_LATE: &str = "late";
@@ -43,6 +43,10 @@ pub struct Output {
     pub rejected: Vec<(u32, String)>,
     /// The groups that failed as they were put out, and why.
     pub failed: Vec<String>,
+    /// Key groups that are handed over, by the partition of this stage that they are for.
+    pub handed: Vec<(u32, RecordBatch)>,
+    /// What is announced to those that spread rows to it.
+    pub announced: Option<RecordBatch>,
     /// The key groups whose state changed.
     pub dirty: Vec<u32>,
 }
@@ -80,8 +84,7 @@ pub struct Stage {
     groups: Groups,
     shards: Shards,
     joins: Joins,
-    /// What it has heard of those that hand over to it, until it has all.
-    taking: Option<Taking>,
+    changes: Changes,
     result: SchemaRef,
 }
 
@@ -95,10 +98,10 @@ impl Stage {
             Shape::Project(_) | Shape::Shard(_) | Shape::Join(_) => Groups::default(),
         };
         let (shards, joins) = (Shards::default(), Joins::default());
-        Self { plan, partition, decoder: None, groups, shards, joins, taking: None, result }
+        Self { plan, partition, decoder: None, groups, shards, joins, changes: Changes::default(), result }
     }
 
-    /// Tells it the columns of its input.
+    /// Tells it the columns of its input; those of a [`Notice`] it knows.
     ///
     /// # Errors
     /// When they are not those that the stream declares.
@@ -126,6 +129,9 @@ impl Stage {
         rows: &RecordBatch,
         functions: &mut dyn Functions,
     ) -> Result<Output, StageError> {
+        if Notice::is_of(rows.schema_ref()) {
+            return self.take_notices(rows);
+        }
         self.refuse_rows()?;
         let Some(decoder) = &self.decoder else { return Err(StageError::Input("it was not opened".to_owned())) };
         let plan = Arc::clone(&self.plan);
@@ -170,7 +176,8 @@ impl Stage {
                 let inputs = computed(functions, |calls| Inputs::of_shards(sharding, of, calls)).await?;
                 let arrivals = arrivals(&kept, times.as_ref(), rows.num_rows());
                 let of = (kept.columns.as_slice(), &inputs);
-                let sharded = self.shards.take((sharding, &self.result), self.partition, of, arrivals)?;
+                let lanes = (self.partition, self.spreads_over(sharding.partitions));
+                let sharded = self.shards.take((sharding, &self.result), lanes, of, arrivals)?;
                 rejected.extend(sharded.rejected.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
                 output.late = late(&plan, &kept, &sharded.late, &mut rejected)?;
                 (output.spread, output.dirty) = (sharded.parts, sharded.dirty);
@@ -194,7 +201,8 @@ impl Stage {
     /// When Arrow cannot hold what is to be told.
     pub fn idle(&mut self) -> Result<Output, StageError> {
         let Shape::Shard(sharding) = &self.plan.shape else { return Ok(Output::default()) };
-        let told = self.shards.idle((sharding, &self.result), self.partition)?;
+        let lanes = (self.partition, self.spreads_over(sharding.partitions));
+        let told = self.shards.idle((sharding, &self.result), lanes)?;
         Ok(Output { spread: told.parts, dirty: told.dirty, ..Output::default() })
     }
 
@@ -202,6 +210,9 @@ impl Stage {
     /// does some of it each time, and so does [`go_on`](Self::go_on). The state says so, too.
     #[must_use]
     pub fn has_more(&self) -> bool {
+        if self.has_of_changes() {
+            return true;
+        }
         match &self.plan.shape {
             Shape::Group(_) => self.groups.has_more(),
             Shape::Join(joining) => self.joins.has_more(joining),
@@ -222,6 +233,9 @@ impl Stage {
     /// # Errors
     /// As those of [`process_with`](Self::process_with).
     pub async fn go_on_with(&mut self, functions: &mut dyn Functions) -> Result<Output, StageError> {
+        if let Some(output) = self.go_on_with_changes()? {
+            return Ok(output);
+        }
         let plan = Arc::clone(&self.plan);
         match &plan.shape {
             Shape::Group(grouping) => {
@@ -243,7 +257,7 @@ impl Stage {
     pub fn snapshot(&self, groups: &[u32]) -> Vec<(u32, Vec<u8>)> {
         let layout = self.plan.state_layout;
         let state = |group: u32| match &self.plan.shape {
-            _ if group == LAST => self.taking_snapshot(),
+            _ if group == RESCALING => self.changes_snapshot(),
             Shape::Shard(_) => self.shards.snapshot(group, layout),
             Shape::Group(grouping) => self.groups.snapshot(grouping, group, layout),
             Shape::Join(_) => self.joins.snapshot(group, layout),
@@ -258,7 +272,7 @@ impl Stage {
     /// When it is the state of another query.
     pub fn restore(&mut self, groups: &[(u32, &[u8])]) -> Result<(), StageError> {
         let layout = self.plan.state_layout;
-        let (of_handover, groups): (Vec<_>, Vec<_>) = groups.iter().copied().partition(|(part, _)| *part == LAST);
+        let (of_changes, groups): (Vec<_>, Vec<_>) = groups.iter().copied().partition(|(part, _)| *part == RESCALING);
         let groups = groups.as_slice();
         let restored = match &self.plan.shape {
             Shape::Shard(_) => groups.iter().try_for_each(|(_, bytes)| self.shards.restore(bytes, layout)),
@@ -266,7 +280,7 @@ impl Stage {
             Shape::Join(joining) => groups.iter().try_for_each(|part| self.joins.restore(joining, *part, layout)),
             Shape::Project(_) => Ok(()),
         };
-        let restored = restored.and_then(|()| of_handover.iter().try_for_each(|(_, bytes)| self.restore_taking(bytes)));
+        let restored = restored.and_then(|()| of_changes.iter().try_for_each(|(_, bytes)| self.restore_changes(bytes)));
         restored.map_err(StageError::State)
     }
 }

@@ -4,13 +4,13 @@
 
 mod common;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use common::groups::{self, Line, QUERY, SESSIONS, by_the_book, sessions_by_the_book, told};
 use common::{Running, Way, fine, lines, process, sides, stage_of};
-use littoral_sql::{Output, Program, Rescaling, Stage};
+use littoral_sql::{Change, Notice, Output, Program, Rescaling, Stage};
 use proptest::prelude::*;
 
 /// A partition of a source: which flow spreads it, its number there, and its rows, in parts between which partitions change.
@@ -43,52 +43,169 @@ impl Came {
     }
 }
 
-/// Takes what is first in one of several queues, in the order of the way, until all are empty.
-fn drain<T>(mut queues: Vec<VecDeque<T>>, way: &Way, mut take: impl FnMut(T)) {
-    let mut order = way.order.iter().cycle().zip(0..);
-    while queues.iter().any(|queue| !queue.is_empty()) {
-        let (next, turn) = order.next().unwrap();
-        let count = queues.len();
-        // In the end it is each one's turn.
-        queues[(next + turn / way.order.len()) % count].pop_front().into_iter().for_each(&mut take);
+/// What waits for a partition of the groups: by who spreads rows, and behind these by the partition that hands over.
+struct Waiting {
+    queues: Vec<VecDeque<RecordBatch>>,
+    sources: usize,
+    change: Option<Change>,
+    switched: BTreeSet<usize>,
+    handed: usize,
+}
+
+impl Waiting {
+    fn new(sources: usize) -> Self {
+        let queues = vec![VecDeque::new(); sources + 16];
+        Self { queues, sources, change: None, switched: BTreeSet::new(), handed: 0 }
+    }
+
+    /// Takes what may be taken now of a writer, as crate `flow` does.
+    fn take(&mut self, writer: usize, partition: u32) -> Option<RecordBatch> {
+        let notice = Notice::read(self.queues[writer].front()?);
+        let all_have_switched = self.switched.len() == self.sources;
+        if writer < self.sources && self.switched.contains(&writer) {
+            return None;
+        }
+        if writer >= self.sources && (!all_have_switched || notice.unwrap().change != self.change.unwrap()) {
+            return None;
+        }
+        if let Some(Notice { change, is_last, .. }) = notice {
+            assert!(self.change.is_none_or(|ours| ours == change));
+            self.change = Some(change);
+            match writer < self.sources {
+                true => drop(self.switched.insert(writer)),
+                false => self.handed += usize::from(is_last),
+            }
+            let awaited = if partition < change.to { change.from as usize } else { 0 };
+            if self.switched.len() == self.sources && self.handed == awaited {
+                (self.change, self.handed) = (None, 0);
+                self.switched.clear();
+            }
+        }
+        self.queues[writer].pop_front()
+    }
+}
+
+/// A flow that runs.
+struct Flow<'p> {
+    spreads: Vec<Running<'p>>,
+    keyed: Vec<Running<'p>>,
+    waiting: Vec<Waiting>,
+    way: &'p Way,
+    turn: usize,
+    came: Came,
+    handed_bytes: Vec<usize>,
+}
+
+impl<'p> Flow<'p> {
+    fn new(spreads: Vec<Running<'p>>, way: &'p Way) -> Self {
+        let came = Came::default();
+        Self { spreads, keyed: Vec::new(), waiting: Vec::new(), way, turn: 0, came, handed_bytes: Vec::new() }
+    }
+
+    fn has_any(&self) -> bool {
+        self.waiting.iter().any(|of| of.queues.iter().any(|queue| !queue.is_empty()))
+    }
+
+    /// Has a partition of the groups take one batch, in the order of the way; in the end it is each one's turn.
+    fn step(&mut self) {
+        let writers = self.waiting[0].queues.len();
+        let places = self.waiting.len() * writers;
+        let begin = self.way.order[self.turn % self.way.order.len()] * 7 + self.turn;
+        self.turn += 1;
+        let mut all = (0..places).map(|place| (begin + place) % places);
+        let taken = all.find_map(|place| {
+            let (partition, writer) = (place % self.waiting.len(), place / self.waiting.len());
+            Some((partition, self.waiting[partition].take(writer, partition as u32)?))
+        });
+        let (partition, rows) = taken.expect("something can be taken");
+        let output = self.keyed[partition].take(&rows);
+        self.note(partition, &output);
+        while self.keyed[partition].comes_first() {
+            let output = self.keyed[partition].go_on();
+            self.note(partition, &output);
+        }
+    }
+
+    fn note(&mut self, partition: usize, output: &Output) {
+        self.came.take(output);
+        for (to, rows) in &output.handed {
+            let columns = rows.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap());
+            self.handed_bytes.push(columns.sum());
+            let waiting = &mut self.waiting[*to as usize];
+            waiting.queues[waiting.sources + partition].push_back(rows.clone());
+        }
+    }
+
+    fn spread(&mut self, place: usize, rows: &RecordBatch) {
+        let output = self.spreads[place].take(rows);
+        self.came.take(&output);
+        output.spread.into_iter().for_each(|(to, rows)| self.waiting[to as usize].queues[place].push_back(rows));
+    }
+
+    /// Goes on with another number of partitions, as soon as the first of the groups announces it; the rest of what was sent may wait.
+    fn change(&mut self, program: &'p Program, (first, most): (usize, usize)) {
+        self.grow(program, most);
+        self.spreads.iter_mut().chain(&mut self.keyed).for_each(|of| of.goes_on_with(program, first as u32));
+        let announced = loop {
+            if self.keyed[0].has_more() {
+                let output = self.keyed[0].go_on();
+                self.note(0, &output);
+                if let Some(announced) = output.announced {
+                    break announced;
+                }
+            } else if self.has_any() {
+                self.step();
+            } else {
+                // It is the same number.
+                return;
+            }
+        };
+        (0..self.spreads.len()).for_each(|place| self.spread(place, &announced));
+    }
+
+    fn grow(&mut self, program: &'p Program, most: usize) {
+        for partition in self.keyed.len()..most {
+            self.keyed.push(Running::new(program, "f", partition as u32, self.way.restarts));
+            self.waiting.push(Waiting::new(self.spreads.len()));
+        }
+    }
+
+    fn drain(&mut self) {
+        while self.has_any() {
+            self.step();
+        }
+        for partition in 0..self.keyed.len() {
+            while self.keyed[partition].has_more() {
+                let output = self.keyed[partition].go_on();
+                self.note(partition, &output);
+            }
+        }
+        assert!(!self.has_any());
     }
 }
 
 /// Runs a flow with so many partitions of its keys, one number after the other: a program for each, and a part of the rows of each source.
 fn run(programs: &[(usize, Program)], sources: &[Source], way: &Way) -> Came {
-    let mut came = Came::default();
-    let mut spreads: Vec<Running<'_>> = Vec::new();
-    let mut keyed: Vec<Running<'_>> = Vec::new();
-    for (turn, (count, program)) in programs.iter().enumerate() {
-        let rescaling = Rescaling { from: keyed.len() as u32, to: *count as u32 };
-        let fresh = sources.iter().map(|of| Running::new(program, of.flow, of.partition, way.restarts)).collect();
-        let old = std::mem::replace(&mut spreads, fresh);
-        for (old, new) in old.iter().zip(&mut spreads) {
-            old.hand_over(rescaling).iter().for_each(|(_, rows)| drop(new.take_over(rows)));
+    let (first, program) = &programs[0];
+    let spreads = sources.iter().map(|of| Running::new(program, of.flow, of.partition, way.restarts)).collect();
+    let mut flow = Flow::new(spreads, way);
+    flow.grow(program, *first);
+    for (turn, (_, program)) in programs.iter().enumerate() {
+        if turn > 0 {
+            let most = programs[..=turn].iter().map(|(count, _)| *count).max().unwrap();
+            flow.change(program, (*first, most));
         }
-        let fresh = (0..*count as u32).map(|partition| Running::new(program, "f", partition, way.restarts)).collect();
-        let old = std::mem::replace(&mut keyed, fresh);
-        let handed: Vec<VecDeque<_>> = old.iter().map(|old| old.hand_over(rescaling).into()).collect();
-        drain(handed, way, |(to, rows)| came.take(&keyed[to as usize].take_over(&rows)));
-        let mut queues: Vec<Vec<VecDeque<RecordBatch>>> = vec![vec![VecDeque::new(); sources.len()]; *count];
         for (place, source) in sources.iter().enumerate() {
             let (mut left, mut sizes) = (source.parts[turn].as_slice(), way.sizes.iter().cycle());
             while !left.is_empty() {
                 let (now, rest) = left.split_at(left.len().min(*sizes.next().unwrap()));
                 left = rest;
-                let output = spreads[place].take(&sides::batch(now));
-                came.take(&output);
-                output.spread.into_iter().for_each(|(to, rows)| queues[to as usize][place].push_back(rows));
-            }
-        }
-        for (keyed, queues) in keyed.iter_mut().zip(queues) {
-            drain(queues, way, |rows| came.take(&keyed.take(&rows)));
-            while keyed.has_more() {
-                came.take(&keyed.go_on());
+                flow.spread(place, &sides::batch(now));
             }
         }
     }
-    came.sorted()
+    flow.drain();
+    flow.came.sorted()
 }
 
 /// Cuts the rows of a partition at the places that are said, in hundredths of them.
@@ -214,82 +331,146 @@ proptest! {
     }
 }
 
-/// The stages of two old partitions that have heard of both of the source, up to there.
-fn old(programs: &[(usize, Program)], seconds: i64) -> Vec<Stage> {
-    let mut keyed: Vec<Stage> = (0..2).map(|partition| stage_of(&programs[0].1, "f", partition)).collect();
-    for partition in 0..2 {
-        let mut spread = stage_of(&programs[0].1, "f-by-key", partition);
-        let rows: Vec<Line> = (0..seconds).map(|second| ((second % 5) as u8, second, 1)).collect();
-        for (to, rows) in process(&mut spread, &sides::batch(&rows)).spread {
-            process(&mut keyed[to as usize], &rows);
-        }
-    }
-    keyed
+/// A flow of two partitions by key, of which both have heard of both of the source up to there, that is to have one.
+struct Changing {
+    spreads: [Stage; 2],
+    keyed: [Stage; 2],
 }
 
-fn handed(stage: &Stage, to: u32) -> Vec<(u32, RecordBatch)> {
-    stage.hand_over(Rescaling { from: 2, to }).unwrap().map(Result::unwrap).collect()
+/// A stage with the state of another one.
+fn again(program: &Program, flow: &str, (partition, first): (u32, u32), before: &Stage) -> Stage {
+    let parts: Vec<u32> = (0..=u32::from(u16::MAX)).collect();
+    let mut stage = stage_of(program, flow, partition).changing_from(Some(first));
+    let state = before.snapshot(&parts);
+    let state: Vec<_> =
+        state.iter().filter(|(_, bytes)| !bytes.is_empty()).map(|(p, bytes)| (*p, &bytes[..])).collect();
+    stage.restore(&state).unwrap();
+    stage
+}
+
+/// The first of both has heard so many seconds of the source, and the second so many.
+fn changing(programs: &[(usize, Program)], seconds: [i64; 2]) -> Changing {
+    let [old, new] = [&programs[0].1, &programs[1].1];
+    let sent = |partition: u32, seconds: i64| {
+        let mut spread = stage_of(old, "f-by-key", partition);
+        let rows: Vec<Line> = (0..seconds).map(|second| ((second % 5) as u8, second, 1)).collect();
+        let sent = process(&mut spread, &sides::batch(&rows)).spread;
+        (spread, sent)
+    };
+    let keyed = [0, 1].map(|to| {
+        let mut keyed = stage_of(old, "f", to);
+        for (_, sent) in [0, 1].map(|partition| sent(partition, seconds[to as usize])) {
+            sent.iter().filter(|(lane, _)| *lane == to).for_each(|(_, rows)| drop(process(&mut keyed, rows)));
+        }
+        again(new, "f", (to, 2), &keyed)
+    });
+    let spreads = [0, 1].map(|partition| again(new, "f-by-key", (partition, 2), &sent(partition, seconds[0]).0));
+    Changing { spreads, keyed }
+}
+
+impl Changing {
+    /// Has all switch, and answers what the groups' partitions hand over to the one that goes on.
+    fn hand_over(&mut self) -> [Vec<RecordBatch>; 2] {
+        assert!(self.keyed[0].has_more() && !self.keyed[1].has_more());
+        let announced = self.keyed[0].go_on().unwrap().announced.unwrap();
+        assert!(!self.keyed[0].has_more());
+        for spread in &mut self.spreads {
+            let told = process(spread, &announced).spread;
+            assert_eq!(told.len(), 2);
+            for (to, rows) in told {
+                assert!(!self.keyed[to as usize].comes_first());
+                process(&mut self.keyed[to as usize], &rows);
+            }
+        }
+        self.keyed.each_mut().map(|stage| {
+            let mut handed = Vec::new();
+            while stage.comes_first() {
+                handed.extend(stage.go_on().unwrap().handed.into_iter().map(|(to, rows)| {
+                    assert_eq!(to, 0);
+                    rows
+                }));
+            }
+            handed
+        })
+    }
+}
+
+fn refused(stage: &mut Stage, rows: &RecordBatch) -> String {
+    if !Notice::is_of(rows.schema_ref()) {
+        stage.open(rows.schema_ref()).unwrap();
+    }
+    stage.process(rows).unwrap_err().to_string()
 }
 
 #[test]
 fn rows_wait_until_all_is_handed_over_also_for_who_goes_on_from_the_state() {
     let programs = windows(2, "", QUERY, &[2, 1]);
-    let old = old(&programs, 9);
-    let mut new = stage_of(&programs[1].1, "f", 0);
-    let rows = process(&mut stage_of(&programs[1].1, "f-by-key", 0), &sides::batch(&[(0, 9, 1)])).spread.remove(0).1;
-    let first = handed(&old[0], 1);
-    let mut dirty = Vec::new();
-    for (_, rows) in &first {
-        dirty.extend(new.take_over(rows).unwrap().dirty);
-    }
-    assert!(new.is_taking_over() && !new.has_more());
-    let error = {
-        new.open(rows.schema_ref()).unwrap();
-        new.process(&rows).unwrap_err()
-    };
-    assert!(error.to_string().contains("before all was handed over"), "{error}");
+    let mut changing = changing(&programs, [9, 9]);
+    let handed = changing.hand_over();
+    let rows = process(&mut changing.spreads[0], &sides::batch(&[(0, 9, 1)])).spread;
+    let [(0, rows)] = rows.as_slice() else { panic!("it goes to one partition: {rows:?}") };
+    let [new, old] = &mut changing.keyed;
+    assert!(refused(new, rows).contains("before all was handed over"));
+    handed[0].iter().for_each(|rows| drop(process(new, rows)));
+    assert!(new.rescaling().is_waited_for && new.rescaling().done.is_none());
+    assert!(refused(new, rows).contains("before all was handed over"));
     // What is said twice is not taken twice.
-    assert!(new.take_over(&first[0].1).unwrap_err().to_string().contains("has done so already"));
-    let state = new.snapshot(&dirty);
-    let mut again = stage_of(&programs[1].1, "f", 0);
-    again.restore(&state.iter().map(|(part, bytes)| (*part, bytes.as_slice())).collect::<Vec<_>>()).unwrap();
-    assert!(again.is_taking_over());
-    assert!(again.hand_over(Rescaling { from: 1, to: 2 }).is_err());
-    handed(&old[1], 1).iter().for_each(|(_, rows)| drop(again.take_over(rows).unwrap()));
-    assert!(!again.is_taking_over());
+    assert!(refused(new, &handed[0][0]).contains("has done so already"));
+    let mut new = again(&programs[1].1, "f", (0, 2), new);
+    assert!(new.rescaling().is_waited_for);
+    handed[1].iter().for_each(|rows| drop(process(&mut new, rows)));
+    let change = Change { generation: 1, from: 2, to: 1 };
+    assert_eq!(new.rescaling(), Rescaling { done: Some(change), is_waited_for: false });
+    // Who has nothing any more is done with it, too.
+    assert_eq!(old.rescaling().done, Some(change));
     // What it has is not taken again, whoever hands it over.
-    assert!(again.take_over(&first[0].1).unwrap_err().to_string().contains("already"));
-    process(&mut again, &rows);
+    assert!(refused(&mut new, &handed[0][0]).contains("not under way"));
+    process(&mut new, rows);
 }
 
 #[test]
 fn who_has_not_heard_the_same_of_the_source_is_not_taken_over_from() {
+    let mut changing = changing(&windows(2, "", QUERY, &[2, 1]), [9, 8]);
+    let handed = changing.hand_over();
+    let new = &mut changing.keyed[0];
+    handed[0].iter().for_each(|rows| drop(process(new, rows)));
+    assert!(refused(new, &handed[1][handed[1].len() - 1]).contains("have not heard the same"));
+}
+
+#[test]
+fn a_change_that_is_not_the_next_one_is_refused() {
     let programs = windows(2, "", QUERY, &[2, 1]);
-    let (one, other) = (old(&programs, 9), old(&programs, 8));
-    let mut new = stage_of(&programs[1].1, "f", 0);
-    handed(&one[0], 1).iter().for_each(|(_, rows)| drop(new.take_over(rows).unwrap()));
-    let outcome = handed(&other[1], 1).iter().try_for_each(|(_, rows)| new.take_over(rows).map(drop));
-    assert!(outcome.unwrap_err().to_string().contains("have not heard the same"));
+    let mut changing = changing(&programs, [9, 9]);
+    let announced = changing.keyed[0].go_on().unwrap().announced.unwrap();
+    let spread = &mut changing.spreads[0];
+    let told = process(spread, &announced).spread;
+    assert!(refused(spread, &announced).contains("give the flow another name"));
+    let keyed = &mut changing.keyed[1];
+    process(keyed, &told[1].1);
+    assert!(refused(keyed, &told[1].1).contains("has switched twice"));
+    // Nobody who has another number of partitions takes it for the next one.
+    let mut other = stage_of(&programs[1].1, "f-by-key", 0).changing_from(Some(3));
+    assert!(refused(&mut other, &announced).contains("give the flow another name"));
 }
 
 #[test]
 fn another_query_takes_nothing_over() {
     let programs = windows(2, "", QUERY, &[2, 1]);
-    let other = windows(2, "", SESSIONS, &[1]);
-    let rows = &handed(&old(&programs, 9)[0], 1)[0].1;
-    let error = stage_of(&other[0].1, "f", 0).take_over(rows).unwrap_err();
-    assert!(error.to_string().contains("give the flow another name"), "{error}");
+    let mut one = changing(&programs, [9, 9]);
+    let mut other = changing(&windows(2, "", SESSIONS, &[2, 1]), [9, 9]);
+    let (handed, _) = (one.hand_over(), other.hand_over());
+    assert!(refused(&mut other.keyed[0], &handed[0][0]).contains("give the flow another name"));
     let plain = fine("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s");
-    assert!(stage_of(&plain, "f", 0).take_over(rows).is_err());
-    assert!(stage_of(&programs[1].1, "f", 0).take_over(&sides::batch(&[(0, 1, 1)])).is_err());
+    assert!(stage_of(&plain, "f", 0).process(&handed[0][0]).is_err());
     // Nor does one take what no partition can have.
+    let rows = &handed[0][0];
     let numbers: ArrayRef = Arc::new(UInt32Array::from(vec![128; rows.num_rows()]));
     let schema = rows.schema();
     let columns = schema.fields().iter().zip(rows.columns());
     let columns = columns.map(|(of, column)| (of.name(), if of.name() == "part" { &numbers } else { column }.clone()));
     let rows = RecordBatch::try_from_iter(columns).unwrap();
-    let error = stage_of(&programs[1].1, "f", 0).take_over(&rows).unwrap_err();
-    assert!(error.to_string().contains("no key group 128"), "{error}");
+    let error = refused(&mut one.keyed[0], &rows);
+    assert!(error.contains("no key group 128"), "{error}");
 }
 
 #[test]
@@ -306,14 +487,21 @@ fn what_is_to_be_put_out_is_so_before_groups_are_handed_over() {
     assert_eq!(take(0, &many) + take(0, &[(0, 30, 1)]), 0);
     let first = take(1, &[(0, 30, 1)]);
     assert!(keyed.has_more() && first < 10_000, "{first}");
-    let rescaling = Rescaling { from: 1, to: 2 };
-    assert!(keyed.hand_over(rescaling).err().unwrap().to_string().contains("go on first"));
-    let mut all = first;
-    while keyed.has_more() {
-        all += lines(keyed.go_on().unwrap().rows.as_ref()).len();
+    // It goes on with another number, and everybody switches at once.
+    let mut keyed = again(&programs[1].1, "f", (0, 1), &keyed);
+    let announced = keyed.go_on().unwrap().announced.unwrap();
+    for spread in 0..2 {
+        let mut spread = again(&programs[1].1, "f-by-key", (spread, 1), &spreads[spread as usize]);
+        process(&mut keyed, &process(&mut spread, &announced).spread[0].1);
     }
-    assert_eq!(all, 10_000);
-    assert!(keyed.hand_over(rescaling).is_ok());
+    let (mut all, mut handed) = (first, Vec::new());
+    while keyed.comes_first() {
+        let output = keyed.go_on().unwrap();
+        assert!(output.handed.is_empty() || output.rows.is_none());
+        all += lines(output.rows.as_ref()).len();
+        handed.extend(output.handed);
+    }
+    assert_eq!((all, handed.len()), (10_000, 2));
 }
 
 #[test]
@@ -325,36 +513,32 @@ fn a_large_key_group_is_handed_over_in_pieces_that_fit_into_commits() {
         )
     };
     let (one, two) = (fine(&text(1)), fine(&text(2)));
-    let mut keyed = stage_of(&one, "f", 0);
+    let way = sides::whole();
+    let spreads = [0, 1].map(|partition| Running::new(&one, "f-by-key", partition, false)).into();
+    let mut flow = Flow::new(spreads, &way);
+    flow.grow(&one, 1);
     let long = "x".repeat(10_000);
     let record = |x: &str, second: u32| format!(r#"{{"x":"{x}","ts":"1970-01-01T00:00:{second:02}Z"}}"#);
     for partition in 0..2 {
-        let rows = common::records(&[&record(&long, 1), &record("", 2)]);
-        for (_, rows) in process(&mut stage_of(&one, "f-by-key", partition), &rows).spread {
-            process(&mut keyed, &rows);
-        }
+        flow.spread(partition, &common::records(&[&record(&long, 1), &record("", 2)]));
     }
-    while keyed.has_more() {
-        keyed.go_on().unwrap();
-    }
-    let batches: Vec<(u32, RecordBatch)> =
-        keyed.hand_over(Rescaling { from: 1, to: 2 }).unwrap().map(Result::unwrap).collect();
-    let bytes = |(_, rows): &(u32, RecordBatch)| {
-        rows.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap()).sum::<usize>()
+    flow.drain();
+    let kept = |flow: &Flow<'_>| {
+        let parts =
+            flow.keyed[0].state.iter().filter(|(part, state)| **part < u32::from(u16::MAX) && !state.is_empty());
+        parts.map(|(part, state)| (*part, state.clone())).collect::<Vec<_>>()
     };
-    let bytes: Vec<usize> = batches.iter().map(bytes).collect();
+    let before = kept(&flow);
+    assert!(before.len() > 4);
+    flow.change(&two, (1, 2));
+    flow.drain();
+    let bytes = std::mem::take(&mut flow.handed_bytes);
     assert!(bytes.iter().sum::<usize>() > 8 << 20 && bytes.iter().all(|bytes| *bytes < 3 << 20), "{bytes:?}");
+    assert!(kept(&flow).len() < before.len());
     // All of it is there, and comes together again.
-    let mut new = [0, 1].map(|partition| stage_of(&two, "f", partition));
-    batches.iter().for_each(|(to, rows)| drop(new[*to as usize].take_over(rows).unwrap()));
-    let mut again = stage_of(&one, "f", 0);
-    for (_, rows) in new.iter().flat_map(|stage| handed(stage, 1)) {
-        again.take_over(&rows).unwrap();
-    }
-    let parts: Vec<u32> = (0..=u32::from(u16::MAX)).collect();
-    let kept = |stage: &Stage| stage.snapshot(&parts).into_iter().filter(|(_, state)| !state.is_empty()).collect();
-    let (before, after): (Vec<_>, Vec<_>) = (kept(&keyed), kept(&again));
-    assert!(before.len() > 4 && before == after);
+    flow.change(&one, (1, 2));
+    flow.drain();
+    assert!(kept(&flow) == before);
 }
 
 #[test]
@@ -387,10 +571,14 @@ fn who_was_furthest_says_which_windows_are_over() {
     }
     // Only the window of the first rows is over for the one that has any.
     assert_eq!(rows.len(), 1, "{rows:?}");
-    let mut new = stage_of(&programs[1].1, "f", 0);
-    for old in &keyed {
-        handed(old, 1).iter().for_each(|(_, rows)| drop(new.take_over(rows).unwrap()));
-    }
+    let [one, other] = keyed;
+    let keyed = [again(&programs[1].1, "f", (0, 2), &one), again(&programs[1].1, "f", (1, 2), &other)];
+    let [one, other] = spreads;
+    let spreads = [again(&programs[1].1, "f-by-key", (0, 2), &one), again(&programs[1].1, "f-by-key", (1, 2), &other)];
+    let mut changing = Changing { spreads, keyed };
+    let handed = changing.hand_over();
+    let [new, _] = &mut changing.keyed;
+    handed.iter().flatten().for_each(|rows| drop(process(new, rows)));
     assert!(new.has_more());
     while new.has_more() {
         rows.extend(lines(new.go_on().unwrap().rows.as_ref()));

@@ -1,5 +1,5 @@
-//! `chaos-flow`: nodes of a hall are killed, paused, wiped and cut off, and functions swapped and stages moved, while a flow in SQL
-//! numbers rows by key, groups them in windows, and joins them with another stream. Whether what comes out is what an undisturbed
+//! `chaos-flow`: nodes of a hall are killed, paused, wiped and cut off, functions swapped, stages moved and numbers of partitions changed,
+//! while a flow in SQL numbers rows by key, groups them in windows, and joins them with another stream. Whether what comes out is what an undisturbed
 //! run comes to: each row once, and none that should not be.
 //!
 //! Records come in rounds of a minute of their own time. In each round something is done at a random moment, and the next round
@@ -47,22 +47,31 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two publications: what is done falls among them.
 const PAUSE: Duration = Duration::from_millis(50);
 
-const SQL: &str = "\
+/// Over how many partitions rows are spread by their keys: at first, and at most.
+const PARTITIONS: (u32, u32) = (4, 8);
+
+/// The flows, over so many partitions by key those with windows and those with pairs.
+fn sql(windows: u32, pairs: u32) -> String {
+    format!(
+        "\
 CREATE STREAM marks (machine text, ts timestamp);
 
 CREATE FLOW numbered PREFER edge AS
   SELECT machine, ts, n FROM number(readings) AS numbered (machine text, ts timestamp, n bigint);
 
-CREATE FLOW sums PREFER edge AS
+CREATE FLOW sums PREFER edge PARTITIONS {windows} AS
   SELECT machine, window_start, count(*) AS rows, sum(n) AS total, min(n) AS least, max(n) AS most
   FROM TUMBLE(numbered, ts, INTERVAL '10 seconds')
   GROUP BY machine, window_start;
 
-CREATE FLOW pairs PREFER edge AS
+CREATE FLOW pairs PREFER edge PARTITIONS {pairs} AS
   SELECT numbered.machine, n, marks.ts AS mark
   FROM numbered JOIN marks
     ON numbered.machine = marks.machine AND marks.ts BETWEEN numbered.ts - INTERVAL '5 seconds' AND numbered.ts + INTERVAL '5 seconds';
-";
+"
+    )
+}
+
 /// The flows whose stages are moved.
 const FLOWS: [&str; 4] = ["numbered", "sums-by-key", "sums", "pairs"];
 
@@ -73,6 +82,8 @@ enum Deed {
     Swap,
     /// Which of [`FLOWS`], and to which node of the hall.
     Move(usize, usize),
+    /// To how many partitions by key, of windows and of pairs, and what happens while that is under way.
+    Rescale(u32, u32, Option<Disturbance>),
 }
 
 impl Deed {
@@ -81,6 +92,17 @@ impl Deed {
             Self::Strike(disturbance) => (disturbance.kind.names()[0], disturbance.target()),
             Self::Swap => ("swap", "number"),
             Self::Move(flow, _) => ("move", FLOWS.get(flow).copied().unwrap_or_default()),
+            Self::Rescale(_, _, None) => ("rescale", "sums, pairs"),
+            Self::Rescale(_, _, Some(disturbance)) => ("rescale+", disturbance.kind.names()[0]),
+        }
+    }
+
+    /// What strikes a node.
+    fn disturbance(self) -> Option<Disturbance> {
+        match self {
+            Self::Strike(disturbance) => Some(disturbance),
+            Self::Rescale(_, _, disturbance) => disturbance,
+            Self::Swap | Self::Move(..) => None,
         }
     }
 }
@@ -103,6 +125,12 @@ impl Iterator for Deeds {
             }
             let flow = self.random.random_range(0..FLOWS.len());
             self.deck.extend([Deed::Swap, Deed::Move(flow, *self.slots.choose(&mut self.random)?)]);
+            let kind = *[Kind::Kill, Kind::Pause, Kind::Wipe, Kind::Cut].choose(&mut self.random)?;
+            let struck = Disturbance { kind, slot: *self.slots.choose(&mut self.random)? };
+            for disturbance in [None, Some(struck)] {
+                let [windows, pairs] = std::array::from_fn(|_| self.random.random_range(1..=PARTITIONS.1));
+                self.deck.push(Deed::Rescale(windows, pairs, disturbance));
+            }
             self.deck.shuffle(&mut self.random);
         }
         self.deck.pop()
@@ -124,6 +152,8 @@ struct Mill {
     component: Vec<u8>,
     next: PathBuf,
     swaps: usize,
+    /// Where its manifest is.
+    source: PathBuf,
 }
 
 async fn disturb(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {
@@ -134,9 +164,10 @@ async fn disturb(short: bool, seed: u64, folder: &Path) -> anyhow::Result<()> {
     let slots = HALL.map(slot_of).into_iter().collect::<anyhow::Result<Vec<usize>>>()?;
     let places = slots.iter().map(|slot| nodes.admin(*slot)).collect();
     let component = std::fs::read(guest("number")?)?;
-    let mut mill =
-        Mill { nodes, places, component, next: folder.join("next.wasm"), swaps: 0, answered: AtomicUsize::new(0) };
-    mill.deploy(folder)?;
+    let (next, source) = (folder.join("next.wasm"), folder.join("apps/mill"));
+    let mut mill = Mill { nodes, places, component, next, swaps: 0, source, answered: AtomicUsize::new(0) };
+    mill.write()?;
+    mill.deploy(PARTITIONS.0, PARTITIONS.0, &[])?;
     let deeds = Deeds { random: StdRng::seed_from_u64(seed), slots, deck: Vec::new() };
     let mut moments = StdRng::seed_from_u64(seed);
     let mut series = Series::new("what is done", format!("{version}, seed {seed}"), "resume_s");
@@ -181,7 +212,7 @@ fn publish(
         ("chaos_flow_rounds", series.samples.len() as f64),
         ("chaos_flow_resume_p95_s", p95(&series.samples)),
     ];
-    for (what, name) in [("swap", "swap_pause_ms"), ("move", "move_pause_ms")] {
+    for (what, name) in [("swap", "swap_pause_ms"), ("move", "move_pause_ms"), ("rescale", "rescale_pause_ms")] {
         figures.extend(pauses.get(what).filter(|samples| !samples.is_empty()).map(|samples| (name, p95(samples))));
     }
     results.ratios.extend(figures.into_iter().map(|(name, figure)| (name.to_owned(), figure)));
@@ -191,11 +222,9 @@ fn publish(
 }
 
 impl Mill {
-    fn deploy(&self, folder: &Path) -> anyhow::Result<()> {
-        let source = folder.join("apps/mill");
-        std::fs::create_dir_all(&source)?;
-        std::fs::write(source.join("number.wasm"), &self.component)?;
-        std::fs::write(source.join("flows.sql"), SQL)?;
+    fn write(&self) -> anyhow::Result<()> {
+        std::fs::create_dir_all(&self.source)?;
+        std::fs::write(self.source.join("number.wasm"), &self.component)?;
         let mut text = "name = \"mill\"\nversion = \"1.0.0\"\n\n[functions.number]\ncomponent = \"number.wasm\"\n\
                         placement = { site = \"hall-a\" }\n"
             .to_owned();
@@ -203,13 +232,29 @@ impl Mill {
             text +=
                 &format!("\n[streams.{stream}]\npartitions = 4\nack = \"site\"\nplacement = {{ site = \"hall-a\" }}\n");
         }
-        std::fs::write(source.join("littoral.toml"), text)?;
-        let source = source.to_str().context("the folder's name is not text")?;
-        self.nodes.tell(&["deploy", source, "--no-build", "--timeout", "5min", "-o", "json"]).map(drop)
+        Ok(std::fs::write(self.source.join("littoral.toml"), text)?)
+    }
+
+    /// Deploys it over so many partitions by key, those of windows and those of pairs; what the program says of it.
+    fn deploy(&self, windows: u32, pairs: u32, options: &[&str]) -> anyhow::Result<Value> {
+        std::fs::write(self.source.join("flows.sql"), sql(windows, pairs))?;
+        let source = self.source.to_str().context("the folder's name is not text")?;
+        let arguments = ["deploy", source, "--no-build", "--timeout", "5min", "-o", "json"];
+        Ok(serde_json::from_str(&self.nodes.tell(&[&arguments, options].concat())?)?)
+    }
+
+    /// Changes the numbers of partitions by key: for how long rows paused.
+    fn rescale(&mut self, (windows, pairs): (u32, u32), disturbance: Option<Disturbance>) -> anyhow::Result<Vec<f64>> {
+        let Some(disturbance) = disturbance else {
+            return Ok(pauses(self.deploy(windows, pairs, &[])?.get("rescaled")));
+        };
+        self.deploy(windows, pairs, &["--no-wait"])?;
+        self.nodes.strike(disturbance)?;
+        Ok(Vec::new())
     }
 
     /// A round, in which something is done after so many publications: how long it took until its rows came out, and for how long
-    /// what was swapped or moved paused.
+    /// what was swapped, moved or divided anew paused.
     async fn round(&mut self, round: usize, deed: Deed, at: usize) -> anyhow::Result<(f64, Vec<f64>)> {
         for publication in 0..at {
             self.publish(round, publication).await?;
@@ -222,6 +267,7 @@ impl Mill {
             }
             Deed::Swap => self.swap()?,
             Deed::Move(flow, slot) => self.relocate(FLOWS.get(flow).copied().unwrap_or_default(), slot)?,
+            Deed::Rescale(windows, pairs, disturbance) => self.rescale((windows, pairs), disturbance)?,
         };
         for publication in at..PUBLICATIONS {
             self.publish(round, publication).await?;
@@ -230,7 +276,7 @@ impl Mill {
         let windows = PUBLICATIONS / 2 - 1;
         let came = tokio::time::timeout(HOLD * 2, self.wait_for(round, windows)).await;
         let resumed = begun.elapsed();
-        if let Deed::Strike(disturbance) = deed {
+        if let Some(disturbance) = deed.disturbance() {
             tokio::time::sleep(HOLD.saturating_sub(resumed)).await;
             self.nodes.mend(disturbance).await?;
         }
@@ -289,6 +335,7 @@ impl Mill {
         let length = u8::try_from(section.len())?;
         let header = [0, length + 1, length];
         std::fs::write(&self.next, [self.component.as_slice(), &header, section.as_bytes()].concat())?;
+        std::fs::copy(&self.next, self.source.join("number.wasm"))?;
         let file = self.next.to_str().context("the folder's name is not text")?;
         let report: Value = serde_json::from_str(&self.nodes.tell(&["swap", "mill/number", file, "-o", "json"])?)?;
         Ok(pauses(report.get("stages")))

@@ -1,11 +1,15 @@
 //! `littoral deploy`: build, upload, deploy, wait.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use littoral_node::admin::types::{AppStatus, Health};
+use littoral_model::manifest::{self, Manifest};
+use littoral_node::admin::types::{AppStatus, FlowStatus, Health, RescaledStatus};
+use littoral_sql::Program;
+use serde::Serialize;
 
 use crate::app::{App, parse_time};
 use crate::args::{DeployArgs, Format};
@@ -14,7 +18,7 @@ use crate::commands::{build_app, plan};
 use crate::composition;
 use crate::edits::Editor;
 use crate::failure::hinted;
-use crate::output;
+use crate::output::{self, Tabular};
 use crate::transfer::registry;
 
 /// How often to ask whether the app is healthy.
@@ -34,16 +38,119 @@ pub(super) async fn run(args: &DeployArgs, client: &Client) -> anyhow::Result<Ex
     composition::check(&app)?;
     eprintln!("deploying {} {}", app.manifest.name, app.manifest.version);
     let bundle = app.upload(client, &registry(args.plain_http)?).await?;
+    let before = partitions_before(client, app.manifest.name.as_str()).await?;
+    let changed = changed(&before, &partitions_by_key(&app.program));
     let editor = Editor::new(client, &args.sign)?.only_if(args.if_generation);
     let mut status = editor.deploy(&app.manifest.name, bundle).await?;
     if !args.no_wait {
         status = wait_healthy(client, status, timeout).await?;
     }
-    output::print(&output::render(&status, args.output)?)?;
+    let rescaled =
+        if args.no_wait { Vec::new() } else { wait_rescaled(client, &status.name, &changed, timeout).await? };
+    output::print(&output::render(&Deployed { status: status.clone(), rescaled }, args.output)?)?;
     if args.output == Format::Table && args.no_wait {
         eprintln!("see how it fares with `littoral get apps {} --watch`", status.name);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was deployed, and how it went.
+#[derive(Debug, Serialize)]
+struct Deployed {
+    #[serde(flatten)]
+    status: AppStatus,
+    /// The flows whose number of partitions by key was changed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rescaled: Vec<RescaledFlow>,
+}
+
+#[derive(Debug, Serialize)]
+struct RescaledFlow {
+    flow: String,
+    from: u32,
+    to: u32,
+    /// For how long the rows of a partition waited at most, in milliseconds; nothing if none did.
+    pause_ms: Option<f64>,
+}
+
+impl Tabular for Deployed {
+    fn table(&self, wide: bool) -> String {
+        let mut text = self.status.table(wide);
+        for RescaledFlow { flow, from, to, pause_ms } in &self.rescaled {
+            let pause =
+                pause_ms.map_or_else(|| "no row waited".to_owned(), |ms| format!("rows waited up to {ms:.1} ms"));
+            text.push_str(&format!("flow {flow} has {to} partitions now, before {from}; {pause}\n"));
+        }
+        text
+    }
+}
+
+/// Of the flows whose rows come together by their keys, over how many partitions.
+fn partitions_by_key(program: &Program) -> BTreeMap<String, u32> {
+    let flows = program.flows.iter();
+    flows.filter_map(|(name, flow)| Some((name.to_string(), flow.plan.keyed_partitions()?))).collect()
+}
+
+/// The same of what is deployed; of what this program cannot read nothing.
+async fn partitions_before(client: &Client, app: &str) -> anyhow::Result<BTreeMap<String, u32>> {
+    let bundle = client.history(app).await?.holds.and_then(|holds| holds.bundle);
+    let read = |text: &str| {
+        let mut manifest: Manifest = manifest::parse("littoral.toml", text).ok()?;
+        littoral_sql::expand(&mut manifest).ok()
+    };
+    let program = bundle.and_then(|bundle| read(&bundle.manifest));
+    Ok(program.as_ref().map(partitions_by_key).unwrap_or_default())
+}
+
+/// The flows that have another number of partitions than before, and which.
+fn changed(before: &BTreeMap<String, u32>, now: &BTreeMap<String, u32>) -> BTreeMap<String, u32> {
+    let is_other = |(name, to): &(&String, &u32)| before.get(*name).is_some_and(|from| from != *to);
+    now.iter().filter(is_other).map(|(name, to)| (name.clone(), *to)).collect()
+}
+
+/// Waits until all stages of the flows have the partitions that they are to have.
+async fn wait_rescaled(
+    client: &Client,
+    app: &str,
+    wanted: &BTreeMap<String, u32>,
+    timeout: Duration,
+) -> anyhow::Result<Vec<RescaledFlow>> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let waited = tokio::time::timeout(timeout, async {
+        loop {
+            let flows = client.flows().await?;
+            let of_app: Vec<&FlowStatus> = flows.iter().filter(|flow| flow.app == app).collect();
+            let all = wanted.iter().map(|(name, to)| rescaled(of_app.iter().find(|flow| flow.name == *name)?, *to));
+            if let Some(all) = all.collect() {
+                return anyhow::Ok(all);
+            }
+            tokio::time::sleep(ASK_INTERVAL).await;
+        }
+    });
+    let names: Vec<&str> = wanted.keys().map(String::as_str).collect();
+    waited.await.map_err(|_| {
+        hinted(
+            format!(
+                "{app} is deployed, but not all partitions of {} have changed within {timeout:?}",
+                names.join(", ")
+            ),
+            "they do once all that feed them can be reached; until then it goes on as before: see `littoral get flows`",
+        )
+    })?
+}
+
+/// A flow, if all its stages are done with the change to so many partitions.
+fn rescaled(flow: &FlowStatus, to: u32) -> Option<RescaledFlow> {
+    let done = |stage: &littoral_node::admin::types::StageStatus| {
+        stage.runs.as_ref()?.rescaled.clone().filter(|done| done.to == to)
+    };
+    let first = format!("{}.0", flow.name);
+    let stages = flow.stages.iter().filter(|stage| stage.name == first);
+    let all: Vec<RescaledStatus> = stages.map(done).collect::<Option<_>>()?;
+    let pause_ms = all.iter().filter_map(|done| done.pause_ms).max_by(f64::total_cmp);
+    Some(RescaledFlow { flow: flow.name.clone(), from: all.first()?.from, to, pause_ms })
 }
 
 /// Waits until an app is healthy, saying what is still missing.

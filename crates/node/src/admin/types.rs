@@ -326,6 +326,20 @@ pub struct RunStatus {
     pub artifacts: Vec<String>,
     /// From when what ran there before was stopped until it took rows, in milliseconds; nothing if nothing ran there.
     pub pause_ms: Option<f64>,
+    /// The last change of the number of partitions by key that it is done with since it was started.
+    #[serde(default)]
+    pub rescaled: Option<RescaledStatus>,
+}
+
+/// A change of the number of partitions by key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RescaledStatus {
+    /// How many there were.
+    pub from: u32,
+    /// How many there are.
+    pub to: u32,
+    /// For how long rows waited for it, in milliseconds; nothing if they did not, or it was done before the stage was started.
+    pub pause_ms: Option<f64>,
 }
 
 /// What arrives at one sink of a flow.

@@ -72,7 +72,7 @@ fn way<'a>(app: &'a App, end: &WorkId) -> Vec<&'a PlacedWork> {
             continue;
         }
         way.push(placed);
-        next.extend(placed.role.inputs().iter().map(|source| &source.work));
+        next.extend(placed.role.inputs().map(|source| &source.work));
     }
     way
 }

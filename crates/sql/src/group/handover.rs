@@ -21,7 +21,8 @@ impl Groups {
         let (mut pieces, mut groups, mut count, mut key) = (Vec::new(), Writer::default(), 0, Vec::new());
         let tables = self.windows.iter().filter_map(|(end, window)| Some((*end, window.part(part)?)));
         for (end_us, table) in tables {
-            for record in table.records(&self.layout) {
+            // Whoever begins anew cuts the same pieces.
+            for record in table.sorted(&self.layout) {
                 let before = groups.len();
                 table.read_key(&self.layout, record, &mut key);
                 groups.group(end_us, (&key, common(grouping, &key)), table.accumulators(&self.layout, record));
@@ -37,6 +38,14 @@ impl Groups {
             pieces.push(groups.piece(layout, count));
         }
         pieces
+    }
+
+    /// Forgets all, and says which parts of the state change by that.
+    pub(crate) fn clear(&mut self, grouping: &Grouping) -> Vec<u32> {
+        let parts =
+            self.producers.keys().map(|producer| PRODUCERS_FROM + producer).chain(0..=WATERMARK_GROUP).collect();
+        *self = Self::new(grouping);
+        parts
     }
 
     /// Adds the groups of a piece.

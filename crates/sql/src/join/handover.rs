@@ -22,6 +22,14 @@ impl Joins {
         self.parts.keys().copied().filter(move |part| part % KEY_GROUPS == key_group)
     }
 
+    /// Forgets all, and says which parts of the state change by that.
+    pub(crate) fn clear(&mut self) -> Vec<u32> {
+        let producers = self.producers.keys().map(|producer| PRODUCERS_FROM + producer);
+        let parts = self.parts.keys().copied().chain(producers).chain([PROGRESS_PART]).collect();
+        *self = Self::default();
+        parts
+    }
+
     /// Adds the rows of a part. Those of one moment keep their order, and are before all that will come.
     pub(crate) fn take_piece(
         &mut self,

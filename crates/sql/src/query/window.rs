@@ -218,9 +218,9 @@ fn window(source: &mut Source<'_>, scope: &Scope<'_>, call: &WindowCall<'_>) -> 
 }
 
 /// What the state of groups depends on: which stream they are of, the windows, keys and aggregates, and which columns
-/// those are of, and where rows are spread from how many partitions and over how many. Where a column stands among the others does not
+/// those are of, and where rows are spread by their keys from how many partitions. Where a column stands among the others does not
 /// matter.
-pub(super) fn layout(stream: &str, columns: &[Column], shape: &Shape, apart: Option<(u32, &str)>) -> u64 {
+pub(super) fn layout(stream: &str, columns: &[Column], shape: &Shape, producers: Option<u32>) -> u64 {
     let Shape::Group(grouping) = shape else { return 0 };
     let mut grouping = grouping.clone();
     let mut used: Vec<&Column> = Vec::new();
@@ -240,6 +240,6 @@ pub(super) fn layout(stream: &str, columns: &[Column], shape: &Shape, apart: Opt
         Turn::Sessions => " sessions",
     };
     let window = format!("Window {{ size_us: {size_us}, slide_us: {slide_us} }}{turn}");
-    let apart = apart.map_or_else(String::new, |(producers, over)| format!(" of {producers}{over}"));
+    let apart = producers.map_or_else(String::new, |producers| format!(" of {producers}"));
     hash(format!("{stream} {used:?} {time} {window} {keys:?} {aggregates:?}{apart}").as_bytes())
 }

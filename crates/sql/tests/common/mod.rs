@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 use littoral_model::manifest::{Manifest, Sql};
-use littoral_sql::{Mistakes, Output, Program, Rescaling, Stage, expand};
+use littoral_sql::{Mistakes, Notice, Output, Program, Stage, expand};
 
 /// An app without anything but statements.
 pub fn app(text: &str) -> Manifest {
@@ -77,7 +77,9 @@ pub fn lines(rows: Option<&RecordBatch>) -> Vec<String> {
 
 /// Opens a stage and processes one batch.
 pub fn process(stage: &mut Stage, rows: &RecordBatch) -> Output {
-    stage.open(rows.schema_ref()).unwrap();
+    if !Notice::is_of(rows.schema_ref()) {
+        stage.open(rows.schema_ref()).unwrap();
+    }
     stage.process(rows).unwrap()
 }
 
@@ -86,6 +88,7 @@ pub struct Running<'p> {
     program: &'p Program,
     flow: &'static str,
     partition: u32,
+    first: Option<u32>,
     stage: Stage,
     pub state: BTreeMap<u32, Vec<u8>>,
     restarts: bool,
@@ -94,7 +97,13 @@ pub struct Running<'p> {
 impl<'p> Running<'p> {
     pub fn new(program: &'p Program, flow: &'static str, partition: u32, restarts: bool) -> Self {
         let stage = stage_of(program, flow, partition);
-        Self { program, flow, partition, stage, state: BTreeMap::new(), restarts }
+        Self { program, flow, partition, first: None, stage, state: BTreeMap::new(), restarts }
+    }
+
+    /// The same with another program, where there were `first` partitions by key before the first change.
+    pub fn goes_on_with(&mut self, program: &'p Program, first: u32) {
+        (self.program, self.first) = (program, Some(first));
+        self.restart();
     }
 
     pub fn take(&mut self, rows: &RecordBatch) -> Output {
@@ -112,24 +121,23 @@ impl<'p> Running<'p> {
         self.commit(output)
     }
 
-    /// All that it hands over.
-    pub fn hand_over(&self, rescaling: Rescaling) -> Vec<(u32, RecordBatch)> {
-        self.stage.hand_over(rescaling).unwrap().map(Result::unwrap).collect()
-    }
-
-    pub fn take_over(&mut self, rows: &RecordBatch) -> Output {
-        let output = self.stage.take_over(rows).unwrap();
-        self.commit(output)
+    /// Whether that comes before further rows.
+    pub fn comes_first(&self) -> bool {
+        self.stage.comes_first()
     }
 
     fn commit(&mut self, output: Output) -> Output {
         self.state.extend(self.stage.snapshot(&output.dirty));
         if self.restarts {
-            self.stage = stage_of(self.program, self.flow, self.partition);
-            let state: Vec<(u32, &[u8])> = self.state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
-            self.stage.restore(&state).unwrap();
+            self.restart();
         }
         output
+    }
+
+    fn restart(&mut self) {
+        self.stage = stage_of(self.program, self.flow, self.partition).changing_from(self.first);
+        let state: Vec<(u32, &[u8])> = self.state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
+        self.stage.restore(&state).unwrap();
     }
 }
 
