@@ -4,9 +4,12 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_array::{ArrayRef, BinaryArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
 use littoral_model::manifest::{FINDINGS_MAX, Manifest, Sql, parse};
-use littoral_sql::{Output, Plan, Rescaling, Stage, expand};
+use littoral_sql::{Change, Output, Plan, Rescaling, Stage, expand};
+
+/// More partitions than a source has here.
+const PRODUCERS_MAX: u32 = 1 << 10;
 
 /// Reads statements, and runs what they make.
 pub fn run(bytes: &[u8]) {
@@ -65,30 +68,56 @@ fn process(plan: &Arc<Plan>, rows: &RecordBatch) {
         (Ok(one), Ok(two)) => {
             assert!(told(&one) == told(&two), "{one:?}\n{two:?}");
             assert!(stage.snapshot(&one.dirty) == other.snapshot(&two.dirty));
-            hand_over(stage, plan);
+            hand_over(stage);
         }
         (Err(one), Err(two)) => assert!(one == two),
         (one, two) => panic!("{one:?}\n{two:?}"),
     }
 }
 
-/// What a stage hands over another one takes, and hands over again as it was.
-fn hand_over(mut stage: Stage, plan: &Arc<Plan>) {
+/// What a stage hands over it takes again, and hands over again as it was.
+fn hand_over(mut stage: Stage) {
     while stage.has_more() {
         if stage.go_on().is_err() {
             return;
         }
     }
-    let only = Rescaling { from: 1, to: 1 };
-    let all = |stage: &Stage| {
-        let batches = stage.hand_over(only).unwrap_or_else(|error| panic!("{error}"));
-        batches.map(|batch| batch.unwrap_or_else(|error| panic!("{error}")).1).collect::<Vec<_>>()
-    };
-    let (handed, mut other) = (all(&stage), Stage::new(Arc::clone(plan), 0));
-    for rows in &handed {
-        other.take_over(rows).unwrap_or_else(|error| panic!("{error}"));
+    let Some(handed) = change(&mut stage, 1) else { return };
+    let again = change(&mut stage, 2).unwrap_or_else(|| panic!("it hands over once only"));
+    assert!(again == handed);
+}
+
+/// Has a stage with key groups change from one partition to one: how many batches it hands over; nothing if it has none.
+fn change(stage: &mut Stage, generation: u32) -> Option<usize> {
+    (0..PRODUCERS_MAX).find(|sender| {
+        let _ = stage.process(&switched(generation, *sender));
+        stage.comes_first()
+    })?;
+    let mut handed = Vec::new();
+    while stage.comes_first() {
+        let output = stage.go_on().unwrap_or_else(|error| panic!("{error}"));
+        handed.extend(output.handed.into_iter().map(|(_, rows)| rows));
     }
-    assert!(all(&other).len() == handed.len() && !other.is_taking_over());
+    for rows in &handed {
+        assert!(stage.rescaling().is_waited_for);
+        stage.process(rows).unwrap_or_else(|error| panic!("{error}"));
+    }
+    let done = Change { generation, from: 1, to: 1 };
+    assert!(stage.rescaling() == Rescaling { done: Some(done), is_waited_for: false });
+    while stage.has_more() {
+        stage.go_on().unwrap_or_else(|error| panic!("{error}"));
+    }
+    Some(handed.len())
+}
+
+/// The notice of one who spreads rows that it has switched.
+fn switched(generation: u32, sender: u32) -> RecordBatch {
+    let numbers =
+        [("generation", generation), ("from", 1), ("to", 1), ("sender", sender), ("part", u32::from(u16::MAX) - 1)];
+    let column = |(name, number)| -> (&str, ArrayRef) { (name, Arc::new(UInt32Array::from(vec![number]))) };
+    let state: ArrayRef = Arc::new(BinaryArray::from(vec![&b""[..]]));
+    RecordBatch::try_from_iter(numbers.map(column).into_iter().chain([("state", state)]))
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// What came out, as it is written: what is no number is not equal to itself.

@@ -25,7 +25,16 @@ async fn start(node: &Node, epoch: u64, guests: Guests, stats: &Arc<Stats>) -> J
     let owned = node.own(&work(STAGE), epoch).await;
     let (input, source, operators) = (input(&work(SOURCE), PORT_MAIN), node.source(), Box::new(guests));
     let stats = Arc::clone(stats);
-    tokio::task::spawn_local(stage::run(StageWork { owned, input, source, operators, first: 0, lateness_us: 0, stats }))
+    tokio::task::spawn_local(stage::run(StageWork {
+        owned,
+        input,
+        changes: None,
+        source,
+        operators,
+        first: 0,
+        lateness_us: 0,
+        stats,
+    }))
 }
 
 fn values(range: std::ops::Range<usize>) -> Vec<String> {
@@ -282,13 +291,20 @@ async fn a_fed_partition_has_each_row_once_and_takes_publications_too() {
         }
         let owned = node.own(&sink, round as u64 + 1).await;
         let (inputs, stats) = (vec![input(&source, PORT_MAIN)], Arc::new(Stats::default()));
-        let task = tokio::spawn(ingest::run(IngestWork { owned, inputs, source: node.source(), stats }));
+        let task = tokio::spawn(ingest::run(IngestWork {
+            owned,
+            inputs,
+            predecessors: Vec::new(),
+            source: node.source(),
+            stats,
+        }));
         node.texts(&sink, PORT_MAIN, "value", round * 50 + 20).await;
         task.abort();
     }
     let owned = node.own(&sink, 9).await;
     let (inputs, stats) = (vec![input(&source, PORT_MAIN)], Arc::new(Stats::default()));
-    let task = tokio::spawn(ingest::run(IngestWork { owned, inputs, source: node.source(), stats }));
+    let task =
+        tokio::spawn(ingest::run(IngestWork { owned, inputs, predecessors: Vec::new(), source: node.source(), stats }));
     let texts = node.texts(&sink, PORT_MAIN, "value", 200).await;
     assert_eq!(texts, values(0..200));
     node.publish(&sink, &["from outside".to_owned()]).await;

@@ -19,7 +19,7 @@ use littoral_model::topic::TopicPattern;
 use littoral_model::unit::Bandwidth;
 use littoral_model::work::Assignment;
 use littoral_plan::sample::sample;
-use littoral_plan::{AppSpec, Fabric, PartitionsBefore, Role, traffic};
+use littoral_plan::{AppSpec, Fabric, traffic};
 use littoral_sql::Program;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +39,7 @@ use crate::core::Core;
 use crate::events::Events;
 use crate::functions::Functions;
 use crate::health::Health;
-use crate::intent::{App, Apps, EditError, Exchange, IntentStore, read_manifest};
+use crate::intent::{Apps, EditError, Exchange, IntentStore, read_manifest};
 use crate::log_reader::LogReader;
 use crate::logs::Logs;
 use crate::metering::{UsageAnswer, UsageReader, UsageRequest};
@@ -51,7 +51,7 @@ use crate::queue::http::{checked_key, kept};
 use crate::report::{Reporter, assignments};
 use crate::services::Services;
 use crate::sites;
-use crate::spec::{app_id, app_spec, take_measured};
+use crate::spec::{app_id, app_spec, partitions_before, take_measured};
 use crate::status::{self, Picture};
 use crate::sync::lock;
 use crate::tail::tail;
@@ -552,18 +552,4 @@ mod tests {
         assert_eq!(seen.len(), 2 + LOST_MAX);
         assert!(seen.contains_key(&"always".parse::<NodeId>().unwrap()), "who is here is known");
     }
-}
-
-/// How many partitions a stream of a deployed app has had, where their number was changed, or is to be now.
-fn partitions_before(deployed: &App, stream: &StreamName, wanted: Option<u32>) -> Option<PartitionsBefore> {
-    let roles = || deployed.placement.works.iter().map(|placed| (placed.work.partition, &placed.role));
-    let first = roles().find_map(|(_, role)| match role {
-        Role::Stage { input, rescaling: Some(of), .. } if input.work.name == stream.as_str() => Some(of.first),
-        _ => None,
-    });
-    let before = deployed.manifest.streams.get(stream)?.partitions;
-    let first = first.or_else(|| before.filter(|before| wanted.is_some_and(|wanted| wanted != *before)))?;
-    let is_its = |role: &Role| matches!(role, Role::StreamPartition { stream: of, .. } if of == stream);
-    let most = roles().filter(|(_, role)| is_its(role)).map(|(partition, _)| partition + 1).max();
-    Some(PartitionsBefore { first, most: most.unwrap_or_default() })
 }

@@ -9,9 +9,11 @@ use littoral_model::manifest::{self, Manifest, Partitioning};
 use littoral_model::unit::Bandwidth;
 use littoral_plan::profile::RECORDS_FEW;
 use littoral_plan::{
-    Ack, AppSpec, ConnectorSpec, Constraints, Direction, FlowSpec, FunctionSpec, Interface, QueueSpec, Sink, StreamSpec,
+    Ack, AppSpec, ConnectorSpec, Constraints, Direction, FlowSpec, FunctionSpec, Interface, PartitionsBefore,
+    QueueSpec, Role, Sink, StreamSpec,
 };
 
+use crate::intent::App;
 use crate::report::Report;
 
 /// The artefact of a function that is not built yet, for planning.
@@ -173,6 +175,20 @@ pub(crate) fn query_placement<'m>(
 /// The app that a manifest is of.
 pub(crate) fn app_id(manifest: &Manifest) -> AppId {
     AppId { tenant: TenantId::default_tenant(), app: manifest.name.clone() }
+}
+
+/// How many partitions a stream of a deployed app has had, where their number was changed, or is to be now.
+pub(crate) fn partitions_before(deployed: &App, stream: &StreamName, wanted: Option<u32>) -> Option<PartitionsBefore> {
+    let roles = || deployed.placement.works.iter().map(|placed| (placed.work.partition, &placed.role));
+    let first = roles().find_map(|(_, role)| match role {
+        Role::Stage { input, rescaling: Some(of), .. } if input.work.name == stream.as_str() => Some(of.first),
+        _ => None,
+    });
+    let before = deployed.manifest.streams.get(stream)?.partitions;
+    let first = first.or_else(|| before.filter(|before| wanted.is_some_and(|wanted| wanted != *before)))?;
+    let is_its = |role: &Role| matches!(role, Role::StreamPartition { stream: of, .. } if of == stream);
+    let most = roles().filter(|(_, role)| is_its(role)).map(|(partition, _)| partition + 1).max();
+    Some(PartitionsBefore { first, most: most.unwrap_or_default() })
 }
 
 #[cfg(test)]

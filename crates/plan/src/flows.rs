@@ -151,7 +151,7 @@ impl<'a> Planner<'a> {
                 let spreads = outputs.get(&partition_port(0)) == Some(stream);
                 if has_groups || spreads {
                     let changes = Some(changes.clone()).filter(|_| spreads);
-                    *rescaling = Some(Rescaling { first, changes });
+                    *rescaling = Some(Box::new(Rescaling { first, changes }));
                 }
             }
             for partition in 0..self.partitions(stream) {

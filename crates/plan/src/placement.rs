@@ -74,7 +74,7 @@ pub enum Role {
         outputs: BTreeMap<String, StreamName>,
         /// If the number of partitions by key changes while it runs: what it has to know of that.
         #[serde(default)]
-        rescaling: Option<Rescaling>,
+        rescaling: Option<Box<Rescaling>>,
     },
     /// It makes records of a stream of what is outside.
     Source {
@@ -103,7 +103,6 @@ pub enum Role {
 
 impl Role {
     /// What it reads of other works.
-    #[must_use]
     pub fn inputs(&self) -> impl Iterator<Item = &Source> {
         let (all, changes): (&[Source], Option<&Source>) = match self {
             Self::StreamPartition { sources, .. } | Self::Queue { sources, .. } | Self::Sink { sources, .. } => {

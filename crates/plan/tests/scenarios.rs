@@ -55,7 +55,7 @@ fn wiring(placement: &Placement) -> String {
     };
     for placed in &placement.works {
         let reader = short(&placed.work.to_string());
-        placed.role.inputs().iter().for_each(|source| reads(&reader, source));
+        placed.role.inputs().for_each(|source| reads(&reader, source));
     }
     for work in &placement.retired {
         writeln!(text, "{} is retired", short(&work.to_string())).unwrap();

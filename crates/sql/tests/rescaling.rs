@@ -454,6 +454,18 @@ fn a_change_that_is_not_the_next_one_is_refused() {
 }
 
 #[test]
+fn who_does_not_know_that_the_number_may_change_takes_no_notice() {
+    let programs = windows(2, "", QUERY, &[2, 1]);
+    let mut changing = changing(&programs, [9, 9]);
+    let announced = changing.keyed[0].go_on().unwrap().announced.unwrap();
+    let told = process(&mut changing.spreads[0], &announced).spread;
+    for (flow, notice) in [("f-by-key", &announced), ("f", &told[0].1)] {
+        let error = refused(&mut stage_of(&programs[1].1, flow, 0), notice);
+        assert!(error.contains("does not know of it yet"), "{error}");
+    }
+}
+
+#[test]
 fn another_query_takes_nothing_over() {
     let programs = windows(2, "", QUERY, &[2, 1]);
     let mut one = changing(&programs, [9, 9]);
@@ -461,7 +473,7 @@ fn another_query_takes_nothing_over() {
     let (handed, _) = (one.hand_over(), other.hand_over());
     assert!(refused(&mut other.keyed[0], &handed[0][0]).contains("give the flow another name"));
     let plain = fine("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s");
-    assert!(stage_of(&plain, "f", 0).process(&handed[0][0]).is_err());
+    assert!(stage_of(&plain, "f", 0).changing_from(Some(2)).process(&handed[0][0]).is_err());
     // Nor does one take what no partition can have.
     let rows = &handed[0][0];
     let numbers: ArrayRef = Arc::new(UInt32Array::from(vec![128; rows.num_rows()]));

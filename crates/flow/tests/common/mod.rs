@@ -283,8 +283,8 @@ impl Operators for Guests {
     fn idle_after(&self) -> Option<Duration> {
         self.idle_after
     }
-    fn may_have_more(&self, _: usize) -> bool {
-        true
+    fn may_have_more(&self, _: usize, has_state: bool) -> bool {
+        has_state
     }
     async fn make(&self, _: usize) -> Result<Box<dyn Operator>, StageError> {
         if self.broken {

@@ -196,6 +196,11 @@ impl Stage {
 
     /// Takes what is said of a change.
     pub(super) fn take_notices(&mut self, rows: &RecordBatch) -> Result<Output, StageError> {
+        if self.changes.first.is_none() {
+            // Nobody would keep what it hands over for those who take it.
+            let reason = "the number of partitions by key changes, and this node does not know of it yet; it goes on once it does";
+            return Err(StageError::State(reason.to_owned()));
+        }
         let mut output = Output { dirty: vec![RESCALING], ..Output::default() };
         for row in 0..rows.num_rows() {
             let piece =
