@@ -40,10 +40,6 @@ pub struct IngestWork {
 /// The most bytes of a notice that one who spreads rows has switched: a row of numbers.
 const NOTICE_BYTES_MAX: usize = 2 << 10;
 
-/// Why a notice cannot be taken.
-const UNKNOWN_CHANGE: &str =
-    "the number of partitions by key changes, and this node does not know of it yet; it goes on once it does";
-
 struct Lane {
     input: Input,
     writer: Writer,
@@ -140,7 +136,7 @@ impl Ingest {
         let notice = if lane.input.port == PORT_MAIN { None } else { unread.first_notice(lane.writer)? };
         let Some((at, notice)) = notice else { return lane.commit(unread, None, &self.committer).await };
         // Who hands over to it is not known here yet: the placement that says it is on its way.
-        let Some(alignment) = &mut self.alignment else { return Err(Ended::Failed(UNKNOWN_CHANGE.to_owned())) };
+        let Some(alignment) = &mut self.alignment else { return Err(Ended::Failed(Notice::UNKNOWN.to_owned())) };
         let generation = notice.change.generation;
         if lane.writer == Writer::HandsOver && alignment.holds_handover(generation) {
             (lane.rest, lane.generation) = (Some(unread), generation);

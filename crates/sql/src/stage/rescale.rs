@@ -65,6 +65,10 @@ pub struct Notice {
 }
 
 impl Notice {
+    /// Why one cannot be taken whose placement does not say yet that the number may change.
+    pub const UNKNOWN: &str =
+        "the number of partitions by key changes, and this node does not know of it yet; it goes on once it does";
+
     /// Whether rows of these columns say something of a change.
     #[must_use]
     pub fn is_of(schema: &Schema) -> bool {
@@ -198,8 +202,7 @@ impl Stage {
     pub(super) fn take_notices(&mut self, rows: &RecordBatch) -> Result<Output, StageError> {
         if self.changes.first.is_none() {
             // Nobody would keep what it hands over for those who take it.
-            let reason = "the number of partitions by key changes, and this node does not know of it yet; it goes on once it does";
-            return Err(StageError::State(reason.to_owned()));
+            return Err(StageError::State(Notice::UNKNOWN.to_owned()));
         }
         let mut output = Output { dirty: vec![RESCALING], ..Output::default() };
         for row in 0..rows.num_rows() {
