@@ -115,6 +115,21 @@ impl Shards {
         }
     }
 
+    /// Which shard this thread is.
+    #[must_use]
+    pub fn here() -> Option<usize> {
+        HERE.get()
+    }
+
+    /// Has a shard look after something besides its tasks, until that ends or the shard does. It is no task: where it waits says nothing of
+    /// how much a shard has to do. It is dropped if there is no such shard, or too many tasks wait there.
+    pub fn attend(&self, shard: usize, waiting: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        let Some(shard) = self.0.get(shard) else { return };
+        let job = move || drop(tokio::task::spawn_local(waiting));
+        // Who waits for it learns that it was dropped.
+        let _ = shard.jobs.try_send(Box::new(job));
+    }
+
     /// Starts a task on a shard. It is made there, so that it need not be `Send`; only its result must be.
     pub fn spawn<F, M>(&self, shard: usize, make: M) -> Task<F::Output>
     where
