@@ -4,7 +4,7 @@
 mod contract;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use contract::{PATIENCE, call, digest, misses, node, sees};
 use littoral_mesh::frame::{Envelope, ReplyError};
 use littoral_mesh::identity::{Identity, Root};
 use littoral_mesh::shaper::{LinkShape, Shaper};
-use littoral_mesh::{CallError, Incoming, MeshOptions, Method, Priority, Service, ZenohMesh};
+use littoral_mesh::{CallError, Handling, Incoming, MeshOptions, Method, Priority, Service, ZenohMesh};
 use littoral_model::id::{InvocationId, NodeId, TenantId, Tier};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -37,16 +37,23 @@ struct Counting {
     begun: AtomicUsize,
     done: AtomicUsize,
     gate: Semaphore,
+    /// Whether it has no room for what arrives.
+    is_full: AtomicBool,
 }
 
 impl Default for Counting {
     fn default() -> Self {
-        Self { begun: AtomicUsize::new(0), done: AtomicUsize::new(0), gate: Semaphore::new(0) }
+        let (begun, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { begun, done, gate: Semaphore::new(0), is_full: AtomicBool::new(false) }
     }
 }
 
 #[async_trait]
 impl Service for Counting {
+    fn run(&self, _method: Method, handling: Handling) -> Option<Handling> {
+        if self.is_full.load(Ordering::SeqCst) { None } else { Some(handling) }
+    }
+
     async fn handle(&self, from: NodeId, call: Incoming) -> Result<Bytes, String> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         match call.method {
@@ -227,6 +234,14 @@ async fn a_service_that_panics_fails_its_call_and_the_line_goes_on() {
     assert!(matches!(failed, Err(CallError::Failed(_))), "{failed:?}");
     assert!(two.edge.direct().lines > 0);
     two.lines_are_taken().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_nobody_takes_up_is_refused() {
+    let two = Two::with_lines().await;
+    two.services[0].is_full.store(true, Ordering::SeqCst);
+    let refused = ask(&two.edge, "hub", Method::Call, "x").await;
+    assert!(matches!(refused, Err(CallError::Refused { .. })), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -267,7 +267,7 @@ impl Line {
         if self.handling.fetch_add(1, Ordering::Relaxed) >= REQUESTS_MAX {
             return Err(io::Error::other(format!("it asks more than {REQUESTS_MAX} things at once")));
         }
-        let replying = Replying { line: Arc::clone(self), number, sent: false };
+        let mut replying = Replying { line: Arc::clone(self), number, begun: false, sent: false };
         let envelope = Envelope::decode(envelope)
             .map_err(|error| match error {
                 WireError::Version { .. } => ReplyError::Version(VersionRange::OURS),
@@ -277,13 +277,17 @@ impl Line {
         let envelope = match envelope {
             Ok(envelope) => envelope,
             Err(error) => {
-                replying.refuse(&error);
+                replying.fail(&error);
                 return Ok(());
             }
         };
         let method = envelope.method;
         let handler = Arc::clone(&receiver);
-        let handling = Box::pin(async move { replying.send(handler.receive(envelope, payload).await).await });
+        let handling = Box::pin(async move {
+            replying.begun = true;
+            let outcome = handler.receive(envelope, payload).await;
+            replying.send(outcome).await;
+        });
         if let Some(handling) = receiver.run(method, handling) {
             tokio::spawn(handling);
         }
@@ -308,6 +312,7 @@ impl Line {
 struct Replying {
     line: Arc<Line>,
     number: u32,
+    begun: bool,
     sent: bool,
 }
 
@@ -325,10 +330,6 @@ impl Replying {
     }
 
     /// Answers at once, with few bytes.
-    fn refuse(mut self, error: &ReplyError) {
-        self.fail(error);
-    }
-
     fn fail(&mut self, error: &ReplyError) {
         self.sent = true;
         self.line.handling.fetch_sub(1, Ordering::Relaxed);
@@ -339,9 +340,13 @@ impl Replying {
 
 impl Drop for Replying {
     fn drop(&mut self) {
-        if !self.sent && !self.line.is_closed() {
-            self.fail(&ReplyError::Failed("the node failed while handling the call".to_owned()));
+        if self.sent || self.line.is_closed() {
+            return;
         }
+        self.fail(&match self.begun {
+            true => ReplyError::Failed("the node failed while handling the call".to_owned()),
+            false => ReplyError::Refused("it is busy: too much waits to be started; try again later".to_owned()),
+        });
     }
 }
 

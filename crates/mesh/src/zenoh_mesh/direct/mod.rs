@@ -126,12 +126,12 @@ impl Direct {
         }
     }
 
-    /// The line to a node that is read on this thread, or another one.
+    /// The line to a node that is read on this thread, or another one; the newest, in case that the end of older ones is not known yet.
     fn line(&self, node: &NodeId) -> Option<Arc<Line>> {
         let here = self.threads.here();
         let state = lock(&self.state);
         let lines = state.lines.get(node)?;
-        let near = lines.iter().find(|line| Some(line.thread) == here);
+        let near = lines.iter().rfind(|line| Some(line.thread) == here);
         near.or_else(|| lines.get(here.unwrap_or(0) % lines.len().max(1))).map(Arc::clone)
     }
 
