@@ -10,7 +10,7 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -113,14 +113,13 @@ struct Shards(Vec<Handle>);
 impl Shards {
     fn start() -> Outcome<Self> {
         let start = |number| {
-            let (sender, handle) = mpsc::channel();
-            std::thread::spawn(move || -> Outcome<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let handle = runtime.handle().clone();
+            std::thread::spawn(move || {
                 HERE.set(Some(number));
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                sender.send(runtime.handle().clone())?;
-                runtime.block_on(std::future::pending())
+                runtime.block_on(std::future::pending::<()>());
             });
-            Ok(handle.recv()?)
+            Ok(handle)
         };
         (0..THREADS).map(start).collect::<Outcome<_>>().map(Self)
     }
