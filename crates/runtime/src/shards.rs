@@ -309,6 +309,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_shard_looks_after_is_no_task_of_it() {
+        let shards = Shards::new(2).unwrap();
+        let (told, here) = oneshot::channel();
+        let waiting = async move {
+            told.send(Shards::here()).unwrap();
+            std::future::pending().await
+        };
+        shards.attend(0, Box::pin(waiting));
+        assert_eq!(here.await, Ok(Some(0)));
+        assert_eq!(shards.pick(), 0, "it has no more to do than the other one");
+        let (ran, dropped) = oneshot::channel();
+        shards.attend(2, Box::pin(async move { ran.send(()).unwrap() }));
+        assert!(dropped.await.is_err(), "there is no such shard");
+    }
+
+    #[tokio::test]
     async fn everything_ends_with_the_shards() {
         let shards = Shards::new(1).unwrap();
         let task = shards.spawn(0, std::future::pending::<()>);

@@ -140,6 +140,9 @@ impl Line {
     fn send(&self, frame: Outgoing, room: Option<OwnedSemaphorePermit>) {
         let written = {
             let mut wire = lock(&self.wire);
+            if self.is_closed() {
+                return;
+            }
             wire.push(frame, room);
             wire.write(&mut Socket(&self.socket))
         };
@@ -177,8 +180,7 @@ impl Line {
             let _ = wire.write(&mut Socket(&self.socket));
         }
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
-        let waiting = std::mem::take(&mut lock(&self.asked).waiting);
-        drop(waiting);
+        drop(std::mem::take(&mut lock(&self.asked).waiting));
     }
 
     pub(super) fn is_closed(&self) -> bool {

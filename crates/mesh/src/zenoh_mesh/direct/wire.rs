@@ -61,6 +61,9 @@ impl Wire {
             let Some(Queued { frame, .. }) = self.queue.front_mut() else { return Ok(true) };
             // The session takes a bounded piece at a time, so that no more than that is sealed and not yet sent.
             let sealed = self.tls.writer().write_vectored(&frame.left())?;
+            if sealed == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
             if frame.advance(sealed) {
                 self.queue.pop_front();
             }
