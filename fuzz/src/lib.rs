@@ -26,6 +26,9 @@ mod identity;
 #[path = "../../crates/mesh/src/join.rs"]
 mod join;
 #[allow(dead_code, unreachable_pub, unused_imports)]
+#[path = "../../crates/mesh/src/zenoh_mesh/direct/frame.rs"]
+mod line;
+#[allow(dead_code, unreachable_pub, unused_imports)]
 #[path = "../../crates/mesh/src/token.rs"]
 mod token;
 

@@ -13,12 +13,13 @@ use serde::de::DeserializeOwned;
 
 use crate::frame::{Deliver, Delivered, Envelope, Hello, Pong, ReplyError, method_of};
 use crate::join::{Admission, JoinRequest, Welcome};
+use crate::line::{Decoder, Frame, FrameError};
 use crate::token::{Refusal, Token};
 
 type Check = fn(&[u8]);
 
 /// In the order of the first byte of an input; new ones go to the end, so that the corpus keeps its meaning.
-const MESSAGES: [Check; 29] = [
+const MESSAGES: [Check; 30] = [
     message::<FetchRequest>,
     message::<FetchReply>,
     message::<PublishRequest>,
@@ -48,6 +49,7 @@ const MESSAGES: [Check; 29] = [
     message::<Refusal>,
     envelope,
     texts,
+    frames,
 ];
 
 /// Decodes bytes as the message that the first of them names.
@@ -76,6 +78,25 @@ fn envelope(bytes: &[u8]) {
         // A method that is not known is refused with words.
         let _ = method_of(&envelope);
     }
+}
+
+/// What comes over a direct line: the same frames in whatever pieces it comes.
+fn frames(bytes: &[u8]) {
+    let Some((piece, bytes)) = bytes.split_first() else { return };
+    assert_eq!(frames_of(bytes, usize::from(*piece) + 1), frames_of(bytes, bytes.len() + 1));
+}
+
+fn frames_of(bytes: &[u8], piece: usize) -> (Vec<Frame>, Option<FrameError>) {
+    let (mut decoder, mut frames) = (Decoder::default(), Vec::new());
+    for mut piece in bytes.chunks(piece) {
+        while !piece.is_empty() {
+            match decoder.take(&mut piece) {
+                Ok(frame) => frames.extend(frame),
+                Err(error) => return (frames, Some(error)),
+            }
+        }
+    }
+    (frames, None)
 }
 
 /// What people type or paste: tokens and ids.

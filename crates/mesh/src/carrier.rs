@@ -45,6 +45,9 @@ pub(crate) trait Carrier: Send + Sync + 'static {
     /// Whether a node is linked directly, so that its link is worth measuring.
     fn is_neighbour(&self, node: &NodeId) -> bool;
 
+    /// Has nothing more to do with a node that was shut out, as far as that is the carrier's to decide.
+    fn refuse(&self, _node: &NodeId) {}
+
     /// Leaves the network.
     async fn close(&self);
 }

@@ -19,6 +19,7 @@ use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use x509_parser::certificate::X509Certificate;
 
 /// How long a root is valid: a fabric outlives its machines.
 const ROOT_LIFETIME: Duration = Duration::from_secs(20 * 365 * 86_400);
@@ -330,16 +331,41 @@ pub(crate) fn der(certificate_pem: &str) -> Result<CertificateDer<'static>, Iden
 pub(crate) fn fabric_of(certificate_pem: &str) -> Result<String, IdentityError> {
     let der = der(certificate_pem)?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| invalid("certificate", error))?;
-    let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
-    let name = name.ok_or_else(|| invalid("certificate", "it names no fabric"))?;
-    littoral_model::id::check_name(name).map_err(|error| invalid("certificate", error))?;
-    Ok(name.to_owned())
+    fabric_in(&parsed)
 }
 
 fn node_of(certificate_pem: &str) -> Result<NodeId, IdentityError> {
     let der = der(certificate_pem)?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|error| invalid("node certificate", error))?;
-    let names = parsed.subject_alternative_name().map_err(|error| invalid("node certificate", error))?;
+    node_in(&parsed)
+}
+
+/// Whom a certificate names.
+#[derive(Clone, Debug)]
+pub(crate) struct Subject {
+    pub(crate) node: NodeId,
+    pub(crate) fabric: String,
+    /// Until when it is valid, in seconds since 1970.
+    pub(crate) not_after_unix: u64,
+}
+
+/// Whom a certificate names that TLS has checked.
+pub(crate) fn subject_of(certificate: &CertificateDer<'_>) -> Result<Subject, IdentityError> {
+    let (_, parsed) =
+        x509_parser::parse_x509_certificate(certificate).map_err(|error| invalid("node certificate", error))?;
+    let not_after_unix = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
+    Ok(Subject { node: node_in(&parsed)?, fabric: fabric_in(&parsed)?, not_after_unix })
+}
+
+fn fabric_in(certificate: &X509Certificate<'_>) -> Result<String, IdentityError> {
+    let name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+    let name = name.ok_or_else(|| invalid("certificate", "it names no fabric"))?;
+    littoral_model::id::check_name(name).map_err(|error| invalid("certificate", error))?;
+    Ok(name.to_owned())
+}
+
+fn node_in(certificate: &X509Certificate<'_>) -> Result<NodeId, IdentityError> {
+    let names = certificate.subject_alternative_name().map_err(|error| invalid("node certificate", error))?;
     let name = names.into_iter().flat_map(|names| &names.value.general_names).find_map(|name| match name {
         x509_parser::extensions::GeneralName::DNSName(name) => Some(*name),
         _ => None,

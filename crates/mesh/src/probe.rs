@@ -63,7 +63,7 @@ pub enum LinkError {
 /// # Errors
 /// The reason.
 pub async fn probe(identity: &Identity, endpoint: &str) -> Result<(), LinkError> {
-    let config = client_config(identity)?;
+    let config = client_config(identity, &identity.root_pem)?;
     let unreachable = |reason: String| LinkError::Unreachable { endpoint: endpoint.to_owned(), reason };
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint))
         .await
@@ -97,11 +97,12 @@ fn explain(endpoint: &str, error: &std::io::Error) -> LinkError {
     }
 }
 
-fn client_config(identity: &Identity) -> Result<ClientConfig, LinkError> {
+/// How to connect to any node of the fabric, or of those of it that are trusted.
+pub(crate) fn client_config(identity: &Identity, trusted_pem: &str) -> Result<ClientConfig, LinkError> {
     let wrong = |error: &dyn std::fmt::Display| LinkError::Identity(error.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
-    roots.add(der(&identity.root_pem).map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
+    roots.add(der(trusted_pem).map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
     let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|error| wrong(&error))?;
     ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])

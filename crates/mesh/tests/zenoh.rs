@@ -33,9 +33,18 @@ async fn open(
     let digest = digest(identity.node.as_str(), tier, incarnation);
     let listen = if tier == Tier::Device { Vec::new() } else { vec![local()] };
     let tenant = TenantId::default_tenant();
-    ZenohMesh::open(MeshOptions { identity, tenant, listen, connect, revoked: Default::default(), digest, service })
-        .await
-        .unwrap()
+    ZenohMesh::open(MeshOptions {
+        identity,
+        tenant,
+        listen,
+        connect,
+        revoked: Default::default(),
+        digest,
+        service,
+        threads: None,
+    })
+    .await
+    .unwrap()
 }
 
 struct Real {

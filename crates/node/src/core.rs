@@ -37,7 +37,7 @@ use crate::metering::Metering;
 use crate::signing::Verifier;
 use crate::spec::{CONTAINER_LABEL, PROCESS_LABEL};
 use crate::surveyor::Surveyor;
-use crate::wiring::{MeshKeeper, MeshPeers, MeshRaft, MeshSource};
+use crate::wiring::{MeshKeeper, MeshPeers, MeshRaft, MeshSource, MeshThreads};
 
 /// The share of the machine's memory that functions may use; the rest is for the node, its caches and the system.
 const MEMORY_SHARE: (u64, u64) = (3, 4);
@@ -118,7 +118,8 @@ impl Core {
         for (_, (label, value)) in runs.into_iter().filter(|(is_able, _)| *is_able) {
             digest.labels.insert(label.to_owned(), value.to_owned());
         }
-        let opened = open_mesh(&facts, &identity, &revoked, digest.clone(), Arc::clone(&dispatch)).await?;
+        let answering = (Arc::clone(&dispatch), shards.clone());
+        let opened = open_mesh(&facts, &identity, &revoked, digest.clone(), answering).await?;
         let mesh = opened.mesh();
 
         let (opened_groups, new_groups) = mpsc::channel(BORROWED_MAX + 1);
@@ -194,7 +195,7 @@ async fn open_mesh(
     identity: &Identity,
     revoked: &BTreeSet<NodeId>,
     digest: NodeDigest,
-    dispatch: Arc<Dispatch>,
+    (dispatch, shards): (Arc<Dispatch>, Shards),
 ) -> anyhow::Result<ZenohMesh> {
     let service: Arc<dyn Service> = dispatch;
     let options = MeshOptions {
@@ -205,6 +206,7 @@ async fn open_mesh(
         revoked: revoked.clone(),
         digest,
         service,
+        threads: Some(Arc::new(MeshThreads(shards))),
     };
     Ok(ZenohMesh::open(options).await?)
 }

@@ -69,7 +69,7 @@ impl Service for Dispatch {
         match (self.parts.get(), method) {
             (Some(parts), Method::Invoke | Method::Call | Method::Compose) => {
                 let shards = &parts.shards;
-                drop(shards.spawn(shards.pick(), move || handling));
+                drop(shards.spawn(shards.pick_near(), move || handling));
                 None
             }
             _ => Some(handling),

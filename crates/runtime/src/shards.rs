@@ -115,6 +115,21 @@ impl Shards {
         }
     }
 
+    /// Which shard this thread is.
+    #[must_use]
+    pub fn here() -> Option<usize> {
+        HERE.get()
+    }
+
+    /// Has a shard look after something besides its tasks, until that ends or the shard does. It is no task: where it waits says nothing of
+    /// how much a shard has to do. It is dropped if there is no such shard, or too many tasks wait there.
+    pub fn attend(&self, shard: usize, waiting: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        let Some(shard) = self.0.get(shard) else { return };
+        let job = move || drop(tokio::task::spawn_local(waiting));
+        // Who waits for it learns that it was dropped.
+        let _ = shard.jobs.try_send(Box::new(job));
+    }
+
     /// Starts a task on a shard. It is made there, so that it need not be `Send`; only its result must be.
     pub fn spawn<F, M>(&self, shard: usize, make: M) -> Task<F::Output>
     where
@@ -291,6 +306,22 @@ mod tests {
         let _waiting: Vec<_> = (0..=NEAR_TASKS).map(|_| shards.spawn(1, std::future::pending::<()>)).collect();
         let near = shards.clone();
         assert_eq!(shards.spawn(1, move || async move { near.pick_near() }).await, Ok(0));
+    }
+
+    #[tokio::test]
+    async fn what_a_shard_looks_after_is_no_task_of_it() {
+        let shards = Shards::new(2).unwrap();
+        let (told, here) = oneshot::channel();
+        let waiting = async move {
+            told.send(Shards::here()).unwrap();
+            std::future::pending().await
+        };
+        shards.attend(0, Box::pin(waiting));
+        assert_eq!(here.await, Ok(Some(0)));
+        assert_eq!(shards.pick(), 0, "it has no more to do than the other one");
+        let (ran, dropped) = oneshot::channel();
+        shards.attend(2, Box::pin(async move { ran.send(()).unwrap() }));
+        assert!(dropped.await.is_err(), "there is no such shard");
     }
 
     #[tokio::test]

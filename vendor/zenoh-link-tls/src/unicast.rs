@@ -50,6 +50,7 @@ use zenoh_protocol::{
 use zenoh_result::{zerror, ZResult};
 
 use crate::{
+    apart,
     utils::{get_tls_addr, get_tls_host, get_tls_server_name, TlsClientConfig, TlsServerConfig},
     TLS_ACCEPT_THROTTLE_TIME, TLS_DEFAULT_MTU, TLS_LINGER_TIMEOUT, TLS_LOCATOR_PREFIX,
 };
@@ -489,9 +490,14 @@ impl LinkManagerUnicastTrait for LinkManagerUnicastTls {
         let host = get_tls_host(&epaddr)?;
 
         // Initialize TlsConfig
-        let tls_server_config = TlsServerConfig::new(&epconf)
+        let mut tls_server_config = TlsServerConfig::new(&epconf)
             .await
             .map_err(|e| zerror!("Cannot create a new TLS listener on {addr}. {e}"))?;
+        // LITTORAL: connections that ask for a protocol of their own are no links.
+        let apart = epconf.get(apart::APART).and_then(apart::registered);
+        if let Some(apart) = &apart {
+            tls_server_config.server_config.alpn_protocols = vec![apart.protocol.clone()];
+        }
 
         // Initialize the TcpListener
         let (socket, local_addr) = tls_server_config
@@ -517,6 +523,7 @@ impl LinkManagerUnicastTrait for LinkManagerUnicastTls {
                     token,
                     manager,
                     losses,
+                    apart,
                     tls_server_config.tls_handshake_timeout,
                     tls_server_config.tls_close_link_on_expiration,
                 )
@@ -570,6 +577,7 @@ async fn accept_task(
     token: CancellationToken,
     manager: NewLinkChannelSender,
     losses: Arc<Losses>,
+    apart: Option<apart::Registered>,
     tls_handshake_timeout: Duration,
     tls_close_link_on_expiration: bool,
 ) -> ZResult<()> {
@@ -591,6 +599,14 @@ async fn accept_task(
             res = listener.accept() => {
                 match res {
                     Ok((tls_stream, dst_addr)) => {
+                        // LITTORAL: what is no link goes to whoever asked for it.
+                        let tls_stream = match &apart {
+                            Some(apart) => match apart.take(tls_stream) {
+                                Some(link) => link,
+                                None => continue,
+                            },
+                            None => tls_stream,
+                        };
                         let (tcp_stream, tls_conn) = tls_stream.get_ref();
                         let src_addr =  match tcp_stream.local_addr()  {
                             Ok(sa) => sa,

@@ -100,6 +100,7 @@ impl<C: Carrier> Mesh for Handle<C> {
 
     fn refuse(&self, node: &NodeId) {
         if *node != self.0.me && lock(&self.0.refused).insert(node.clone(), false).is_none() {
+            self.0.carrier.refuse(node);
             self.0.wake.notify_one();
         }
     }

@@ -1,7 +1,5 @@
 //! Every Zenoh setting that differs from its default, and why.
 
-use std::net::SocketAddr;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -30,20 +28,19 @@ pub(super) struct Settings {
     pub(super) device: bool,
 }
 
-/// The configuration of one session.
+/// The configuration of one session. Where it listens may say more after a `#`.
 pub(super) fn line_config(
     settings: &Settings,
     zid: &str,
-    listen: &[SocketAddr],
+    listen: &[String],
     connect: &[String],
 ) -> Result<Config, MeshError> {
     let endpoints =
         |addresses: &[String]| -> Vec<String> { addresses.iter().map(|address| format!("tls/{address}")).collect() };
-    let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
     let values = [
         ("id", json!(zid)),
         ("mode", json!(if settings.device { "client" } else { "router" })),
-        ("listen/endpoints", json!(endpoints(&listen))),
+        ("listen/endpoints", json!(endpoints(listen))),
         ("connect/endpoints", json!(endpoints(connect))),
         // A router makes its links in the background for ever; a client's session is opened again until it succeeds.
         ("connect/timeout_ms", json!(if settings.device { 0 } else { -1 })),

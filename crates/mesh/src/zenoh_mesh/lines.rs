@@ -19,6 +19,7 @@ use zenoh::query::{ConsolidationMode, Query};
 use zenoh::sample::{Sample, SampleKind};
 use zenoh::{Config, Session, Wait as _};
 
+use super::direct::{Asked, Direct};
 use super::keys::NodeKeys;
 use super::wire::{Outlets, Unanswered, answer, take_bytes, urgency};
 use crate::call::Priority;
@@ -57,14 +58,14 @@ struct Route {
 }
 
 /// One session and what it has declared.
-struct Line {
+struct Open {
     session: Session,
     _token: LivelinessToken,
 }
 
 #[derive(Default)]
 struct State {
-    lines: HashMap<usize, Line>,
+    lines: HashMap<usize, Open>,
     routes: BTreeMap<RouteId, Route>,
     next: RouteId,
     /// The session ids that each line is linked to directly.
@@ -86,19 +87,21 @@ pub(super) struct Lines {
     /// Whether there is any link.
     is_linked: watch::Sender<bool>,
     receiver: OnceLock<Weak<dyn Receiver>>,
+    direct: Arc<Direct>,
     outlets: Outlets,
     runtime: Handle,
     cancel: CancellationToken,
 }
 
 impl Lines {
-    pub(super) fn new(keys: NodeKeys, cancel: CancellationToken) -> Self {
+    pub(super) fn new(keys: NodeKeys, direct: Arc<Direct>, cancel: CancellationToken) -> Self {
         Self {
             keys,
             state: Lock::default(),
             linked: Arc::default(),
             is_linked: watch::Sender::new(false),
             receiver: OnceLock::new(),
+            direct,
             outlets: Outlets::new(Handle::current()),
             runtime: Handle::current(),
             cancel,
@@ -106,8 +109,19 @@ impl Lines {
     }
 
     /// Says who handles what arrives; once.
-    pub(super) fn attach(&self, receiver: Weak<dyn Receiver>) {
-        let _ = self.receiver.set(receiver);
+    pub(super) fn attach(&self, receiver: &Weak<dyn Receiver>) {
+        let _ = self.receiver.set(Weak::clone(receiver));
+        self.direct.attach(Weak::clone(receiver));
+    }
+
+    /// Whether there is any link.
+    pub(super) fn is_linked(&self) -> watch::Receiver<bool> {
+        self.is_linked.subscribe()
+    }
+
+    /// Has no lines with a node that was shut out.
+    pub(super) fn refuse(&self, node: &NodeId) {
+        self.direct.refuse(node);
     }
 
     fn receiver(&self) -> Option<Arc<dyn Receiver>> {
@@ -147,7 +161,7 @@ impl Lines {
         let late = {
             let mut state = lock(&self.state);
             if !state.closed {
-                state.lines.insert(line, Line { session: session.clone(), _token: token });
+                state.lines.insert(line, Open { session: session.clone(), _token: token });
             }
             state.closed
         };
@@ -213,9 +227,19 @@ impl Lines {
                 _ => return,
             }
         }
+        self.keep_neighbours();
         if let Some(receiver) = self.receiver() {
             receiver.presence_changed();
         }
+    }
+
+    /// Ends the lines to nodes that are no neighbours any more.
+    fn keep_neighbours(&self) {
+        let neighbours = {
+            let state = lock(&self.state);
+            state.routes.values().filter(|route| state.is_direct(route)).map(|route| route.node.clone()).collect()
+        };
+        self.direct.keep(&neighbours);
     }
 
     /// Direct ways first, then the oldest.
@@ -255,6 +279,7 @@ impl Lines {
                     changed = true;
                 }
             }
+            self.keep_neighbours();
             self.is_linked.send_replace(lock(&self.state).neighbours.values().any(|zids| !zids.is_empty()));
             if let (true, Some(receiver)) = (changed, self.receiver()) {
                 receiver.presence_changed();
@@ -336,14 +361,21 @@ impl Lines {
         priority: Priority,
         timeout: Duration,
     ) -> Option<Result<Bytes, ReplyError>> {
+        let attachment = match envelope.encode() {
+            Ok(attachment) => attachment,
+            Err(error) => return Some(Err(ReplyError::Failed(error.to_string()))),
+        };
+        if let Some(neighbour) = self.neighbour(route) {
+            match self.direct.ask(&neighbour, envelope, &attachment, &payload).await {
+                Asked::Answered(reply) => return Some(reply),
+                Asked::Lost => return None,
+                Asked::NotHere => {}
+            }
+        }
         let (session, key, unanswered) = {
             let state = lock(&self.state);
             let route = state.routes.get(&route)?;
             (state.lines.get(&route.line)?.session.clone(), route.call.clone(), Arc::clone(&route.unanswered))
-        };
-        let attachment = match envelope.encode() {
-            Ok(attachment) => attachment,
-            Err(error) => return Some(Err(ReplyError::Failed(error.to_string()))),
         };
         let (done, reply) = oneshot::channel();
         let done = Lock::new(Some(done));
@@ -374,6 +406,12 @@ impl Lines {
         answer(reply.await.ok()?)
     }
 
+    /// Whom a way leads to, if they are linked.
+    fn neighbour(&self, route: RouteId) -> Option<NodeId> {
+        let state = lock(&self.state);
+        state.routes.get(&route).filter(|route| state.is_direct(route)).map(|route| route.node.clone())
+    }
+
     /// Takes this node off: the others see it at once.
     pub(super) async fn close(&self) {
         self.cancel.cancel();
@@ -383,6 +421,7 @@ impl Lines {
             state.routes.clear();
             std::mem::take(&mut state.lines)
         };
+        self.direct.close();
         for line in lines.into_values() {
             if let Err(error) = line.session.close().await {
                 tracing::debug!(%error, "a session did not close cleanly");

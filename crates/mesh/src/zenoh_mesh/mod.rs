@@ -7,9 +7,11 @@
 //! Keys: `littoral/<fabric>/<tenant>/<site>/<node>/call/<line>` answers calls, and the liveliness token
 //! `littoral/<fabric>/<tenant>/<site>/<node>/alive/<incarnation>/<line>` tells who is present, where `line` is the number
 //! of the node's session. `config` holds every Zenoh setting and why it is so,
-//! `keys` the keys, `lines` the sessions, `wire` how bytes get in and out.
+//! `keys` the keys, `lines` the sessions, `wire` how bytes get in and out. Calls of functions between neighbours go beside Zenoh,
+//! by `direct`.
 
 mod config;
+mod direct;
 mod keys;
 mod lines;
 mod wire;
@@ -27,6 +29,8 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio_util::sync::CancellationToken;
 
 use self::config::{Settings, line_config};
+use self::direct::Direct;
+pub use self::direct::DirectLines;
 use self::keys::NodeKeys;
 use self::lines::Lines;
 use crate::agent::{Agent, Handle};
@@ -36,6 +40,7 @@ use crate::frame::{Envelope, ReplyError};
 use crate::identity::Identity;
 use crate::mesh::{Mesh, MeshError, Service};
 use crate::revocation::excluding;
+use crate::threads::{Own, Threads};
 
 /// How often a port of the kernel's choice is tried anew when somebody else took it in between.
 const PORT_ATTEMPTS: usize = 8;
@@ -56,11 +61,14 @@ pub struct MeshOptions {
     pub digest: NodeDigest,
     /// What answers calls.
     pub service: Arc<dyn Service>,
+    /// Where lines to neighbours are read; on the runtime that it is opened on if there are no others.
+    pub threads: Option<Arc<dyn Threads>>,
 }
 
 /// A node's end of the mesh over Zenoh.
 pub struct ZenohMesh {
     mesh: Arc<dyn Mesh>,
+    direct: Arc<Direct>,
     listening: Vec<SocketAddr>,
 }
 
@@ -72,7 +80,7 @@ impl ZenohMesh {
     /// When the settings contradict one another or it cannot listen.
     pub async fn open(options: MeshOptions) -> Result<Self, MeshError> {
         let wrong = |reason: String| MeshError::Open { reason };
-        let MeshOptions { identity, tenant, mut listen, connect, revoked, digest, service } = options;
+        let MeshOptions { identity, tenant, mut listen, connect, revoked, digest, service, threads } = options;
         if digest.node != identity.node {
             return Err(wrong(format!("the identity is for node {}, not {}", identity.node, digest.node)));
         }
@@ -83,20 +91,28 @@ impl ZenohMesh {
         let fabric = identity.fabric().map_err(|error| wrong(error.to_string()))?;
         let keys = NodeKeys::new(&fabric, &tenant, &digest);
         let cancel = CancellationToken::new();
-        let lines = Arc::new(Lines::new(keys, cancel.clone()));
+        let threads = threads.unwrap_or_else(|| Arc::new(Own(tokio::runtime::Handle::current())));
+        let direct = Arc::new(Direct::new(digest.node.clone(), fabric.clone(), threads, cancel.clone()));
+        let lines = Arc::new(Lines::new(keys, Arc::clone(&direct), cancel.clone()));
         let trusted_pem = excluding(&identity.root_pem, &revoked).map_err(|error| wrong(error.to_string()))?;
+        let tls = direct::tls_config(&identity, &trusted_pem).map_err(|error| wrong(error.to_string()))?;
         let settings = Settings { fabric, identity, trusted_pem, device };
         let agent =
             Agent::new(digest, ZenohCarrier { lines: Arc::clone(&lines), cancel }, service, Box::new(invocation));
         let receiver: Arc<dyn Receiver> = Arc::<Agent<ZenohCarrier>>::clone(&agent);
-        lines.attach(Arc::downgrade(&receiver));
+        lines.attach(&Arc::downgrade(&receiver));
         if device {
             for (line, gateway) in connect.iter().enumerate() {
                 let config = line_config(&settings, &lines.zid(line), &[], std::slice::from_ref(gateway))?;
                 tokio::spawn(Arc::clone(&lines).open_for_ever(line, config));
             }
         } else {
-            listen = open_router(&lines, &settings, &listen, &connect).await?;
+            let apart = direct::listen();
+            listen = open_router(&lines, &settings, &listen, &apart.setting(), &connect).await?;
+            tokio::spawn(direct::accept(Arc::clone(&direct), apart));
+        }
+        for endpoint in &connect {
+            direct::lines_of(&direct, &tls, endpoint, device, &lines.is_linked());
         }
         tokio::spawn(Arc::clone(&lines).watch_neighbours());
         if !connect.is_empty() {
@@ -105,13 +121,19 @@ impl ZenohMesh {
         tokio::spawn(Arc::clone(&agent).run());
         let mesh = Arc::new(Handle(agent));
         revoked.iter().for_each(|node| mesh.refuse(node));
-        Ok(Self { mesh, listening: listen })
+        Ok(Self { mesh, direct, listening: listen })
     }
 
     /// The mesh.
     #[must_use]
     pub fn mesh(&self) -> Arc<dyn Mesh> {
         Arc::clone(&self.mesh)
+    }
+
+    /// Its direct lines to neighbours.
+    #[must_use]
+    pub fn direct(&self) -> DirectLines {
+        self.direct.report()
     }
 
     /// Where it accepts links.
@@ -127,6 +149,7 @@ async fn open_router(
     lines: &Arc<Lines>,
     settings: &Settings,
     listen: &[SocketAddr],
+    setting: &str,
     connect: &[String],
 ) -> Result<Vec<SocketAddr>, MeshError> {
     let chosen_by_kernel = listen.iter().any(|address| address.port() == 0);
@@ -135,7 +158,8 @@ async fn open_router(
         attempt += 1;
         let ports = listen.iter().map(free_port).collect::<std::io::Result<Vec<_>>>();
         let listening = ports.map_err(|error| MeshError::Open { reason: format!("no port is free: {error}") })?;
-        let config = line_config(settings, &lines.zid(0), &listening, connect)?;
+        let endpoints: Vec<_> = listening.iter().map(|address| format!("{address}#{setting}")).collect();
+        let config = line_config(settings, &lines.zid(0), &endpoints, connect)?;
         match lines.open(0, config).await {
             Ok(()) => return Ok(listening),
             Err(error) if chosen_by_kernel && attempt < PORT_ATTEMPTS => {
@@ -194,6 +218,10 @@ impl Carrier for ZenohCarrier {
 
     fn is_neighbour(&self, node: &NodeId) -> bool {
         self.lines.is_neighbour(node)
+    }
+
+    fn refuse(&self, node: &NodeId) {
+        self.lines.refuse(node);
     }
 
     async fn close(&self) {

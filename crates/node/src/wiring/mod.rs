@@ -7,6 +7,7 @@ mod machine;
 mod peers;
 mod raft;
 mod source;
+mod threads;
 mod topics;
 
 pub(crate) use exporters::AppExporters;
@@ -16,6 +17,7 @@ pub(crate) use machine::AppMachine;
 pub(crate) use peers::MeshPeers;
 pub(crate) use raft::MeshRaft;
 pub(crate) use source::MeshSource;
+pub(crate) use threads::MeshThreads;
 pub(crate) use topics::AppTopics;
 
 use std::sync::Arc;

@@ -88,7 +88,12 @@ pub(crate) fn parse(text: &str) -> Scenario {
                 let ack = settings.get("ack").map(|ack| if ack == "site" { Ack::Site } else { Ack::Local });
                 let partitions = settings.number("partitions").map(|n| n as u32);
                 let rate_bps = settings.number("rate-mbit").map(|mbit| mbit * 1_000_000);
-                let stream = StreamSpec { partitions, placement: settings.placement(), ack, rate_bps, before: None };
+                // How many it had at first, and at most.
+                let before = settings.pairs("had").next().map(|(first, most)| PartitionsBefore {
+                    first: first.parse().unwrap(),
+                    most: most.parse().unwrap(),
+                });
+                let stream = StreamSpec { partitions, placement: settings.placement(), ack, rate_bps, before };
                 spec.streams.insert(words[1].parse().unwrap(), stream);
             }
             "flow" => {
