@@ -10,8 +10,8 @@ use littoral_model::manifest::{Affinity, Objectives, Partitioning, Scope};
 use littoral_model::situation::{FailureDomain, Power, Situation};
 use littoral_model::work::Assignment;
 use littoral_plan::{
-    Ack, AppSpec, Constraints, Fabric, FlowSpec, FunctionSpec, Interface, NodeView, QueueSpec, Sink, StreamSpec,
-    Traffic,
+    Ack, AppSpec, Constraints, Fabric, FlowSpec, FunctionSpec, Interface, NodeView, PartitionsBefore, QueueSpec, Sink,
+    StreamSpec, Traffic,
 };
 
 /// What a scenario describes.
