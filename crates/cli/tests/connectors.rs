@@ -13,27 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use common::*;
 use serde_json::Value;
 
-fn deploy(world: &World, node: &Node, manifest: &str) {
-    deploy_with(world, node, manifest, &[]);
-}
-
-fn deploy_with(world: &World, node: &Node, manifest: &str, more: &[&str]) {
-    let folder = world.path("app");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("littoral.toml"), format!("name = \"plant\"\nversion = \"1\"\n{manifest}")).unwrap();
-    node.tell(world, &[&["deploy", folder.to_str().unwrap()], more].concat());
-}
-
 /// A folder that the node offers.
 fn shared(world: &World) -> PathBuf {
     let folder = world.path("shared");
     std::fs::create_dir_all(folder.join("out")).unwrap();
     folder
-}
-
-fn values(world: &World, node: &Node, stream: &str) -> Vec<String> {
-    let rows = node.tell(world, &["stream", "tail", stream, "--from", "start"]);
-    rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap()["value"].as_str().unwrap().to_owned()).collect()
 }
 
 fn append(path: &Path, text: &str) {
@@ -59,10 +43,6 @@ fn numbers(folder: &Path) -> Vec<u64> {
         texts.iter().flat_map(|(_, text)| text.lines()).filter_map(|line| serde_json::from_str::<Value>(line).ok());
     rows.map(|row| serde_json::from_str::<Value>(row["value"].as_str().unwrap()).unwrap()["n"].as_u64().unwrap())
         .collect()
-}
-
-fn connector(world: &World, node: &Node, kind: &str) -> Value {
-    node.json(world, &["get", kind, "-o", "json"])[0].clone()
 }
 
 #[test]

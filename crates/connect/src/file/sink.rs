@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Folder, aside, format};
-use crate::{BATCH_BYTES, Machine, Part, Rows, Sink, Trouble};
+use crate::{BATCH_BYTES, Flushed, Machine, Part, Rows, Sink, Trouble};
 
 /// The version of the form of what is committed.
 const VERSION: u32 = 1;
@@ -101,10 +101,11 @@ impl Sink for FileSink {
         .await
     }
 
-    async fn flush(&mut self) -> Result<Bytes, Trouble> {
+    async fn flush(&mut self) -> Result<Flushed, Trouble> {
         aside(&mut self.inner, |inner| {
             inner.sync().map_err(|error| inner.trouble(error))?;
-            serde_json::to_vec(&inner.at).map(Bytes::from).map_err(|error| inner.trouble(error))
+            let known = serde_json::to_vec(&inner.at).map_err(|error| inner.trouble(error))?;
+            Ok(Flushed { known: Bytes::from(known), passed_over: None })
         })
         .await
     }

@@ -130,7 +130,7 @@ async fn a_csv_file_that_ends_within_quotes_is_left_when_another_takes_its_place
 
 fn part(numbers: std::ops::Range<u32>) -> Part {
     let lines = numbers.map(|number| format!("{{\"n\":{number}}}\n")).collect();
-    let rows = vec![Rows { columns: vec!["n".to_owned()], lines }];
+    let rows = vec![Rows { columns: vec!["n".to_owned()], lines, is_record: false }];
     let work = "default/a/stream/s/0@hall".parse().unwrap();
     Part { work, epoch: Epoch(1), from: Position::START, next: Position::START, rows }
 }
@@ -161,11 +161,11 @@ fn written(folder: &Path) -> (Vec<u32>, usize) {
 async fn what_was_not_committed_is_written_once_more_and_stands_there_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = sink(folder.path(), None).await.unwrap();
-    let begun = first.flush().await.unwrap();
+    let begun = first.flush().await.unwrap().known;
     // What an older version has committed is read.
     assert_eq!(begun, r#"{"version":1,"number":1,"length":0,"columns":[]}"#);
     first.write(&part(0..200)).await.unwrap();
-    let committed = first.flush().await.unwrap();
+    let committed = first.flush().await.unwrap().known;
     assert_eq!(written(folder.path()), ((0..200).collect(), 0), "no file is whole before a commit says so");
     assert!(sink(folder.path(), Some(&begun)).await.unwrap_err().0.contains("another sink of that name"));
     drop(first);
@@ -174,7 +174,7 @@ async fn what_was_not_committed_is_written_once_more_and_stands_there_once() {
     let mut again = sink(folder.path(), Some(&begun)).await.unwrap();
     assert_eq!(written(folder.path()), (vec![], 0));
     again.write(&part(0..200)).await.unwrap();
-    assert_eq!(again.flush().await.unwrap(), committed);
+    assert_eq!(again.flush().await.unwrap().known, committed);
     again.write(&part(200..300)).await.unwrap();
     again.flush().await.unwrap();
     drop(again);

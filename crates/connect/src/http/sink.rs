@@ -14,7 +14,7 @@ use http::{HeaderName, Method, StatusCode};
 use littoral_model::manifest;
 
 use super::Target;
-use crate::{Machine, Part, Sink, Trouble};
+use crate::{Flushed, Machine, Part, Sink, Trouble};
 
 /// The form of what it must know, which is nothing.
 const FORM: &[u8] = b"http 1";
@@ -67,8 +67,8 @@ impl Sink for HttpSink {
         }
     }
 
-    async fn flush(&mut self) -> Result<Bytes, Trouble> {
-        Ok(Bytes::from_static(FORM))
+    async fn flush(&mut self) -> Result<Flushed, Trouble> {
+        Ok(Flushed { known: Bytes::from_static(FORM), passed_over: None })
     }
 
     async fn committed(&mut self) -> Result<(), Trouble> {
