@@ -212,7 +212,7 @@ pub async fn open_source(
 ) -> Result<Box<dyn Source>, Trouble> {
     match source {
         SourceConnector { generator: Some(generator), .. } => Ok(Box::new(Generator::open(generator, position)?)),
-        SourceConnector { file: Some(file), .. } => Ok(Box::new(FileSource::open(file, &**machine, position)?)),
+        SourceConnector { file: Some(file), .. } => Ok(Box::new(FileSource::open(file, machine, position).await?)),
         SourceConnector { http: Some(http), .. } => {
             Ok(Box::new(HttpSource::open(http, Arc::clone(machine), position).await?))
         }
@@ -234,9 +234,7 @@ pub async fn open_sink(
     committed: Option<&[u8]>,
 ) -> Result<Box<dyn Sink>, Trouble> {
     match sink {
-        SinkConnector { file: Some(file), .. } => {
-            Ok(Box::new(FileSink::open(work, file, &**machine, committed).await?))
-        }
+        SinkConnector { file: Some(file), .. } => Ok(Box::new(FileSink::open(work, file, machine, committed).await?)),
         SinkConnector { http: Some(http), .. } => {
             Ok(Box::new(HttpSink::open(http, Arc::clone(machine), committed).await?))
         }
