@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use common::*;
@@ -482,4 +482,24 @@ fn a_disk_that_is_full_stops_the_sink_that_writes_there_until_there_is_room() {
     eventually("all is written", || numbers(&full).len() as u64 >= COUNT);
     assert!(numbers(&full) == (0..COUNT).collect::<Vec<_>>(), "rows are missing, doubled or out of order");
     assert_eq!(node.stop(), 0);
+}
+
+#[test]
+fn the_continuum_of_dev_offers_what_it_is_told_to() {
+    let world = World::new();
+    let out = shared(&world).join("out");
+    let folder = world.path("app");
+    std::fs::create_dir_all(&folder).unwrap();
+    let manifest = format!(
+        "name = \"plant\"\nversion = \"1\"\n[[dev.nodes]]\nname = \"here\"\ntier = \"cloud\"\nsite = \"cloud\"\n\
+         [streams.made]\npartitions = 1\n[sources.load]\nstream = \"made\"\n[sources.load.generator]\nrate = 1000\ncount = 20\n\
+         fields = {{ n = \"sequence\" }}\n[sinks.archive]\nstream = \"made\"\nnode = \"here\"\nfile = {{ path = {out:?} }}\n"
+    );
+    std::fs::write(folder.join("littoral.toml"), manifest).unwrap();
+    let mut command = world.littoral();
+    command.arg("dev").arg(&folder).arg("--offer").arg(&out).stdout(Stdio::null());
+    let mut dev = Process(command.spawn().unwrap());
+    eventually("all is written", || numbers(&out) == (0..20).collect::<Vec<_>>());
+    dev.signal(Signal::INT);
+    assert_eq!(dev.ended(), 0);
 }
