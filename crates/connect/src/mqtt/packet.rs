@@ -376,3 +376,53 @@ fn to_v5(packet: Sent) -> v5::Packet {
         Sent::Ping => v5::Packet::PingRequest,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn published(topic: &str, payload: Vec<u8>) -> BytesMut {
+        let mut bytes = BytesMut::new();
+        let message = Message {
+            topic: topic.to_owned(),
+            payload: payload.into(),
+            id: NonZeroU16::new(9),
+            is_retained: false,
+            is_repeated: false,
+        };
+        Codec::new(MqttVersion::V5).encode(Sent::Publish(message), &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn of_a_message_that_is_too_large_the_next_is_found_however_it_arrives() {
+        let mut all = published("a/b", vec![b'x'; PACKET_BYTES_MAX + 1]);
+        let (length, next) = (all.len(), published("c", b"y".to_vec()));
+        all.extend_from_slice(&next);
+        for piece in [1 << 16, 7, length, all.len()] {
+            let (mut codec, mut bytes, mut found) = (Codec::new(MqttVersion::V5), BytesMut::new(), Vec::new());
+            for part in all.chunks(piece) {
+                bytes.extend_from_slice(part);
+                found.extend(std::iter::from_fn(|| codec.decode(&mut bytes).unwrap()));
+                assert!(bytes.len() < 2 * piece, "what is passed over is not kept");
+            }
+            let id = NonZeroU16::new(9);
+            let [Received::TooLarge { topic, id: large, .. }, Received::Message(message)] = &found[..] else {
+                panic!("{found:?}");
+            };
+            assert_eq!((&**topic, *large, &*message.topic, message.id), ("a/b", id, "c", id));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_it(bytes: Vec<u8>, is_v5: bool) {
+            let mut codec = Codec::new(if is_v5 { MqttVersion::V5 } else { MqttVersion::V3 });
+            let mut bytes = BytesMut::from(&bytes[..]);
+            while let Ok(Some(_)) = codec.decode(&mut bytes) {}
+        }
+    }
+}
