@@ -326,6 +326,10 @@ pub(crate) struct DevArgs {
     /// The seed of everything that is drawn.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// A folder or device of this machine that functions may be granted, and sources and sinks use, on each node; may be given several
+    /// times.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) offer: Vec<PathBuf>,
     /// Keep the nodes' data directories.
     #[arg(long)]
     pub(crate) keep: bool,

@@ -8,32 +8,17 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use common::*;
 use serde_json::Value;
-
-fn deploy(world: &World, node: &Node, manifest: &str) {
-    deploy_with(world, node, manifest, &[]);
-}
-
-fn deploy_with(world: &World, node: &Node, manifest: &str, more: &[&str]) {
-    let folder = world.path("app");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("littoral.toml"), format!("name = \"plant\"\nversion = \"1\"\n{manifest}")).unwrap();
-    node.tell(world, &[&["deploy", folder.to_str().unwrap()], more].concat());
-}
 
 /// A folder that the node offers.
 fn shared(world: &World) -> PathBuf {
     let folder = world.path("shared");
     std::fs::create_dir_all(folder.join("out")).unwrap();
     folder
-}
-
-fn values(world: &World, node: &Node, stream: &str) -> Vec<String> {
-    let rows = node.tell(world, &["stream", "tail", stream, "--from", "start"]);
-    rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap()["value"].as_str().unwrap().to_owned()).collect()
 }
 
 fn append(path: &Path, text: &str) {
@@ -61,10 +46,6 @@ fn numbers(folder: &Path) -> Vec<u64> {
         .collect()
 }
 
-fn connector(world: &World, node: &Node, kind: &str) -> Value {
-    node.json(world, &["get", kind, "-o", "json"])[0].clone()
-}
-
 #[test]
 fn each_line_of_a_file_that_grows_is_in_the_stream_once_whatever_is_killed() {
     let world = World::new();
@@ -75,7 +56,10 @@ fn each_line_of_a_file_that_grows_is_in_the_stream_once_whatever_is_killed() {
     let manifest = format!(
         "[streams.lines]\n[sources.lines]\nstream = \"lines\"\nnode = \"cloud-1\"\nfile = {{ path = {input:?}, key = \"k\" }}\n"
     );
-    deploy(&world, &node, &manifest);
+    deploy_with(&world, &node, &manifest, &["--no-wait"]);
+    eventually("it says that there is no file", || {
+        connector(&world, &node, "sources")["reason"].as_str().is_some_and(|reason| reason.contains("is not there"))
+    });
     let line = |number: u64| format!("{{\"n\":{number},\"k\":\"k{}\"}}\n", number % 7);
     let lines = |range: std::ops::Range<u64>| range.map(line).collect::<String>();
     let expected = |upto: u64| lines(0..upto).lines().map(str::to_owned).collect::<Vec<_>>();
@@ -190,17 +174,18 @@ fn rows_of_commas_become_objects_and_what_is_none_is_passed_over() {
     let shared = shared(&world);
     let node = world.first_with("cloud-1", &["--offer", shared.to_str().unwrap()]);
     let input = shared.join("in.csv");
-    append(&input, "machine,temperature,note\nm1,20.5,\"a, \"\"b\"\"\"\nm2,too,many,fields\nm3,,\n");
+    append(&input, "machine,temperature,note\nm1,20.5,\"a, \"\"b\"\"\"\nm2,too,many,fields\nm3,,\nm4,,\"\"\n");
     let manifest = format!(
         "[streams.rows]\n[sources.rows]\nstream = \"rows\"\nnode = \"cloud-1\"\nfile = {{ path = {input:?}, format = \"csv\", key = \"machine\" }}\n"
     );
     deploy(&world, &node, &manifest);
-    eventually("they are there", || values(&world, &node, "plant/rows").len() == 2);
+    eventually("they are there", || values(&world, &node, "plant/rows").len() == 3);
     let rows =
         values(&world, &node, "plant/rows").into_iter().map(|value| serde_json::from_str::<Value>(&value).unwrap());
     let wanted = [
         serde_json::json!({ "machine": "m1", "temperature": 20.5, "note": "a, \"b\"" }),
         serde_json::json!({ "machine": "m3", "temperature": null, "note": null }),
+        serde_json::json!({ "machine": "m4", "temperature": null, "note": "" }),
     ];
     assert_eq!(rows.collect::<Vec<_>>(), wanted);
     assert_eq!(connector(&world, &node, "sources")["passed_over"], 1);
@@ -219,6 +204,8 @@ struct Served {
     is_down: bool,
     /// It takes so many requests, and hangs up instead of answering.
     hangs_up: usize,
+    /// It takes no larger requests, if this is not 0.
+    bytes_max: usize,
     keys: BTreeSet<String>,
     rows: Vec<String>,
     repeats: usize,
@@ -263,6 +250,8 @@ fn serve(mut stream: TcpStream, served: &Mutex<Served>) {
     let mut served = served.lock().unwrap();
     let (status, headers, answer) = if served.is_down {
         ("503 Service Unavailable", String::new(), "later".to_owned())
+    } else if head.starts_with("POST") && served.bytes_max > 0 && body.len() > served.bytes_max {
+        ("413 Content Too Large", String::new(), String::new())
     } else if head.starts_with("POST") {
         let key = header(&head, "idempotency-key").unwrap();
         if served.keys.insert(key) {
@@ -352,6 +341,34 @@ fn a_service_gets_each_row_once_also_if_it_was_down_or_its_answers_were_lost() {
 }
 
 #[test]
+fn a_request_that_is_too_large_is_sent_in_halves_and_a_row_that_is_is_passed_over() {
+    const COUNT: u64 = 400;
+    let world = World::new();
+    let node = world.first("cloud-1");
+    let service = Service::start();
+    let address = &service.address;
+    service.state().bytes_max = 4_000;
+    let text = format!("{{\"n\":{COUNT},\"text\":\"{}\"}}", "x".repeat(5_000));
+    let manifest = format!(
+        "[streams.made]\npartitions = 1\n[sources.load]\nstream = \"made\"\n[sources.load.generator]\nrate = 100000\ncount = {COUNT}\n\
+         fields = {{ n = \"sequence\" }}\n[sinks.service]\nstream = \"made\"\nhttp = {{ url = \"http://{address}/rows\", grants = [\"{address}\"] }}\n"
+    );
+    deploy(&world, &node, &manifest);
+    eventually("all rows that fit are there", || service.state().rows.len() as u64 >= COUNT);
+    node.tell(&world, &["stream", "publish", "plant/made", "--value", &text]);
+    node.tell(&world, &["stream", "publish", "plant/made", "--value", "{\"n\":-1}"]);
+    eventually("what comes behind the one that does not is there", || service.state().rows.len() as u64 > COUNT);
+    let number = |row: &String| {
+        let row: Value = serde_json::from_str(row).unwrap();
+        serde_json::from_str::<Value>(row["value"].as_str().unwrap()).unwrap()["n"].as_i64().unwrap()
+    };
+    let numbers: Vec<i64> = service.state().rows.iter().map(number).collect();
+    assert!(numbers == (0..COUNT as i64).chain([-1]).collect::<Vec<_>>(), "{numbers:?}");
+    eventually("it is counted", || connector(&world, &node, "sinks")["passed_over"] == 1);
+    assert_eq!(node.stop(), 0);
+}
+
+#[test]
 fn an_answer_is_taken_once_until_it_is_another() {
     let world = World::new();
     let node = world.first("cloud-1");
@@ -410,4 +427,79 @@ fn what_a_sink_that_is_down_has_left_fills_the_stream_and_stops_its_source_and_n
     eventually_within(STORY_MAX, "all is written", || made().len() as u64 >= COUNT);
     assert!(made() == (0..COUNT).collect::<Vec<_>>(), "rows are missing, doubled or out of order");
     assert_eq!(node.stop(), 0);
+}
+
+/// A small file system; it is gone when this is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    /// None where it may not be made.
+    fn new(folder: &Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(folder).unwrap();
+        let options = format!("size={size}");
+        let made = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder).output().unwrap();
+        made.status.success().then(|| Self(folder.to_owned()))
+    }
+
+    fn grow(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        assert!(Command::new("mount").args(["-o", &options]).arg(&self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        Command::new("umount").arg("--lazy").arg(&self.0).status().ok();
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_stops_the_sink_that_writes_there_until_there_is_room() {
+    const COUNT: u64 = 6_000;
+    let world = World::new();
+    let shared = shared(&world);
+    let (full, out) = (shared.join("full"), shared.join("out"));
+    let Some(mounted) = Mounted::new(&full, "256k") else {
+        return eprintln!("skipped: only root may mount a file system of its own");
+    };
+    let offer = ["--offer", full.to_str().unwrap(), "--offer", out.to_str().unwrap()];
+    let node = world.first_with("cloud-1", &offer);
+    let manifest = format!(
+        "[streams.made]\npartitions = 1\n[sources.load]\nstream = \"made\"\n[sources.load.generator]\nrate = 100000\ncount = {COUNT}\n\
+         fields = {{ n = \"sequence\" }}\n[sinks.archive]\nstream = \"made\"\nnode = \"cloud-1\"\nfile = {{ path = {full:?}, rotate = \"64KiB\" }}\n\
+         [sinks.other]\nstream = \"made\"\nnode = \"cloud-1\"\nfile = {{ path = {out:?} }}\n"
+    );
+    deploy_with(&world, &node, &manifest, &["--no-wait"]);
+    eventually("the other one has all", || numbers(&out).len() as u64 >= COUNT);
+    let reason = || {
+        let sinks = node.json(&world, &["get", "sinks", "archive", "-o", "json"]);
+        sinks[0]["reason"].as_str().unwrap_or_default().to_owned()
+    };
+    eventually("it says that the disk is full", || reason().contains("No space left"));
+    node.kill();
+    let node = world.start("cloud-1", &offer);
+    mounted.grow("8m");
+    eventually("all is written", || numbers(&full).len() as u64 >= COUNT);
+    assert!(numbers(&full) == (0..COUNT).collect::<Vec<_>>(), "rows are missing, doubled or out of order");
+    assert_eq!(node.stop(), 0);
+}
+
+#[test]
+fn the_continuum_of_dev_offers_what_it_is_told_to() {
+    let world = World::new();
+    let out = shared(&world).join("out");
+    let folder = world.path("app");
+    std::fs::create_dir_all(&folder).unwrap();
+    let manifest = format!(
+        "name = \"plant\"\nversion = \"1\"\n[[dev.nodes]]\nname = \"here\"\ntier = \"cloud\"\nsite = \"cloud\"\n\
+         [streams.made]\npartitions = 1\n[sources.load]\nstream = \"made\"\n[sources.load.generator]\nrate = 1000\ncount = 20\n\
+         fields = {{ n = \"sequence\" }}\n[sinks.archive]\nstream = \"made\"\nnode = \"here\"\nfile = {{ path = {out:?} }}\n"
+    );
+    std::fs::write(folder.join("littoral.toml"), manifest).unwrap();
+    let mut command = world.littoral();
+    command.arg("dev").arg(&folder).arg("--offer").arg(&out).stdout(Stdio::null());
+    let mut dev = Process(command.spawn().unwrap());
+    eventually("all is written", || numbers(&out) == (0..20).collect::<Vec<_>>());
+    dev.signal(Signal::INT);
+    assert_eq!(dev.ended(), 0);
 }

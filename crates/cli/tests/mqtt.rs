@@ -296,25 +296,6 @@ fn connections_are_encrypted_and_clients_show_certificates_where_that_is_wanted(
     assert_eq!(records(&world, &node, "readings"), [("pump".to_owned(), "x".to_owned())]);
 }
 
-/// An authority, a server's certificate and a client's.
-fn certify(folder: &Path) {
-    let openssl = |arguments: &[&str]| {
-        let output = Command::new("openssl").args(arguments).current_dir(folder).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", errors(&output));
-    };
-    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    let authority = ["req", "-x509", "-subj", "/CN=plant-ca", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem"];
-    openssl(&[&authority[..], &new_key].concat());
-    std::fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1,DNS:pump\n").unwrap();
-    for name in ["server", "pump"] {
-        let (subject, key, request, pem) =
-            (format!("/CN={name}"), format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
-        openssl(&[&["req", "-new", "-subj", &subject, "-keyout", &key, "-out", &request][..], &new_key].concat());
-        let sign = ["x509", "-req", "-in", &request, "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"];
-        openssl(&[&sign[..], &["-days", "2", "-out", &pem, "-extfile", "names"]].concat());
-    }
-}
-
 #[test]
 fn garbage_closes_its_connection_and_nothing_else() {
     let world = World::new();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use littoral_flow::stats::Stats;
+use rand::Rng as _;
 
 use crate::Trouble;
 
@@ -25,7 +26,9 @@ impl Backoff {
     /// Tells of a failure, and waits before the next try.
     pub(crate) async fn wait(&mut self, stats: &Stats, trouble: &Trouble) {
         stats.failed(&trouble.0);
-        tokio::time::sleep(self.0).await;
+        // Not all at the same moment, who were turned away together.
+        let share = rand::rng().random_range(0.5..=1.0);
+        tokio::time::sleep(self.0.mul_f64(share)).await;
         self.0 = (self.0 * 2).min(PAUSE_MAX);
     }
 

@@ -5,13 +5,15 @@
 //! outside. So the log is the only place where anything waits: neither side keeps a queue. Whichever is down is tried again, and what
 //! is the matter is told with its work.
 //!
-//! Each kind is a module: `generator` makes records up, `file` has files, `http` asks and posts. To add one, implement the trait, and
+//! Each kind is a module: `generator` makes records up, `file` has files, `http` asks and posts, `mqtt` is the client of a broker. To add one, implement the trait, and
 //! name it in [`open_source`] or [`open_sink`], and in the manifest.
 
 mod backoff;
 mod file;
 mod generator;
 mod http;
+mod mqtt;
+mod net;
 pub mod sink;
 pub mod source;
 
@@ -32,12 +34,16 @@ use littoral_model::work::WorkId;
 use crate::http::{HttpSink, HttpSource};
 use file::{FileSink, FileSource};
 use generator::Generator;
+use mqtt::{MqttSink, MqttSource};
 use serde_json::Value;
 
 /// About how many bytes of records are committed at once, and handed to a sink at once.
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
 /// How many records are committed at once.
 pub(crate) const BATCH_RECORDS: usize = 4_096;
+
+/// What a setting begins with that names a secret of the node.
+const SECRET_PREFIX: &str = "secret:";
 
 /// What is outside does not do what is wanted of it. The text is for people: what is the matter, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,6 +96,19 @@ pub trait Source: Send {
     /// When it cannot be read now. It is opened anew then, at the position of what was committed last.
     async fn next(&mut self) -> Result<Taken, Trouble>;
 
+    /// What was given is committed.
+    ///
+    /// # Errors
+    /// As for [`next`](Self::next).
+    async fn committed(&mut self) -> Result<(), Trouble> {
+        Ok(())
+    }
+
+    /// Keeps what it has open alive while what it has given is committed, which may take long; ends only with trouble.
+    async fn tend(&mut self) -> Trouble {
+        std::future::pending().await
+    }
+
     /// For how long it is left alone after trouble, besides the pause between two tries: whoever answers that it is asked too much is not
     /// to be asked more often for it.
     fn rest(&self) -> Duration {
@@ -119,6 +138,17 @@ pub struct Rows {
     pub columns: Vec<String>,
     /// The rows as JSON objects, one a line.
     pub lines: String,
+    /// They are records: a key, a time and a value.
+    pub is_record: bool,
+}
+
+/// What a sink has made safe.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// What it must know if it is opened anew, with a version of its form.
+    pub known: Bytes,
+    /// How many rows were passed over because the outside never takes them, and the last reason.
+    pub passed_over: Option<(u64, String)>,
 }
 
 /// Something outside that takes rows.
@@ -130,17 +160,22 @@ pub trait Sink: Send {
     /// When it cannot take them now. It is opened anew then, with what was committed last, and is given the same rows again.
     async fn write(&mut self, part: &Part) -> Result<(), Trouble>;
 
-    /// Makes what was written safe; answers with what it must know of it if it is opened anew, with a version of its form.
+    /// Makes what was written safe, but for rows that are never taken.
     ///
     /// # Errors
     /// As for [`write`](Self::write).
-    async fn flush(&mut self) -> Result<Bytes, Trouble>;
+    async fn flush(&mut self) -> Result<Flushed, Trouble>;
 
     /// What was flushed is committed: it will not be written again.
     ///
     /// # Errors
     /// As for [`write`](Self::write).
     async fn committed(&mut self) -> Result<(), Trouble>;
+
+    /// Keeps what it has open alive while no rows come; ends only with trouble.
+    async fn tend(&mut self) -> Trouble {
+        std::future::pending().await
+    }
 }
 
 /// What of its machine a node lets a source or a sink have.
@@ -165,20 +200,24 @@ pub trait Machine: Send + Sync + 'static {
     async fn secret(&self, name: &str) -> Result<String, Trouble>;
 }
 
-/// Opens the source of that name; it goes on at a position that was committed, if there is one.
+/// Opens the source that is this work; it goes on at a position that was committed, if there is one.
 ///
 /// # Errors
 /// When it cannot be reached now, or the position is not its own.
 pub async fn open_source(
+    work: &WorkId,
     source: &SourceConnector,
     machine: &Arc<dyn Machine>,
     position: Option<&[u8]>,
 ) -> Result<Box<dyn Source>, Trouble> {
     match source {
         SourceConnector { generator: Some(generator), .. } => Ok(Box::new(Generator::open(generator, position)?)),
-        SourceConnector { file: Some(file), .. } => Ok(Box::new(FileSource::open(file, &**machine, position)?)),
+        SourceConnector { file: Some(file), .. } => Ok(Box::new(FileSource::open(file, machine, position).await?)),
         SourceConnector { http: Some(http), .. } => {
             Ok(Box::new(HttpSource::open(http, Arc::clone(machine), position).await?))
+        }
+        SourceConnector { mqtt: Some(mqtt), .. } => {
+            Ok(Box::new(MqttSource::open(work, mqtt, machine, position).await?))
         }
         _ => Err(Trouble("the source is of no kind; deploy its app again".to_owned())),
     }
@@ -195,12 +234,11 @@ pub async fn open_sink(
     committed: Option<&[u8]>,
 ) -> Result<Box<dyn Sink>, Trouble> {
     match sink {
-        SinkConnector { file: Some(file), .. } => {
-            Ok(Box::new(FileSink::open(work, file, &**machine, committed).await?))
-        }
+        SinkConnector { file: Some(file), .. } => Ok(Box::new(FileSink::open(work, file, machine, committed).await?)),
         SinkConnector { http: Some(http), .. } => {
             Ok(Box::new(HttpSink::open(http, Arc::clone(machine), committed).await?))
         }
+        SinkConnector { mqtt: Some(mqtt), .. } => Ok(Box::new(MqttSink::open(work, mqtt, machine, committed).await?)),
         _ => Err(Trouble("the sink is of no kind; deploy its app again".to_owned())),
     }
 }
@@ -209,6 +247,14 @@ pub async fn open_sink(
 /// before it is written then.
 pub(crate) fn is_planned(sink: &SinkConnector) -> bool {
     sink.http.is_some()
+}
+
+/// What a setting says: itself, or the secret of the node that it names.
+async fn said(machine: &dyn Machine, setting: &str) -> Result<String, Trouble> {
+    match setting.strip_prefix(SECRET_PREFIX) {
+        Some(secret) => machine.secret(secret).await,
+        None => Ok(setting.to_owned()),
+    }
 }
 
 /// A value as a key of a record.

@@ -18,7 +18,7 @@ use littoral_store::replica::Owned;
 use serde::{Deserialize, Serialize};
 
 use crate::backoff::Backoff;
-use crate::{BATCH_BYTES, Machine, Part, Rows, Sink, Trouble, is_planned, open_sink};
+use crate::{BATCH_BYTES, Flushed, Machine, Part, Rows, Sink, Trouble, is_planned, open_sink};
 
 /// The key group of the log that has what the sink must know.
 const KNOWN: u32 = 0;
@@ -168,7 +168,7 @@ impl Running {
         if self.known.is_some() {
             return Ok(());
         }
-        let known = self.hand_on(&[]).await;
+        let known = self.hand_on(&[]).await.known;
         let state = vec![(KNOWN, known.clone())];
         self.owned.append(Commit { state, ..Commit::default() }).await?.await?;
         self.known = Some(known);
@@ -185,12 +185,12 @@ impl Running {
             arrived.push((place, received));
         }
         let (parts, step) = self.parts(arrived)?;
-        self.carry(&parts, &step).await
+        self.carry(&parts, step).await
     }
 
     /// Takes what has arrived, hands it on until the sink has it, and commits that.
     async fn turn(&mut self) -> Result<(), Ended> {
-        let arrived = self.arrived().await?;
+        let Some(arrived) = self.tending().await? else { return Ok(()) };
         let (parts, step) = self.parts(arrived)?;
         let has_rows = parts.iter().any(|part| !part.rows.is_empty());
         if has_rows && is_planned(&self.sink) {
@@ -200,7 +200,7 @@ impl Running {
             let state = vec![(PLAN, Bytes::from(plan))];
             self.owned.append(Commit { state, ..Commit::default() }).await?.await?;
         }
-        self.carry(&parts, &step).await
+        self.carry(&parts, step).await
     }
 
     fn parts(&self, arrived: Vec<(usize, Received)>) -> Result<(Vec<Part>, Step), Ended> {
@@ -213,9 +213,14 @@ impl Running {
     }
 
     /// Hands rows on until the sink has them, and commits that.
-    async fn carry(&mut self, parts: &[Part], step: &Step) -> Result<(), Ended> {
+    async fn carry(&mut self, parts: &[Part], mut step: Step) -> Result<(), Ended> {
         let has_rows = parts.iter().any(|part| !part.rows.is_empty());
-        let known = if has_rows { Some(self.hand_on(parts).await) } else { None };
+        let flushed = if has_rows { Some(self.hand_on(parts).await) } else { None };
+        if let Some((rejected, why)) = flushed.as_ref().and_then(|flushed| flushed.passed_over.as_ref()) {
+            step.rejected = *rejected;
+            tracing::warn!(work = %self.owned.work(), rejected, "rows were passed over that the sink never takes: {why}");
+        }
+        let known = flushed.map(|flushed| flushed.known);
         let inputs =
             parts.iter().map(|part| InputPosition { work: part.work.clone(), epoch: part.epoch, position: part.next });
         // With them, the plan is carried out.
@@ -226,7 +231,7 @@ impl Running {
                 lane.reader.committed().reached(part.next);
             }
         }
-        self.stats.committed(step);
+        self.stats.committed(&step);
         let Some(known) = known else { return Ok(()) };
         self.known = Some(known);
         if let Some(opened) = &mut self.opened
@@ -238,37 +243,26 @@ impl Running {
         Ok(())
     }
 
-    /// What the partitions have, of each as much as was sent at once, up to a bound; waits for the first.
-    async fn arrived(&mut self) -> Result<Vec<(usize, Received)>, Ended> {
-        if self.lanes.is_empty() {
-            return Err(Ended::Failed("its stream has no partition yet".to_owned()));
-        }
-        // Each is the first in turn: one that always has something would keep the others waiting.
-        self.lanes.rotate_left(1);
-        let next = self.lanes.iter_mut().map(|lane| Box::pin(lane.next()));
-        let (first, place, _) = select_all(next).await;
-        let first = first.ok_or_else(ended_early)?;
-        let mut bytes = bytes_of(&first);
-        let mut arrived = vec![(place, first)];
-        for (other, lane) in self.lanes.iter_mut().enumerate().filter(|(other, _)| *other != place) {
-            if bytes >= BATCH_BYTES {
-                break;
-            }
-            if let Some(received) = lane.try_next() {
-                bytes += bytes_of(&received);
-                arrived.push((other, received));
-            }
-        }
-        Ok(arrived)
+    /// Waits for rows with the sink kept alive. None if that came to trouble: it is opened anew then, so that what is the matter is told
+    /// although there is nothing to write.
+    async fn tending(&mut self) -> Result<Option<Vec<(usize, Received)>>, Ended> {
+        let trouble = tokio::select! {
+            arrived = arrived(&mut self.lanes) => return arrived.map(Some),
+            trouble = tend(&mut self.opened) => trouble,
+        };
+        self.opened = None;
+        self.backoff.wait(&self.stats, &trouble).await;
+        self.hand_on(&[]).await;
+        Ok(None)
     }
 
     /// Hands rows to the sink until it has them safely, however long that takes.
-    async fn hand_on(&mut self, parts: &[Part]) -> Bytes {
+    async fn hand_on(&mut self, parts: &[Part]) -> Flushed {
         loop {
             match self.try_hand_on(parts).await {
-                Ok(known) => {
+                Ok(flushed) => {
                     self.backoff.over(&self.stats);
-                    return known;
+                    return flushed;
                 }
                 Err(trouble) => {
                     tracing::debug!(work = %self.owned.work(), %trouble, "the sink takes nothing");
@@ -280,7 +274,7 @@ impl Running {
         }
     }
 
-    async fn try_hand_on(&mut self, parts: &[Part]) -> Result<Bytes, Trouble> {
+    async fn try_hand_on(&mut self, parts: &[Part]) -> Result<Flushed, Trouble> {
         let sink = match &mut self.opened {
             Some(sink) => sink,
             closed => {
@@ -293,6 +287,38 @@ impl Running {
         }
         sink.flush().await
     }
+}
+
+/// Keeps an open sink alive.
+async fn tend(opened: &mut Option<Box<dyn Sink>>) -> Trouble {
+    match opened {
+        Some(sink) => sink.tend().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the partitions have, of each as much as was sent at once, up to a bound; waits for the first.
+async fn arrived(lanes: &mut [Lane]) -> Result<Vec<(usize, Received)>, Ended> {
+    if lanes.is_empty() {
+        return Err(Ended::Failed("its stream has no partition yet".to_owned()));
+    }
+    // Each is the first in turn: one that always has something would keep the others waiting.
+    lanes.rotate_left(1);
+    let next = lanes.iter_mut().map(|lane| Box::pin(lane.next()));
+    let (first, place, _) = select_all(next).await;
+    let first = first.ok_or_else(ended_early)?;
+    let mut bytes = bytes_of(&first);
+    let mut arrived = vec![(place, first)];
+    for (other, lane) in lanes.iter_mut().enumerate().filter(|(other, _)| *other != place) {
+        if bytes >= BATCH_BYTES {
+            break;
+        }
+        if let Some(received) = lane.try_next() {
+            bytes += bytes_of(&received);
+            arrived.push((other, received));
+        }
+    }
+    Ok(arrived)
 }
 
 fn ended_early() -> Ended {
@@ -325,7 +351,8 @@ fn decoded(batch: &PortBatch, skip: usize) -> Result<Rows, batch::BatchError> {
     let skip = skip.min(rows.num_rows());
     let rows = rows.slice(skip, rows.num_rows() - skip);
     let columns = rows.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
-    Ok(Rows { columns, lines: batch::to_json_lines(&rows)? })
+    let is_record = rows.schema() == batch::record_schema();
+    Ok(Rows { columns, lines: batch::to_json_lines(&rows)?, is_record })
 }
 
 #[cfg(test)]

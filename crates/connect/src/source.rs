@@ -15,7 +15,7 @@ use littoral_model::manifest::SourceConnector;
 use littoral_store::replica::Owned;
 
 use crate::backoff::Backoff;
-use crate::{Machine, Record, Taken, Trouble, open_source};
+use crate::{Machine, Record, Source, Taken, Trouble, open_source};
 
 /// The key group of the log that has the source's position.
 const POSITION: u32 = 0;
@@ -53,7 +53,7 @@ async fn feed(work: SourceWork) -> Ended {
     let mut backoff = Backoff::default();
     stats.runs();
     loop {
-        let mut opened = match open_source(&source, &machine, position.as_deref()).await {
+        let mut opened = match open_source(owned.work(), &source, &machine, position.as_deref()).await {
             Ok(opened) => opened,
             Err(trouble) => {
                 backoff.wait(&stats, &trouble).await;
@@ -70,14 +70,31 @@ async fn feed(work: SourceWork) -> Ended {
             if taken.is_empty() && is_known {
                 continue;
             }
-            if let Err(ended) = commit(&owned, &partitions, &taken, &stats).await {
+            let committing = commit(&owned, &partitions, &taken, &stats);
+            let (committed, trouble) = tending(&mut *opened, committing).await;
+            if let Err(ended) = committed {
                 return ended;
             }
             position = Some(taken.position);
+            if let Some(trouble) = trouble {
+                break trouble;
+            }
+            if let Err(trouble) = opened.committed().await {
+                break trouble;
+            }
         };
         let rest = opened.rest();
         backoff.wait(&stats, &trouble).await;
         tokio::time::sleep(rest).await;
+    }
+}
+
+/// Waits for a commit, with the source kept alive; also with what trouble that ended.
+async fn tending<T>(source: &mut dyn Source, committing: impl Future<Output = T>) -> (T, Option<Trouble>) {
+    tokio::pin!(committing);
+    tokio::select! {
+        committed = &mut committing => (committed, None),
+        trouble = source.tend() => (committing.await, Some(trouble)),
     }
 }
 

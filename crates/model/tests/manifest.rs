@@ -64,7 +64,7 @@ fn the_schema_is_the_one_that_is_checked_in() {
 const REFERENCE: &str = "docs/reference/manifest.md";
 
 /// The sections of the reference and the parts of the schema that they are about.
-const SECTIONS: [(&str, &str); 31] = [
+const SECTIONS: [(&str, &str); 34] = [
     ("The app", "Manifest"),
     ("Functions", "Function"),
     ("Limits", "Limits"),
@@ -85,8 +85,11 @@ const SECTIONS: [(&str, &str); 31] = [
     ("Range", "GeneratorRange"),
     ("File", "FileSource"),
     ("URL", "HttpSource"),
+    ("Subscribe", "MqttSource"),
+    ("Broker", "Broker"),
     ("Sinks", "SinkConnector"),
     ("Post", "HttpSink"),
+    ("Publish", "MqttSink"),
     ("Files", "FileSink"),
     ("SQL", "Sql"),
     ("Routes", "Route"),

@@ -46,6 +46,7 @@ pub(super) struct Process {
     child: Option<Child>,
     addresses: Addresses,
     connect: Vec<String>,
+    offer: Vec<PathBuf>,
     /// Where its situation is written down, if the topology says something of it.
     situation: Option<PathBuf>,
     /// Where it says which node was started last; none for where `littoral get` looks for it.
@@ -65,10 +66,17 @@ pub(super) struct Cluster {
     pub(super) processes: BTreeMap<NodeId, Process>,
     pub(super) links: Vec<Link>,
     folder: PathBuf,
-    /// Whether other commands are to find these nodes.
-    found: bool,
-    /// Whether the first node listens for clients of MQTT.
-    mqtt: bool,
+    settings: Settings,
+}
+
+/// What all nodes are started with.
+pub(super) struct Settings {
+    /// Other commands of this user ask these nodes from now on.
+    pub(super) found: bool,
+    /// The first node listens for clients of MQTT, whoever they are.
+    pub(super) mqtt: bool,
+    /// What of this machine they offer.
+    pub(super) offer: Vec<PathBuf>,
 }
 
 impl Process {
@@ -102,6 +110,9 @@ impl Process {
         command.arg("node").arg("--data").arg(self.data.path()).arg("--stop-on-stdin-close").args(arguments);
         for address in &self.connect {
             command.arg("--connect").arg(address);
+        }
+        for path in &self.offer {
+            command.arg("--offer").arg(path);
         }
         if let Some(situation) = &self.situation {
             command.arg("--situation").arg(situation);
@@ -182,18 +193,16 @@ impl Process {
 }
 
 impl Cluster {
-    /// Starts all nodes, each connected as the topology says, and waits until all see one another. With `found`, other
-    /// commands of this user ask these nodes from now on. With `mqtt`, the first one listens for clients of MQTT, whoever they are.
+    /// Starts all nodes, each connected as the topology says, and waits until all see one another.
     pub(super) async fn start(
         topology: Topology,
         folder: &Path,
         seed: u64,
-        found: bool,
-        mqtt: bool,
+        settings: Settings,
     ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder.join("logs"))?;
         let mut cluster =
-            Self { topology, processes: BTreeMap::new(), links: Vec::new(), folder: folder.to_owned(), found, mqtt };
+            Self { topology, processes: BTreeMap::new(), links: Vec::new(), folder: folder.to_owned(), settings };
         let nodes = cluster.topology.nodes.clone();
         let mut first: Option<NodeId> = None;
         for spec in nodes {
@@ -213,9 +222,10 @@ impl Cluster {
             child: None,
             addresses: Addresses::default(),
             connect: self.connect(&name, seed).await?,
+            offer: self.settings.offer.clone(),
             situation: self.situation(&spec)?,
             // Others ask the first one, beside which the key is that deployments are signed with.
-            state: (!self.found || first.is_some()).then(|| self.folder.clone()),
+            state: (!self.settings.found || first.is_some()).then(|| self.folder.clone()),
             spec,
         };
         let labels =
@@ -234,7 +244,7 @@ impl Cluster {
                     advertise: Vec::new(),
                 })
                 .await?;
-                if self.mqtt {
+                if self.settings.mqtt {
                     // They listen on this machine only.
                     std::fs::write(process.data.mqtt(), "anonymous = true\n").context("cannot write mqtt.toml")?;
                     arguments.extend(["--mqtt".to_owned(), ANY_PORT.to_string()]);

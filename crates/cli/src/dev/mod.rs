@@ -32,7 +32,7 @@ use crate::commands::{build_app, told_to_end};
 use crate::edits::Editor;
 use crate::failure::Usage;
 use crate::transfer::registry;
-use cluster::Cluster;
+use cluster::{Cluster, Settings};
 use fault::{Fault, Kind};
 use topology::Topology;
 
@@ -61,8 +61,12 @@ struct Continuum {
 pub(crate) async fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
     let app = App::load(&args.app, Format::Table)?;
     let topology = Topology::new(app.manifest.dev.as_ref())?;
-    let mqtt = !app.manifest.mqtt.is_empty();
     let faults = faults(args, &topology)?;
+    // Nodes are given whole paths: they find by them what an app names.
+    let offer =
+        args.offer.iter().map(|path| path.canonicalize().with_context(|| format!("cannot offer {}", path.display())));
+    let offer: Vec<PathBuf> = offer.collect::<anyhow::Result<_>>()?;
+    let settings = Settings { found: !(args.once || args.demo), mqtt: !app.manifest.mqtt.is_empty(), offer };
     build_app(&app).await?;
     let folder = std::env::temp_dir().join(format!("littoral-dev-{}", std::process::id()));
     let out = args.out.clone().unwrap_or_else(|| folder.join("run"));
@@ -75,7 +79,7 @@ pub(crate) async fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     progress::say(&format!("starting {} nodes", topology.nodes.len()));
     let mut ended = tokio::select! {
-        cluster = Cluster::start(topology, &folder, args.seed, !(args.once || args.demo), mqtt) => Ok(Some(Arc::new(Mutex::new(cluster?)))),
+        cluster = Cluster::start(topology, &folder, args.seed, settings) => Ok(Some(Arc::new(Mutex::new(cluster?)))),
         told = told_to_end() => told.map(|()| None),
     }?;
     let Some(cluster) = ended.take() else { return Ok(ExitCode::from(INTERRUPTED)) };

@@ -327,3 +327,46 @@ pub fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+/// Deploys the app `plant`, of which this is the rest of the manifest.
+pub fn deploy(world: &World, node: &Node, manifest: &str) {
+    deploy_with(world, node, manifest, &[]);
+}
+
+/// The same, with more arguments.
+pub fn deploy_with(world: &World, node: &Node, manifest: &str, more: &[&str]) {
+    let folder = world.path("app");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("littoral.toml"), format!("name = \"plant\"\nversion = \"1\"\n{manifest}")).unwrap();
+    node.tell(world, &[&["deploy", folder.to_str().unwrap()], more].concat());
+}
+
+/// The values of all records of a stream.
+pub fn values(world: &World, node: &Node, stream: &str) -> Vec<String> {
+    let rows = node.tell(world, &["stream", "tail", stream, "--from", "start"]);
+    rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap()["value"].as_str().unwrap().to_owned()).collect()
+}
+
+/// What a node says of the first of its sources or sinks.
+pub fn connector(world: &World, node: &Node, kind: &str) -> Value {
+    node.json(world, &["get", kind, "-o", "json"])[0].clone()
+}
+
+/// An authority, a server's certificate and a client's.
+pub fn certify(folder: &Path) {
+    let openssl = |arguments: &[&str]| {
+        let output = Command::new("openssl").args(arguments).current_dir(folder).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", errors(&output));
+    };
+    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let authority = ["req", "-x509", "-subj", "/CN=plant-ca", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem"];
+    openssl(&[&authority[..], &new_key].concat());
+    std::fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1,DNS:pump\n").unwrap();
+    for name in ["server", "pump"] {
+        let (subject, key, request, pem) =
+            (format!("/CN={name}"), format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
+        openssl(&[&["req", "-new", "-subj", &subject, "-keyout", &key, "-out", &request][..], &new_key].concat());
+        let sign = ["x509", "-req", "-in", &request, "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"];
+        openssl(&[&sign[..], &["-days", "2", "-out", &pem, "-extfile", "names"]].concat());
+    }
+}

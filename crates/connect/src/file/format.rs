@@ -22,9 +22,10 @@ pub(super) fn line(rest: &[u8]) -> Found<&[u8]> {
     }
 }
 
-/// The fields of the first record, which may go over several lines.
-pub(super) fn fields(rest: &[u8]) -> Found<Vec<Vec<u8>>> {
+/// The fields of the first record, which may go over several lines; none where there is nothing between two commas, not even quotes.
+pub(super) fn fields(rest: &[u8]) -> Found<Vec<Option<Vec<u8>>>> {
     let (mut fields, mut field, mut is_quoted, mut has_ended) = (Vec::new(), Vec::new(), false, false);
+    let whole = |field: Vec<u8>, has_quotes: bool| (has_quotes || !field.is_empty()).then_some(field);
     let mut bytes = rest.iter().copied().enumerate().peekable();
     while let Some((at, byte)) = bytes.next() {
         match byte {
@@ -36,12 +37,12 @@ pub(super) fn fields(rest: &[u8]) -> Found<Vec<Vec<u8>>> {
             _ if is_quoted => field.push(byte),
             b'"' if field.is_empty() && !has_ended => is_quoted = true,
             b',' => {
-                fields.push(std::mem::take(&mut field));
+                fields.push(whole(std::mem::take(&mut field), has_ended));
                 has_ended = false;
             }
             b'\r' if bytes.peek().is_some_and(|(_, next)| *next == b'\n') => {}
             b'\n' => {
-                fields.push(field);
+                fields.push(whole(field, has_ended));
                 return Found::One(fields, at + 1);
             }
             _ => field.push(byte),
@@ -52,19 +53,16 @@ pub(super) fn fields(rest: &[u8]) -> Found<Vec<Vec<u8>>> {
 
 /// A record of named fields as JSON: what is a number in JSON becomes one, nothing becomes null, all else is text. What has no name is
 /// left out.
-pub(super) fn object(names: &[String], fields: &[Vec<u8>]) -> Result<Map<String, Value>, std::str::Utf8Error> {
+pub(super) fn object(names: &[String], fields: &[Option<Vec<u8>>]) -> Result<Map<String, Value>, std::str::Utf8Error> {
     let mut object = Map::new();
     for (name, field) in names.iter().zip(fields) {
-        let text = std::str::from_utf8(field)?;
-        object.insert(name.clone(), value(text));
+        let text = field.as_deref().map(std::str::from_utf8).transpose()?;
+        object.insert(name.clone(), text.map_or(Value::Null, value));
     }
     Ok(object)
 }
 
 fn value(text: &str) -> Value {
-    if text.is_empty() {
-        return Value::Null;
-    }
     let is_whole = !text.contains(['.', 'e', 'E']);
     match serde_json::from_str::<Value>(text) {
         // A whole number that is too large for one stays as it is written.
@@ -88,7 +86,7 @@ pub(super) fn csv_header(columns: &[String]) -> String {
     columns.iter().map(|column| quoted(column)).collect::<Vec<_>>().join(",") + "\n"
 }
 
-/// An empty text is told from nothing by its quotes, for readers that look at them: here both are read as nothing.
+/// An empty text is told from nothing by its quotes.
 fn quoted(text: &str) -> String {
     if text.is_empty() || text.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))
@@ -105,7 +103,7 @@ mod tests {
     fn texts(rest: &str) -> (Vec<String>, usize) {
         match fields(rest.as_bytes()) {
             Found::One(fields, bytes) => {
-                (fields.into_iter().map(|field| String::from_utf8(field).unwrap()).collect(), bytes)
+                (fields.into_iter().map(|field| String::from_utf8(field.unwrap_or_default()).unwrap()).collect(), bytes)
             }
             Found::Incomplete => panic!("{rest} is incomplete"),
         }
@@ -138,7 +136,7 @@ mod tests {
         let Found::One(values, _) = fields(&written.as_bytes()[bytes..]) else { panic!("incomplete") };
         let read = object(&names, &values).unwrap();
         assert_eq!(read["n"], 5);
-        assert_eq!((&read["text"], &read["none"]), (&row["text"], &Value::Null));
+        assert_eq!((&read["text"], &read["none"], &read["empty"]), (&row["text"], &Value::Null, &Value::from("")));
     }
 
     #[test]

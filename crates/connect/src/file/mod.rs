@@ -11,18 +11,25 @@ pub(crate) use source::FileSource;
 
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::Trouble;
+use crate::{Machine, Trouble};
 
 /// A folder that is held open, so that its files are reached whatever becomes of its name.
 #[derive(Debug, Clone)]
 struct Folder(Arc<OwnedFd>);
 
 impl Folder {
+    /// Opens a folder that the node offers; on a thread that may wait for the disk.
+    async fn of(machine: &Arc<dyn Machine>, path: &Path) -> Result<Self, Trouble> {
+        let (machine, path) = (Arc::clone(machine), path.to_owned());
+        let opened = tokio::task::spawn_blocking(move || machine.folder(&path)).await;
+        Ok(Self(Arc::new(opened.map_err(|error| Trouble(error.to_string()))??)))
+    }
+
     /// A file of it by its name. A link is not followed: whoever may make one there could name any file of the node.
     fn open(&self, name: &str, flags: OFlags) -> Result<File, std::io::Error> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;

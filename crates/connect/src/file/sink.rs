@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Folder, aside, format};
-use crate::{BATCH_BYTES, Machine, Part, Rows, Sink, Trouble};
+use crate::{BATCH_BYTES, Flushed, Machine, Part, Rows, Sink, Trouble};
 
 /// The version of the form of what is committed.
 const VERSION: u32 = 1;
@@ -66,7 +66,7 @@ impl FileSink {
     pub(crate) async fn open(
         work: &WorkId,
         settings: &manifest::FileSink,
-        machine: &dyn Machine,
+        machine: &Arc<dyn Machine>,
         committed: Option<&[u8]>,
     ) -> Result<Self, Trouble> {
         let at = match committed {
@@ -78,7 +78,7 @@ impl FileSink {
                 Some(known.ok_or_else(foreign)?)
             }
         };
-        let folder = Folder(Arc::new(machine.folder(Path::new(&settings.path))?));
+        let folder = Folder::of(machine, Path::new(&settings.path)).await?;
         let (work, settings) = (work.clone(), settings.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let path = settings.path.clone();
@@ -101,10 +101,11 @@ impl Sink for FileSink {
         .await
     }
 
-    async fn flush(&mut self) -> Result<Bytes, Trouble> {
+    async fn flush(&mut self) -> Result<Flushed, Trouble> {
         aside(&mut self.inner, |inner| {
             inner.sync().map_err(|error| inner.trouble(error))?;
-            serde_json::to_vec(&inner.at).map(Bytes::from).map_err(|error| inner.trouble(error))
+            let known = serde_json::to_vec(&inner.at).map_err(|error| inner.trouble(error))?;
+            Ok(Flushed { known: Bytes::from(known), passed_over: None })
         })
         .await
     }
@@ -146,7 +147,9 @@ impl Writing {
             }
             // What is there stays as it is: of an earlier sink of that name, or of this one before its folder was another.
             gone => {
-                if let Some(gone) = &gone {
+                if let Some(gone) = &gone
+                    && !close_of_other_format(&folder, &name, settings.format, gone)?
+                {
                     let (file, length) = (open_name(gone.number), gone.length);
                     tracing::warn!(file, length, "what was written to it is not there; the next file is begun");
                 }
@@ -263,6 +266,32 @@ fn lock(folder: &Folder, work: &WorkId) -> std::io::Result<File> {
         return Err(std::io::Error::other(text));
     }
     Ok(lock)
+}
+
+/// Closes what was written in another format, as far as it is committed, and says whether there was something.
+fn close_of_other_format(folder: &Folder, sink: &str, ours: FileFormat, at: &Committed) -> std::io::Result<bool> {
+    let mut was_there = false;
+    for format in [FileFormat::JsonLines, FileFormat::Csv].into_iter().filter(|format| *format != ours) {
+        let (path, name) = (folder.path(), |number| file_name(sink, format, number));
+        if !is_there(folder, &(name(at.number) + OPEN), at.length)? {
+            continue;
+        }
+        was_there = true;
+        for (number, _) in numbers(folder, sink, format)?.into_iter().filter(|(_, is_open)| *is_open) {
+            let open = name(number) + OPEN;
+            if number > at.number || number == at.number && at.length == 0 {
+                std::fs::remove_file(path.join(&open))?;
+                continue;
+            }
+            if number == at.number {
+                let file = folder.open(&open, OFlags::RDWR)?;
+                file.set_len(at.length)?;
+                file.sync_all()?;
+            }
+            std::fs::rename(path.join(&open), path.join(name(number)))?;
+        }
+    }
+    Ok(was_there)
 }
 
 /// Whether a file is there that is at least so long.

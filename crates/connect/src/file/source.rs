@@ -66,10 +66,10 @@ struct Place {
 }
 
 impl FileSource {
-    /// Goes on at a position. The file need not be there yet.
-    pub(crate) fn open(
+    /// Goes on at a position. That the file is not there is told by the first read.
+    pub(crate) async fn open(
         settings: &manifest::FileSource,
-        machine: &dyn Machine,
+        machine: &Arc<dyn Machine>,
         position: Option<&[u8]>,
     ) -> Result<Self, Trouble> {
         let place = match position {
@@ -84,7 +84,7 @@ impl FileSource {
         let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
             return Err(Trouble(format!("{} is no path of a file", settings.path)));
         };
-        let folder = Folder(Arc::new(machine.folder(folder)?));
+        let folder = Folder::of(machine, folder).await?;
         let (settings, name) = (settings.clone(), name.to_owned());
         let inner = Following { settings, name, folder, place, file: None, columns: Vec::new() };
         Ok(Self { inner: Some(inner), has_looked: false })
@@ -117,9 +117,10 @@ impl Following {
     /// The records that are there.
     fn take(&mut self) -> Result<Taken, Trouble> {
         let mut taken = Taken::default();
-        if self.find().map_err(|error| self.trouble(error))? {
-            self.read(&mut taken).map_err(|error| self.trouble(error))?;
+        if !self.find().map_err(|error| self.trouble(error))? {
+            return Err(Trouble(format!("{} is not there; it is looked for again", self.settings.path)));
         }
+        self.read(&mut taken).map_err(|error| self.trouble(error))?;
         let position = serde_json::to_vec(&self.place).map_err(|error| self.trouble(error))?;
         taken.position = Bytes::from(position);
         Ok(taken)
@@ -194,8 +195,8 @@ impl Following {
         match format::fields(rest) {
             Found::Incomplete => Ok(None),
             Found::One(fields, bytes) => {
-                let names = fields.iter().map(|field| String::from_utf8_lossy(field).into_owned());
-                Ok(Some((names.collect(), bytes + start.len() - rest.len())))
+                let name = |field: Option<Vec<u8>>| String::from_utf8_lossy(&field.unwrap_or_default()).into_owned();
+                Ok(Some((fields.into_iter().map(name).collect(), bytes + start.len() - rest.len())))
             }
         }
     }
@@ -227,7 +228,11 @@ impl Following {
                     if !self.place.is_skipping {
                         pass_over(taken, format!("it has more than {READ_BYTES} bytes"));
                     }
-                    (self.place.is_skipping, at) = (true, chunk.len());
+                    // Of several lines only the first is given up: more likely it has a quote too many than that all are one record.
+                    match format::line(&chunk) {
+                        Found::One(_, bytes) => (self.place.is_skipping, at) = (false, bytes),
+                        Found::Incomplete => (self.place.is_skipping, at) = (true, chunk.len()),
+                    }
                 }
                 Found::Incomplete => break,
             }
@@ -278,10 +283,8 @@ impl Following {
         Ok(Some(Record { key, time_us, value: value.to_owned() }))
     }
 
-    fn of_fields(&self, fields: &[Vec<u8>], time_us: i64) -> Result<Option<Record>, String> {
-        if let [only] = fields
-            && only.is_empty()
-        {
+    fn of_fields(&self, fields: &[Option<Vec<u8>>], time_us: i64) -> Result<Option<Record>, String> {
+        if let [None] = fields {
             return Ok(None);
         }
         if fields.len() != self.columns.len() {

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -35,9 +36,13 @@ impl Machine for Offering {
     }
 }
 
-fn source(path: &Path, format: FileFormat, position: Option<&[u8]>) -> FileSource {
+fn offering() -> Arc<dyn Machine> {
+    Arc::new(Offering)
+}
+
+async fn source(path: &Path, format: FileFormat, position: Option<&[u8]>) -> FileSource {
     let settings = manifest::FileSource { path: path.to_str().unwrap().to_owned(), format, key: None };
-    FileSource::open(&settings, &Offering, position).unwrap()
+    FileSource::open(&settings, &offering(), position).await.unwrap()
 }
 
 /// What comes next that is not nothing.
@@ -59,7 +64,7 @@ async fn another_file_of_that_name_is_known_by_how_it_begins() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("in");
     std::fs::write(&path, "1\n2\n\n3").unwrap();
-    let mut first = source(&path, FileFormat::JsonLines, None);
+    let mut first = source(&path, FileFormat::JsonLines, None).await;
     let taken = next(&mut first).await;
     assert_eq!(values(&taken), ["1", "2"]);
     // What an older version has committed is read.
@@ -67,14 +72,14 @@ async fn another_file_of_that_name_is_known_by_how_it_begins() {
     assert_eq!(taken.position, position);
     std::fs::write(&path, "1\n2\n\n34\n").unwrap();
     assert_eq!(values(&next(&mut first).await), ["34"]);
-    let again = |position: &Bytes| source(&path, FileFormat::JsonLines, Some(position));
-    assert_eq!(values(&next(&mut again(&taken.position)).await), ["34"], "what was not committed is read again");
+    let again = async |position: &Bytes| source(&path, FileFormat::JsonLines, Some(position)).await;
+    assert_eq!(values(&next(&mut again(&taken.position).await).await), ["34"], "what was not committed is read again");
     std::fs::write(&path, "9\n8\n\n34\n").unwrap();
-    assert_eq!(values(&next(&mut again(&taken.position)).await), ["9", "8", "34"], "it is another file");
+    assert_eq!(values(&next(&mut again(&taken.position).await).await), ["9", "8", "34"], "it is another file");
     std::fs::write(&path, "1\n").unwrap();
-    assert_eq!(values(&next(&mut again(&taken.position)).await), ["1"], "it was cut off");
+    assert_eq!(values(&next(&mut again(&taken.position).await).await), ["1"], "it was cut off");
     let settings = manifest::FileSource { path: "/in".to_owned(), format: FileFormat::Csv, key: None };
-    assert!(FileSource::open(&settings, &Offering, Some(b"{\"version\":9}")).is_err());
+    assert!(FileSource::open(&settings, &offering(), Some(b"{\"version\":9}")).await.is_err());
 }
 
 #[tokio::test]
@@ -84,7 +89,7 @@ async fn a_record_that_is_too_long_is_passed_over_also_if_its_reader_starts_anew
     std::fs::write(&path, format!("1\n{}\n2\n", "x".repeat(5 << 19))).unwrap();
     let (mut position, mut seen, mut passed_over) = (None::<Bytes>, Vec::new(), 0);
     while seen.len() < 2 {
-        let taken = next(&mut source(&path, FileFormat::JsonLines, position.as_deref())).await;
+        let taken = next(&mut source(&path, FileFormat::JsonLines, position.as_deref()).await).await;
         passed_over += taken.passed_over.as_ref().map_or(0, |(count, _)| *count);
         seen.extend(values(&taken).into_iter().map(str::to_owned));
         position = Some(taken.position);
@@ -97,10 +102,10 @@ async fn a_csv_file_keeps_its_columns_when_its_reader_starts_anew() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("in");
     std::fs::write(&path, "\u{feff}a,b\n1,\"x\ny\"\n").unwrap();
-    let taken = next(&mut source(&path, FileFormat::Csv, None)).await;
+    let taken = next(&mut source(&path, FileFormat::Csv, None).await).await;
     assert_eq!(values(&taken), [r#"{"a":1,"b":"x\ny"}"#]);
     std::fs::write(&path, "\u{feff}a,b\n1,\"x\ny\"\n2,z\n").unwrap();
-    let more = next(&mut source(&path, FileFormat::Csv, Some(&taken.position))).await;
+    let more = next(&mut source(&path, FileFormat::Csv, Some(&taken.position)).await).await;
     assert_eq!(values(&more), [r#"{"a":2,"b":"z"}"#]);
 }
 
@@ -109,7 +114,7 @@ async fn a_file_that_was_cut_off_and_has_grown_since_is_read_from_its_start() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("in");
     std::fs::write(&path, "1\n2\n").unwrap();
-    let mut following = source(&path, FileFormat::JsonLines, None);
+    let mut following = source(&path, FileFormat::JsonLines, None).await;
     assert_eq!(values(&next(&mut following).await), ["1", "2"]);
     // The same file, longer than what was read of it.
     std::fs::write(&path, "3\n4\n5\n6\n").unwrap();
@@ -121,16 +126,45 @@ async fn a_csv_file_that_ends_within_quotes_is_left_when_another_takes_its_place
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("in");
     std::fs::write(&path, "a,b\n1,\"x\n").unwrap();
-    let mut following = source(&path, FileFormat::Csv, None);
+    let mut following = source(&path, FileFormat::Csv, None).await;
     following.next().await.unwrap();
     std::fs::rename(&path, folder.path().join("moved")).unwrap();
     std::fs::write(&path, "a,b\n,\n").unwrap();
     assert_eq!(values(&next(&mut following).await), [r#"{"a":null,"b":null}"#], "and a row of nothing is a row");
 }
 
+#[tokio::test]
+async fn a_file_that_is_not_there_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in");
+    let mut following = source(&path, FileFormat::JsonLines, None).await;
+    assert!(following.next().await.unwrap_err().0.contains("in is not there"));
+    std::fs::write(&path, "1\n").unwrap();
+    assert_eq!(values(&next(&mut following).await), ["1"]);
+}
+
+#[tokio::test]
+async fn a_quote_too_many_costs_the_line_that_it_is_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in");
+    let rows = (0..100_000).map(|number| format!("{number},longer text\n")).collect::<String>();
+    std::fs::write(&path, format!("a,b\n1,\"x\n{rows}")).unwrap();
+    let mut following = source(&path, FileFormat::Csv, None).await;
+    let (mut seen, mut passed_over) = (0, 0);
+    while seen < 100_000 {
+        let taken = next(&mut following).await;
+        passed_over += taken.passed_over.as_ref().map_or(0, |(count, _)| *count);
+        for value in values(&taken) {
+            assert_eq!(value, format!("{{\"a\":{seen},\"b\":\"longer text\"}}"));
+            seen += 1;
+        }
+    }
+    assert_eq!(passed_over, 1);
+}
+
 fn part(numbers: std::ops::Range<u32>) -> Part {
     let lines = numbers.map(|number| format!("{{\"n\":{number}}}\n")).collect();
-    let rows = vec![Rows { columns: vec!["n".to_owned()], lines }];
+    let rows = vec![Rows { columns: vec!["n".to_owned()], lines, is_record: false }];
     let work = "default/a/stream/s/0@hall".parse().unwrap();
     Part { work, epoch: Epoch(1), from: Position::START, next: Position::START, rows }
 }
@@ -140,10 +174,19 @@ async fn sink(folder: &Path, committed: Option<&[u8]>) -> Result<FileSink, Troub
 }
 
 async fn sink_of(app: &str, folder: &Path, committed: Option<&[u8]>) -> Result<FileSink, Trouble> {
+    sink_with(app, folder, FileFormat::JsonLines, committed).await
+}
+
+async fn sink_with(
+    app: &str,
+    folder: &Path,
+    format: FileFormat,
+    committed: Option<&[u8]>,
+) -> Result<FileSink, Trouble> {
     let path = folder.to_str().unwrap().to_owned();
-    let settings = manifest::FileSink { path, format: FileFormat::JsonLines, rotate: Size::from_bytes(1 << 10) };
+    let settings = manifest::FileSink { path, format, rotate: Size::from_bytes(1 << 10) };
     let work = format!("default/{app}/sink/out/0@hall").parse().unwrap();
-    FileSink::open(&work, &settings, &Offering, committed).await
+    FileSink::open(&work, &settings, &offering(), committed).await
 }
 
 /// All rows of the files, in order, and how many files are whole.
@@ -161,11 +204,11 @@ fn written(folder: &Path) -> (Vec<u32>, usize) {
 async fn what_was_not_committed_is_written_once_more_and_stands_there_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = sink(folder.path(), None).await.unwrap();
-    let begun = first.flush().await.unwrap();
+    let begun = first.flush().await.unwrap().known;
     // What an older version has committed is read.
     assert_eq!(begun, r#"{"version":1,"number":1,"length":0,"columns":[]}"#);
     first.write(&part(0..200)).await.unwrap();
-    let committed = first.flush().await.unwrap();
+    let committed = first.flush().await.unwrap().known;
     assert_eq!(written(folder.path()), ((0..200).collect(), 0), "no file is whole before a commit says so");
     assert!(sink(folder.path(), Some(&begun)).await.unwrap_err().0.contains("another sink of that name"));
     drop(first);
@@ -174,7 +217,7 @@ async fn what_was_not_committed_is_written_once_more_and_stands_there_once() {
     let mut again = sink(folder.path(), Some(&begun)).await.unwrap();
     assert_eq!(written(folder.path()), (vec![], 0));
     again.write(&part(0..200)).await.unwrap();
-    assert_eq!(again.flush().await.unwrap(), committed);
+    assert_eq!(again.flush().await.unwrap().known, committed);
     again.write(&part(200..300)).await.unwrap();
     again.flush().await.unwrap();
     drop(again);
@@ -203,4 +246,22 @@ async fn what_was_not_committed_is_written_once_more_and_stands_there_once() {
     other.flush().await.unwrap();
     assert_eq!(written(folder.path()).0, (0..301).collect::<Vec<_>>());
     assert!(sink(folder.path(), Some(b"{}")).await.is_err());
+}
+
+#[tokio::test]
+async fn another_format_closes_what_was_written_in_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = sink(folder.path(), None).await.unwrap();
+    first.flush().await.unwrap();
+    first.write(&part(0..120)).await.unwrap();
+    let committed = first.flush().await.unwrap().known;
+    // These are not committed, and go on in a file of their own.
+    first.write(&part(120..240)).await.unwrap();
+    first.flush().await.unwrap();
+    drop(first);
+    let mut other = sink_with("plant", folder.path(), FileFormat::Csv, Some(&committed)).await.unwrap();
+    assert_eq!(written(folder.path()), ((0..120).collect(), 2));
+    other.write(&part(120..121)).await.unwrap();
+    other.flush().await.unwrap();
+    assert_eq!(std::fs::read_to_string(folder.path().join("out-00000003.csv.open")).unwrap(), "n\n120\n");
 }

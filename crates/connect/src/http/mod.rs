@@ -7,8 +7,7 @@ pub(crate) use sink::HttpSink;
 pub(crate) use source::HttpSource;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,17 +18,13 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use littoral_model::grant::Peer;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::time::Instant;
 
-use crate::{Machine, Trouble};
+use crate::net::{self, Duplex};
+use crate::{Machine, Trouble, said};
 
 /// The longest answer that is taken.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
-/// What a value begins with that names a secret of the node.
-const SECRET_PREFIX: &str = "secret:";
 
 /// Where requests go, and what each of them has.
 struct Target {
@@ -65,10 +60,7 @@ impl Target {
         let port = authority.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
         let mut made = Vec::with_capacity(headers.len());
         for (name, value) in headers {
-            let value = match value.strip_prefix(SECRET_PREFIX) {
-                Some(secret) => machine.secret(secret).await?,
-                None => value.clone(),
-            };
+            let value = said(&*machine, value).await?;
             let named = HeaderName::try_from(name.as_str()).map_err(|error| Trouble::of(name, error))?;
             let mut value = HeaderValue::try_from(value).map_err(|error| Trouble::of(name, error))?;
             value.set_sensitive(true);
@@ -109,34 +101,19 @@ impl Target {
             request = request.header(name, value);
         }
         let request = request.body(Full::new(body)).map_err(|error| self.trouble(error))?;
-        let addresses = self.machine.addresses(&self.grants, &self.host, self.port).await?;
-        let stream = self.connect(&addresses).await?;
+        let deadline = Instant::now() + self.timeout;
+        let stream = net::dial(&*self.machine, &self.grants, &self.host, self.port, deadline).await;
+        let stream = stream.map_err(|trouble| self.trouble(trouble))?;
         if !self.is_secure {
             return self.over(stream, request).await;
         }
-        let name = ServerName::try_from(self.host.clone()).map_err(|error| self.trouble(error))?;
-        let config = tls_config().ok_or_else(|| self.trouble("TLS cannot be set up"))?;
-        let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await;
-        self.over(stream.map_err(|error| self.trouble(error))?, request).await
-    }
-
-    async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, Trouble> {
-        let mut last = "its name leads nowhere".to_owned();
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    stream.set_nodelay(true).map_err(|error| self.trouble(error))?;
-                    return Ok(stream);
-                }
-                Err(error) => last = format!("{address}: {error}"),
-            }
-        }
-        Err(self.trouble(last))
+        let stream = net::secured(stream, &self.host, net::public_tls()?).await;
+        self.over(stream.map_err(|trouble| self.trouble(trouble))?, request).await
     }
 
     async fn over(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        stream: impl Duplex + 'static,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, Trouble> {
         let (mut sender, connection) =
@@ -157,16 +134,4 @@ impl Target {
             never = connection => never,
         }
     }
-}
-
-/// Servers are trusted that Mozilla's list of authorities vouches for.
-fn tls_config() -> Option<Arc<ClientConfig>> {
-    static CONFIG: OnceLock<Option<Arc<ClientConfig>>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| {
-        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().ok()?;
-        Some(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
-    });
-    config.clone()
 }

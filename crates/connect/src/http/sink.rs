@@ -2,8 +2,9 @@
 //!
 //! Each request has an idempotency key that follows from the partition and the rows' places. Which rows are sent together is committed
 //! before they are sent ([`is_planned`](crate::is_planned)): after a failure the same request is sent, with the same key, and a receiver
-//! that keeps keys takes it once.
+//! that keeps keys takes it once. Where a request is too large, its rows are sent in halves.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use http::{HeaderName, Method, StatusCode};
 use littoral_model::manifest;
 
 use super::Target;
-use crate::{Machine, Part, Sink, Trouble};
+use crate::{Flushed, Machine, Part, Sink, Trouble};
 
 /// The form of what it must know, which is nothing.
 const FORM: &[u8] = b"http 1";
@@ -27,6 +28,13 @@ const REASON_CHARS_MAX: usize = 200;
 #[derive(Debug)]
 pub(crate) struct HttpSink {
     target: Target,
+    passed_over: Option<(u64, String)>,
+}
+
+/// What became of rows that were posted.
+enum Posted {
+    Taken,
+    TooLarge,
 }
 
 impl HttpSink {
@@ -40,21 +48,15 @@ impl HttpSink {
         }
         let timeout = Duration::from(settings.timeout);
         let target = Target::open(&settings.url, &settings.headers, &settings.grants, timeout, machine).await?;
-        Ok(Self { target })
+        Ok(Self { target, passed_over: None })
     }
-}
 
-#[async_trait]
-impl Sink for HttpSink {
-    async fn write(&mut self, part: &Part) -> Result<(), Trouble> {
-        let body: String = part.rows.iter().map(|rows| rows.lines.as_str()).collect();
-        if body.is_empty() {
-            return Ok(());
-        }
-        let headers = [(CONTENT_TYPE, "application/x-ndjson".to_owned()), (IDEMPOTENCY_KEY, key(part))];
+    async fn post(&self, key: String, body: String) -> Result<Posted, Trouble> {
+        let headers = [(CONTENT_TYPE, "application/x-ndjson".to_owned()), (IDEMPOTENCY_KEY, key)];
         let answer = self.target.send(Method::POST, &headers, Bytes::from(body)).await?;
         match answer.status() {
-            status if status.is_success() => Ok(()),
+            status if status.is_success() => Ok(Posted::Taken),
+            StatusCode::PAYLOAD_TOO_LARGE => Ok(Posted::TooLarge),
             // It was taken before, or is being taken.
             StatusCode::CONFLICT => {
                 Err(self.target.trouble("409: the request is being worked on there already; it is sent again"))
@@ -66,9 +68,39 @@ impl Sink for HttpSink {
             }
         }
     }
+}
 
-    async fn flush(&mut self) -> Result<Bytes, Trouble> {
-        Ok(Bytes::from_static(FORM))
+#[async_trait]
+impl Sink for HttpSink {
+    async fn write(&mut self, part: &Part) -> Result<(), Trouble> {
+        let lines: Vec<&str> = part.rows.iter().flat_map(|rows| rows.lines.lines()).collect();
+        if lines.is_empty() {
+            return Ok(());
+        }
+        // What is still to be sent, the first at the end. Always the same halves: their keys follow from their places.
+        let mut left: Vec<Range<usize>> = std::iter::once(0..lines.len()).collect();
+        while let Some(range) = left.pop() {
+            let body: String =
+                lines.get(range.clone()).unwrap_or_default().iter().flat_map(|line| [*line, "\n"]).collect();
+            let bytes = body.len();
+            match self.post(key(part, &range, lines.len()), body).await? {
+                Posted::Taken => {}
+                Posted::TooLarge if range.len() > 1 => {
+                    let middle = range.start + range.len() / 2;
+                    left.extend([middle..range.end, range.start..middle]);
+                }
+                Posted::TooLarge => {
+                    let before = self.passed_over.take().map_or(0, |(count, _)| count);
+                    let why = self.target.trouble(format!("a row of {bytes} bytes alone is too large for it"));
+                    self.passed_over = Some((before + 1, why.0));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<Flushed, Trouble> {
+        Ok(Flushed { known: Bytes::from_static(FORM), passed_over: self.passed_over.take() })
     }
 
     async fn committed(&mut self) -> Result<(), Trouble> {
@@ -76,7 +108,8 @@ impl Sink for HttpSink {
     }
 }
 
-/// A text in quotes, as the header's values are: the partition, and from where to where the rows go.
-fn key(Part { work, from, next, .. }: &Part) -> String {
-    format!("\"{work}/{}.{}-{}.{}\"", from.index, from.row, next.index, next.row)
+/// A text in quotes, as the header's values are: the partition, from where to where the rows go, and which of them are sent if not all.
+fn key(Part { work, from, next, .. }: &Part, range: &Range<usize>, count: usize) -> String {
+    let share = if range.len() < count { format!("/{}-{}", range.start, range.end) } else { String::new() };
+    format!("\"{work}/{}.{}-{}.{}{share}\"", from.index, from.row, next.index, next.row)
 }

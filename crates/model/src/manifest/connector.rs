@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::broker::{MqttSink, MqttSource};
 use super::types::Placement;
 use crate::grant::Peer;
 use crate::id::{NodeId, StreamName};
@@ -36,6 +37,9 @@ pub struct SourceConnector {
     /// What a URL answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSource>,
+    /// Topics of a broker of MQTT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mqtt: Option<MqttSource>,
 }
 
 /// Something outside the fabric that takes the records of a stream. It is of exactly one kind.
@@ -56,6 +60,9 @@ pub struct SinkConnector {
     /// A URL that rows are posted to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpSink>,
+    /// A topic of a broker of MQTT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mqtt: Option<MqttSink>,
 }
 
 /// Records that are made up, the same ones for the same seed.

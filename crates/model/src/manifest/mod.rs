@@ -3,6 +3,7 @@
 //! [`parse`] reads a text and reports all mistakes at once, each with its place: what the TOML parser finds (`recover`), what the
 //! JSON Schema does not admit (`shape`), and what no schema can say (`meaning`). The schema is made from `types`.
 
+pub mod broker;
 pub mod connector;
 mod cycles;
 mod finding;
@@ -20,6 +21,7 @@ use schemars::{Schema, schema_for};
 use serde_json::{Map, Value};
 use toml::de::DeTable;
 
+pub use broker::{Broker, MqttSink, MqttSource, MqttVersion};
 pub use connector::{
     FileFormat, FileSink, FileSource, Generator, GeneratorField, GeneratorRange, GeneratorValue, HttpSink, HttpSource,
     SinkConnector, SourceConnector,

@@ -509,6 +509,44 @@ fn a_function_has_a_component_an_image_or_a_process() {
 }
 
 #[test]
+fn a_broker_is_reached_as_it_is_granted_and_its_topics_can_be_records() {
+    let source = |more: &str| format!("[sources.s]\nstream = \"readings\"\n{more}");
+    let sink = |more: &str| format!("[sinks.s]\nstream = \"readings\"\n{more}");
+    let broker = "broker = { url = \"mqtts://b.example\", grants = [\"b.example:8883\"]";
+    let topics = |topics: &str| source(&format!("[sources.s.mqtt]\n{broker} }}\ntopics = [{topics}]"));
+    let all = "version = \"3.1.1\", client-id = \"c\", user = \"u\", password = \"secret:p\", ca = \"secret:ca\", \
+               certificate = \"secret:c\", key = \"secret:k\"";
+    let good = source(&format!("[sources.s.mqtt]\n{broker}, {all} }}\ntopics = [\"a/{{key}}\", \"b/#\"]\nqos = 0"));
+    assert_eq!(findings(&good), Vec::<String>::new());
+    one(&topics(""), "5 wrong-length: it cannot have 0 topics");
+    one(&topics("\"a/#/b\""), "5 invalid-topic: `a/#/b` is no pattern of topics");
+    one(&topics("\"a/{machine}\""), "5 contradiction: a message of `a/{machine}` is a record that has no such column");
+    one(&topics("\"a/+\", \"a/{key}\""), "5 ambiguous: a message may match both `a/{key}` and `a/+`");
+    one(&(topics("\"a\"") + "\nqos = 2"), "6 out-of-range: `qos` cannot be 2");
+    one(&(topics("\"a\"") + "\nsession-expiry = \"0s\""), "6 out-of-range: `session-expiry` cannot be 0s");
+    let said = |more: &str| sink(&format!("[sinks.s.mqtt]\n{broker}, {more} }}\ntopic = \"alerts/{{machine}}\""));
+    assert_eq!(findings(&said("user = \"u\"")), Vec::<String>::new());
+    one(&said("password = \"p\""), "4 contradiction: `password` is of no use without `user`");
+    one(&said("key = \"secret:k\""), "4 contradiction: `key` is of no use without `certificate`");
+    one(&said("ca = \"secret:\""), "4 invalid-secret: `ca` names no secret");
+    one(&said("client-id = \"\""), "4 invalid-name: no client is named so");
+    one(&said("version = \"4\""), "4 unknown-value: `version` cannot be `4`");
+    one(&said("user = \"u\"").replace("{machine}", "{"), "5 invalid-topic: `alerts/{` is no pattern of topics");
+    let plain = |more: &str| said(more).replace("mqtts://", "mqtt://").replace(":8883", "");
+    one(&plain("ca = \"secret:c\""), "4 contradiction: `ca` is for TLS, which `mqtt://` is without");
+    one(
+        &said("user = \"u\"").replace("b.example\",", "b.example/a\","),
+        "4 invalid-url: `mqtts://b.example/a` has a path",
+    );
+    one(
+        &said("user = \"u\"").replace(":8883", ":1"),
+        "4 contradiction: it is not granted b.example:8883, where its URL leads",
+    );
+    let expiry = topics("\"a\"").replace(" }", ", version = \"3.1.1\" }") + "\nsession-expiry = \"1h\"";
+    one(&expiry, "6 contradiction: version 3.1.1 cannot say for how long messages are kept");
+}
+
+#[test]
 fn sources_and_sinks_are_of_one_kind_each() {
     let node = |more: &str| if more.contains("file = ") { "\nnode = \"edge-1\"\n" } else { "" };
     let source = |more: &str| format!("[sources.s]\nstream = \"readings\"\n{more}{}", node(more));

@@ -8,12 +8,17 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Meaning, Value, entries_of_any_kind, list, table, text};
 use crate::grant::Peer;
+use crate::manifest::broker::{CLIENT_ID_BYTES_MAX, SOURCE_TOPICS_MAX};
 use crate::manifest::connector::{GENERATOR_FIELDS_MAX, ROTATE_BYTES};
+use crate::topic::TopicPattern;
 use crate::unit::Size;
 
 /// The kinds of each.
-const SOURCES: [&str; 3] = ["generator", "file", "http"];
-const SINKS: [&str; 2] = ["file", "http"];
+const SOURCES: [&str; 4] = ["generator", "file", "http", "mqtt"];
+const SINKS: [&str; 3] = ["file", "http", "mqtt"];
+/// The schemes of URLs, and the ports that they mean.
+const HTTP: [(&str, u16); 2] = [("http", 80), ("https", 443)];
+const MQTT: [(&str, u16); 2] = [("mqtt", 1883), ("mqtts", 8883)];
 
 /// Headers that each request has whatever is said here.
 const OWN_HEADERS: [&str; 7] =
@@ -43,6 +48,9 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                 }
                 if let Some(http) = table(connector, "http") {
                     self.http(http);
+                }
+                if let Some(mqtt) = table(connector, "mqtt") {
+                    self.mqtt(what, mqtt);
                 }
             }
         }
@@ -111,19 +119,110 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             }
             self.secret(name.get_ref(), value);
         }
-        let Some((url, span)) = text(http, "url") else { return };
-        let Some((host, port)) = host_of(url) else {
+        self.leads(http, &HTTP, "https://api.example.com/readings");
+    }
+
+    /// Its URL, which must be granted.
+    fn leads(&mut self, target: &'t DeTable<'_>, schemes: &[(&str, u16)], example: &str) {
+        let Some((url, span)) = text(target, "url") else { return };
+        let Some((host, port)) = host_of(url, schemes) else {
             let message = format!("`{url}` is no URL");
-            self.report.add("invalid-url", span, message).expected("a URL like \"https://api.example.com/readings\"");
+            self.report.add("invalid-url", span, message).expected(format!("a URL like \"{example}\""));
             return;
         };
-        let peers = list(http, "grants").iter().filter_map(|peer| peer.get_ref().as_str()?.parse::<Peer>().ok());
+        let peers = list(target, "grants").iter().filter_map(|peer| peer.get_ref().as_str()?.parse::<Peer>().ok());
         // One that cannot be read is told of by itself.
-        if list(http, "grants").len() == peers.clone().count() && !peers.clone().any(|peer| peer.may_grant(host, port))
+        if list(target, "grants").len() == peers.clone().count()
+            && !peers.clone().any(|peer| peer.may_grant(host, port))
         {
             let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
             let message = format!("it is not granted {host}:{port}, where its URL leads");
             self.report.add("contradiction", span, message).help(format!("say `grants = [\"{host}:{port}\"]`"));
+        }
+    }
+
+    fn mqtt(&mut self, what: &str, mqtt: &'t DeTable<'_>) {
+        if let Some(broker) = table(mqtt, "broker") {
+            self.broker(broker);
+            if let (Some(("3.1.1", _)), Some(expiry)) = (text(broker, "version"), mqtt.get("session-expiry")) {
+                let message = "version 3.1.1 cannot say for how long messages are kept";
+                self.report.add("contradiction", expiry.span(), message).help("drop `session-expiry`, or `version`");
+            }
+        }
+        self.not_zero(mqtt, "session-expiry");
+        if what == "source" {
+            self.source_topics(mqtt);
+        } else if let Some((topic, span)) = text(mqtt, "topic")
+            && let Err(error) = topic.parse::<TopicPattern>()
+        {
+            let expected = "a topic like \"alerts\" or \"alerts/{machine}\"";
+            self.report.add("invalid-topic", span, error.to_string()).expected(expected);
+        }
+    }
+
+    fn broker(&mut self, broker: &'t DeTable<'_>) {
+        self.not_zero(broker, "timeout");
+        for key in ["password", "ca", "certificate", "key"] {
+            if let Some(value) = broker.get(key) {
+                self.secret(key, value);
+            }
+        }
+        for (key, other) in [("certificate", "key"), ("key", "certificate"), ("password", "user")] {
+            if let (Some(value), None) = (broker.get(key), broker.get(other)) {
+                let message = format!("`{key}` is of no use without `{other}`");
+                self.report.add("contradiction", value.span(), message).help(format!("say `{other}` as well"));
+            }
+        }
+        let is_plain = text(broker, "url").is_some_and(|(url, _)| url.starts_with("mqtt://"));
+        for key in ["ca", "certificate"] {
+            if let (true, Some(value)) = (is_plain, broker.get(key)) {
+                let message = format!("`{key}` is for TLS, which `mqtt://` is without");
+                self.report.add("contradiction", value.span(), message).help("say `mqtts://`");
+            }
+        }
+        if let Some((id, span)) = text(broker, "client-id")
+            && (id.is_empty() || id.len() > CLIENT_ID_BYTES_MAX || id.chars().any(char::is_control))
+        {
+            let message = "no client is named so".to_owned();
+            self.report.add("invalid-name", span, message).expected(format!("1 to {CLIENT_ID_BYTES_MAX} characters"));
+        }
+        if let Some((url, span)) = text(broker, "url")
+            && url.split_once("://").is_some_and(|(_, rest)| rest.contains(['/', '?']))
+        {
+            let message = format!("`{url}` has a path, which a broker has not");
+            self.report.add("invalid-url", span, message).expected("a URL like \"mqtts://broker.example.com\"");
+            return;
+        }
+        self.leads(broker, &MQTT, "mqtts://broker.example.com");
+    }
+
+    fn source_topics(&mut self, mqtt: &'t DeTable<'_>) {
+        let topics = list(mqtt, "topics");
+        if let Some(value) = mqtt.get("topics").filter(|_| !(1..=SOURCE_TOPICS_MAX).contains(&topics.len())) {
+            let message = format!("it cannot have {} topics", topics.len());
+            self.report.add("wrong-length", value.span(), message).expected(format!("1 to {SOURCE_TOPICS_MAX}"));
+            return;
+        }
+        let mut before: Vec<TopicPattern> = Vec::new();
+        for topic in topics {
+            let Some(name) = topic.get_ref().as_str() else { continue };
+            let pattern = match name.parse::<TopicPattern>() {
+                Ok(pattern) => pattern,
+                Err(error) => {
+                    let expected = "a topic like \"sensors/7\", \"sensors/+\" or \"sensors/{key}\"";
+                    self.report.add("invalid-topic", topic.span(), error.to_string()).expected(expected);
+                    continue;
+                }
+            };
+            if !pattern.takes_messages() {
+                let message = format!("a message of `{name}` is a record that has no such column");
+                self.report.add("contradiction", topic.span(), message).help("name no column but `{key}`");
+            } else if let Some(other) = before.iter().find(|other| other.filter().overlaps(pattern.filter())) {
+                // Whether it comes once or twice is the broker's choice (MQTT 5.0, section 3.3.4).
+                let message = format!("a message may match both `{name}` and `{}`", other.as_str());
+                self.report.add("ambiguous", topic.span(), message).help("let them differ in a level");
+            }
+            before.push(pattern);
         }
     }
 
@@ -144,13 +243,10 @@ impl<'t> Meaning<'t, '_, '_, '_> {
     }
 }
 
-/// The host and the port of a URL of HTTP.
-fn host_of(url: &str) -> Option<(&str, u16)> {
-    let (rest, default) = match url.split_once("://")? {
-        ("http", rest) => (rest, 80),
-        ("https", rest) => (rest, 443),
-        _ => return None,
-    };
+/// The host and the port of a URL of one of these schemes.
+fn host_of<'u>(url: &'u str, schemes: &[(&str, u16)]) -> Option<(&'u str, u16)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let default = schemes.iter().find(|(known, _)| *known == scheme)?.1;
     let authority = rest.split(['/', '?']).next()?;
     let is_plain =
         |text: &str| text.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '"' | '<' | '>' | '\\' | '#'));
