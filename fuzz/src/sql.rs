@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BinaryArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
 use littoral_model::manifest::{FINDINGS_MAX, Manifest, Sql, parse};
-use littoral_sql::{Change, Output, Plan, Rescaling, Stage, expand};
+use littoral_sql::{Change, Output, Partitions, Plan, Stage, expand};
 
 /// More partitions than a source has here.
 const PRODUCERS_MAX: u32 = 1 << 10;
@@ -54,7 +54,8 @@ fn batch(records: &str) -> RecordBatch {
 
 /// A stage takes what it opens; another one that is given its state goes on as it does.
 fn process(plan: &Arc<Plan>, rows: &RecordBatch) {
-    let (mut stage, mut other) = (Stage::new(Arc::clone(plan), 0), Stage::new(Arc::clone(plan), 0));
+    let known = Some(Partitions { first: 1, most: 1 });
+    let [mut stage, mut other] = [(); 2].map(|()| Stage::new(Arc::clone(plan), 0).changing(known));
     if stage.open(rows.schema_ref()).is_err() || other.open(rows.schema_ref()).is_err() {
         return;
     }
@@ -102,8 +103,8 @@ fn change(stage: &mut Stage, generation: u32) -> Option<usize> {
         assert!(stage.rescaling().is_waited_for);
         stage.process(rows).unwrap_or_else(|error| panic!("{error}"));
     }
-    let done = Change { generation, from: 1, to: 1 };
-    assert!(stage.rescaling() == Rescaling { done: Some(done), is_waited_for: false });
+    let now = stage.rescaling();
+    assert!(now.done == Some(Change { generation, from: 1, to: 1 }) && !now.is_waited_for);
     while stage.has_more() {
         stage.go_on().unwrap_or_else(|error| panic!("{error}"));
     }

@@ -352,7 +352,7 @@ fn the_number_of_partitions_changes_while_rows_flow_and_nodes_are_killed() {
     };
     portion(0);
     let told = cloud.tell(&world, &["deploy", &write(5)]);
-    assert!(told.contains("flow sums has 5 partitions now, before 3; rows waited up to "), "{told}");
+    assert!(told.contains("flow sums has 5 partitions now, before 3; handing over paused it for up to "), "{told}");
     portion(1);
     eventually("two edges hold each stage", || are_copied(5));
     cloud.tell(&world, &["deploy", "--no-wait", &write(1)]);

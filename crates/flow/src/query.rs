@@ -11,7 +11,9 @@ use littoral_model::entry::{PORT_CHANGES, PORT_MAIN, handover_port, partition_po
 use littoral_model::id::FunctionName;
 use littoral_runtime::stage::{Rejection, StageError, StageOutput};
 use littoral_runtime::user_function::{CallFailure, Callee};
-use littoral_sql::{Call, CallError, Called, Calling, Functions, Notice, Output, PORT_LATE, Plan, Rescaling, Stage};
+use littoral_sql::{
+    Call, CallError, Called, Calling, Functions, Notice, Output, PORT_LATE, Partitions, Plan, Rescaling, Stage,
+};
 
 use crate::chain::Operator;
 
@@ -28,10 +30,15 @@ struct Callees(BTreeMap<FunctionName, Callee>);
 
 impl Query {
     /// A query without state, over that partition of its input, with an instance of each function of the app that it calls. Where
-    /// the number of partitions by key is changed, it was `first` before that.
+    /// the number of partitions by key is changed, its numbers are `known`.
     #[must_use]
-    pub fn new(plan: Arc<Plan>, partition: u32, first: Option<u32>, callees: BTreeMap<FunctionName, Callee>) -> Self {
-        Self { stage: Stage::new(plan, partition).changing_from(first), callees: Callees(callees) }
+    pub fn new(
+        plan: Arc<Plan>,
+        partition: u32,
+        known: Option<Partitions>,
+        callees: BTreeMap<FunctionName, Callee>,
+    ) -> Self {
+        Self { stage: Stage::new(plan, partition).changing(known), callees: Callees(callees) }
     }
 }
 

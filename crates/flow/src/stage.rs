@@ -210,6 +210,7 @@ impl Running {
     /// Tells how far the guests are with another number of partitions.
     fn note_change(&mut self) {
         let Some(now) = self.chain.rescaling() else { return };
+        self.stats.settled(now.settled);
         if now.is_waited_for {
             self.waited_since.get_or_insert_with(Instant::now);
         }

@@ -49,7 +49,7 @@ struct Inner {
     unseen: Latency,
     first_us: Option<i64>,
     last_us: Option<i64>,
-    rescaled: Option<Rescaled>,
+    changes: Changes,
     last_error: Option<String>,
 }
 
@@ -60,6 +60,15 @@ pub struct Rescaled {
     pub change: Change,
     /// For how long rows waited for it, in microseconds; nothing if they did not, or it was done before the stage was started.
     pub pause_us: Option<u64>,
+}
+
+/// How far a stage is with changes of the number of partitions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// The last that it is done with, since it was started.
+    pub rescaled: Option<Rescaled>,
+    /// Of the first partition: how many there are, if no change is under way or to be announced.
+    pub settled: Option<u32>,
 }
 
 /// How long a window of what is recent is at least; twice as long at most.
@@ -238,13 +247,18 @@ impl Stats {
     /// Takes note of a change of the number of partitions that it is done with, for which rows waited so long.
     pub fn rescaled(&self, change: Change, pause: Option<Duration>) {
         let pause_us = pause.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
-        self.lock().rescaled = Some(Rescaled { change, pause_us });
+        self.lock().changes.rescaled = Some(Rescaled { change, pause_us });
     }
 
-    /// The last such change.
+    /// Takes note of how many partitions there are, if no change is under way or to be announced.
+    pub fn settled(&self, partitions: Option<u32>) {
+        self.lock().changes.settled = partitions;
+    }
+
+    /// How far it is with such changes.
     #[must_use]
-    pub fn last_rescaled(&self) -> Option<Rescaled> {
-        self.lock().rescaled
+    pub fn changes(&self) -> Changes {
+        self.lock().changes
     }
 
     /// Whether there is something to tell: it runs, or it has failed before it ran.

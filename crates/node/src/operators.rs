@@ -11,7 +11,7 @@ use littoral_model::id::FunctionName;
 use littoral_runtime::stage::{Stage, StageError, StageSettings};
 use littoral_runtime::user_function::Callee;
 use littoral_runtime::{Artifact, LogSink, LogStream, Runtime};
-use littoral_sql::Plan;
+use littoral_sql::{Partitions, Plan};
 
 use crate::admin::types::LogStream as LineStream;
 use crate::logs::Logs;
@@ -21,8 +21,8 @@ pub(crate) enum Guest {
     /// A component.
     Component(Component),
     /// A query in SQL, over which partition of its input, and the functions that it calls. Where the number of partitions by key is
-    /// changed, it was `first` before that.
-    Query { plan: Arc<Plan>, partition: u32, first: Option<u32>, called: BTreeMap<FunctionName, Component> },
+    /// changed, its numbers are `known`.
+    Query { plan: Arc<Plan>, partition: u32, known: Option<Partitions>, called: BTreeMap<FunctionName, Component> },
 }
 
 /// A component, and what the manifest sets for it.
@@ -54,14 +54,14 @@ impl Operators for Guests {
     fn may_have_more(&self, place: usize, has_state: bool) -> bool {
         match self.guests.get(place) {
             // It may have a change to announce.
-            Some(Guest::Query { plan, partition: 0, first: Some(_), .. }) if plan.keyed_partitions().is_some() => true,
+            Some(Guest::Query { plan, partition: 0, known: Some(_), .. }) if plan.keyed_partitions().is_some() => true,
             Some(Guest::Query { plan, .. }) => has_state && plan.may_have_more(),
             Some(Guest::Component(_)) | None => false,
         }
     }
 
     fn may_come_first(&self, place: usize) -> bool {
-        matches!(self.guests.get(place), Some(Guest::Query { plan, first: Some(_), .. }) if plan.keyed_partitions().is_some())
+        matches!(self.guests.get(place), Some(Guest::Query { plan, known: Some(_), .. }) if plan.keyed_partitions().is_some())
     }
 
     async fn make(&self, place: usize) -> Result<Box<dyn Operator>, StageError> {
@@ -69,13 +69,13 @@ impl Operators for Guests {
             Guest::Component(Component { artifact, settings }) => {
                 Ok(Box::new(Stage::instantiate(&self.runtime, artifact, (**settings).clone()).await?))
             }
-            Guest::Query { plan, partition, first, called } => {
+            Guest::Query { plan, partition, known, called } => {
                 let mut callees = BTreeMap::new();
                 for (function, Component { artifact, settings }) in called {
                     let callee = Callee::new(&self.runtime, artifact, (**settings).clone()).await?;
                     callees.insert(function.clone(), callee);
                 }
-                Ok(Box::new(Query::new(Arc::clone(plan), *partition, *first, callees)))
+                Ok(Box::new(Query::new(Arc::clone(plan), *partition, *known, callees)))
             }
         }
     }

@@ -231,7 +231,7 @@ pub(crate) fn assignments(reports: &[(NodeId, Report)]) -> std::collections::BTr
 mod tests {
     #![allow(clippy::unwrap_used)]
     use littoral_control::variants::Variant;
-    use littoral_flow::stats::Rescaled;
+    use littoral_flow::stats::{Changes, Rescaled};
     use littoral_model::id::TenantId;
     use littoral_model::work::WorkKind;
     use littoral_sql::Change;
@@ -269,9 +269,9 @@ mod tests {
             site: "hall".parse().unwrap(),
         };
         let change = Change { generation: 1, from: 2, to: 3 };
-        let rescaled = Some(Rescaled { change, pause_us: None });
+        let changes = Changes { rescaled: Some(Rescaled { change, pause_us: None }), settled: Some(3) };
         let artifacts = vec!["ab".to_owned()];
-        let runs = vec![Run { work, epoch: Epoch(2), artifacts, pause_us: Some(9_000), rescaled }];
+        let runs = vec![Run { work, epoch: Epoch(2), artifacts, pause_us: Some(9_000), changes }];
         let report = Report { scales: vec![scale], group, variants: vec![variant], runs, ..Report::default() };
         let old = in_form(&wire::encode(&()).unwrap(), report.clone()).unwrap();
         assert_eq!(wire::decode::<Report>(&old).unwrap().scales, []);

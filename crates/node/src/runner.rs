@@ -12,7 +12,7 @@ use littoral_flow::Ended;
 use littoral_flow::ingest::{self, IngestWork};
 use littoral_flow::reader::{Input, Source};
 use littoral_flow::stage::{self, StageWork};
-use littoral_flow::stats::{Rescaled, Snapshot, Stats};
+use littoral_flow::stats::{Changes, Snapshot, Stats};
 use littoral_model::entry::handover_port;
 use littoral_model::id::{ConnectorName, Epoch, FunctionName};
 use littoral_model::unit::Size;
@@ -21,6 +21,7 @@ use littoral_plan::{Ack, PlacedWork, Placement, Role, StageFunction};
 use littoral_runtime::latency::Latency;
 use littoral_runtime::stage::StageSettings;
 use littoral_runtime::{LogSink, Shards};
+use littoral_sql::Partitions;
 use littoral_store::replica::{Ack as LogAck, Owned, Retention, WorkConfig, Works};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -78,8 +79,8 @@ pub(crate) struct Run {
     pub(crate) artifacts: Vec<String>,
     /// From when what ran there before was stopped until it took rows, in microseconds; nothing if nothing ran.
     pub(crate) pause_us: Option<u64>,
-    /// The last change of the number of partitions that it is done with.
-    pub(crate) rescaled: Option<Rescaled>,
+    /// How far it is with changes of the number of partitions.
+    pub(crate) changes: Changes,
 }
 
 impl Running {
@@ -231,9 +232,9 @@ impl Runner {
             let since = running.stats.runs_since().filter(|_| !running.task.is_finished())?;
             let pause = running.replaced.map(|replaced| since.saturating_duration_since(replaced));
             let pause_us = pause.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
-            let rescaled = running.stats.last_rescaled();
+            let changes = running.stats.changes();
             let (epoch, artifacts) = (running.epoch, running.artifacts.clone());
-            Some(Run { work: work.clone(), epoch, artifacts, pause_us, rescaled })
+            Some(Run { work: work.clone(), epoch, artifacts, pause_us, changes })
         });
         runs.collect()
     }
@@ -409,7 +410,7 @@ impl Runner {
     /// priority.
     async fn guests(&self, app: &Arc<App>, role: &Role, partition: u32) -> anyhow::Result<(Guests, Option<Shards>)> {
         let Role::Stage { functions, rescaling, .. } = role else { anyhow::bail!("it is no stage of a flow") };
-        let first = rescaling.as_ref().map(|of| of.first);
+        let known = rescaling.as_ref().map(|of| Partitions { first: of.first, most: of.most });
         let mut guests = Vec::with_capacity(functions.len());
         let mut asides = Vec::new();
         for function in functions {
@@ -423,7 +424,7 @@ impl Runner {
                 // It has the priority of what it calls, if that has one of its own.
                 let aside = asides_of_called.into_iter().collect::<Option<Vec<Shards>>>();
                 asides.extend(aside.into_iter().flatten().next().map(Some));
-                guests.push(Guest::Query { plan: Arc::clone(plan), partition, first, called });
+                guests.push(Guest::Query { plan: Arc::clone(plan), partition, known, called });
                 continue;
             }
             let mut loaded = self.loader.load(app, &function.function, &function.artifact).await?;

@@ -263,12 +263,13 @@ impl Picture {
         let (_, report) = self.reports.iter().find(|(node, _)| node == owner)?;
         let run = report.runs.iter().find(|run| run.work == *work)?;
         let pause_ms = run.pause_us.map(|pause_us| pause_us as f64 / 1e3);
-        let rescaled = run.rescaled.map(|rescaled| RescaledStatus {
+        let rescaled = run.changes.rescaled.map(|rescaled| RescaledStatus {
+            generation: rescaled.change.generation,
             from: rescaled.change.from,
             to: rescaled.change.to,
             pause_ms: rescaled.pause_us.map(|pause_us| pause_us as f64 / 1e3),
         });
-        Some(RunStatus { artifacts: run.artifacts.clone(), pause_ms, rescaled })
+        Some(RunStatus { artifacts: run.artifacts.clone(), pause_ms, rescaled, partitions: run.changes.settled })
     }
 
     /// What arrives at the streams that a flow writes to; latencies are those of the slowest partition.

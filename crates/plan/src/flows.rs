@@ -144,6 +144,7 @@ impl<'a> Planner<'a> {
             let keyed: Vec<WorkId> =
                 self.stages.iter().filter(|placed| reads(placed)).map(|placed| placed.work.clone()).collect();
             let Some(announces) = keyed.iter().find(|work| work.partition == 0) else { continue };
+            let most = self.partitions(stream);
             let changes = Source { work: announces.clone(), port: PORT_CHANGES.to_owned() };
             for placed in &mut self.stages {
                 let Role::Stage { input, outputs, rescaling, .. } = &mut placed.role else { continue };
@@ -151,10 +152,10 @@ impl<'a> Planner<'a> {
                 let spreads = outputs.get(&partition_port(0)) == Some(stream);
                 if has_groups || spreads {
                     let changes = Some(changes.clone()).filter(|_| spreads);
-                    *rescaling = Some(Box::new(Rescaling { first, changes }));
+                    *rescaling = Some(Box::new(Rescaling { first, most, changes }));
                 }
             }
-            for partition in 0..self.partitions(stream) {
+            for partition in 0..most {
                 for work in &keyed {
                     self.connect(stream, partition, Source { work: work.clone(), port: handover_port(partition) });
                 }

@@ -122,6 +122,8 @@ impl Role {
 pub struct Rescaling {
     /// How many there were before the first change.
     pub first: u32,
+    /// How many this placement has of the stream between, and of the stages behind it.
+    pub most: u32,
     /// Where changes are announced, if it is one of those that spread rows by their keys.
     pub changes: Option<Source>,
 }

@@ -74,6 +74,8 @@ pub(crate) struct Groups {
     next: Option<(i64, u32)>,
     /// The partitions of the source that have been heard of, where there are several.
     producers: BTreeMap<u32, Progress>,
+    /// How far those were who have handed groups over, by the partition that had them: what they have put out is not put out again.
+    handed_us: Vec<Option<i64>>,
     /// By encoded key, where windows are sessions.
     sessions: BTreeMap<Box<[u8]>, Vec<Session>>,
 }

@@ -36,6 +36,6 @@ mod value;
 
 pub use plan::Plan;
 pub use program::{FlowPlan, Mistakes, Program, expand};
-pub use stage::{Change, Notice, Output, PORT_LATE, Rescaling, Stage, StageError};
+pub use stage::{Change, Notice, Output, PORT_LATE, Partitions, Rescaling, Stage, StageError};
 pub use types::{Column, Type, record_columns};
 pub use user_function::{Call, CallError, Called, Calling, Functions, UserFunction};

@@ -21,7 +21,7 @@ use crate::shard::{self, Shards};
 use crate::types::Column;
 use crate::user_function::{Calls, Functions, NoFunctions, at_once, computed};
 use crate::value::{Cell, cell};
-pub use rescale::{Change, Notice, Rescaling};
+pub use rescale::{Change, Notice, Partitions, Rescaling};
 use rescale::{Changes, RESCALING};
 
 /// The port of a stage's rows that came after their windows were closed.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use common::groups::{self, Line, QUERY, SESSIONS, by_the_book, sessions_by_the_book, told};
 use common::{Running, Way, fine, lines, process, sides, stage_of};
-use littoral_sql::{Change, Notice, Output, Program, Rescaling, Stage};
+use littoral_sql::{Change, Notice, Output, Partitions, Program, Rescaling, Stage};
 use proptest::prelude::*;
 
 /// A partition of a source: which flow spreads it, its number there, and its rows, in parts between which partitions change.
@@ -337,10 +337,15 @@ struct Changing {
     keyed: [Stage; 2],
 }
 
+/// What a placement knows of a flow that had so many partitions at first.
+fn known(first: u32) -> Option<Partitions> {
+    Some(Partitions { first, most: 16 })
+}
+
 /// A stage with the state of another one.
 fn again(program: &Program, flow: &str, (partition, first): (u32, u32), before: &Stage) -> Stage {
     let parts: Vec<u32> = (0..=u32::from(u16::MAX)).collect();
-    let mut stage = stage_of(program, flow, partition).changing_from(Some(first));
+    let mut stage = stage_of(program, flow, partition).changing(known(first));
     let state = before.snapshot(&parts);
     let state: Vec<_> =
         state.iter().filter(|(_, bytes)| !bytes.is_empty()).map(|(p, bytes)| (*p, &bytes[..])).collect();
@@ -420,7 +425,7 @@ fn rows_wait_until_all_is_handed_over_also_for_who_goes_on_from_the_state() {
     assert!(new.rescaling().is_waited_for);
     handed[1].iter().for_each(|rows| drop(process(&mut new, rows)));
     let change = Change { generation: 1, from: 2, to: 1 };
-    assert_eq!(new.rescaling(), Rescaling { done: Some(change), is_waited_for: false });
+    assert_eq!(new.rescaling(), Rescaling { done: Some(change), is_waited_for: false, settled: Some(1) });
     // Who has nothing any more is done with it, too.
     assert_eq!(old.rescaling().done, Some(change));
     // What it has is not taken again, whoever hands it over.
@@ -449,7 +454,7 @@ fn a_change_that_is_not_the_next_one_is_refused() {
     process(keyed, &told[1].1);
     assert!(refused(keyed, &told[1].1).contains("has switched twice"));
     // Nobody who has another number of partitions takes it for the next one.
-    let mut other = stage_of(&programs[1].1, "f-by-key", 0).changing_from(Some(3));
+    let mut other = stage_of(&programs[1].1, "f-by-key", 0).changing(known(3));
     assert!(refused(&mut other, &announced).contains("give the flow another name"));
 }
 
@@ -459,10 +464,25 @@ fn who_does_not_know_that_the_number_may_change_takes_no_notice() {
     let mut changing = changing(&programs, [9, 9]);
     let announced = changing.keyed[0].go_on().unwrap().announced.unwrap();
     let told = process(&mut changing.spreads[0], &announced).spread;
-    for (flow, notice) in [("f-by-key", &announced), ("f", &told[0].1)] {
-        let error = refused(&mut stage_of(&programs[1].1, flow, 0), notice);
-        assert!(error.contains("does not know of it yet"), "{error}");
+    for known in [None, Some(Partitions { first: 2, most: 1 })] {
+        for (flow, notice) in [("f-by-key", &announced), ("f", &told[0].1)] {
+            let error = refused(&mut stage_of(&programs[1].1, flow, 0).changing(known), notice);
+            assert!(error.contains("does not know of it yet"), "{error}");
+        }
     }
+}
+
+#[test]
+fn where_fewer_partitions_are_deployed_than_there_are_nothing_is_spread_or_announced() {
+    let programs = windows(1, "", QUERY, &[1, 2]);
+    let fewer = Some(Partitions { first: 1, most: 1 });
+    assert!(!stage_of(&programs[1].1, "f", 0).changing(fewer).has_more());
+    let announced = stage_of(&programs[1].1, "f", 0).changing(known(1)).go_on().unwrap().announced.unwrap();
+    let mut spread = stage_of(&programs[1].1, "f-by-key", 0).changing(known(1));
+    process(&mut spread, &announced);
+    assert_eq!(process(&mut spread, &sides::batch(&[(0, 1, 1)])).spread.len(), 2);
+    let mut spread = again(&programs[1].1, "f-by-key", (0, 1), &spread).changing(fewer);
+    assert!(refused(&mut spread, &sides::batch(&[(0, 2, 1)])).contains("deploy it again"));
 }
 
 #[test]
@@ -473,7 +493,7 @@ fn another_query_takes_nothing_over() {
     let (handed, _) = (one.hand_over(), other.hand_over());
     assert!(refused(&mut other.keyed[0], &handed[0][0]).contains("give the flow another name"));
     let plain = fine("CREATE STREAM s; CREATE FLOW f AS SELECT key FROM s");
-    assert!(stage_of(&plain, "f", 0).changing_from(Some(2)).process(&handed[0][0]).is_err());
+    assert!(stage_of(&plain, "f", 0).changing(known(2)).process(&handed[0][0]).is_err());
     // Nor does one take what no partition can have.
     let rows = &handed[0][0];
     let numbers: ArrayRef = Arc::new(UInt32Array::from(vec![128; rows.num_rows()]));
@@ -555,11 +575,24 @@ fn a_large_key_group_is_handed_over_in_pieces_that_fit_into_commits() {
 
 #[test]
 fn who_was_furthest_says_which_windows_are_over() {
+    let rows = furthest("", 1);
+    // Only the window of the first rows was over for the one that had any.
+    assert_eq!((rows.0.len(), rows.1.len()), (1, 1), "{rows:?}");
+    assert!(rows.1[0].contains("T00:00:50Z"), "{rows:?}");
+    // What is kept for late rows is not put out once more, neither by who was behind nor of who was ahead.
+    assert_eq!(furthest(" ALLOW LATENESS '1000 s'", 1), rows);
+    let (before, after) = furthest(" ALLOW LATENESS '1000 s'", 0);
+    assert!(before.iter().any(|row| row.contains("T00:00:00Z")) && !before.is_empty(), "{before:?}");
+    assert!(after.iter().all(|row| !before.contains(row)), "{before:?} {after:?}");
+}
+
+/// What came out before one partition took over from two, and by that, where all rows are of one of these.
+fn furthest(lateness: &str, of: u32) -> (Vec<String>, Vec<String>) {
     // The first partition of the source falls idle, and comes back: one of the groups' partitions hears that of it before the second
     // has gone on, another one after that, and closes windows which the first does not.
     let query =
         "SELECT m, window_start AS w, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY m, window_start";
-    let programs = windows(2, "IDLE AFTER '30 s'", query, &[2, 1]);
+    let programs = windows(2, &format!("IDLE AFTER '30 s'{lateness}"), query, &[2, 1]);
     let mut spreads = [0, 1].map(|partition| stage_of(&programs[0].1, "f-by-key", partition));
     let spread = |stage: &mut Stage, rows: &[Line]| process(stage, &sides::batch(rows)).spread;
     let lane = |m: u8| {
@@ -567,7 +600,7 @@ fn who_was_furthest_says_which_windows_are_over() {
         rows.iter().find(|(_, rows)| !lines(Some(rows))[0].contains(r#""moment":null"#)).unwrap().0
     };
     let behind = (0..9).map(lane).collect::<Vec<_>>();
-    let key = behind.iter().position(|lane| *lane == 1).unwrap() as u8;
+    let key = behind.iter().position(|lane| *lane == of).unwrap() as u8;
     let first = spread(&mut spreads[0], &[(key, 1, 1)]);
     let second = spread(&mut spreads[1], &[(key, 1, 1)]);
     let idle = spreads[0].idle().unwrap().spread;
@@ -581,8 +614,7 @@ fn who_was_furthest_says_which_windows_are_over() {
             rows.extend(lines(process(&mut keyed[partition as usize], batch).rows.as_ref()));
         }
     }
-    // Only the window of the first rows is over for the one that has any.
-    assert_eq!(rows.len(), 1, "{rows:?}");
+    let before = std::mem::take(&mut rows);
     let [one, other] = keyed;
     let keyed = [again(&programs[1].1, "f", (0, 2), &one), again(&programs[1].1, "f", (1, 2), &other)];
     let [one, other] = spreads;
@@ -591,10 +623,8 @@ fn who_was_furthest_says_which_windows_are_over() {
     let handed = changing.hand_over();
     let [new, _] = &mut changing.keyed;
     handed.iter().flatten().for_each(|rows| drop(process(new, rows)));
-    assert!(new.has_more());
     while new.has_more() {
         rows.extend(lines(new.go_on().unwrap().rows.as_ref()));
     }
-    assert_eq!(rows.len(), 2, "{rows:?}");
-    assert!(rows[1].contains("T00:00:50Z"), "{rows:?}");
+    (before, rows)
 }

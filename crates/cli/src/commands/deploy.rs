@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use littoral_model::manifest::{self, Manifest};
-use littoral_node::admin::types::{AppStatus, FlowStatus, Health, RescaledStatus};
+use littoral_node::admin::types::{AppStatus, FlowStatus, Health, RescaledStatus, StageStatus};
 use littoral_sql::Program;
 use serde::Serialize;
 
@@ -40,6 +40,7 @@ pub(super) async fn run(args: &DeployArgs, client: &Client) -> anyhow::Result<Ex
     let bundle = app.upload(client, &registry(args.plain_http)?).await?;
     let before = partitions_before(client, app.manifest.name.as_str()).await?;
     let changed = changed(&before, &partitions_by_key(&app.program));
+    let changed = with_last_changes(client, app.manifest.name.as_str(), changed).await?;
     let editor = Editor::new(client, &args.sign)?.only_if(args.if_generation);
     let mut status = editor.deploy(&app.manifest.name, bundle).await?;
     if !args.no_wait {
@@ -69,7 +70,7 @@ struct RescaledFlow {
     flow: String,
     from: u32,
     to: u32,
-    /// For how long the rows of a partition waited at most, in milliseconds; nothing if none did.
+    /// For how long handing over paused a partition at most, in milliseconds; nothing if that is not known.
     pause_ms: Option<f64>,
 }
 
@@ -77,8 +78,8 @@ impl Tabular for Deployed {
     fn table(&self, wide: bool) -> String {
         let mut text = self.status.table(wide);
         for RescaledFlow { flow, from, to, pause_ms } in &self.rescaled {
-            let pause =
-                pause_ms.map_or_else(|| "no row waited".to_owned(), |ms| format!("rows waited up to {ms:.1} ms"));
+            let unknown = || "how long that paused it is not known, for it was started anew meanwhile".to_owned();
+            let pause = pause_ms.map_or_else(unknown, |ms| format!("handing over paused it for up to {ms:.1} ms"));
             text.push_str(&format!("flow {flow} has {to} partitions now, before {from}; {pause}\n"));
         }
         text
@@ -108,11 +109,45 @@ fn changed(before: &BTreeMap<String, u32>, now: &BTreeMap<String, u32>) -> BTree
     now.iter().filter(is_other).map(|(name, to)| (name.clone(), *to)).collect()
 }
 
+/// A number of partitions that a flow is to have.
+struct Wanted {
+    to: u32,
+    /// The last change before that.
+    generation: u32,
+}
+
+/// The same flows with the last change that each is done with before they are deployed.
+async fn with_last_changes(
+    client: &Client,
+    app: &str,
+    changed: BTreeMap<String, u32>,
+) -> anyhow::Result<BTreeMap<String, Wanted>> {
+    if changed.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let flows = client.flows().await?;
+    let generation = |name: &str| {
+        let flow = flows.iter().find(|flow| flow.app == app && flow.name == name)?;
+        Some(first_stages(flow).find(|stage| stage.partition == 0)?.runs.as_ref()?.rescaled.as_ref()?.generation)
+    };
+    let wanted = changed.into_iter().map(|(name, to)| {
+        let generation = generation(&name).unwrap_or_default();
+        (name, Wanted { to, generation })
+    });
+    Ok(wanted.collect())
+}
+
+/// The stages of a flow that take its rows.
+fn first_stages(flow: &FlowStatus) -> impl Iterator<Item = &StageStatus> {
+    let first = format!("{}.0", flow.name);
+    flow.stages.iter().filter(move |stage| stage.name == first)
+}
+
 /// Waits until all stages of the flows have the partitions that they are to have.
 async fn wait_rescaled(
     client: &Client,
     app: &str,
-    wanted: &BTreeMap<String, u32>,
+    wanted: &BTreeMap<String, Wanted>,
     timeout: Duration,
 ) -> anyhow::Result<Vec<RescaledFlow>> {
     if wanted.is_empty() {
@@ -122,9 +157,10 @@ async fn wait_rescaled(
         loop {
             let flows = client.flows().await?;
             let of_app: Vec<&FlowStatus> = flows.iter().filter(|flow| flow.app == app).collect();
-            let all = wanted.iter().map(|(name, to)| rescaled(of_app.iter().find(|flow| flow.name == *name)?, *to));
-            if let Some(all) = all.collect() {
-                return anyhow::Ok(all);
+            let all =
+                wanted.iter().map(|(name, wanted)| rescaled(of_app.iter().find(|flow| flow.name == *name)?, wanted));
+            if let Some(all) = all.collect::<Option<Vec<_>>>() {
+                return anyhow::Ok(all.into_iter().flatten().collect());
             }
             tokio::time::sleep(ASK_INTERVAL).await;
         }
@@ -136,21 +172,26 @@ async fn wait_rescaled(
                 "{app} is deployed, but not all partitions of {} have changed within {timeout:?}",
                 names.join(", ")
             ),
-            "they do once all that feed them can be reached; until then it goes on as before: see `littoral get flows`",
+            "they do once all that feed them can be reached; until then rows of those that have switched wait: see `littoral get flows`",
         )
     })?
 }
 
-/// A flow, if all its stages are done with the change to so many partitions.
-fn rescaled(flow: &FlowStatus, to: u32) -> Option<RescaledFlow> {
-    let done = |stage: &littoral_node::admin::types::StageStatus| {
-        stage.runs.as_ref()?.rescaled.clone().filter(|done| done.to == to)
+/// How a flow was changed, once all its stages are done with that; nothing of it if it had that number already.
+fn rescaled(flow: &FlowStatus, wanted: &Wanted) -> Option<Option<RescaledFlow>> {
+    let first = first_stages(flow).find(|stage| stage.partition == 0)?.runs.as_ref()?;
+    first.partitions.filter(|partitions| *partitions == wanted.to)?;
+    let Some(last) = first.rescaled.as_ref().filter(|last| last.generation > wanted.generation) else {
+        return Some(None);
     };
-    let first = format!("{}.0", flow.name);
-    let stages = flow.stages.iter().filter(|stage| stage.name == first);
-    let all: Vec<RescaledStatus> = stages.map(done).collect::<Option<_>>()?;
-    let pause_ms = all.iter().filter_map(|done| done.pause_ms).max_by(f64::total_cmp);
-    Some(RescaledFlow { flow: flow.name.clone(), from: all.first()?.from, to, pause_ms })
+    // One that never had rows is told nothing.
+    let done = |stage: &StageStatus| match stage.runs.as_ref()?.rescaled.clone() {
+        None if stage.partition >= last.from.max(last.to) => Some(None),
+        done => done.filter(|done| done.generation >= last.generation).map(Some),
+    };
+    let all: Vec<Option<RescaledStatus>> = first_stages(flow).map(done).collect::<Option<_>>()?;
+    let pause_ms = all.iter().flatten().filter_map(|done| done.pause_ms).max_by(f64::total_cmp);
+    Some(Some(RescaledFlow { flow: flow.name.clone(), from: last.from, to: last.to, pause_ms }))
 }
 
 /// Waits until an app is healthy, saying what is still missing.

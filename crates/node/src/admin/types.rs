@@ -329,16 +329,22 @@ pub struct RunStatus {
     /// The last change of the number of partitions by key that it is done with since it was started.
     #[serde(default)]
     pub rescaled: Option<RescaledStatus>,
+    /// Of the first partition of a flow whose number of partitions by key is or was changed: how many there are, if no change is under way.
+    #[serde(default)]
+    pub partitions: Option<u32>,
 }
 
 /// A change of the number of partitions by key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RescaledStatus {
+    /// Which change of the flow it is, from 1.
+    pub generation: u32,
     /// How many there were.
     pub from: u32,
     /// How many there are.
     pub to: u32,
-    /// For how long rows waited for it, in milliseconds; nothing if they did not, or it was done before the stage was started.
+    /// From when all that spread rows had switched until the stage took rows again, in milliseconds; nothing if it has none any more, or
+    /// was started anew since.
     pub pause_ms: Option<f64>,
 }
 

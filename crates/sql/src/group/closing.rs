@@ -6,7 +6,7 @@ use std::ops::Bound;
 
 use super::results::Closing;
 use super::table::{Layout, Table};
-use super::{GROUPS_MAX, Groups, KEY_GROUPS, TEXT_BYTES_MAX, Taken, WATERMARK_GROUP, common, session};
+use super::{GROUPS_MAX, Groups, KEY_GROUPS, TEXT_BYTES_MAX, Taken, WATERMARK_GROUP, common, lane_of, session};
 use crate::plan::{Grouping, Turn};
 
 /// How many groups of closed windows a step puts out, with all of a part that the last of them is in, and at least as many as it
@@ -135,12 +135,18 @@ impl Groups {
         parts.next()
     }
 
+    /// Whether whoever handed the groups of a window in a part over had put them out.
+    fn is_out(&self, end_us: i64, part: u32) -> bool {
+        let count = u32::try_from(self.handed_us.len()).unwrap_or(u32::MAX);
+        count > 0 && self.handed_us.get(lane_of(part, count) as usize).is_some_and(|of| *of >= Some(end_us))
+    }
+
     /// Puts out the groups of a closed window in a part: those of one window after the other, in the order of their parts, then of
     /// their keys. Answers whether there were any.
     pub(super) fn put_out(&mut self, step: &mut Step<'_>) -> bool {
         let Some((end_us, part)) = self.next else { return false };
         let window = self.windows.get(&end_us);
-        if let Some(table) = window.and_then(|window| window.part(part)) {
+        if let Some(table) = window.and_then(|window| window.part(part)).filter(|_| !self.is_out(end_us, part)) {
             put_out_records(&mut step.closing, (&self.layout, table), &table.sorted(&self.layout), end_us);
         }
         let is_over = window.is_some_and(|window| window.is_over);

@@ -66,19 +66,26 @@ impl Groups {
         Ok(())
     }
 
+    /// Goes on from the state of one who has taken over: how far those were who handed over, by their partitions.
+    pub(crate) fn handed_at(&mut self, watermarks_us: Vec<Option<i64>>) {
+        self.handed_us = watermarks_us;
+    }
+
     /// Goes on from where those were of whom it has taken all, and says which parts of the state change by that. The one that was
     /// furthest says which windows are over: partitions that fall idle and come back can have made one think so and not another.
     pub(crate) fn go_on_from(
         &mut self,
         grouping: &Grouping,
         producers: Vec<(u32, Progress)>,
-        watermarks_us: impl Iterator<Item = Option<i64>> + Clone,
+        watermarks_us: Vec<Option<i64>>,
     ) -> Vec<u32> {
         self.producers = producers.into_iter().collect();
-        self.watermark_us = watermarks_us.clone().min().flatten();
+        self.watermark_us = watermarks_us.iter().min().copied().flatten();
+        let furthest = watermarks_us.iter().max().copied().flatten();
+        self.handed_us = watermarks_us;
         self.count_again(grouping);
         let mut step = Step::new(grouping);
-        if let Some(furthest) = watermarks_us.max().flatten().filter(|of| self.watermark_us < Some(*of)) {
+        if let Some(furthest) = furthest.filter(|of| self.watermark_us < Some(*of)) {
             self.advance(&mut step, furthest);
         }
         step.dirty.insert(WATERMARK_GROUP);

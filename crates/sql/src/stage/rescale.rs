@@ -25,7 +25,8 @@ use super::{Output, Stage, StageError};
 use crate::group::{KEY_GROUPS, Progress, lane_of};
 use crate::plan::{Plan, Shape};
 
-/// The version of what the last piece says, and of what is kept of changes.
+/// The version of what the last piece says, of what is kept of changes, and of how key groups are cut into batches: whoever goes on with
+/// handing over, also after an upgrade, cuts them as they were cut.
 const VERSION: u8 = 1;
 /// The part of the state with what is kept of changes. No other part has this number.
 pub(super) const RESCALING: u32 = u16::MAX as u32;
@@ -51,6 +52,15 @@ pub struct Change {
     pub from: u32,
     /// How many there are from then on.
     pub to: u32,
+}
+
+/// The numbers of partitions of a flow where that number is changed while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partitions {
+    /// How many there were before the first change.
+    pub first: u32,
+    /// How many there are of streams and stages, also such as have nothing any more.
+    pub most: u32,
 }
 
 /// What rows say of a change; all rows of a batch are of one sender.
@@ -94,13 +104,15 @@ pub struct Rescaling {
     pub done: Option<Change>,
     /// Whether rows wait for one.
     pub is_waited_for: bool,
+    /// Of the first partition: how many there are, if none is under way or to be announced.
+    pub settled: Option<u32>,
 }
 
 /// What a stage knows of changes.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// How many partitions there were before the first one; nothing if there can be none.
-    first: Option<u32>,
+    /// The numbers of partitions that its placement knows; nothing if there can be no change.
+    known: Option<Partitions>,
     kept: Kept,
     /// What is left to hand over, once that was begun.
     outgoing: Option<VecDeque<(u32, RecordBatch)>>,
@@ -115,6 +127,8 @@ struct Kept {
     announced: Option<Change>,
     /// The most partitions that there ever were.
     most: u32,
+    /// How far those were who have handed over the last time, by their partitions; of windows.
+    handed_us: Vec<Option<i64>>,
     under_way: Option<(Change, Phase)>,
 }
 
@@ -162,10 +176,10 @@ impl Plan {
 }
 
 impl Stage {
-    /// The same, of a flow whose number of partitions by key is changed while it runs: how many there were before the first change.
+    /// The same, of a flow whose number of partitions by key is changed while it runs.
     #[must_use]
-    pub fn changing_from(mut self, first: Option<u32>) -> Self {
-        self.changes.first = first;
+    pub fn changing(mut self, known: Option<Partitions>) -> Self {
+        self.changes.known = known;
         self
     }
 
@@ -174,7 +188,9 @@ impl Stage {
     pub fn rescaling(&self) -> Rescaling {
         let Kept { done, under_way, .. } = &self.changes.kept;
         let waits = |(_, phase): &(Change, Phase)| !matches!(phase, Phase::Switching(_));
-        Rescaling { done: *done, is_waited_for: under_way.as_ref().is_some_and(waits) }
+        let is_settled = self.changes.known.is_some() && self.is_settled() && self.to_announce().is_none();
+        let settled = Some(self.announced_number()).filter(|_| is_settled && self.partition == 0).flatten();
+        Rescaling { done: *done, is_waited_for: under_way.as_ref().is_some_and(waits), settled }
     }
 
     /// Whether what it is to [go on](Self::go_on) with comes before any further rows.
@@ -185,11 +201,19 @@ impl Stage {
 
     /// Over how many partitions it spreads rows now.
     pub(super) fn spreads_over(&self, said: u32) -> u32 {
-        self.changes.kept.done.map(|change| change.to).or(self.changes.first).unwrap_or(said)
+        self.changes.kept.done.map(|change| change.to).or(self.changes.known.map(|known| known.first)).unwrap_or(said)
     }
 
-    /// Refuses rows while others hand over, or it does itself.
+    /// Refuses rows while others hand over, or it does itself, and where there is nobody to take what it spreads.
     pub(super) fn refuse_rows(&self) -> Result<(), StageError> {
+        if let (Some(known), Some(done)) = (self.changes.known, self.changes.kept.done)
+            && done.to > known.most
+        {
+            return Err(StageError::State(format!(
+                "rows are spread over {} partitions by key, and what is deployed knows of {}, for it was deployed where that was not known: deploy it again",
+                done.to, known.most
+            )));
+        }
         match &self.changes.kept.under_way {
             Some((_, Phase::HandingOver(_) | Phase::TakingOver { .. })) => {
                 Err(StageError::State("rows came before all was handed over".to_owned()))
@@ -200,14 +224,15 @@ impl Stage {
 
     /// Takes what is said of a change.
     pub(super) fn take_notices(&mut self, rows: &RecordBatch) -> Result<Output, StageError> {
-        if self.changes.first.is_none() {
-            // Nobody would keep what it hands over for those who take it.
-            return Err(StageError::State(Notice::UNKNOWN.to_owned()));
-        }
+        let most = self.changes.known.map_or(0, |known| known.most);
         let mut output = Output { dirty: vec![RESCALING], ..Output::default() };
         for row in 0..rows.num_rows() {
             let piece =
                 Piece::read(rows, row).ok_or_else(|| StageError::State("a notice cannot be read".to_owned()))?;
+            if piece.change.from.max(piece.change.to) > most {
+                // Nobody would keep what it hands over, or spreads, for those who take it.
+                return Err(StageError::State(Notice::UNKNOWN.to_owned()));
+            }
             match piece.part {
                 ANNOUNCED => self.switch(piece.change, &mut output)?,
                 SWITCHED => self.note_switched(piece.sender, piece.change, &mut output).map_err(StageError::State)?,
@@ -249,16 +274,29 @@ impl Stage {
     pub(super) fn restore_changes(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.changes.outgoing = None;
         self.changes.kept = if bytes.is_empty() { Kept::default() } else { read(self.plan.state_layout, bytes)? };
+        if let Shape::Group(_) = self.plan.shape {
+            self.groups.handed_at(self.changes.kept.handed_us.clone());
+        }
         Ok(())
     }
 
     /// The change that is to be announced. One after the other: what is done here, each does in its turn.
     fn to_announce(&self) -> Option<Change> {
-        let (first, to) = (self.changes.first?, self.plan.keyed_partitions?);
+        let (known, to) = (self.changes.known?, self.plan.keyed_partitions?);
+        let (from, generation) = (self.announced_number()?, self.changes.kept.announced.map_or(0, |of| of.generation));
+        let may = self.partition == 0 && self.is_settled() && from.max(to) <= known.most;
+        (may && from != to).then_some(Change { generation: generation + 1, from, to })
+    }
+
+    /// The number that was announced last, or is the first one.
+    fn announced_number(&self) -> Option<u32> {
+        self.changes.kept.announced.map(|of| of.to).or(self.changes.known.map(|known| known.first))
+    }
+
+    /// Whether all that was announced is done here.
+    fn is_settled(&self) -> bool {
         let Kept { done, announced, under_way, .. } = &self.changes.kept;
-        let is_done = announced.is_none_or(|announced| *done == Some(announced)) && under_way.is_none();
-        let (generation, from) = announced.map_or((1, first), |of| (of.generation + 1, of.to));
-        (self.partition == 0 && is_done && from != to).then_some(Change { generation, from, to })
+        announced.is_none_or(|announced| *done == Some(announced)) && under_way.is_none()
     }
 
     /// Spreads rows over another number of partitions from now on, and tells all that there ever were.
@@ -391,6 +429,7 @@ impl Stage {
         };
         output.dirty.extend(forgotten);
         let kept = &mut self.changes.kept;
+        kept.handed_us.clear();
         if self.partition < change.to {
             let phase = Phase::TakingOver { done: BTreeMap::new(), producers: Vec::new() };
             kept.under_way = Some((change, phase));
@@ -443,15 +482,15 @@ impl Stage {
         output: &mut Output,
     ) {
         let watermarks_us: Vec<Vec<Option<i64>>> = done.into_values().collect();
+        let is_group = matches!(self.plan.shape, Shape::Group(_));
+        let of_windows: Vec<Option<i64>> = watermarks_us.iter().filter(|_| is_group).flatten().copied().collect();
         output.dirty.extend(match &self.plan.shape {
-            Shape::Group(grouping) => {
-                self.groups.go_on_from(grouping, producers, watermarks_us.iter().flatten().copied())
-            }
+            Shape::Group(grouping) => self.groups.go_on_from(grouping, producers, of_windows.clone()),
             Shape::Join(_) => self.joins.go_on_from(producers, &watermarks_us),
             Shape::Shard(_) | Shape::Project(_) => Vec::new(),
         });
         let kept = &mut self.changes.kept;
-        (kept.done, kept.under_way) = (Some(change), None);
+        (kept.done, kept.under_way, kept.handed_us) = (Some(change), None, of_windows);
     }
 }
 

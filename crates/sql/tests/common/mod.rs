@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 use littoral_model::manifest::{Manifest, Sql};
-use littoral_sql::{Mistakes, Notice, Output, Program, Stage, expand};
+use littoral_sql::{Mistakes, Notice, Output, Partitions, Program, Stage, expand};
 
 /// An app without anything but statements.
 pub fn app(text: &str) -> Manifest {
@@ -135,7 +135,8 @@ impl<'p> Running<'p> {
     }
 
     fn restart(&mut self) {
-        self.stage = stage_of(self.program, self.flow, self.partition).changing_from(self.first);
+        self.stage = stage_of(self.program, self.flow, self.partition)
+            .changing(self.first.map(|first| Partitions { first, most: 16 }));
         let state: Vec<(u32, &[u8])> = self.state.iter().map(|(group, bytes)| (*group, bytes.as_slice())).collect();
         self.stage.restore(&state).unwrap();
     }
