@@ -45,6 +45,10 @@ pub(crate) trait Carrier: Send + Sync + 'static {
     /// Whether a node is linked directly, so that its link is worth measuring.
     fn is_neighbour(&self, node: &NodeId) -> bool;
 
+    /// Tells the network once more that this node is there: somebody whom it reaches was not told, or the network has lost it.
+    /// Those who know are not disturbed.
+    async fn declare_anew(&self);
+
     /// Has nothing more to do with a node that was shut out, as far as that is the carrier's to decide.
     fn refuse(&self, _node: &NodeId) {}
 

@@ -33,6 +33,8 @@ struct State {
     stations: BTreeMap<NodeId, Station>,
     cuts: HashMap<(NodeId, NodeId), Instant>,
     hung: HashSet<NodeId>,
+    /// Who does not see whom, until that one declares itself anew.
+    overlooked: HashSet<(NodeId, NodeId)>,
     latency: Duration,
     loss: f64,
     routes: RouteId,
@@ -55,6 +57,7 @@ impl Net {
             stations: BTreeMap::new(),
             cuts: HashMap::new(),
             hung: HashSet::new(),
+            overlooked: HashSet::new(),
             latency: Duration::ZERO,
             loss: 0.0,
             routes: 0,
@@ -117,6 +120,12 @@ impl Net {
     /// Ends a hang.
     pub fn wake(&self, node: &NodeId) {
         lock(&self.0).hung.remove(node);
+    }
+
+    /// The network forgets to tell a node of another one, until that one declares itself anew.
+    pub fn overlook(&self, by: &NodeId, node: &NodeId) {
+        lock(&self.0).overlooked.insert((by.clone(), node.clone()));
+        self.notify();
     }
 
     /// Sets the time that a message takes one way, between any two nodes.
@@ -182,7 +191,7 @@ impl Carrier for Port {
         state
             .stations
             .iter()
-            .filter(|(node, _)| visible(node))
+            .filter(|(node, _)| visible(node) && !state.overlooked.contains(&(self.me.clone(), (*node).clone())))
             .map(|(node, s)| Presence { node: node.clone(), incarnation: s.incarnation, route: s.route })
             .collect()
     }
@@ -219,6 +228,11 @@ impl Carrier for Port {
 
     fn is_neighbour(&self, _node: &NodeId) -> bool {
         true
+    }
+
+    async fn declare_anew(&self) {
+        lock(&self.net.0).overlooked.retain(|(_, node)| *node != self.me);
+        self.net.notify();
     }
 
     async fn close(&self) {

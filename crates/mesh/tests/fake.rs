@@ -90,6 +90,26 @@ async fn a_hung_node_is_down_within_three_seconds_and_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_the_network_forgot_to_tell_of_is_told_of_again() {
+    let mut fake = Fake::new();
+    let ([hub, a, b], _) = three(&mut fake).await;
+    // As after a pause: all see one another again, but for one who is not told of another.
+    fake.net.overlook(&node("a"), &node("b"));
+    misses(&*a, "b").await;
+    sees(&*b, "a").await;
+    sees(&*a, "b").await;
+    let reply = a.call(&node("b"), call(&*a, Method::Fetch, "x")).await;
+    assert_eq!(reply, Ok(Bytes::from("x")));
+    // Those who saw it all the while were not disturbed, and it is so again the next time.
+    sees(&*hub, "b").await;
+    fake.net.overlook(&node("hub"), &node("b"));
+    fake.net.overlook(&node("a"), &node("b"));
+    misses(&*hub, "b").await;
+    sees(&*hub, "b").await;
+    sees(&*a, "b").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_member_leaves_within_three_seconds_of_virtual_time() {
     let mut fake = Fake::new();
     let ([_hub, a, _b], _) = three(&mut fake).await;

@@ -71,6 +71,7 @@ fn frames_keep_their_form() {
         ("refused.bin", ReplyError::Refused("busy".to_owned())),
         ("failed.bin", ReplyError::Failed("trap".to_owned())),
         ("late.bin", ReplyError::Late),
+        ("unseen.bin", ReplyError::Unseen),
         ("version.bin", ReplyError::Version(VersionRange { min: 1, max: 2 })),
     ] {
         assert_eq!(ReplyError::decode(&golden(name, &error.encode())), error);

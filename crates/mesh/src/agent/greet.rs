@@ -30,6 +30,33 @@ const NEIGHBOUR_PERIOD: Duration = Duration::from_secs(1);
 /// How old the last round trip to a near member may be, before it is measured although its own pings tell that it is there.
 const MEASURE_PERIOD: Duration = Duration::from_secs(5);
 
+/// A node that pings and is not seen for so long is told so: what tells of it should have come by then.
+const UNSEEN_MAX: Duration = Duration::from_secs(2);
+/// Pauses between declarations of this node to those who do not see it: each costs a message to every node.
+const DECLARE_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+
+/// When this node last declared itself anew, and how long it does not do so again.
+#[derive(Default)]
+pub(super) struct Declared {
+    at: Option<Instant>,
+    pause: Duration,
+}
+
+impl Declared {
+    /// Whether it is time to do so; then it counts as done.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let since = self.at.map(|at| now.duration_since(at));
+        if since.is_some_and(|since| since < self.pause) {
+            return false;
+        }
+        // The one before helped if nobody has missed this node for long since.
+        let helped = since.is_none_or(|since| since > self.pause * 2);
+        self.pause = if helped { DECLARE_PAUSE.0 } else { (self.pause * 2).min(DECLARE_PAUSE.1) };
+        self.at = Some(now);
+        true
+    }
+}
+
 /// Somebody who is to get a hello or a ping.
 struct Due {
     node: NodeId,
@@ -209,6 +236,9 @@ impl<C: Carrier> Agent<C> {
         }
         let reply = self.ask(route, Method::Ping, Bytes::new()).await;
         let now = Instant::now();
+        if matches!(reply, Some(Err(ReplyError::Unseen))) {
+            self.declare_anew(node, now).await;
+        }
         let mut peers = lock(&self.peers);
         let Some(peer) = peers.get_mut(node) else { return };
         peer.busy = false;
@@ -231,6 +261,23 @@ impl<C: Carrier> Agent<C> {
                 self.wake.notify_one();
             }
         }
+    }
+
+    /// Tells the network of this node again, as somebody says that it is not told.
+    async fn declare_anew(&self, unaware: &NodeId, now: Instant) {
+        if lock(&self.declared).is_due(now) {
+            tracing::info!(node = %unaware, "it hears this node but does not see it: declared anew");
+            self.carrier.declare_anew().await;
+        }
+    }
+
+    /// Notes that a node was heard; whether it should have been seen by now, and is not.
+    fn hear(&self, node: &NodeId) -> bool {
+        let now = Instant::now();
+        let mut peers = lock(&self.peers);
+        let Some(peer) = peers.get_mut(node) else { return false };
+        peer.hear(now);
+        peer.routes.is_empty() && now.duration_since(*peer.unseen.get_or_insert(now)) > UNSEEN_MAX
     }
 
     /// One request of the mesh's own, without retries.
@@ -256,11 +303,10 @@ impl<C: Carrier> Receiver for Agent<C> {
             }
             return Err(ReplyError::Refused(format!("{} was revoked", envelope.from)));
         }
-        if let Some(peer) = lock(&self.peers).get_mut(&envelope.from) {
-            peer.hear(Instant::now());
-        }
+        let unseen = self.hear(&envelope.from);
         let failed = |error: WireError| ReplyError::Failed(error.to_string());
         match method {
+            Method::Ping if unseen => Err(ReplyError::Unseen),
             Method::Ping => {
                 let ours = lock(&self.ours);
                 encode(&Pong { incarnation: ours.incarnation, sequence: ours.sequence }).map_err(failed)

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::greet::Declared;
 pub(crate) use self::handle::Handle;
 pub use self::outbound::ABSENT_WAIT;
 use crate::carrier::{Carrier, Presence, RouteId};
@@ -63,6 +64,8 @@ struct Peer {
     /// Since when it leaves calls unanswered, if it was not heard since.
     doubted: Option<Instant>,
     silent: bool,
+    /// Since when it is heard, though the carrier does not tell of it.
+    unseen: Option<Instant>,
     refused: Option<VersionRange>,
     busy: bool,
     next: Instant,
@@ -83,6 +86,7 @@ impl Peer {
             heard: now,
             doubted: None,
             silent: false,
+            unseen: None,
             refused: None,
             busy: false,
             next: now,
@@ -135,6 +139,7 @@ pub(crate) struct Agent<C> {
     /// Bumped when routes change, so that calls on a lost route move on.
     routes: watch::Sender<u64>,
     wake: Notify,
+    declared: Lock<Declared>,
     invocations: Invocations,
     cancel: CancellationToken,
 }
@@ -160,6 +165,7 @@ impl<C: Carrier> Agent<C> {
             members: watch::Sender::new(members),
             routes: watch::Sender::new(0),
             wake: Notify::new(),
+            declared: Lock::default(),
             invocations,
             cancel,
             me,
@@ -207,6 +213,7 @@ impl<C: Carrier> Agent<C> {
             if !present.contains_key(node) && !peer.routes.is_empty() {
                 peer.routes.clear();
                 peer.offered.clear();
+                peer.unseen = None;
                 peer.knows = 0;
                 routes_changed = true;
             }
@@ -260,6 +267,7 @@ fn arrive(peer: &mut Peer, presences: &[Presence], now: Instant) -> bool {
         peer.incarnation = incarnation;
         peer.hear(now);
         peer.silent = false;
+        peer.unseen = None;
         peer.pause = HELLO_PAUSE.0;
         peer.next = now;
     }

@@ -3,6 +3,10 @@
 use littoral_model::digest::NodeDigest;
 use littoral_model::id::{NodeId, TenantId};
 
+/// What is added to the number of a session in its keys each time that it declares itself anew, so that those who know it by
+/// its number before are not disturbed. A node has fewer sessions.
+const ANEW: usize = 1 << 16;
+
 /// The mesh keys of a node.
 pub(super) struct NodeKeys {
     prefix: String,
@@ -19,6 +23,11 @@ impl NodeKeys {
             node: digest.node.clone(),
             incarnation: digest.incarnation,
         }
+    }
+
+    /// The number of a session in its keys once it has declared itself anew so many times.
+    pub(super) fn declared(line: usize, times: usize) -> usize {
+        line + times * ANEW
     }
 
     pub(super) fn call(&self, line: usize) -> String {
@@ -50,7 +59,7 @@ impl NodeKeys {
         }
         let id = NodeId::new(node).ok()?;
         let call = format!("{}/{site}/{node}/call/{line}", self.prefix);
-        let zid = self.zid(&id, incarnation, line);
+        let zid = self.zid(&id, incarnation, line % ANEW);
         Some((id, incarnation, call, zid))
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use zenoh::bytes::ZBytes;
 use zenoh::liveliness::LivelinessToken;
 use zenoh::qos::CongestionControl;
-use zenoh::query::{ConsolidationMode, Query};
+use zenoh::query::{ConsolidationMode, Query, Queryable};
 use zenoh::sample::{Sample, SampleKind};
 use zenoh::{Config, Session, Wait as _};
 
@@ -60,7 +60,17 @@ struct Route {
 /// One session and what it has declared.
 struct Open {
     session: Session,
-    _token: LivelinessToken,
+    declared: Declared,
+    /// What answered calls before it declared itself anew: some may be on their way.
+    before: Option<Queryable<()>>,
+    /// How many times it has declared itself anew.
+    times: usize,
+}
+
+/// What tells of a session and answers calls, as long as it is held.
+struct Declared {
+    queryable: Queryable<()>,
+    token: LivelinessToken,
 }
 
 #[derive(Default)]
@@ -150,9 +160,8 @@ impl Lines {
     /// Opens a session and declares this node on it.
     pub(super) async fn open(self: &Arc<Self>, line: usize, config: Config) -> Result<(), String> {
         let session = zenoh::open(config).await.map_err(|error| error.to_string())?;
-        let declared = self.declare(line, &session).await;
-        let token = match declared {
-            Ok(token) => token,
+        let declared = match self.watch_and_declare(line, &session).await {
+            Ok(declared) => declared,
             Err(error) => {
                 let _ = session.close().await;
                 return Err(error.to_string());
@@ -161,7 +170,7 @@ impl Lines {
         let late = {
             let mut state = lock(&self.state);
             if !state.closed {
-                state.lines.insert(line, Open { session: session.clone(), _token: token });
+                state.lines.insert(line, Open { session: session.clone(), declared, before: None, times: 0 });
             }
             state.closed
         };
@@ -171,7 +180,8 @@ impl Lines {
         Ok(())
     }
 
-    async fn declare(self: &Arc<Self>, line: usize, session: &Session) -> zenoh::Result<LivelinessToken> {
+    /// Has a session tell who is there, and declares this node on it.
+    async fn watch_and_declare(self: &Arc<Self>, line: usize, session: &Session) -> zenoh::Result<Declared> {
         let lines = Arc::downgrade(self);
         session
             .liveliness()
@@ -186,19 +196,52 @@ impl Lines {
             .await?;
         let linked = Arc::clone(&self.linked);
         session.info().transport_events_listener().callback(move |_| linked.notify_one()).background().await?;
+        self.declare(line, session).await
+    }
+
+    /// Declares this node on a session, under a number of it.
+    async fn declare(self: &Arc<Self>, number: usize, session: &Session) -> zenoh::Result<Declared> {
         let lines = Arc::downgrade(self);
-        session
-            .declare_queryable(self.keys.call(line))
+        let queryable = session
+            .declare_queryable(self.keys.call(number))
             .complete(true)
             .callback(move |query| {
                 if let Some(lines) = lines.upgrade() {
                     lines.arrived(query);
                 }
             })
-            .background()
             .await?;
         // Last: whoever sees it may call at once.
-        session.liveliness().declare_token(self.keys.alive(line)).await
+        let token = session.liveliness().declare_token(self.keys.alive(number)).await?;
+        Ok(Declared { queryable, token })
+    }
+
+    /// Declares this node once more on all sessions, under numbers that nobody knows yet: Zenoh's routers pass on only what is
+    /// new to them. They may have lost what was declared before, where a link came back while they counted it among their own.
+    pub(super) async fn declare_anew(self: &Arc<Self>) {
+        let sessions: Vec<_> = lock(&self.state)
+            .lines
+            .iter_mut()
+            .map(|(line, open)| {
+                open.times += 1;
+                (*line, open.times, open.session.clone())
+            })
+            .collect();
+        for (line, times, session) in sessions {
+            let declared = match self.declare(NodeKeys::declared(line, times), &session).await {
+                Ok(declared) => declared,
+                Err(error) => {
+                    tracing::debug!(line, %error, "could not declare this node anew; it tries again when it is missed");
+                    continue;
+                }
+            };
+            let replaced = lock(&self.state).lines.get_mut(&line).map(|open| {
+                let Declared { queryable, token } = std::mem::replace(&mut open.declared, declared);
+                (open.before.replace(queryable), token)
+            });
+            // Outside the lock: it may call back.
+            drop(replaced);
+        }
     }
 
     /// Notes that a node came or went, as one session sees it. Called by Zenoh: must not block.

@@ -6,7 +6,7 @@
 //!
 //! Keys: `littoral/<fabric>/<tenant>/<site>/<node>/call/<line>` answers calls, and the liveliness token
 //! `littoral/<fabric>/<tenant>/<site>/<node>/alive/<incarnation>/<line>` tells who is present, where `line` is the number
-//! of the node's session. `config` holds every Zenoh setting and why it is so,
+//! of the node's session; a session that declares itself anew has another number (see `keys`). `config` holds every Zenoh setting and why it is so,
 //! `keys` the keys, `lines` the sessions, `wire` how bytes get in and out. Calls of functions between neighbours go beside Zenoh,
 //! by `direct`.
 
@@ -220,6 +220,10 @@ impl Carrier for ZenohCarrier {
         self.lines.is_neighbour(node)
     }
 
+    async fn declare_anew(&self) {
+        self.lines.declare_anew().await;
+    }
+
     fn refuse(&self, node: &NodeId) {
         self.lines.refuse(node);
     }
@@ -228,3 +232,6 @@ impl Carrier for ZenohCarrier {
         self.lines.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! What only the sessions themselves can show.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use littoral_model::id::SiteId;
+use littoral_model::wire::VersionRange;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::*;
+use crate::call::{Call, Method};
+use crate::identity::Root;
+use crate::mesh::Handling;
+use crate::sync::{Lock, lock};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Answers each request with its payload, and notes whom its sessions see whenever that changes.
+struct Station {
+    lines: Arc<Lines>,
+    seen: Lock<Vec<Vec<RouteId>>>,
+    changes: watch::Sender<u64>,
+}
+
+#[async_trait]
+impl Receiver for Station {
+    fn presence_changed(&self) {
+        lock(&self.seen).push(self.routes());
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    async fn receive(self: Arc<Self>, _: Envelope, payload: Bytes) -> Result<Bytes, ReplyError> {
+        Ok(payload)
+    }
+
+    fn run(&self, _: u8, handling: Handling) -> Option<Handling> {
+        Some(handling)
+    }
+}
+
+impl Station {
+    fn routes(&self) -> Vec<RouteId> {
+        self.lines.presences().into_iter().map(|presence| presence.route).collect()
+    }
+
+    async fn until(&self, is_so: impl Fn(&[RouteId]) -> bool) {
+        let mut changes = self.changes.subscribe();
+        let changed = changes.wait_for(|_| is_so(&self.routes()));
+        timeout(PATIENCE, changed).await.expect("it is never so").unwrap();
+    }
+
+    /// Whether another node answers by a way.
+    async fn asks(&self, route: RouteId) -> bool {
+        let call = Call::new(Method::Ping, Bytes::from_static(b"x"), Priority::Control, PATIENCE, invocation());
+        let envelope = Envelope {
+            from: NodeId::new("a").unwrap(),
+            method: call.method as u8,
+            priority: call.priority,
+            deadline_ms: 1000,
+            invocation: call.invocation,
+            trace: None,
+        };
+        let asked = self.lines.request(route, &envelope, call.payload, Priority::Control, PATIENCE);
+        timeout(PATIENCE, asked).await.expect("nobody says anything") == Some(Ok(Bytes::from_static(b"x")))
+    }
+}
+
+fn digest(node: &NodeId) -> NodeDigest {
+    NodeDigest {
+        node: node.clone(),
+        tier: Tier::Edge,
+        site: SiteId::new("hall").unwrap(),
+        labels: BTreeMap::new(),
+        incarnation: 1,
+        sequence: 0,
+        protocol: VersionRange::OURS,
+        program: "test".to_owned(),
+        cores: 1,
+        memory_bytes: 1,
+        works: 0,
+        http: None,
+        functions: Vec::new(),
+        links: Vec::new(),
+        intent: 0,
+        situation: Default::default(),
+        condition: Default::default(),
+    }
+}
+
+/// A node's sessions, and where they listen.
+async fn station(root: &Root, name: &str, connect: &[String]) -> (Arc<Station>, SocketAddr) {
+    let identity = root.identity(&NodeId::new(name).unwrap(), &[]).unwrap();
+    let fabric = identity.fabric().unwrap();
+    let digest = digest(&identity.node);
+    let keys = NodeKeys::new(&fabric, &TenantId::default_tenant(), &digest);
+    let cancel = CancellationToken::new();
+    let threads = Arc::new(Own(tokio::runtime::Handle::current()));
+    let direct = Arc::new(Direct::new(identity.node.clone(), fabric.clone(), threads, cancel.clone()));
+    let lines = Arc::new(Lines::new(keys, Arc::clone(&direct), cancel));
+    let station =
+        Arc::new(Station { lines: Arc::clone(&lines), seen: Lock::default(), changes: watch::Sender::new(0) });
+    let receiver: Arc<dyn Receiver> = Arc::clone(&station) as _;
+    lines.attach(&Arc::downgrade(&receiver));
+    let trusted_pem = identity.root_pem.clone();
+    let settings = Settings { fabric, identity, trusted_pem, device: false };
+    let listen = ["127.0.0.1:0".parse().unwrap()];
+    let apart = direct::listen();
+    let listening = open_router(&lines, &settings, &listen, &apart.setting(), connect).await.unwrap();
+    tokio::spawn(direct::accept(direct, apart));
+    tokio::spawn(Arc::clone(&lines).watch_neighbours());
+    (station, listening[0])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_declares_itself_anew_is_seen_all_the_while() {
+    let root = Root::create().unwrap();
+    let (hub, address) = station(&root, "hub", &[]).await;
+    let (a, _) = station(&root, "a", &[address.to_string()]).await;
+    let (b, _) = station(&root, "b", &[address.to_string()]).await;
+    a.until(|routes| routes.len() == 2).await;
+    let is_b = |presence: &Presence| presence.node.as_str() == "b";
+    let before = a.lines.presences().into_iter().find(is_b).unwrap();
+    for _ in 0..3 {
+        lock(&a.seen).clear();
+        let old = a.lines.presences().into_iter().find(is_b).unwrap().route;
+        b.lines.declare_anew().await;
+        a.until(|routes| routes.len() == 2 && !routes.contains(&old)).await;
+        let seen = lock(&a.seen).clone();
+        assert!(seen.iter().all(|routes| routes.len() >= 2), "{seen:?}");
+        let now = a.lines.presences().into_iter().find(is_b).unwrap();
+        assert_eq!(now.incarnation, before.incarnation);
+        assert!(a.asks(now.route).await);
+    }
+    // Its session is the same, so that its neighbour knows the link to it.
+    let b = NodeId::new("b").unwrap();
+    hub.until(|_| hub.lines.is_neighbour(&b)).await;
+}
