@@ -4,6 +4,7 @@ use std::hash::{Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use littoral_model::manifest::limits::TABLE_ELEMENTS_MAX;
@@ -40,6 +41,9 @@ const FIBER_BYTES: usize = 2 << 20;
 const BACKTRACE_FRAMES_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
 /// Address space for a memory where there is no room for a pool; it moves when it grows beyond.
 const UNPOOLED_RESERVATION_BYTES: u64 = 16 << 20;
+
+/// One of so many slots of the pool may hold an instance that waits for its call.
+const INSTANCES_PER_READY: u32 = 8;
 
 /// How to start.
 #[derive(Debug, Clone, Default)]
@@ -86,6 +90,17 @@ struct Inner {
     compiler: Compiler,
     cache: Option<Arc<Cache>>,
     artifacts: Artifacts,
+    /// For how many more instances there is room that wait for their calls.
+    ready: Arc<AtomicUsize>,
+}
+
+/// The room for an instance that waits for its call.
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// One of the two ways in which components are compiled and run.
@@ -130,6 +145,7 @@ impl Wasm {
             concurrent,
             cache,
             artifacts: Artifacts::default(),
+            ready: Arc::new(AtomicUsize::new((instances / INSTANCES_PER_READY) as usize)),
         })))
     }
 
@@ -167,6 +183,13 @@ impl Wasm {
 
     pub(crate) fn cache(&self) -> Option<&Arc<Cache>> {
         self.0.cache.as_ref()
+    }
+
+    /// Room for an instance that waits for its call, if there is any.
+    pub(crate) fn place(&self) -> Option<Place> {
+        let ready = &self.0.ready;
+        let had = ready.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        had.ok().map(|_| Place(Arc::clone(ready)))
     }
 
     pub(crate) fn tick(&self) -> Ticking {

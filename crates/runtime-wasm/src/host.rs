@@ -1,8 +1,8 @@
 //! What belongs to one instance on the host's side: its WASI context, its limits, its deadline.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Store, UpdateDeadline};
@@ -146,6 +146,17 @@ impl Host {
         store.data().stderr.begin();
         store.set_epoch_deadline(TICKS_BEFORE_YIELD);
         deadline
+    }
+
+    /// The instance waits for its call, on nobody's account.
+    pub(crate) fn rest(&self) {
+        self.meter.holds(0);
+    }
+
+    /// The call that the instance waited for has come, and may take so long.
+    pub(crate) fn wake(&mut self, timeout: Duration) {
+        self.limits.timeout = timeout;
+        self.meter.holds(self.limiter.memory().load(Ordering::Relaxed));
     }
 
     /// From now on, the guest has its whole time again.

@@ -16,18 +16,16 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use wasmtime::Store;
 use wasmtime_wasi_http::WasiHttpView;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-use super::{Body, BodyError, HandlerSettings, Held};
-use crate::engine::{Concurrency, Wasm};
+use super::instances::{Instance, Instances, Reserved};
+use super::{Body, BodyError, Held};
 use crate::fabric::Invocation;
 use crate::fault::Fault;
 use crate::host::{Host, within};
-use crate::meter::Meter;
 use crate::turns;
 
 /// How much of a response is collected before its head is sent, whatever others hold.
@@ -40,56 +38,57 @@ const AHEAD_BYTES_MAX_TOGETHER: usize = 64 << 20;
 const JOINED_BYTES_MAX: usize = 16 << 10;
 
 /// Answers each request with an instance of its own.
-pub(super) struct Fresh {
-    wasm: Wasm,
-    concurrency: Concurrency,
-    pre: ProxyPre<Host>,
-    settings: HandlerSettings,
-}
+pub(super) struct Fresh(Instances<ProxyPre<Host>>);
 
 /// A guest that runs; dropping it ends it.
 type Running = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
 type Answer = oneshot::Receiver<Result<Response<HyperOutgoingBody>, ErrorCode>>;
 
 impl Fresh {
-    pub(super) fn new(wasm: Wasm, concurrency: Concurrency, pre: ProxyPre<Host>, settings: HandlerSettings) -> Self {
-        Self { wasm, concurrency, pre, settings }
+    pub(super) fn new(instances: Instances<ProxyPre<Host>>) -> Self {
+        Self(instances)
     }
 
     pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Fault> {
-        let meter = Meter::new(Some(&self.settings.usage));
-        turns::first(meter.function(), Invocation::due(&request, self.settings.limits.timeout)).await;
-        meter.begin_poll();
+        let reserved = self.0.reserve();
+        let due = Invocation::due(&request, self.0.settings().limits.timeout);
+        turns::first(reserved.meter.function(), due).await;
+        reserved.meter.begin_poll();
         let failed = Failed::default();
-        let (guest, answer) = self.start(request, &meter, &failed)?;
-        Answering { guest: Some(guest), answer, response: None, collected: Collected::default(), failed }.await
+        let (guest, answer) = self.start(request, reserved, &failed)?;
+        let answering =
+            Answering { guest: Some(guest), answer, response: None, collected: Collected::default(), failed };
+        let answered = answering.await;
+        self.0.another();
+        answered
     }
 
     /// Prepares the guest; it runs when it is polled.
-    fn start(&self, mut request: Request<Body>, meter: &Meter, failed: &Failed) -> Result<(Running, Answer), Fault> {
-        let engine = &self.wasm.flavor(self.concurrency).engine;
+    fn start(
+        &self,
+        mut request: Request<Body>,
+        reserved: Reserved<Proxy>,
+        failed: &Failed,
+    ) -> Result<(Running, Answer), Fault> {
         let invocation = Invocation::of(&mut request);
         let held = request.extensions_mut().remove::<Held>();
-        let mut setup = self.settings.setup(meter);
-        setup.limits.timeout = invocation.timeout(setup.limits.timeout);
-        let store = Host::store(engine, setup);
-        let mut store = store.map_err(|error| Fault::Setup { reason: format!("{error:#}") })?;
-        store.data_mut().present.begin(invocation);
+        let mut instance = self.0.begin(reserved, invocation)?;
         let (sender, answer) = oneshot::channel();
         let scheme = match request.uri().scheme_str() {
             Some("https") => Scheme::Https,
             _ => Scheme::Http,
         };
-        let mut http = store.data_mut().http();
+        let mut http = instance.store.data_mut().http();
         let resources = http.new_incoming_request(scheme, request).and_then(|incoming| {
             let outparam = http.new_response_outparam(sender)?;
             Ok((incoming, outparam))
         });
         let (incoming, outparam) = resources.map_err(|error| Fault::Input { reason: error.to_string() })?;
-        let (ticking, pre, meter, failed) = (self.wasm.tick(), self.pre.clone(), meter.clone(), failed.clone());
+        let (instances, ticking, failed) = (self.0.clone(), self.0.wasm().tick(), failed.clone());
         let run = async move {
             let _kept = (ticking, held);
-            meter.over(run(store, &pre, incoming, outparam, failed)).await
+            let meter = instance.meter.clone();
+            meter.over(run(instance, &instances, incoming, outparam, failed)).await
         };
         Ok((Box::pin(run), answer))
     }
@@ -99,15 +98,16 @@ type Incoming = wasmtime::component::Resource<wasmtime_wasi_http::p2::types::Hos
 type Outparam = wasmtime::component::Resource<wasmtime_wasi_http::p2::types::HostResponseOutparam>;
 
 async fn run(
-    mut store: Store<Host>,
-    pre: &ProxyPre<Host>,
+    instance: Instance<Proxy>,
+    instances: &Instances<ProxyPre<Host>>,
     incoming: Incoming,
     outparam: Outparam,
     failed: Failed,
 ) -> Result<(), Fault> {
+    let (mut store, made) = instance.into_parts();
     let deadline = Host::begin(&mut store);
     let outcome = within(deadline, async {
-        let proxy = pre.instantiate_async(&mut store).await?;
+        let proxy = instances.guest(&mut store, made).await?;
         proxy.wasi_http_incoming_handler().call_handle(&mut store, incoming, outparam).await
     });
     let outcome = outcome.await;

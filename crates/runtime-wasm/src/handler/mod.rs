@@ -1,10 +1,12 @@
-//! Components that answer HTTP requests: `wasi:http/proxy` 0.2, a fresh instance for each request (`fresh`), and
+//! Components that answer HTTP requests: `wasi:http/proxy` 0.2, a fresh instance for each request (`fresh`, made by
+//! `instances`), and
 //! `wasi:http/service` 0.3, whose instances answer several (`reused`). And those of our own that are called without HTTP
 //! (`typed`), which answer requests all the same.
 //!
 //! What a guest sees is what `wasmtime serve` 48 shows it, so that a component made for the one runs on the other.
 
 mod fresh;
+mod instances;
 mod reused;
 mod typed;
 
@@ -17,6 +19,7 @@ use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 
 use self::fresh::Fresh;
+use self::instances::Instances;
 use self::reused::Reused;
 use self::typed::Typed;
 use crate::access::Access;
@@ -154,11 +157,11 @@ impl Handler {
                 return Err(Fault::Protocol { reason: reason.to_owned() });
             }
             Some(HandlerPre::Fresh(pre)) => {
-                By::Fresh(Fresh::new(wasm.clone(), artifact.concurrency(), pre.clone(), settings))
+                By::Fresh(Fresh::new(Instances::new(wasm.clone(), artifact.concurrency(), pre.clone(), settings)))
             }
             Some(HandlerPre::Reused(pre)) => By::Reused(Reused::new(wasm.clone(), pre.clone(), settings)),
             Some(HandlerPre::Typed(pre)) => {
-                By::Typed(Typed::new(wasm.clone(), artifact.concurrency(), pre.clone(), settings))
+                By::Typed(Typed::new(Instances::new(wasm.clone(), artifact.concurrency(), pre.clone(), settings)))
             }
         };
         Ok(Self { limits, _artifact: Arc::clone(artifact), by })

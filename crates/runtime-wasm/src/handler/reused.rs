@@ -4,7 +4,7 @@
 //! whoever calls bounds the requests that run at once.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
+use super::instances::{THREADS_MAX, this_thread};
 use super::{Body, BodyError, HandlerSettings, Reuse};
 use crate::engine::{Concurrency, Wasm};
 use crate::fabric::Invocation;
@@ -29,10 +30,6 @@ use crate::fault::Fault;
 use crate::host::{Host, within};
 use crate::meter::Meter;
 use crate::ticker::Ticking;
-
-/// So many threads have workers of their own; more than there are cores on the machines that this is made for. Beyond
-/// that, threads share.
-const THREADS_MAX: usize = 64;
 
 /// Answers requests with instances that are used again.
 pub(super) struct Reused {
@@ -54,7 +51,7 @@ impl Reused {
     }
 
     pub(super) async fn call(&self, mut request: Request<Body>) -> Result<Response<Body>, Fault> {
-        let Some(slot) = self.of_threads.get(this_thread() % THREADS_MAX) else { return Err(Fault::Busy) };
+        let Some(slot) = self.of_threads.get(this_thread()) else { return Err(Fault::Busy) };
         let handler = slot
             .get_or_init(|| ProxyHandler::new(Workers { making: Arc::clone(&self.making), failed: Arc::default() }));
         let invocation = Invocation::of(&mut request);
@@ -91,15 +88,6 @@ fn error_name(code: &ErrorCode) -> String {
         ErrorCode::InternalError(Some(reason)) => format!("internal-error: {reason}"),
         other => format!("{other:?}"),
     }
-}
-
-/// A number of the calling thread, counted from 0.
-fn this_thread() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
-    }
-    NUMBER.with(|number| *number)
 }
 
 /// A fault on its way through Wasmtime's machinery.

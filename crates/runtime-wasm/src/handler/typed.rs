@@ -5,54 +5,48 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use wasmtime::Store;
 
-use super::{Body, HandlerSettings};
-use crate::engine::{Concurrency, Wasm};
-use crate::fabric::bindings::typed::TypedPre;
+use super::Body;
+use super::instances::{Instance, Instances};
 use crate::fabric::bindings::typed::exports::littoral::fabric::handler::Error;
 use crate::fabric::bindings::typed::littoral::fabric::types::Payload;
+use crate::fabric::bindings::typed::{Typed as Guest, TypedPre};
 use crate::fabric::{Invocation, PAYLOAD_BYTES_MAX};
 use crate::fault::Fault;
 use crate::host::{Host, within};
-use crate::meter::Meter;
 
 /// What the answer is if the handler does not say.
 const CONTENT_TYPE_UNKNOWN: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const CONTENT_TYPE_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Answers each call with an instance of its own.
-pub(super) struct Typed {
-    wasm: Wasm,
-    concurrency: Concurrency,
-    pre: TypedPre<Host>,
-    settings: HandlerSettings,
-}
+pub(super) struct Typed(Instances<TypedPre<Host>>);
 
 impl Typed {
-    pub(super) fn new(wasm: Wasm, concurrency: Concurrency, pre: TypedPre<Host>, settings: HandlerSettings) -> Self {
-        Self { wasm, concurrency, pre, settings }
+    pub(super) fn new(instances: Instances<TypedPre<Host>>) -> Self {
+        Self(instances)
     }
 
     pub(super) async fn call(&self, mut request: Request<Body>) -> Result<Response<Body>, Fault> {
         let invocation = Invocation::of(&mut request);
-        let meter = Meter::new(Some(&self.settings.usage));
-        let mut setup = self.settings.setup(&meter);
-        setup.limits.timeout = invocation.timeout(setup.limits.timeout);
+        let limit = invocation.timeout(self.0.settings().limits.timeout);
         // What a slow client takes is not the guest's time, but has the same bound.
-        let reading = tokio::time::timeout(setup.limits.timeout, payload(request)).await;
-        let payload = reading.map_err(|_| Fault::Timeout { limit: setup.limits.timeout })??;
-        let store = meter.charge(|| Host::store(&self.wasm.flavor(self.concurrency).engine, setup));
-        let mut store = store.map_err(|error| Fault::Setup { reason: format!("{error:#}") })?;
-        store.data_mut().present.begin(invocation);
-        let _ticking = self.wasm.tick();
-        meter.over(self.handle(store, &payload)).await
+        let reading = tokio::time::timeout(limit, payload(request)).await;
+        let payload = reading.map_err(|_| Fault::Timeout { limit })??;
+        let reserved = self.0.reserve();
+        let meter = reserved.meter.clone();
+        let instance = meter.charge(|| self.0.begin(reserved, invocation))?;
+        let _ticking = self.0.wasm().tick();
+        let answered = meter.over(self.handle(instance, &payload)).await;
+        self.0.another();
+        answered
     }
 
-    async fn handle(&self, mut store: Store<Host>, payload: &Payload) -> Result<Response<Body>, Fault> {
+    async fn handle(&self, instance: Instance<Guest>, payload: &Payload) -> Result<Response<Body>, Fault> {
+        let (mut store, made) = instance.into_parts();
         let deadline = Host::begin(&mut store);
         let outcome = within(deadline, async {
-            let guest = self.pre.instantiate_async(&mut store).await?;
+            let guest = self.0.guest(&mut store, made).await?;
             guest.littoral_fabric_handler().call_handle(&mut store, payload).await
         });
         match outcome.await {
