@@ -7,9 +7,10 @@
 #![allow(unsafe_code)]
 
 /// From this size on, an allocation is a mapping of its own, which goes back to the system when it is freed; and no arena
-/// keeps more than this for later. Components are larger, a column of a batch or a part of a body is not.
+/// keeps more than this for later. Components with a language's runtime inside are larger; a column of a batch, or a body of
+/// a mebibyte, is not: to have its pages faulted in anew each time takes longer than to send it.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const MAPPED_BYTES_MIN: libc::c_int = 1 << 20;
+const MAPPED_BYTES_MIN: libc::c_int = 4 << 20;
 
 /// Fixes the size; where the allocator is another one, nothing is to be done.
 pub(crate) fn give_back_what_is_large() {

@@ -1,5 +1,5 @@
 //! Keeps a quiet node's resident memory small: lets go of the pages of its own program that only its start, a compilation
-//! or a deployment needed. The only `unsafe` of this crate.
+//! or a deployment needed, and of what the allocator keeps for later. The only `unsafe` of this crate.
 //!
 //! A program's pages become resident as they are executed, sixteen at a time, and stay so: of a node that does nothing,
 //! four fifths of the resident memory are such pages (docs/performance.md, "idle"). What is needed again is
@@ -49,25 +49,30 @@ pub(crate) async fn keep_small(stop: CancellationToken) {
         }
         // Looking through its own mappings takes the kernel a while.
         match tokio::task::spawn_blocking(let_go).await {
-            Ok(Ok(bytes)) => tracing::debug!(bytes, "let go of pages of the program"),
+            Ok(Ok(bytes)) => tracing::debug!(bytes, "let go of pages of the program, and of free memory"),
             Ok(Err(error)) => tracing::debug!(%error, "what is mapped cannot be read"),
             Err(error) => tracing::debug!(%error, "pages were not let go of"),
         }
     }
 }
 
-/// How much of files the process has resident, in KiB (proc_pid_status(5)); much if that cannot be read.
+/// How much the process has resident, in KiB (proc_pid_status(5)); much if that cannot be read.
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").ok();
     let kib = |text: String| {
-        let line = text.lines().find_map(|line| line.strip_prefix("RssFile:"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()
     };
     status.and_then(kib).unwrap_or(u64::MAX)
 }
 
-/// Lets go of the pages of the program's code and constants; how many bytes were mapped there.
+/// Lets go of what the allocator keeps, and of the pages of the program's code and constants; how many bytes were mapped there.
 fn let_go() -> std::io::Result<usize> {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: foreign, but takes a number only, and gives back pages that nobody has allocated, under the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
     let program = std::fs::read_link("/proc/self/exe")?;
     let mappings = std::fs::read_to_string("/proc/self/smaps")?;
     let mut bytes = 0;
