@@ -2,13 +2,18 @@
 //!
 //! The file that is written to has a name that ends in `.open`. What is committed of it is its length: a sink that starts anew cuts off what is
 //! behind. A file gets its name once a commit says that the next one has begun, and is never touched again.
+//!
+//! A Parquet file has no use before its end is written, and cannot be gone on with. So nothing of it is committed before that, and
+//! its length as long as it is written to is none: a sink that starts anew writes it anew.
 
 use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use littoral_model::manifest::{self, FileFormat};
@@ -16,7 +21,9 @@ use littoral_model::work::WorkId;
 use rustix::fs::{FlockOperation, OFlags};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
+use super::parquet::Table;
 use super::{Folder, aside, format};
 use crate::{BATCH_BYTES, Flushed, Machine, Part, Rows, Sink, Trouble};
 
@@ -24,6 +31,8 @@ use crate::{BATCH_BYTES, Flushed, Machine, Part, Rows, Sink, Trouble};
 const VERSION: u32 = 1;
 /// How much is read of whose files they are.
 const LOCK_BYTES_MAX: u64 = 4 << 10;
+/// For how long a Parquet file is written to, unless it is said.
+const ROTATE_EVERY: Duration = Duration::from_secs(60);
 /// What the name of a file ends in that is written to.
 const OPEN: &str = ".open";
 
@@ -43,8 +52,10 @@ struct Writing {
     _lock: File,
     at: Committed,
     file: File,
-    /// What is not written yet.
+    /// What is not written yet, of a file of lines.
     buffer: Vec<u8>,
+    /// A Parquet file that was begun, and until when it may be written to.
+    table: Option<(Table, Instant)>,
     /// The files that are full, but for a commit that says so.
     full: Vec<u64>,
 }
@@ -110,6 +121,13 @@ impl Sink for FileSink {
         .await
     }
 
+    fn waits_until(&self) -> Option<Instant> {
+        let inner = self.inner.as_ref()?;
+        let (table, due) = inner.table.as_ref()?;
+        let is_full = table.length() >= u64::from(inner.settings.rotate) || !inner.full.is_empty();
+        (!is_full).then_some(*due)
+    }
+
     async fn committed(&mut self) -> Result<(), Trouble> {
         if self.inner.as_ref().is_some_and(|inner| inner.full.is_empty()) {
             return Ok(());
@@ -161,7 +179,8 @@ impl Writing {
         let mut file = folder.open(&open_name(at.number), OFlags::RDWR | OFlags::CREATE)?;
         file.set_len(at.length)?;
         file.seek(SeekFrom::Start(at.length))?;
-        let mut writing = Self { settings, name, folder, _lock: lock, at, file, buffer: Vec::new(), full };
+        let (buffer, table) = (Vec::new(), None);
+        let mut writing = Self { settings, name, folder, _lock: lock, at, file, buffer, table, full };
         writing.name_full()?;
         sync_folder(&writing.folder)?;
         Ok(writing)
@@ -172,25 +191,45 @@ impl Writing {
     }
 
     fn write(&mut self, rows: &Rows) -> std::io::Result<()> {
-        if rows.lines.is_empty() {
-            return Ok(());
+        match self.settings.format {
+            _ if rows.0.num_rows() == 0 => Ok(()),
+            FileFormat::Parquet => self.write_table(&rows.0),
+            FileFormat::JsonLines | FileFormat::Csv => self.write_lines(rows),
         }
+    }
+
+    fn write_table(&mut self, rows: &RecordBatch) -> std::io::Result<()> {
+        if self.table.as_ref().is_some_and(|(table, _)| !table.takes(rows)) {
+            self.next_file()?;
+        }
+        let (table, _) = match &mut self.table {
+            Some(table) => table,
+            none => {
+                let every = self.settings.rotate_every.map_or(ROTATE_EVERY, Duration::from);
+                none.insert((Table::begin(self.file.try_clone()?, rows)?, Instant::now() + every))
+            }
+        };
+        table.write(rows)
+    }
+
+    fn write_lines(&mut self, rows: &Rows) -> std::io::Result<()> {
         let is_csv = self.settings.format == FileFormat::Csv;
-        if is_csv && self.at.columns != rows.columns {
+        let (columns, lines) = (rows.columns(), rows.lines().map_err(std::io::Error::other)?);
+        if is_csv && self.at.columns != columns {
             if self.at.length > 0 {
                 self.next_file()?;
             }
-            self.name_columns(rows);
+            self.name_columns(&columns);
         }
-        for line in rows.lines.lines() {
+        for line in lines.lines() {
             let line = match is_csv {
                 false => format!("{line}\n"),
-                true => format::csv_line(&rows.columns, &object(line)?),
+                true => format::csv_line(&columns, &object(line)?),
             };
             if self.at.length > 0 && self.at.length + line.len() as u64 > u64::from(self.settings.rotate) {
                 self.next_file()?;
                 if is_csv {
-                    self.name_columns(rows);
+                    self.name_columns(&columns);
                 }
             }
             self.put(&line);
@@ -201,9 +240,9 @@ impl Writing {
         Ok(())
     }
 
-    fn name_columns(&mut self, rows: &Rows) {
-        self.at.columns = rows.columns.clone();
-        self.put(&format::csv_header(&rows.columns));
+    fn name_columns(&mut self, columns: &[String]) {
+        self.at.columns = columns.to_vec();
+        self.put(&format::csv_header(columns));
     }
 
     fn put(&mut self, line: &str) {
@@ -218,12 +257,19 @@ impl Writing {
     }
 
     fn sync(&mut self) -> std::io::Result<()> {
+        if self.table.is_some() {
+            return self.next_file();
+        }
         self.write_out()?;
         self.file.sync_data()
     }
 
     fn next_file(&mut self) -> std::io::Result<()> {
-        self.sync()?;
+        if let Some((table, _)) = self.table.take() {
+            table.end()?;
+        }
+        self.write_out()?;
+        self.file.sync_data()?;
         self.full.push(self.at.number);
         self.at = Committed { version: VERSION, number: self.at.number + 1, ..Committed::default() };
         let name = file_name(&self.name, self.settings.format, self.at.number) + OPEN;
@@ -271,7 +317,7 @@ fn lock(folder: &Folder, work: &WorkId) -> std::io::Result<File> {
 /// Closes what was written in another format, as far as it is committed, and says whether there was something.
 fn close_of_other_format(folder: &Folder, sink: &str, ours: FileFormat, at: &Committed) -> std::io::Result<bool> {
     let mut was_there = false;
-    for format in [FileFormat::JsonLines, FileFormat::Csv].into_iter().filter(|format| *format != ours) {
+    for format in FileFormat::ALL.into_iter().filter(|format| *format != ours) {
         let (path, name) = (folder.path(), |number| file_name(sink, format, number));
         if !is_there(folder, &(name(at.number) + OPEN), at.length)? {
             continue;

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow_array::{ArrayRef, RecordBatch, UInt32Array};
 use async_trait::async_trait;
 use bytes::Bytes;
 use littoral_model::entry::Position;
@@ -36,7 +37,7 @@ impl Machine for Offering {
     }
 }
 
-fn offering() -> Arc<dyn Machine> {
+pub(super) fn offering() -> Arc<dyn Machine> {
     Arc::new(Offering)
 }
 
@@ -55,7 +56,7 @@ async fn next(source: &mut FileSource) -> Taken {
     }
 }
 
-fn values(taken: &Taken) -> Vec<&str> {
+pub(super) fn values(taken: &Taken) -> Vec<&str> {
     taken.records.iter().map(|record| record.value.as_str()).collect()
 }
 
@@ -163,8 +164,8 @@ async fn a_quote_too_many_costs_the_line_that_it_is_in() {
 }
 
 fn part(numbers: std::ops::Range<u32>) -> Part {
-    let lines = numbers.map(|number| format!("{{\"n\":{number}}}\n")).collect();
-    let rows = vec![Rows { columns: vec!["n".to_owned()], lines, is_record: false }];
+    let column: ArrayRef = Arc::new(UInt32Array::from_iter_values(numbers));
+    let rows = vec![Rows(RecordBatch::try_from_iter([("n", column)]).unwrap())];
     let work = "default/a/stream/s/0@hall".parse().unwrap();
     Part { work, epoch: Epoch(1), from: Position::START, next: Position::START, rows }
 }
@@ -184,7 +185,7 @@ async fn sink_with(
     committed: Option<&[u8]>,
 ) -> Result<FileSink, Trouble> {
     let path = folder.to_str().unwrap().to_owned();
-    let settings = manifest::FileSink { path, format, rotate: Size::from_bytes(1 << 10) };
+    let settings = manifest::FileSink { path, format, rotate: Size::from_bytes(1 << 10), rotate_every: None };
     let work = format!("default/{app}/sink/out/0@hall").parse().unwrap();
     FileSink::open(&work, &settings, &offering(), committed).await
 }
