@@ -70,6 +70,21 @@ struct Committed {
     length: u64,
     /// The columns that it has, if it names them.
     columns: Vec<String>,
+    /// The folder that it is in; older versions did not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    path: String,
+}
+
+impl Committed {
+    /// The file of a number, with nothing in it yet.
+    fn begin(number: u64, settings: &manifest::FileSink) -> Self {
+        Self { version: VERSION, number, path: settings.path.clone(), ..Self::default() }
+    }
+
+    /// Whether it is in another folder than the one that is said.
+    fn is_elsewhere(&self, settings: &manifest::FileSink) -> bool {
+        !self.path.is_empty() && self.path != settings.path
+    }
 }
 
 impl FileSink {
@@ -90,9 +105,17 @@ impl FileSink {
             }
         };
         let folder = Folder::of(machine, Path::new(&settings.path)).await?;
+        let left = match &at {
+            Some(at) if at.is_elsewhere(settings) => left(at, machine).await,
+            _ => None,
+        };
         let (work, settings) = (work.clone(), settings.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let path = settings.path.clone();
+            if let Some((folder, at)) = left {
+                let what = format!("what was written to {} before cannot be closed", at.path);
+                close_left(&folder, &work, &at).map_err(|error| Trouble::of(what, error))?;
+            }
             Writing::open(&work, settings, folder, at)
                 .map_err(|error| Trouble::of(format!("{path} cannot be written to"), error))
         });
@@ -149,8 +172,8 @@ impl Writing {
         let open_name = |number| file_name(&name, settings.format, number) + OPEN;
         let mut full = Vec::new();
         let is_known = match &at {
-            Some(at) => is_there(&folder, &open_name(at.number), at.length)?,
-            None => false,
+            Some(at) if !at.is_elsewhere(&settings) => is_there(&folder, &open_name(at.number), at.length)?,
+            _ => false,
         };
         let at = match at {
             Some(at) if is_known => {
@@ -165,15 +188,19 @@ impl Writing {
             }
             // What is there stays as it is: of an earlier sink of that name, or of this one before its folder was another.
             gone => {
-                if let Some(gone) = &gone
-                    && !close_of_other_format(&folder, &name, settings.format, gone)?
+                let others = FileFormat::ALL.into_iter().filter(|format| *format != settings.format);
+                if let Some(gone) = gone.as_ref().filter(|gone| !gone.is_elsewhere(&settings))
+                    && !close(&folder, &name, others, gone)?
                 {
                     let (file, length) = (open_name(gone.number), gone.length);
                     tracing::warn!(file, length, "what was written to it is not there; the next file is begun");
                 }
+                for (number, _) in there.iter().filter(|(_, is_open)| *is_open) {
+                    remove_empty(&folder, &open_name(*number))?;
+                }
                 let taken = there.iter().map(|(number, _)| *number).chain(gone.map(|gone| gone.number));
                 let number = taken.max().map_or(1, |number| number + 1);
-                Committed { version: VERSION, number, ..Committed::default() }
+                Committed::begin(number, &settings)
             }
         };
         let mut file = folder.open(&open_name(at.number), OFlags::RDWR | OFlags::CREATE)?;
@@ -271,7 +298,7 @@ impl Writing {
         self.write_out()?;
         self.file.sync_data()?;
         self.full.push(self.at.number);
-        self.at = Committed { version: VERSION, number: self.at.number + 1, ..Committed::default() };
+        self.at = Committed::begin(self.at.number + 1, &self.settings);
         let name = file_name(&self.name, self.settings.format, self.at.number) + OPEN;
         self.file = self.folder.open(&name, OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC)?;
         sync_folder(&self.folder)
@@ -314,10 +341,41 @@ fn lock(folder: &Folder, work: &WorkId) -> std::io::Result<File> {
     Ok(lock)
 }
 
-/// Closes what was written in another format, as far as it is committed, and says whether there was something.
-fn close_of_other_format(folder: &Folder, sink: &str, ours: FileFormat, at: &Committed) -> std::io::Result<bool> {
+/// The folder that was written to before, if there still is one.
+async fn left(at: &Committed, machine: &Arc<dyn Machine>) -> Option<(Folder, Committed)> {
+    match Folder::of(machine, Path::new(&at.path)).await {
+        Ok(folder) => Some((folder, at.clone())),
+        Err(trouble) => {
+            tracing::warn!(path = at.path, %trouble, "what was written there stays open");
+            None
+        }
+    }
+}
+
+/// Closes what was written in another folder.
+fn close_left(folder: &Folder, work: &WorkId, at: &Committed) -> std::io::Result<()> {
+    let _lock = lock(folder, work)?;
+    close(folder, &work.name, FileFormat::ALL, at)?;
+    sync_folder(folder)
+}
+
+/// Removes a file that nothing was ever written to.
+fn remove_empty(folder: &Folder, name: &str) -> std::io::Result<()> {
+    match folder.open(name, OFlags::RDONLY)?.metadata()?.len() {
+        0 => std::fs::remove_file(folder.path().join(name)),
+        _ => Ok(()),
+    }
+}
+
+/// Closes what was written in other formats, as far as it is committed, and says whether there was something.
+fn close(
+    folder: &Folder,
+    sink: &str,
+    formats: impl IntoIterator<Item = FileFormat>,
+    at: &Committed,
+) -> std::io::Result<bool> {
     let mut was_there = false;
-    for format in FileFormat::ALL.into_iter().filter(|format| *format != ours) {
+    for format in formats {
         let (path, name) = (folder.path(), |number| file_name(sink, format, number));
         if !is_there(folder, &(name(at.number) + OPEN), at.length)? {
             continue;
