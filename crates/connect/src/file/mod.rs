@@ -1,5 +1,6 @@
 //! Files: a source follows one that grows, or reads whole ones of a folder; a sink writes one after the other.
 
+mod description;
 mod format;
 mod parquet;
 mod parquet_source;

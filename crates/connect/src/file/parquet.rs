@@ -17,7 +17,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::WriterProperties;
 
-use super::read_at;
+use super::{description, read_at};
 use crate::BATCH_BYTES;
 
 /// How large a row group gets, encoded. It is in memory until it is written.
@@ -170,7 +170,15 @@ fn checksum_of(file: &File) -> Result<u32, Unreadable> {
     let tail = read_at(file, length.saturating_sub(TAIL_BYTES as u64), TAIL_BYTES)?;
     let ending = tail.last_chunk::<ENDING>().and_then(|ending| ending.split_first_chunk::<4>());
     match ending {
-        Some((bytes, MAGIC)) if u32::from_le_bytes(*bytes) <= DESCRIPTION_BYTES_MAX => Ok(crc32c::crc32c(&tail)),
+        Some((bytes, MAGIC)) if u32::from_le_bytes(*bytes) <= DESCRIPTION_BYTES_MAX => {
+            let described = u64::from(u32::from_le_bytes(*bytes)).min(length);
+            let from = length.saturating_sub(described + ENDING as u64);
+            let description = read_at(file, from, usize::try_from(described).unwrap_or_default())?;
+            match description::is_sound(&description) {
+                true => Ok(crc32c::crc32c(&tail)),
+                false => Err(Unreadable::Damaged("the description of what it has is none".to_owned())),
+            }
+        }
         Some((_, MAGIC)) => {
             Err(Unreadable::Damaged(format!("what it has is described in more than {DESCRIPTION_BYTES_MAX} bytes")))
         }

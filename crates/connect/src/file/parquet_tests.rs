@@ -296,6 +296,23 @@ async fn whatever_bytes_are_damaged_the_next_file_is_read() {
 }
 
 #[tokio::test]
+async fn a_file_that_says_that_it_has_thousands_of_millions_of_row_groups_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    // Three rows, and a list of one structure: the row group.
+    let groups = FOREIGN.windows(4).position(|bytes| bytes == [0x16, 0x06, 0x19, 0x1c]).unwrap();
+    let (before, behind) = FOREIGN.split_at(groups + 3);
+    let mut bytes = [before, &[0xfc, 0xff, 0xff, 0xff, 0xff, 0x07], &behind[1..]].concat();
+    let length = bytes.len() - 8;
+    let described = u32::from_le_bytes(bytes[length..length + 4].try_into().unwrap()) + 5;
+    bytes[length..length + 4].copy_from_slice(&described.to_le_bytes());
+    let path = folder.path().join("a.parquet");
+    std::fs::write(&path, bytes).unwrap();
+    age(&path);
+    let (_, why) = next(&mut source(folder.path(), None).await.unwrap()).await.passed_over.unwrap();
+    assert_eq!(why, "a.parquet: the description of what it has is none");
+}
+
+#[tokio::test]
 async fn files_that_come_late_or_go_or_are_others_are_told_or_begun_anew() {
     let folder = tempfile::tempdir().unwrap();
     let rows_of = |from: i64| [rows(from..from + 5_000)];
