@@ -130,6 +130,46 @@ fn what_a_generator_makes_is_in_the_files_of_a_sink_once_whatever_is_killed() {
 }
 
 #[test]
+fn what_is_written_as_parquet_and_read_again_is_there_once_whatever_is_killed() {
+    const COUNT: u64 = 12_000;
+    let world = World::new();
+    let shared = shared(&world);
+    let out = shared.join("out");
+    let offer = ["--offer", shared.to_str().unwrap()];
+    let node = world.first_with("cloud-1", &offer);
+    let manifest = format!(
+        "[streams.made]\npartitions = 2\n[streams.back]\npartitions = 1\n[sources.load]\nstream = \"made\"\nnode = \"cloud-1\"\n[sources.load.generator]\n\
+         rate = 3000\nseed = 7\ncount = {COUNT}\nfields = {{ n = \"sequence\", m = [\"m1\", \"m2\"] }}\n\
+         [sinks.archive]\nstream = \"made\"\nnode = \"cloud-1\"\nfile = {{ path = {out:?}, format = \"parquet\", rotate = \"16KiB\", rotate-every = \"1s\" }}\n\
+         [sources.back]\nstream = \"back\"\nnode = \"cloud-1\"\nfile = {{ path = {out:?}, format = \"parquet\" }}\n"
+    );
+    deploy(&world, &node, &manifest);
+    let back = |node: &Node| values(&world, node, "plant/back");
+    let mut node = Some(node);
+    for share in [6, 3, 2] {
+        eventually("a part is there", || back(node.as_ref().unwrap()).len() as u64 >= COUNT / share / 2);
+        node.take().unwrap().kill();
+        node = Some(world.start("cloud-1", &offer));
+    }
+    let node = node.unwrap();
+    // The last rows fill no file: they come because its time is over.
+    eventually_within(STORY_MAX, "all is there", || back(&node).len() as u64 >= COUNT);
+    let number = |value: &String| {
+        let row: Value = serde_json::from_str(value).unwrap();
+        assert!(row["key"].is_null() && row["time"].as_str().unwrap().ends_with('Z'), "{row}");
+        serde_json::from_str::<Value>(row["value"].as_str().unwrap()).unwrap()["n"].as_u64().unwrap()
+    };
+    let mut numbers: Vec<u64> = back(&node).iter().map(number).collect();
+    numbers.sort_unstable();
+    assert!(numbers == (0..COUNT).collect::<Vec<_>>(), "rows are missing or doubled");
+    let names: Vec<String> = written(&out).into_iter().map(|(name, _)| name).collect();
+    let (open, whole): (Vec<&String>, Vec<&String>) = names.iter().partition(|name| name.ends_with(".open"));
+    assert!(open.len() == 1 && whole.len() > 2, "{names:?}");
+    assert_eq!(connector(&world, &node, "sources")["passed_over"], 0);
+    assert_eq!(node.stop(), 0);
+}
+
+#[test]
 fn a_sink_that_is_down_keeps_nobody_else_waiting_and_gets_everything_later() {
     let world = World::new();
     let shared = shared(&world);

@@ -23,16 +23,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
+use littoral_flow::batch;
 use littoral_model::entry::Position;
 use littoral_model::grant::Peer;
 use littoral_model::id::Epoch;
-use littoral_model::manifest::{SinkConnector, SourceConnector};
+use littoral_model::manifest::{FileFormat, SinkConnector, SourceConnector};
 use littoral_model::work::WorkId;
+use tokio::time::Instant;
 
 use crate::http::{HttpSink, HttpSource};
-use file::{FileSink, FileSource};
+use file::{FileSink, FileSource, ParquetSource};
 use generator::Generator;
 use mqtt::{MqttSink, MqttSource};
 use serde_json::Value;
@@ -117,7 +120,7 @@ pub trait Source: Send {
 }
 
 /// Rows of one partition of a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Part {
     /// The partition.
     pub work: WorkId,
@@ -132,14 +135,24 @@ pub struct Part {
 }
 
 /// Rows with the same columns.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rows {
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rows(pub RecordBatch);
+
+impl Rows {
     /// The names of the columns.
-    pub columns: Vec<String>,
+    fn columns(&self) -> Vec<String> {
+        self.0.schema_ref().fields().iter().map(|field| field.name().clone()).collect()
+    }
+
     /// The rows as JSON objects, one a line.
-    pub lines: String,
-    /// They are records: a key, a time and a value.
-    pub is_record: bool,
+    fn lines(&self) -> Result<String, Trouble> {
+        batch::to_json_lines(&self.0).map_err(|error| Trouble::of("a row cannot be told as JSON", error))
+    }
+
+    /// Whether they are records: a key, a time and a value.
+    fn is_record(&self) -> bool {
+        self.0.schema() == batch::record_schema()
+    }
 }
 
 /// What a sink has made safe.
@@ -165,6 +178,12 @@ pub trait Sink: Send {
     /// # Errors
     /// As for [`write`](Self::write).
     async fn flush(&mut self) -> Result<Flushed, Trouble>;
+
+    /// Until when what was written may wait to be flushed, together with what comes until then; none if it is to be flushed at once. What
+    /// waits is not committed: after a failure it is given again.
+    fn waits_until(&self) -> Option<Instant> {
+        None
+    }
 
     /// What was flushed is committed: it will not be written again.
     ///
@@ -212,6 +231,9 @@ pub async fn open_source(
 ) -> Result<Box<dyn Source>, Trouble> {
     match source {
         SourceConnector { generator: Some(generator), .. } => Ok(Box::new(Generator::open(generator, position)?)),
+        SourceConnector { file: Some(file), .. } if file.format == FileFormat::Parquet => {
+            Ok(Box::new(ParquetSource::open(file, machine, position).await?))
+        }
         SourceConnector { file: Some(file), .. } => Ok(Box::new(FileSource::open(file, machine, position).await?)),
         SourceConnector { http: Some(http), .. } => {
             Ok(Box::new(HttpSource::open(http, Arc::clone(machine), position).await?))

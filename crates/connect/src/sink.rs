@@ -16,6 +16,7 @@ use littoral_model::manifest::SinkConnector;
 use littoral_model::work::WorkId;
 use littoral_store::replica::Owned;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::{BATCH_BYTES, Flushed, Machine, Part, Rows, Sink, Trouble, is_planned, open_sink};
@@ -63,16 +64,23 @@ async fn drain(work: SinkWork) -> Ended {
         Ok(planned) => planned,
         Err(trouble) => return Ended::Failed(trouble.to_string()),
     };
-    let lanes = work.inputs.iter().map(|input| Lane::start(&work, input, &restored.inputs)).collect();
-    let (opened, backoff) = (None, Backoff::default());
+    let lane = |input: &Input| {
+        let known = restored.inputs.iter().find(|known| known.work == input.work);
+        let committed = known.map_or((Epoch(0), Position::START), |known| (known.epoch, known.position));
+        Lane::start(&work.source, work.owned.work(), input.clone(), committed)
+    };
+    let lanes = work.inputs.iter().map(lane).collect();
+    let (opened, waiting, backoff) = (None, None, Backoff::default());
     let mut running = Running {
         owned: work.owned,
         sink: work.sink,
         machine: work.machine,
+        source: work.source,
         stats: work.stats,
         known,
         lanes,
         opened,
+        waiting,
         backoff,
     };
     running.stats.runs();
@@ -109,16 +117,17 @@ impl Plan {
 struct Lane {
     input: Input,
     reader: Reader,
+    /// Up to where its rows are committed, and under which epoch they came.
+    committed: (Epoch, Position),
     /// What has arrived behind the rows that are written first.
     held: Option<Received>,
 }
 
 impl Lane {
-    fn start(work: &SinkWork, input: &Input, restored: &[InputPosition]) -> Self {
-        let known = restored.iter().find(|known| known.work == input.work);
-        let (epoch, from) = known.map_or((Epoch(0), Position::START), |known| (known.epoch, known.position));
-        let reader = Reader::start(Arc::clone(&work.source), work.owned.work().clone(), input.clone(), from, epoch);
-        Self { input: input.clone(), reader, held: None }
+    fn start(source: &Arc<dyn Source>, sink: &WorkId, input: Input, committed: (Epoch, Position)) -> Self {
+        let (epoch, from) = committed;
+        let reader = Reader::start(Arc::clone(source), sink.clone(), input.clone(), from, epoch);
+        Self { input, reader, committed, held: None }
     }
 
     async fn next(&mut self) -> Option<Received> {
@@ -157,9 +166,41 @@ struct Running {
     stats: Arc<Stats>,
     /// What was committed of the sink.
     known: Option<Bytes>,
+    source: Arc<dyn Source>,
     lanes: Vec<Lane>,
     opened: Option<Box<dyn Sink>>,
+    /// What the sink was given and has not made safe.
+    waiting: Option<Waiting>,
     backoff: Backoff,
+}
+
+/// Rows that are written and wait to be made safe together with what follows them.
+#[derive(Default)]
+struct Waiting {
+    /// Up to where of each partition.
+    inputs: Vec<InputPosition>,
+    step: Step,
+}
+
+impl Waiting {
+    fn add(&mut self, parts: &[Part], step: &Step) {
+        for Part { work, epoch, next, .. } in parts {
+            self.inputs.retain(|input| input.work != *work);
+            self.inputs.push(InputPosition { work: work.clone(), epoch: *epoch, position: *next });
+        }
+        self.step.rows_in += step.rows_in;
+        self.step.bytes_in += step.bytes_in;
+        self.step.origin_us = [self.step.origin_us, step.origin_us].into_iter().flatten().min();
+    }
+}
+
+/// What became of rows that a sink was given.
+enum Handed {
+    Safe(Flushed),
+    /// They wait there for what comes.
+    Waits,
+    /// What was waiting before them is lost with what was open.
+    Lost,
 }
 
 impl Running {
@@ -168,11 +209,7 @@ impl Running {
         if self.known.is_some() {
             return Ok(());
         }
-        let known = self.hand_on(&[]).await.known;
-        let state = vec![(KNOWN, known.clone())];
-        self.owned.append(Commit { state, ..Commit::default() }).await?.await?;
-        self.known = Some(known);
-        Ok(())
+        self.carry(&[], Step::default(), true).await
     }
 
     /// Writes what was being written when an owner ended, the very same rows together.
@@ -185,10 +222,11 @@ impl Running {
             arrived.push((place, received));
         }
         let (parts, step) = self.parts(arrived)?;
-        self.carry(&parts, step).await
+        let has_rows = parts.iter().any(|part| !part.rows.is_empty());
+        self.carry(&parts, step, has_rows).await
     }
 
-    /// Takes what has arrived, hands it on until the sink has it, and commits that.
+    /// Takes what has arrived, hands it on until the sink has it, and commits that once it is safe.
     async fn turn(&mut self) -> Result<(), Ended> {
         let Some(arrived) = self.tending().await? else { return Ok(()) };
         let (parts, step) = self.parts(arrived)?;
@@ -200,7 +238,7 @@ impl Running {
             let state = vec![(PLAN, Bytes::from(plan))];
             self.owned.append(Commit { state, ..Commit::default() }).await?.await?;
         }
-        self.carry(&parts, step).await
+        self.carry(&parts, step, has_rows).await
     }
 
     fn parts(&self, arrived: Vec<(usize, Received)>) -> Result<(Vec<Part>, Step), Ended> {
@@ -212,23 +250,40 @@ impl Running {
         Ok((parts, step))
     }
 
-    /// Hands rows on until the sink has them, and commits that.
-    async fn carry(&mut self, parts: &[Part], mut step: Step) -> Result<(), Ended> {
-        let has_rows = parts.iter().any(|part| !part.rows.is_empty());
-        let flushed = if has_rows { Some(self.hand_on(parts).await) } else { None };
+    /// Hands rows on until the sink has them, or only asks it whether it has, and commits what is safe.
+    async fn carry(&mut self, parts: &[Part], step: Step, is_asked: bool) -> Result<(), Ended> {
+        let handed = match is_asked {
+            true => Some(self.hand_on(parts).await),
+            false => None,
+        };
+        if let Some(Handed::Lost) = handed {
+            self.rewind();
+            return Ok(());
+        }
+        let is_waiting = self.waiting.is_some();
+        self.waiting.get_or_insert_default().add(parts, &step);
+        match handed {
+            Some(Handed::Safe(flushed)) => self.commit(Some(flushed)).await,
+            None if !is_waiting => self.commit(None).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Commits what was waiting, and what the sink must know of it.
+    async fn commit(&mut self, flushed: Option<Flushed>) -> Result<(), Ended> {
+        let Waiting { inputs, mut step } = self.waiting.take().unwrap_or_default();
         if let Some((rejected, why)) = flushed.as_ref().and_then(|flushed| flushed.passed_over.as_ref()) {
             step.rejected = *rejected;
             tracing::warn!(work = %self.owned.work(), rejected, "rows were passed over that the sink never takes: {why}");
         }
         let known = flushed.map(|flushed| flushed.known);
-        let inputs =
-            parts.iter().map(|part| InputPosition { work: part.work.clone(), epoch: part.epoch, position: part.next });
         // With them, the plan is carried out.
         let state = known.iter().flat_map(|known| [(KNOWN, known.clone()), (PLAN, Bytes::new())]).collect();
-        self.owned.append(Commit { inputs: inputs.collect(), state, ..Commit::default() }).await?.await?;
-        for part in parts {
-            if let Some(lane) = self.lanes.iter().find(|lane| lane.input.work == part.work) {
-                lane.reader.committed().reached(part.next);
+        self.owned.append(Commit { inputs: inputs.clone(), state, ..Commit::default() }).await?.await?;
+        for InputPosition { work, epoch, position } in inputs {
+            if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.input.work == work) {
+                lane.committed = (epoch, position);
+                lane.reader.committed().reached(position);
             }
         }
         self.stats.committed(&step);
@@ -243,38 +298,55 @@ impl Running {
         Ok(())
     }
 
-    /// Waits for rows with the sink kept alive. None if that came to trouble: it is opened anew then, so that what is the matter is told
-    /// although there is nothing to write.
-    async fn tending(&mut self) -> Result<Option<Vec<(usize, Received)>>, Ended> {
-        let trouble = tokio::select! {
-            arrived = arrived(&mut self.lanes) => return arrived.map(Some),
-            trouble = tend(&mut self.opened) => trouble,
-        };
-        self.opened = None;
-        self.backoff.wait(&self.stats, &trouble).await;
-        self.hand_on(&[]).await;
-        Ok(None)
+    /// Reads anew what was given to the sink and is not committed.
+    fn rewind(&mut self) {
+        self.waiting = None;
+        for lane in &mut self.lanes {
+            *lane = Lane::start(&self.source, self.owned.work(), lane.input.clone(), lane.committed);
+        }
     }
 
-    /// Hands rows to the sink until it has them safely, however long that takes.
-    async fn hand_on(&mut self, parts: &[Part]) -> Flushed {
+    /// Waits for rows with the sink kept alive. None if there are none to be handed on: what waited there is due, or the sink came to trouble
+    /// and was opened anew, so that what is the matter is told although there is nothing to write.
+    async fn tending(&mut self) -> Result<Option<Vec<(usize, Received)>>, Ended> {
+        let due = self.opened.as_ref().and_then(|sink| sink.waits_until());
+        let trouble = tokio::select! {
+            biased;
+            () = at(due) => None,
+            trouble = tend(&mut self.opened) => Some(trouble),
+            arrived = arrived(&mut self.lanes) => return arrived.map(Some),
+        };
+        if let Some(trouble) = trouble {
+            self.failed(&trouble).await;
+        }
+        self.carry(&[], Step::default(), true).await.map(|()| None)
+    }
+
+    /// What the sink has of rows that are not safe is not known any more.
+    async fn failed(&mut self, trouble: &Trouble) {
+        tracing::debug!(work = %self.owned.work(), %trouble, "the sink takes nothing");
+        self.opened = None;
+        self.backoff.wait(&self.stats, trouble).await;
+    }
+
+    /// Hands rows to the sink until it has them, however long that takes, unless others were waiting there.
+    async fn hand_on(&mut self, parts: &[Part]) -> Handed {
         loop {
+            // It was closed since.
+            if self.opened.is_none() && self.waiting.is_some() {
+                return Handed::Lost;
+            }
             match self.try_hand_on(parts).await {
-                Ok(flushed) => {
+                Ok(handed) => {
                     self.backoff.over(&self.stats);
-                    return flushed;
+                    return handed;
                 }
-                Err(trouble) => {
-                    tracing::debug!(work = %self.owned.work(), %trouble, "the sink takes nothing");
-                    // What it has of them is not known any more.
-                    self.opened = None;
-                    self.backoff.wait(&self.stats, &trouble).await;
-                }
+                Err(trouble) => self.failed(&trouble).await,
             }
         }
     }
 
-    async fn try_hand_on(&mut self, parts: &[Part]) -> Result<Flushed, Trouble> {
+    async fn try_hand_on(&mut self, parts: &[Part]) -> Result<Handed, Trouble> {
         let sink = match &mut self.opened {
             Some(sink) => sink,
             closed => {
@@ -285,7 +357,18 @@ impl Running {
         for part in parts {
             sink.write(part).await?;
         }
-        sink.flush().await
+        match sink.waits_until() {
+            Some(due) if Instant::now() < due => Ok(Handed::Waits),
+            _ => sink.flush().await.map(Handed::Safe),
+        }
+    }
+}
+
+/// Waits until a moment; for ever if there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -339,7 +422,7 @@ fn part(lane: &Lane, received: Received, step: &mut Step) -> Result<Part, Troubl
         let decoded = decoded(batch, skip as usize).map_err(|error| {
             Trouble(format!("entry {index} of {} cannot be read ({error}); it may be damaged", lane.input.work))
         })?;
-        step.rows_in += decoded.lines.lines().count() as u64;
+        step.rows_in += decoded.0.num_rows() as u64;
         rows.push(decoded);
     }
     let Received { epoch, from, next, .. } = received;
@@ -349,10 +432,7 @@ fn part(lane: &Lane, received: Received, step: &mut Step) -> Result<Part, Troubl
 fn decoded(batch: &PortBatch, skip: usize) -> Result<Rows, batch::BatchError> {
     let rows = batch::decode(batch)?;
     let skip = skip.min(rows.num_rows());
-    let rows = rows.slice(skip, rows.num_rows() - skip);
-    let columns = rows.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
-    let is_record = rows.schema() == batch::record_schema();
-    Ok(Rows { columns, lines: batch::to_json_lines(&rows)?, is_record })
+    Ok(Rows(rows.slice(skip, rows.num_rows() - skip)))
 }
 
 #[cfg(test)]

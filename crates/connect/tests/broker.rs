@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use littoral_connect::{Machine, Part, Rows, Sink, Source, Trouble, open_sink, open_source};
@@ -213,8 +214,12 @@ async fn a_source_that_waits_for_its_commit_is_heard_of_and_reads_nothing() {
     assert!(trouble.0.starts_with("mqtt://b.example: "), "{trouble}");
 }
 
-fn part(lines: &str) -> Part {
-    let rows = vec![Rows { columns: vec!["m".to_owned()], lines: lines.to_owned(), is_record: false }];
+/// Rows of `m`, which makes the topic, and of so many letters besides.
+fn part(rows: &[(Option<&str>, usize)]) -> Part {
+    let topics: StringArray = rows.iter().map(|(topic, _)| *topic).collect();
+    let texts: StringArray = rows.iter().map(|(_, letters)| Some("x".repeat(*letters))).collect();
+    let columns: [(&str, ArrayRef); 2] = [("m", Arc::new(topics)), ("x", Arc::new(texts))];
+    let rows = vec![Rows(RecordBatch::try_from_iter(columns).unwrap())];
     let work = "default/a/stream/s/0@hall".parse().unwrap();
     Part { work, epoch: Epoch(1), from: Position::START, next: Position::START, rows }
 }
@@ -246,8 +251,7 @@ async fn sink(listener: &TcpListener) -> (Box<dyn Sink>, Broker) {
 async fn what_a_broker_never_takes_is_passed_over_and_what_it_does_not_take_now_is_trouble() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (mut sink, mut broker) = sink(&listener).await;
-    let lines =
-        format!("{{\"m\":\"a\"}}\n{{\"m\":null}}\n{{\"m\":\"b\",\"x\":\"{}\"}}\n{{\"m\":\"c\"}}\n", "x".repeat(64));
+    let rows = part(&[(Some("a"), 0), (None, 0), (Some("b"), 64), (Some("c"), 0)]);
     let answers = async {
         for (topic, reason_code) in
             [("out/a", PublishAckReason::PayloadFormatInvalid), ("out/c", PublishAckReason::NoMatchingSubscribers)]
@@ -261,7 +265,7 @@ async fn what_a_broker_never_takes_is_passed_over_and_what_it_does_not_take_now_
         broker
     };
     let writing = async {
-        sink.write(&part(&lines)).await.unwrap();
+        sink.write(&rows).await.unwrap();
         sink.flush().await.unwrap()
     };
     let (flushed, mut broker) = tokio::join!(writing, answers);
@@ -279,7 +283,7 @@ async fn what_a_broker_never_takes_is_passed_over_and_what_it_does_not_take_now_
         broker.send(Packet::PublishAck(answer)).await;
     };
     let writing = async {
-        sink.write(&part("{\"m\":\"d\"}\n")).await.unwrap();
+        sink.write(&part(&[(Some("d"), 0)])).await.unwrap();
         sink.flush().await.unwrap_err()
     };
     let (trouble, ()) = tokio::join!(writing, refusing);

@@ -1,22 +1,29 @@
-//! Files: a source follows one that grows, a sink writes one after the other.
+//! Files: a source follows one that grows, or reads whole ones of a folder; a sink writes one after the other.
 
+mod description;
 mod format;
+mod parquet;
+mod parquet_source;
+#[cfg(test)]
+mod parquet_tests;
 mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use parquet_source::ParquetSource;
 pub(crate) use sink::FileSink;
 pub(crate) use source::FileSource;
 
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::{Machine, Trouble};
+use crate::{Machine, Taken, Trouble};
 
 /// A folder that is held open, so that its files are reached whatever becomes of its name.
 #[derive(Debug, Clone)]
@@ -44,6 +51,27 @@ impl Folder {
     fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
+}
+
+/// Up to so many bytes from a place on.
+fn read_at(file: &File, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
+    let (mut bytes, mut filled) = (vec![0; length], 0);
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+/// Notes that a record is none.
+fn pass_over(taken: &mut Taken, why: String) {
+    let before = taken.passed_over.take().map_or(0, |(count, _)| count);
+    taken.passed_over = Some((before + 1, why));
 }
 
 /// Lets a thread that may wait for the disk do something with what one task has.

@@ -2,13 +2,18 @@
 //!
 //! The file that is written to has a name that ends in `.open`. What is committed of it is its length: a sink that starts anew cuts off what is
 //! behind. A file gets its name once a commit says that the next one has begun, and is never touched again.
+//!
+//! A Parquet file has no use before its end is written, and cannot be gone on with. So nothing of it is committed before that, and
+//! its length as long as it is written to is none: a sink that starts anew writes it anew.
 
 use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use littoral_model::manifest::{self, FileFormat};
@@ -16,7 +21,9 @@ use littoral_model::work::WorkId;
 use rustix::fs::{FlockOperation, OFlags};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
+use super::parquet::Table;
 use super::{Folder, aside, format};
 use crate::{BATCH_BYTES, Flushed, Machine, Part, Rows, Sink, Trouble};
 
@@ -24,6 +31,8 @@ use crate::{BATCH_BYTES, Flushed, Machine, Part, Rows, Sink, Trouble};
 const VERSION: u32 = 1;
 /// How much is read of whose files they are.
 const LOCK_BYTES_MAX: u64 = 4 << 10;
+/// For how long a Parquet file is written to, unless it is said.
+const ROTATE_EVERY: Duration = Duration::from_secs(60);
 /// What the name of a file ends in that is written to.
 const OPEN: &str = ".open";
 
@@ -43,8 +52,10 @@ struct Writing {
     _lock: File,
     at: Committed,
     file: File,
-    /// What is not written yet.
+    /// What is not written yet, of a file of lines.
     buffer: Vec<u8>,
+    /// A Parquet file that was begun, and until when it may be written to.
+    table: Option<(Table, Instant)>,
     /// The files that are full, but for a commit that says so.
     full: Vec<u64>,
 }
@@ -59,6 +70,21 @@ struct Committed {
     length: u64,
     /// The columns that it has, if it names them.
     columns: Vec<String>,
+    /// The folder that it is in; older versions did not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    path: String,
+}
+
+impl Committed {
+    /// The file of a number, with nothing in it yet.
+    fn begin(number: u64, settings: &manifest::FileSink) -> Self {
+        Self { version: VERSION, number, path: settings.path.clone(), ..Self::default() }
+    }
+
+    /// Whether it is in another folder than the one that is said.
+    fn is_elsewhere(&self, settings: &manifest::FileSink) -> bool {
+        !self.path.is_empty() && self.path != settings.path
+    }
 }
 
 impl FileSink {
@@ -79,9 +105,17 @@ impl FileSink {
             }
         };
         let folder = Folder::of(machine, Path::new(&settings.path)).await?;
+        let left = match &at {
+            Some(at) if at.is_elsewhere(settings) => left(at, machine).await,
+            _ => None,
+        };
         let (work, settings) = (work.clone(), settings.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let path = settings.path.clone();
+            if let Some((folder, at)) = left {
+                let what = format!("what was written to {} before cannot be closed", at.path);
+                close_left(&folder, &work, &at).map_err(|error| Trouble::of(what, error))?;
+            }
             Writing::open(&work, settings, folder, at)
                 .map_err(|error| Trouble::of(format!("{path} cannot be written to"), error))
         });
@@ -110,6 +144,13 @@ impl Sink for FileSink {
         .await
     }
 
+    fn waits_until(&self) -> Option<Instant> {
+        let inner = self.inner.as_ref()?;
+        let (table, due) = inner.table.as_ref()?;
+        let is_full = table.length() >= u64::from(inner.settings.rotate) || !inner.full.is_empty();
+        (!is_full).then_some(*due)
+    }
+
     async fn committed(&mut self) -> Result<(), Trouble> {
         if self.inner.as_ref().is_some_and(|inner| inner.full.is_empty()) {
             return Ok(());
@@ -131,8 +172,8 @@ impl Writing {
         let open_name = |number| file_name(&name, settings.format, number) + OPEN;
         let mut full = Vec::new();
         let is_known = match &at {
-            Some(at) => is_there(&folder, &open_name(at.number), at.length)?,
-            None => false,
+            Some(at) if !at.is_elsewhere(&settings) => is_there(&folder, &open_name(at.number), at.length)?,
+            _ => false,
         };
         let at = match at {
             Some(at) if is_known => {
@@ -147,21 +188,26 @@ impl Writing {
             }
             // What is there stays as it is: of an earlier sink of that name, or of this one before its folder was another.
             gone => {
-                if let Some(gone) = &gone
-                    && !close_of_other_format(&folder, &name, settings.format, gone)?
+                let others = FileFormat::ALL.into_iter().filter(|format| *format != settings.format);
+                if let Some(gone) = gone.as_ref().filter(|gone| !gone.is_elsewhere(&settings))
+                    && !close(&folder, &name, others, gone)?
                 {
                     let (file, length) = (open_name(gone.number), gone.length);
                     tracing::warn!(file, length, "what was written to it is not there; the next file is begun");
                 }
+                for (number, _) in there.iter().filter(|(_, is_open)| *is_open) {
+                    remove_empty(&folder, &open_name(*number))?;
+                }
                 let taken = there.iter().map(|(number, _)| *number).chain(gone.map(|gone| gone.number));
                 let number = taken.max().map_or(1, |number| number + 1);
-                Committed { version: VERSION, number, ..Committed::default() }
+                Committed::begin(number, &settings)
             }
         };
         let mut file = folder.open(&open_name(at.number), OFlags::RDWR | OFlags::CREATE)?;
         file.set_len(at.length)?;
         file.seek(SeekFrom::Start(at.length))?;
-        let mut writing = Self { settings, name, folder, _lock: lock, at, file, buffer: Vec::new(), full };
+        let (buffer, table) = (Vec::new(), None);
+        let mut writing = Self { settings, name, folder, _lock: lock, at, file, buffer, table, full };
         writing.name_full()?;
         sync_folder(&writing.folder)?;
         Ok(writing)
@@ -172,25 +218,45 @@ impl Writing {
     }
 
     fn write(&mut self, rows: &Rows) -> std::io::Result<()> {
-        if rows.lines.is_empty() {
-            return Ok(());
+        match self.settings.format {
+            _ if rows.0.num_rows() == 0 => Ok(()),
+            FileFormat::Parquet => self.write_table(&rows.0),
+            FileFormat::JsonLines | FileFormat::Csv => self.write_lines(rows),
         }
+    }
+
+    fn write_table(&mut self, rows: &RecordBatch) -> std::io::Result<()> {
+        if self.table.as_ref().is_some_and(|(table, _)| !table.takes(rows)) {
+            self.next_file()?;
+        }
+        let (table, _) = match &mut self.table {
+            Some(table) => table,
+            none => {
+                let every = self.settings.rotate_every.map_or(ROTATE_EVERY, Duration::from);
+                none.insert((Table::begin(self.file.try_clone()?, rows)?, Instant::now() + every))
+            }
+        };
+        table.write(rows)
+    }
+
+    fn write_lines(&mut self, rows: &Rows) -> std::io::Result<()> {
         let is_csv = self.settings.format == FileFormat::Csv;
-        if is_csv && self.at.columns != rows.columns {
+        let (columns, lines) = (rows.columns(), rows.lines().map_err(std::io::Error::other)?);
+        if is_csv && self.at.columns != columns {
             if self.at.length > 0 {
                 self.next_file()?;
             }
-            self.name_columns(rows);
+            self.name_columns(&columns);
         }
-        for line in rows.lines.lines() {
+        for line in lines.lines() {
             let line = match is_csv {
                 false => format!("{line}\n"),
-                true => format::csv_line(&rows.columns, &object(line)?),
+                true => format::csv_line(&columns, &object(line)?),
             };
             if self.at.length > 0 && self.at.length + line.len() as u64 > u64::from(self.settings.rotate) {
                 self.next_file()?;
                 if is_csv {
-                    self.name_columns(rows);
+                    self.name_columns(&columns);
                 }
             }
             self.put(&line);
@@ -201,9 +267,9 @@ impl Writing {
         Ok(())
     }
 
-    fn name_columns(&mut self, rows: &Rows) {
-        self.at.columns = rows.columns.clone();
-        self.put(&format::csv_header(&rows.columns));
+    fn name_columns(&mut self, columns: &[String]) {
+        self.at.columns = columns.to_vec();
+        self.put(&format::csv_header(columns));
     }
 
     fn put(&mut self, line: &str) {
@@ -218,14 +284,21 @@ impl Writing {
     }
 
     fn sync(&mut self) -> std::io::Result<()> {
+        if self.table.is_some() {
+            return self.next_file();
+        }
         self.write_out()?;
         self.file.sync_data()
     }
 
     fn next_file(&mut self) -> std::io::Result<()> {
-        self.sync()?;
+        if let Some((table, _)) = self.table.take() {
+            table.end()?;
+        }
+        self.write_out()?;
+        self.file.sync_data()?;
         self.full.push(self.at.number);
-        self.at = Committed { version: VERSION, number: self.at.number + 1, ..Committed::default() };
+        self.at = Committed::begin(self.at.number + 1, &self.settings);
         let name = file_name(&self.name, self.settings.format, self.at.number) + OPEN;
         self.file = self.folder.open(&name, OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC)?;
         sync_folder(&self.folder)
@@ -268,10 +341,41 @@ fn lock(folder: &Folder, work: &WorkId) -> std::io::Result<File> {
     Ok(lock)
 }
 
-/// Closes what was written in another format, as far as it is committed, and says whether there was something.
-fn close_of_other_format(folder: &Folder, sink: &str, ours: FileFormat, at: &Committed) -> std::io::Result<bool> {
+/// The folder that was written to before, if there still is one.
+async fn left(at: &Committed, machine: &Arc<dyn Machine>) -> Option<(Folder, Committed)> {
+    match Folder::of(machine, Path::new(&at.path)).await {
+        Ok(folder) => Some((folder, at.clone())),
+        Err(trouble) => {
+            tracing::warn!(path = at.path, %trouble, "what was written there stays open");
+            None
+        }
+    }
+}
+
+/// Closes what was written in another folder.
+fn close_left(folder: &Folder, work: &WorkId, at: &Committed) -> std::io::Result<()> {
+    let _lock = lock(folder, work)?;
+    close(folder, &work.name, FileFormat::ALL, at)?;
+    sync_folder(folder)
+}
+
+/// Removes a file that nothing was ever written to.
+fn remove_empty(folder: &Folder, name: &str) -> std::io::Result<()> {
+    match folder.open(name, OFlags::RDONLY)?.metadata()?.len() {
+        0 => std::fs::remove_file(folder.path().join(name)),
+        _ => Ok(()),
+    }
+}
+
+/// Closes what was written in other formats, as far as it is committed, and says whether there was something.
+fn close(
+    folder: &Folder,
+    sink: &str,
+    formats: impl IntoIterator<Item = FileFormat>,
+    at: &Committed,
+) -> std::io::Result<bool> {
     let mut was_there = false;
-    for format in [FileFormat::JsonLines, FileFormat::Csv].into_iter().filter(|format| *format != ours) {
+    for format in formats {
         let (path, name) = (folder.path(), |number| file_name(sink, format, number));
         if !is_there(folder, &(name(at.number) + OPEN), at.length)? {
             continue;

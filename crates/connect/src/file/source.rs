@@ -4,7 +4,7 @@
 //! now, which is read from its start. A file that was moved away while it is read is read to its end before.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::format::{self, Found};
-use super::{Folder, aside};
+use super::{Folder, aside, pass_over, read_at};
 use crate::{BATCH_BYTES, BATCH_RECORDS, Machine, Record, Source, Taken, Trouble, key_of};
 
 /// The version of the form of positions.
@@ -257,7 +257,8 @@ impl Following {
             };
         }
         match self.settings.format {
-            FileFormat::JsonLines => match format::line(rest) {
+            // Of Parquet there is another source.
+            FileFormat::JsonLines | FileFormat::Parquet => match format::line(rest) {
                 Found::Incomplete => Found::Incomplete,
                 Found::One(line, bytes) => Found::One(self.of_line(line, time_us), bytes),
             },
@@ -296,11 +297,6 @@ impl Following {
     }
 }
 
-fn pass_over(taken: &mut Taken, why: String) {
-    let before = taken.passed_over.take().map_or(0, |(count, _)| count);
-    taken.passed_over = Some((before + 1, why));
-}
-
 fn identity(file: &File) -> std::io::Result<(u64, u64)> {
     let metadata = file.metadata()?;
     Ok((metadata.dev(), metadata.ino()))
@@ -309,19 +305,4 @@ fn identity(file: &File) -> std::io::Result<(u64, u64)> {
 fn checksum_of(file: &File, head: u64) -> std::io::Result<u32> {
     let length = usize::try_from(head.min(HEAD_BYTES)).unwrap_or_default();
     Ok(crc32c::crc32c(&read_at(file, 0, length)?))
-}
-
-/// Up to so many bytes from a place on.
-fn read_at(file: &File, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
-    let (mut bytes, mut filled) = (vec![0; length], 0);
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(filled);
-    Ok(bytes)
 }

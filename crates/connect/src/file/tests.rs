@@ -2,12 +2,12 @@
 //! committed is written once more.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow_array::{ArrayRef, RecordBatch, UInt32Array};
 use async_trait::async_trait;
 use bytes::Bytes;
 use littoral_model::entry::Position;
@@ -15,6 +15,7 @@ use littoral_model::grant::Peer;
 use littoral_model::id::Epoch;
 use littoral_model::manifest::{self, FileFormat};
 use littoral_model::unit::Size;
+use rustix::fs::{Mode, OFlags};
 
 use super::{FileSink, FileSource};
 use crate::{Machine, Part, Rows, Sink as _, Source as _, Taken, Trouble};
@@ -24,7 +25,8 @@ struct Offering;
 #[async_trait]
 impl Machine for Offering {
     fn folder(&self, path: &Path) -> Result<OwnedFd, Trouble> {
-        File::open(path).map(OwnedFd::from).map_err(|error| Trouble(error.to_string()))
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).map_err(|error| Trouble(error.to_string()))
     }
 
     async fn addresses(&self, _: &[Peer], host: &str, _: u16) -> Result<Vec<SocketAddr>, Trouble> {
@@ -36,7 +38,7 @@ impl Machine for Offering {
     }
 }
 
-fn offering() -> Arc<dyn Machine> {
+pub(super) fn offering() -> Arc<dyn Machine> {
     Arc::new(Offering)
 }
 
@@ -55,7 +57,7 @@ async fn next(source: &mut FileSource) -> Taken {
     }
 }
 
-fn values(taken: &Taken) -> Vec<&str> {
+pub(super) fn values(taken: &Taken) -> Vec<&str> {
     taken.records.iter().map(|record| record.value.as_str()).collect()
 }
 
@@ -163,8 +165,8 @@ async fn a_quote_too_many_costs_the_line_that_it_is_in() {
 }
 
 fn part(numbers: std::ops::Range<u32>) -> Part {
-    let lines = numbers.map(|number| format!("{{\"n\":{number}}}\n")).collect();
-    let rows = vec![Rows { columns: vec!["n".to_owned()], lines, is_record: false }];
+    let column: ArrayRef = Arc::new(UInt32Array::from_iter_values(numbers));
+    let rows = vec![Rows(RecordBatch::try_from_iter([("n", column)]).unwrap())];
     let work = "default/a/stream/s/0@hall".parse().unwrap();
     Part { work, epoch: Epoch(1), from: Position::START, next: Position::START, rows }
 }
@@ -184,7 +186,7 @@ async fn sink_with(
     committed: Option<&[u8]>,
 ) -> Result<FileSink, Trouble> {
     let path = folder.to_str().unwrap().to_owned();
-    let settings = manifest::FileSink { path, format, rotate: Size::from_bytes(1 << 10) };
+    let settings = manifest::FileSink { path, format, rotate: Size::from_bytes(1 << 10), rotate_every: None };
     let work = format!("default/{app}/sink/out/0@hall").parse().unwrap();
     FileSink::open(&work, &settings, &offering(), committed).await
 }
@@ -206,7 +208,10 @@ async fn what_was_not_committed_is_written_once_more_and_stands_there_once() {
     let mut first = sink(folder.path(), None).await.unwrap();
     let begun = first.flush().await.unwrap().known;
     // What an older version has committed is read.
-    assert_eq!(begun, r#"{"version":1,"number":1,"length":0,"columns":[]}"#);
+    let begun_before = Bytes::from_static(br#"{"version":1,"number":1,"length":0,"columns":[]}"#);
+    let mut said: serde_json::Value = serde_json::from_slice(&begun).unwrap();
+    assert_eq!(said.as_object_mut().unwrap().remove("path").unwrap(), folder.path().to_str().unwrap());
+    assert_eq!(said, serde_json::from_slice::<serde_json::Value>(&begun_before).unwrap());
     first.write(&part(0..200)).await.unwrap();
     let committed = first.flush().await.unwrap().known;
     assert_eq!(written(folder.path()), ((0..200).collect(), 0), "no file is whole before a commit says so");
@@ -214,10 +219,10 @@ async fn what_was_not_committed_is_written_once_more_and_stands_there_once() {
     drop(first);
 
     // Killed before the commit: all of it comes again.
-    let mut again = sink(folder.path(), Some(&begun)).await.unwrap();
+    let mut again = sink(folder.path(), Some(&begun_before)).await.unwrap();
     assert_eq!(written(folder.path()), (vec![], 0));
     again.write(&part(0..200)).await.unwrap();
-    assert_eq!(again.flush().await.unwrap().known, committed);
+    again.flush().await.unwrap();
     again.write(&part(200..300)).await.unwrap();
     again.flush().await.unwrap();
     drop(again);
@@ -264,4 +269,31 @@ async fn another_format_closes_what_was_written_in_the_one_before() {
     other.write(&part(120..121)).await.unwrap();
     other.flush().await.unwrap();
     assert_eq!(std::fs::read_to_string(folder.path().join("out-00000003.csv.open")).unwrap(), "n\n120\n");
+}
+
+#[tokio::test]
+async fn another_folder_closes_what_was_written_in_the_one_before() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut first = sink(folder.path(), None).await.unwrap();
+    first.write(&part(0..50)).await.unwrap();
+    let committed = first.flush().await.unwrap().known;
+    first.write(&part(50..60)).await.unwrap();
+    first.flush().await.unwrap();
+    drop(first);
+    // Twice, as if it were killed before it has committed something there.
+    for _ in 0..2 {
+        drop(sink(other.path(), Some(&committed)).await.unwrap());
+        assert_eq!(written(folder.path()), ((0..50).collect(), 1), "what is not committed is not in it");
+    }
+    let mut next = sink(other.path(), Some(&committed)).await.unwrap();
+    next.write(&part(50..60)).await.unwrap();
+    next.flush().await.unwrap();
+    assert_eq!(written(other.path()), ((50..60).collect(), 0));
+    assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 2, "one file and the lock");
+    // One that is gone keeps nobody waiting.
+    let gone = folder.path().to_owned();
+    drop(folder);
+    assert!(!gone.exists());
+    drop(next);
+    sink(other.path(), Some(&committed)).await.unwrap();
 }

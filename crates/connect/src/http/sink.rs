@@ -15,7 +15,7 @@ use http::{HeaderName, Method, StatusCode};
 use littoral_model::manifest;
 
 use super::Target;
-use crate::{Flushed, Machine, Part, Sink, Trouble};
+use crate::{Flushed, Machine, Part, Rows, Sink, Trouble};
 
 /// The form of what it must know, which is nothing.
 const FORM: &[u8] = b"http 1";
@@ -73,7 +73,8 @@ impl HttpSink {
 #[async_trait]
 impl Sink for HttpSink {
     async fn write(&mut self, part: &Part) -> Result<(), Trouble> {
-        let lines: Vec<&str> = part.rows.iter().flat_map(|rows| rows.lines.lines()).collect();
+        let texts = part.rows.iter().map(Rows::lines).collect::<Result<Vec<_>, _>>()?;
+        let lines: Vec<&str> = texts.iter().flat_map(|text| text.lines()).collect();
         if lines.is_empty() {
             return Ok(());
         }

@@ -120,7 +120,7 @@ impl MqttSink {
 impl Sink for MqttSink {
     async fn write(&mut self, part: &Part) -> Result<(), Trouble> {
         for rows in &part.rows {
-            for line in rows.lines.lines() {
+            for line in rows.lines()?.lines() {
                 match message(rows, line, &self.pattern) {
                     Ok((topic, payload)) => self.publish(topic, payload).await?,
                     Err(why) => self.pass_over(why),
@@ -167,7 +167,7 @@ fn message(rows: &Rows, line: &str, pattern: &TopicPattern) -> Result<(String, B
     let topic = pattern.topic_of(|name| texts.get(name).map(String::as_str));
     let topic = topic.ok_or_else(|| format!("a row has no topic `{}`: {}", pattern.as_str(), shown(line)))?;
     let payload = match row.get("value") {
-        Some(Value::String(value)) if rows.is_record => value.clone(),
+        Some(Value::String(value)) if rows.is_record() => value.clone(),
         _ => line.to_owned(),
     };
     Ok((topic, Bytes::from(payload)))

@@ -15,6 +15,8 @@ use crate::unit::{Size, Time};
 pub const GENERATOR_FIELDS_MAX: usize = 64;
 /// How large a sink's file may be before the next one is begun, in bytes.
 pub const ROTATE_BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=4 << 30;
+/// For how long a sink may write to a file that nobody can read meanwhile, in microseconds.
+pub const ROTATE_EVERY_US: std::ops::RangeInclusive<u64> = 1_000_000..=86_400_000_000;
 
 /// Something outside the fabric whose records become those of a stream, each once. It is of exactly one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -131,24 +133,31 @@ pub enum FileFormat {
     JsonLines,
     /// Values separated by commas, with their names in the first line (RFC 4180).
     Csv,
+    /// Columns with their types (Apache Parquet), in files that can be read once they are whole.
+    Parquet,
 }
 
 impl FileFormat {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::JsonLines, Self::Csv, Self::Parquet];
+
     /// What the names of such files end in.
     #[must_use]
     pub fn extension(self) -> &'static str {
         match self {
             Self::JsonLines => "jsonl",
             Self::Csv => "csv",
+            Self::Parquet => "parquet",
         }
     }
 }
 
 /// The lines of a file that grows: each that is complete is a record. Where another file takes its place, it is read to its end first.
+/// Or the rows of whole Parquet files, in the order of their names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FileSource {
-    /// The file's path on its node, which must offer the folder.
+    /// The file's path on its node, which must offer the folder. For Parquet, also that of a folder.
     pub path: String,
     /// How the records stand in it.
     #[serde(default)]
@@ -170,6 +179,9 @@ pub struct FileSink {
     /// How large a file gets before the next one is begun, 1KiB to 4GiB.
     #[serde(default = "default_rotate")]
     pub rotate: Size,
+    /// For how long a Parquet file is written to at most, 1s to 1d; 1min if left out. Until then nobody can read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotate_every: Option<Time>,
 }
 
 fn default_rotate() -> Size {

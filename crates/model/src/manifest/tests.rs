@@ -573,6 +573,11 @@ fn sources_and_sinks_are_of_one_kind_each() {
     one(&source("file = { path = \"/a/\" }"), "3 invalid-path: `/a/` is a folder");
     one(&source("file = { path = \"/a\", format = \"xml\" }"), "3 unknown-value: `format` cannot be `xml`");
     one(&sink("file = { path = \"/out\", rotate = \"1B\" }"), "3 out-of-range: a file cannot end at 1B");
+    let parquet = |more: &str| sink(&format!("file = {{ path = \"/out\", format = \"parquet\"{more} }}"));
+    let folder = source("file = { path = \"/in/\", format = \"parquet\" }");
+    assert_eq!(findings(&(parquet(", rotate-every = \"1d\"") + &folder)), Vec::<String>::new());
+    one(&parquet(", rotate-every = \"25h\""), "3 out-of-range: a file cannot be written to for 25h");
+    one(&sink("file = { path = \"/out\", rotate-every = \"5s\" }"), "3 contradiction: `rotate-every` is for Parquet");
     one(
         "[sinks.s]\nstream = \"readings\"\nfile = { path = \"/out\" }",
         "1 contradiction: sink s is of files, and of no node",

@@ -9,9 +9,9 @@ use toml::de::{DeTable, DeValue};
 use super::{Meaning, Value, entries_of_any_kind, list, table, text};
 use crate::grant::Peer;
 use crate::manifest::broker::{CLIENT_ID_BYTES_MAX, SOURCE_TOPICS_MAX};
-use crate::manifest::connector::{GENERATOR_FIELDS_MAX, ROTATE_BYTES};
+use crate::manifest::connector::{GENERATOR_FIELDS_MAX, ROTATE_BYTES, ROTATE_EVERY_US};
 use crate::topic::TopicPattern;
-use crate::unit::Size;
+use crate::unit::{Size, Time};
 
 /// The kinds of each.
 const SOURCES: [&str; 4] = ["generator", "file", "http", "mqtt"];
@@ -227,9 +227,11 @@ impl<'t> Meaning<'t, '_, '_, '_> {
     }
 
     fn file(&mut self, what: &str, file: &'t DeTable<'_>) {
+        let is_parquet = text(file, "format").is_some_and(|(format, _)| format == "parquet");
         if let Some((path, span)) = text(file, "path") {
             self.absolute(path, span.clone());
-            if what == "source" && (path.ends_with('/') || Path::new(path).file_name().is_none()) {
+            let is_folder = path.ends_with('/') || Path::new(path).file_name().is_none();
+            if what == "source" && is_folder && !is_parquet {
                 let message = format!("`{path}` is a folder");
                 self.report.add("invalid-path", span, message).expected("the path of a file");
             }
@@ -239,6 +241,16 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         {
             let message = format!("a file cannot end at {rotate}");
             self.report.add("out-of-range", span, message).expected("1KiB to 4GiB");
+        }
+        if let Some((every, span)) = text(file, "rotate-every") {
+            if !is_parquet {
+                let message =
+                    "`rotate-every` is for Parquet: other files can be read while they are written to".to_owned();
+                self.report.add("contradiction", span, message).help("leave it out, or say `format = \"parquet\"`");
+            } else if every.parse::<Time>().is_ok_and(|every| !ROTATE_EVERY_US.contains(&every.as_micros())) {
+                let message = format!("a file cannot be written to for {every}");
+                self.report.add("out-of-range", span, message).expected("1s to 1d");
+            }
         }
     }
 }
