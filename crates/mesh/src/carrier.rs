@@ -46,7 +46,7 @@ pub(crate) trait Carrier: Send + Sync + 'static {
     fn is_neighbour(&self, node: &NodeId) -> bool;
 
     /// Tells the network once more that this node is there: somebody whom it reaches was not told, or the network has lost it.
-    /// Those who know are not disturbed.
+    /// The ways of those who know stay as they are.
     async fn declare_anew(&self);
 
     /// Has nothing more to do with a node that was shut out, as far as that is the carrier's to decide.

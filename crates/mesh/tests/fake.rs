@@ -96,8 +96,10 @@ async fn a_node_that_the_network_forgot_to_tell_of_is_told_of_again() {
     // As after a pause: all see one another again, but for one who is not told of another.
     fake.net.overlook(&node("a"), &node("b"));
     misses(&*a, "b").await;
+    let disturbed = hub.members();
     sees(&*b, "a").await;
     sees(&*a, "b").await;
+    assert!(disturbed.borrow().contains_key(&node("b")));
     let reply = a.call(&node("b"), call(&*a, Method::Fetch, "x")).await;
     assert_eq!(reply, Ok(Bytes::from("x")));
     // Those who saw it all the while were not disturbed, and it is so again the next time.

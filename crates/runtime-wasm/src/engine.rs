@@ -3,8 +3,8 @@
 use std::hash::{Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use littoral_model::manifest::limits::TABLE_ELEMENTS_MAX;
@@ -92,6 +92,14 @@ struct Inner {
     artifacts: Artifacts,
     /// For how many more instances there is room that wait for their calls.
     ready: Arc<AtomicUsize>,
+    /// Who has them.
+    waiting: Mutex<Vec<Weak<dyn Waits>>>,
+}
+
+/// Who may have an instance that waits for its call.
+pub(crate) trait Waits: Send + Sync {
+    /// Lets it go; whether there was one.
+    fn let_go(&self) -> bool;
 }
 
 /// The room for an instance that waits for its call.
@@ -146,6 +154,7 @@ impl Wasm {
             cache,
             artifacts: Artifacts::default(),
             ready: Arc::new(AtomicUsize::new((instances / INSTANCES_PER_READY) as usize)),
+            waiting: Mutex::default(),
         })))
     }
 
@@ -190,6 +199,19 @@ impl Wasm {
         let ready = &self.0.ready;
         let had = ready.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         had.ok().map(|_| Place(Arc::clone(ready)))
+    }
+
+    /// Takes note of somebody who may have an instance that waits.
+    pub(crate) fn keeps(&self, waits: Weak<dyn Waits>) {
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|one| one.strong_count() > 0);
+        waiting.push(waits);
+    }
+
+    /// Lets all instances go that wait for their calls, where the pool has no room; whether there were any.
+    pub(crate) fn let_waiting_go(&self) -> bool {
+        let waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        waiting.iter().filter_map(Weak::upgrade).filter(|one| one.let_go()).count() > 0
     }
 
     pub(crate) fn tick(&self) -> Ticking {

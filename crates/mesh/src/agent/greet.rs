@@ -35,24 +35,24 @@ const UNSEEN_MAX: Duration = Duration::from_secs(2);
 /// Pauses between declarations of this node to those who do not see it: each costs a message to every node.
 const DECLARE_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
-/// When this node last declared itself anew, and how long it does not do so again.
+/// When and for whom this node last declared itself anew, and how long it does not do so again.
 #[derive(Default)]
-pub(super) struct Declared {
-    at: Option<Instant>,
+pub(super) struct Redeclaring {
+    last: Option<(NodeId, Instant)>,
     pause: Duration,
 }
 
-impl Declared {
-    /// Whether it is time to do so; then it counts as done.
-    fn is_due(&mut self, now: Instant) -> bool {
-        let since = self.at.map(|at| now.duration_since(at));
-        if since.is_some_and(|since| since < self.pause) {
+impl Redeclaring {
+    /// Whether it is time to do so for somebody who does not see it; then it counts as done.
+    fn is_due(&mut self, unaware: &NodeId, now: Instant) -> bool {
+        let since = self.last.as_ref().map(|(node, at)| (node, now.duration_since(*at)));
+        if since.is_some_and(|(_, since)| since < self.pause) {
             return false;
         }
-        // The one before helped if nobody has missed this node for long since.
-        let helped = since.is_none_or(|since| since > self.pause * 2);
-        self.pause = if helped { DECLARE_PAUSE.0 } else { (self.pause * 2).min(DECLARE_PAUSE.1) };
-        self.at = Some(now);
+        // It did not help whom it was done for, if that is the one that misses it still.
+        let in_vain = since.is_some_and(|(node, since)| node == unaware && since < self.pause * 2);
+        self.pause = if in_vain { (self.pause * 2).min(DECLARE_PAUSE.1) } else { DECLARE_PAUSE.0 };
+        self.last = Some((unaware.clone(), now));
         true
     }
 }
@@ -237,7 +237,7 @@ impl<C: Carrier> Agent<C> {
         let reply = self.ask(route, Method::Ping, Bytes::new()).await;
         let now = Instant::now();
         if matches!(reply, Some(Err(ReplyError::Unseen))) {
-            self.declare_anew(node, now).await;
+            self.declare_anew(node, now);
         }
         let mut peers = lock(&self.peers);
         let Some(peer) = peers.get_mut(node) else { return };
@@ -264,20 +264,32 @@ impl<C: Carrier> Agent<C> {
     }
 
     /// Tells the network of this node again, as somebody says that it is not told.
-    async fn declare_anew(&self, unaware: &NodeId, now: Instant) {
-        if lock(&self.declared).is_due(now) {
-            tracing::info!(node = %unaware, "it hears this node but does not see it: declared anew");
-            self.carrier.declare_anew().await;
+    fn declare_anew(self: &Arc<Self>, unaware: &NodeId, now: Instant) {
+        if lock(&self.redeclaring).is_due(unaware, now) {
+            tracing::info!(node = %unaware, "it hears this node but does not see it: declaring this node anew");
+            let agent = Arc::clone(self);
+            tokio::spawn(async move { agent.carrier.declare_anew().await });
         }
     }
 
-    /// Notes that a node was heard; whether it should have been seen by now, and is not.
-    fn hear(&self, node: &NodeId) -> bool {
+    /// Notes that a node was heard.
+    fn hear(&self, node: &NodeId) {
+        if let Some(peer) = lock(&self.peers).get_mut(node) {
+            peer.hear(Instant::now());
+        }
+    }
+
+    /// Whether a node that pings should have been seen by now, is not, and is to be told so; other pings it has answered as ever, so
+    /// that it learns what there is to learn.
+    fn tells_unseen(&self, node: &NodeId) -> bool {
         let now = Instant::now();
         let mut peers = lock(&self.peers);
-        let Some(peer) = peers.get_mut(node) else { return false };
-        peer.hear(now);
-        peer.routes.is_empty() && now.duration_since(*peer.unseen.get_or_insert(now)) > UNSEEN_MAX
+        let Some(peer) = peers.get_mut(node).filter(|peer| peer.routes.is_empty()) else { return false };
+        let is_due = now.duration_since(*peer.unseen.get_or_insert(now)) > UNSEEN_MAX;
+        if is_due {
+            peer.unseen = Some(now);
+        }
+        is_due
     }
 
     /// One request of the mesh's own, without retries.
@@ -303,10 +315,10 @@ impl<C: Carrier> Receiver for Agent<C> {
             }
             return Err(ReplyError::Refused(format!("{} was revoked", envelope.from)));
         }
-        let unseen = self.hear(&envelope.from);
+        self.hear(&envelope.from);
         let failed = |error: WireError| ReplyError::Failed(error.to_string());
         match method {
-            Method::Ping if unseen => Err(ReplyError::Unseen),
+            Method::Ping if self.tells_unseen(&envelope.from) => Err(ReplyError::Unseen),
             Method::Ping => {
                 let ours = lock(&self.ours);
                 encode(&Pong { incarnation: ours.incarnation, sequence: ours.sequence }).map_err(failed)
@@ -409,6 +421,24 @@ mod tests {
         assert_eq!(next(far(now, &[4, 0, 2, 6])), (now + FAR_PERIOD, "d".to_owned()));
         // All at once: the last is heard of in time only if the first is pinged after one turn.
         assert_eq!(next(far(now, &[0, 0, 0])).0, now + FAR_PERIOD);
+    }
+
+    #[test]
+    fn a_node_declares_itself_anew_less_often_for_whom_that_does_not_help() {
+        let (a, b) = (NodeId::new("a").unwrap(), NodeId::new("b").unwrap());
+        let mut redeclaring = Redeclaring::default();
+        let mut now = Instant::now();
+        assert!(redeclaring.is_due(&a, now) && !redeclaring.is_due(&b, now));
+        for pause_s in [5, 10, 20, 40, 80, 160, 300, 300] {
+            now += Duration::from_secs(pause_s);
+            assert!(!redeclaring.is_due(&a, now - Duration::from_millis(1)), "{pause_s}");
+            assert!(redeclaring.is_due(&a, now), "{pause_s}");
+        }
+        // Another one's complaint is not that it was in vain.
+        now += Duration::from_secs(300);
+        assert!(redeclaring.is_due(&b, now));
+        now += Duration::from_secs(5);
+        assert!(redeclaring.is_due(&a, now));
     }
 
     #[test]

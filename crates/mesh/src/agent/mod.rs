@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use self::greet::Declared;
+use self::greet::Redeclaring;
 pub(crate) use self::handle::Handle;
 pub use self::outbound::ABSENT_WAIT;
 use crate::carrier::{Carrier, Presence, RouteId};
@@ -64,7 +64,7 @@ struct Peer {
     /// Since when it leaves calls unanswered, if it was not heard since.
     doubted: Option<Instant>,
     silent: bool,
-    /// Since when it is heard, though the carrier does not tell of it.
+    /// Since when the carrier does not tell of it although it is heard, or when that one was last told so.
     unseen: Option<Instant>,
     refused: Option<VersionRange>,
     busy: bool,
@@ -139,7 +139,7 @@ pub(crate) struct Agent<C> {
     /// Bumped when routes change, so that calls on a lost route move on.
     routes: watch::Sender<u64>,
     wake: Notify,
-    declared: Lock<Declared>,
+    redeclaring: Lock<Redeclaring>,
     invocations: Invocations,
     cancel: CancellationToken,
 }
@@ -165,7 +165,7 @@ impl<C: Carrier> Agent<C> {
             members: watch::Sender::new(members),
             routes: watch::Sender::new(0),
             wake: Notify::new(),
-            declared: Lock::default(),
+            redeclaring: Lock::default(),
             invocations,
             cancel,
             me,
@@ -213,7 +213,7 @@ impl<C: Carrier> Agent<C> {
             if !present.contains_key(node) && !peer.routes.is_empty() {
                 peer.routes.clear();
                 peer.offered.clear();
-                peer.unseen = None;
+                peer.unseen = Some(now);
                 peer.knows = 0;
                 routes_changed = true;
             }

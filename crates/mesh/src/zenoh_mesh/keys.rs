@@ -26,7 +26,7 @@ impl NodeKeys {
     }
 
     /// The number of a session in its keys once it has declared itself anew so many times.
-    pub(super) fn declared(line: usize, times: usize) -> usize {
+    pub(super) fn number(line: usize, times: usize) -> usize {
         line + times * ANEW
     }
 

@@ -38,6 +38,8 @@ const OPEN_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::
 const NEIGHBOURS_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// How long a node without any link waits before it finds out why, and before it does so again.
 const EXPLAIN_PERIOD: Duration = Duration::from_secs(2);
+/// The most keys that tell of one way: each stands for one time that it was declared anew and not withdrawn yet.
+const ALIVE_MAX: usize = 8;
 /// The most ways that are kept; each node has one or two.
 const ROUTES_MAX: usize = 16_384;
 
@@ -45,11 +47,11 @@ const ROUTES_MAX: usize = 16_384;
 struct Route {
     /// Which of our sessions.
     line: usize,
-    /// The liveliness key that told of it.
-    alive: String,
+    /// The liveliness keys that tell of it: one, or two while it is declared anew.
+    alive: Vec<String>,
     node: NodeId,
     incarnation: u64,
-    /// The key that answers calls.
+    /// The key that answers calls: that of the newest.
     call: String,
     /// The session at its end.
     zid: String,
@@ -228,18 +230,24 @@ impl Lines {
             })
             .collect();
         for (line, times, session) in sessions {
-            let declared = match self.declare(NodeKeys::declared(line, times), &session).await {
+            let declared = match self.declare(NodeKeys::number(line, times), &session).await {
                 Ok(declared) => declared,
                 Err(error) => {
                     tracing::debug!(line, %error, "could not declare this node anew; it tries again when it is missed");
                     continue;
                 }
             };
-            let replaced = lock(&self.state).lines.get_mut(&line).map(|open| {
-                let Declared { queryable, token } = std::mem::replace(&mut open.declared, declared);
-                (open.before.replace(queryable), token)
-            });
-            // Outside the lock: it may call back.
+            let mut state = lock(&self.state);
+            let replaced = match state.lines.get_mut(&line) {
+                Some(open) => {
+                    let Declared { queryable, token } = std::mem::replace(&mut open.declared, declared);
+                    (open.before.replace(queryable), token)
+                }
+                // It was closed meanwhile.
+                None => (Some(declared.queryable), declared.token),
+            };
+            // What is replaced is withdrawn outside the lock: that sends something.
+            drop(state);
             drop(replaced);
         }
     }
@@ -254,18 +262,36 @@ impl Lines {
         tracing::debug!(line, key, kind = %sample.kind(), "presence");
         {
             let mut state = lock(&self.state);
-            // A token that is told again keeps its way, so that calls under way are not disturbed.
-            let known =
-                state.routes.iter().find(|(_, route)| route.line == line && route.alive == key).map(|(id, _)| *id);
+            // Who is told of again, or declares itself anew, keeps its way, so that calls under way are not disturbed.
+            let is_same = |route: &Route| (route.line, route.incarnation) == (line, incarnation) && route.zid == zid;
+            let has_room = state.routes.len() < ROUTES_MAX;
+            let known = state.routes.iter_mut().find(|(_, route)| is_same(route));
             match (sample.kind(), known) {
-                (SampleKind::Delete, Some(id)) => drop(state.routes.remove(&id)),
-                (SampleKind::Put, None) if state.routes.len() < ROUTES_MAX => {
+                (SampleKind::Delete, Some((id, route))) => {
+                    let id = *id;
+                    route.alive.retain(|known| known != key);
+                    match route.alive.last().and_then(|newest| self.keys.parse_alive(newest)) {
+                        Some((_, _, call, _)) => {
+                            route.call = call;
+                            return;
+                        }
+                        None => drop(state.routes.remove(&id)),
+                    }
+                }
+                (SampleKind::Put, Some((_, route))) => {
+                    if route.alive.len() < ALIVE_MAX && !route.alive.iter().any(|known| known == key) {
+                        route.alive.push(key.to_owned());
+                        route.call = call;
+                    }
+                    return;
+                }
+                (SampleKind::Put, None) if has_room => {
                     state.next += 1;
                     let id = state.next;
-                    state.routes.insert(
-                        id,
-                        Route { line, alive: key.to_owned(), node, incarnation, call, zid, unanswered: Arc::default() },
-                    );
+                    let alive = vec![key.to_owned()];
+                    state
+                        .routes
+                        .insert(id, Route { line, alive, node, incarnation, call, zid, unanswered: Arc::default() });
                 }
                 _ => return,
             }
@@ -447,6 +473,12 @@ impl Lines {
             return None;
         }
         answer(reply.await.ok()?)
+    }
+
+    /// The key that answers the calls of a way.
+    #[cfg(test)]
+    pub(super) fn call_key(&self, route: RouteId) -> Option<String> {
+        lock(&self.state).routes.get(&route).map(|route| route.call.clone())
     }
 
     /// Whom a way leads to, if they are linked.

@@ -6,7 +6,8 @@
 //!
 //! Keys: `littoral/<fabric>/<tenant>/<site>/<node>/call/<line>` answers calls, and the liveliness token
 //! `littoral/<fabric>/<tenant>/<site>/<node>/alive/<incarnation>/<line>` tells who is present, where `line` is the number
-//! of the node's session; a session that declares itself anew has another number (see `keys`). `config` holds every Zenoh setting and why it is so,
+//! of the node's session; a session that declares itself anew has another number (see `keys`).
+//! `config` holds every Zenoh setting and why it is so,
 //! `keys` the keys, `lines` the sessions, `wire` how bytes get in and out. Calls of functions between neighbours go beside Zenoh,
 //! by `direct`.
 

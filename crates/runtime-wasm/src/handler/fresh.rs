@@ -58,9 +58,9 @@ impl Fresh {
         let (guest, answer) = self.start(request, reserved, &failed)?;
         let answering =
             Answering { guest: Some(guest), answer, response: None, collected: Collected::default(), failed };
-        let answered = answering.await;
+        let answered = answering.await?;
         self.0.another();
-        answered
+        Ok(answered)
     }
 
     /// Prepares the guest; it runs when it is polled.

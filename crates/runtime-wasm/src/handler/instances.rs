@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
-use wasmtime::Store;
+use tokio::time::{Instant, timeout_at};
+use wasmtime::{PoolConcurrencyLimitError, Store};
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 
 use super::HandlerSettings;
-use crate::engine::{Concurrency, Place, Wasm};
-use crate::fabric::Invocation;
+use crate::engine::{Concurrency, Place, Waits, Wasm};
 use crate::fabric::bindings::typed::{Typed, TypedPre};
+use crate::fabric::{CALL_DEPTH_MAX, Invocation};
 use crate::fault::Fault;
 use crate::host::{Host, within};
 use crate::meter::Meter;
@@ -155,16 +155,27 @@ impl<L: Linked> Instances<L> {
 
     /// What calls an instance, which is made first unless it was ready.
     pub(super) async fn guest(&self, store: &mut Store<Host>, made: Option<L::Guest>) -> wasmtime::Result<L::Guest> {
-        match made {
-            Some(guest) => Ok(guest),
-            None => self.0.linked.instantiate(store).await,
+        if let Some(guest) = made {
+            return Ok(guest);
+        }
+        match self.0.linked.instantiate(store).await {
+            // Those that only wait go first.
+            Err(error) if error.is::<PoolConcurrencyLimitError>() && self.0.wasm.let_waiting_go() => {
+                self.0.linked.instantiate(store).await
+            }
+            made => made,
         }
     }
 
-    /// A call was answered on this thread: another one may follow.
+    /// A call was answered on this thread, and the guest did not fail: another one may follow.
     pub(super) fn another(&self) {
-        let Some(place) = self.0.of_threads.get(this_thread()) else { return };
-        let spare = place.get_or_init(|| Arc::new(Spare::new()));
+        let Some(of_thread) = self.0.of_threads.get(this_thread()) else { return };
+        let spare = of_thread.get_or_init(|| {
+            let spare = Arc::new(Spare::new());
+            let waits: Weak<dyn Waits> = Arc::<Spare<L::Guest>>::downgrade(&spare) as _;
+            self.0.wasm.keeps(waits);
+            spare
+        });
         if spare.is_kept.load(Ordering::Acquire) {
             spare.wanted.notify_one();
         } else if spare.is_called_again() && !spare.is_kept.swap(true, Ordering::AcqRel) {
@@ -177,6 +188,13 @@ impl<G> Instance<G> {
     /// Its parts: the store, and what calls it if it was ready.
     pub(super) fn into_parts(self) -> (Store<Host>, Option<G>) {
         (self.store, self.guest)
+    }
+}
+
+impl<G: Send> Waits for Spare<G> {
+    fn let_go(&self) -> bool {
+        let ready = self.take();
+        ready.is_some()
     }
 }
 
@@ -226,12 +244,14 @@ impl<L: Linked> Making<L> {
 
     /// An instance that waits, if there is room. Whatever fails here fails again in the call that makes its own, which tells.
     async fn ready(&self) -> Option<Ready<L::Guest>> {
-        let place = self.wasm.place()?;
         let meter = Meter::new(Some(&self.settings.usage));
         let limit = self.settings.limits.timeout;
         turns::first(meter.function(), std::time::Instant::now() + limit).await;
+        let place = self.wasm.place()?;
         let _ticking = self.wasm.tick();
         let mut store = meter.charge(|| self.store(&meter, limit)).ok()?;
+        // Without a call there is nobody on whose behalf it could call others; two that do so when they begin would never end.
+        store.data_mut().present.begin(Invocation { depth: CALL_DEPTH_MAX, ..Invocation::default() });
         let deadline = Host::begin(&mut store);
         let guest = meter.over(within(deadline, self.linked.instantiate(&mut store))).await.ok()?;
         store.data().rest();
@@ -239,20 +259,39 @@ impl<L: Linked> Making<L> {
     }
 }
 
-/// Makes instances for a thread, one after the other, until none was wanted for a while.
+impl<L: Linked> Drop for Making<L> {
+    fn drop(&mut self) {
+        // What waits goes with its function.
+        self.of_threads.iter().filter_map(OnceLock::get).for_each(|spare| spare.wanted.notify_one());
+    }
+}
+
+/// Somebody makes instances for a thread; nothing waits there any more when that ends.
+struct Kept<G>(Arc<Spare<G>>);
+
+impl<G> Drop for Kept<G> {
+    fn drop(&mut self) {
+        self.0.put(None);
+        self.0.is_kept.store(false, Ordering::Release);
+    }
+}
+
+/// Makes instances for a thread, one after the other, until one could not be made or was not wanted for a while.
 async fn keep<L: Linked>(making: Weak<Making<L>>, spare: Arc<Spare<L::Guest>>) {
+    let Kept(spare) = &Kept(spare);
+    let mut until = Instant::now();
     loop {
         // Several calls may have ended since, of which one had what was ready.
         if !spare.is_ready() {
-            let Some(making) = making.upgrade() else { break };
-            spare.put(making.ready().await);
+            let Some(making) = making.upgrade() else { return };
+            let Some(ready) = making.ready().await else { return };
+            spare.put(Some(ready));
+            until = Instant::now() + READY_MAX;
         }
-        if timeout(READY_MAX, spare.wanted.notified()).await.is_err() {
-            break;
+        if timeout_at(until, spare.wanted.notified()).await.is_err() || making.strong_count() == 0 {
+            return;
         }
     }
-    spare.put(None);
-    spare.is_kept.store(false, Ordering::Release);
 }
 
 #[cfg(test)]
@@ -322,8 +361,10 @@ mod tests {
         let (wasm, usage) = (wasm(16), Arc::default());
         let instances = instances(&wasm, &usage);
         assert_eq!(call(&instances).await, (0, false));
-        tokio::task::yield_now().await;
-        assert_eq!(call(&instances).await, (1, false), "none is made for who may be alone");
+        let is_kept = || instances.0.of_threads[this_thread()].get().unwrap().is_kept.load(Ordering::Acquire);
+        assert!(!is_kept(), "none is made for who may be alone");
+        assert_eq!(call(&instances).await, (1, false));
+        assert!(is_kept());
         for number in 2..6 {
             until_ready(&instances).await;
             assert_eq!(call(&instances).await, (number, true));
@@ -354,8 +395,8 @@ mod tests {
                 break (reserved, before);
             }
         };
-        assert_eq!(usage.now().memory_byte_us, before);
         let begun = instances.begin(reserved, Invocation::default()).unwrap();
+        assert_eq!(usage.now().memory_byte_us, before, "so long it had waited, and not for its function");
         tokio::time::sleep(Duration::from_millis(20)).await;
         drop(begun);
         let used = usage.now().memory_byte_us - before;
@@ -380,8 +421,31 @@ mod tests {
         call(&other).await;
         until_ready(&other).await;
         // What is deleted leaves nothing behind.
+        assert!(wasm.place().is_none());
         drop(other);
-        tokio::time::sleep(READY_MAX * 2).await;
-        assert!(wasm.place().is_some());
+        while wasm.place().is_none() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_waits_keeps_nobody_out() {
+        let (wasm, usage) = (wasm(8), Arc::default());
+        let (one, other) = (instances(&wasm, &usage), instances(&wasm, &usage));
+        call(&one).await;
+        until_ready(&one).await;
+        // The pool has room for sixteen memories, two for each instance.
+        let mut stores = Vec::new();
+        for _ in 0..16 {
+            let begun = other.begin(Reserved { meter: Meter::new(None), ready: None }, Invocation::default());
+            let (mut store, made) = begun.unwrap().into_parts();
+            other.guest(&mut store, made).await.unwrap();
+            stores.push(store);
+        }
+        assert!(one.reserve().ready.is_none(), "it has made room");
+        let begun = other.begin(other.reserve(), Invocation::default());
+        let (mut store, made) = begun.unwrap().into_parts();
+        let refused = other.guest(&mut store, made).await.unwrap_err();
+        assert!(refused.is::<PoolConcurrencyLimitError>(), "{refused}");
     }
 }

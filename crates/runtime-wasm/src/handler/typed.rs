@@ -37,9 +37,9 @@ impl Typed {
         let meter = reserved.meter.clone();
         let instance = meter.charge(|| self.0.begin(reserved, invocation))?;
         let _ticking = self.0.wasm().tick();
-        let answered = meter.over(self.handle(instance, &payload)).await;
+        let answered = meter.over(self.handle(instance, &payload)).await?;
         self.0.another();
-        answered
+        Ok(answered)
     }
 
     async fn handle(&self, instance: Instance<Guest>, payload: &Payload) -> Result<Response<Body>, Fault> {
