@@ -12,7 +12,8 @@ use littoral_model::manifest::{Objectives, Partitioning};
 use littoral_model::situation::Situation;
 use littoral_plan::coordinate::estimate_us;
 use littoral_plan::{
-    Ack, AppSpec, Constraints, Fabric, FlowSpec, FunctionSpec, Interface, NodeView, Sink, StreamSpec, compile,
+    Ack, AppSpec, Constraints, Fabric, FlowSpec, FunctionSpec, Interface, NodeView, SAME_PERMILLE, Sink, StreamSpec,
+    compile,
 };
 
 use crate::results::{Results, Series, load, quantile};
@@ -132,6 +133,7 @@ fn case(random: &mut Random, nodes: usize) -> anyhow::Result<Case> {
         placement: Constraints::any(),
         execution_us: Some(100 + random.below(20_000)),
         partitioning: Partitioning::Any,
+        output_permille: SAME_PERMILLE,
     };
     let functions = names.iter().map(|name| (name.clone(), function(name, random))).collect();
     let stream = |tier| StreamSpec {

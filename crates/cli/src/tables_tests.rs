@@ -44,6 +44,7 @@ fn flow() -> FlowStatus {
             rows_in: 100,
             bytes_in: 12_000,
             rows_on: 1,
+            bytes_on: 300,
             rows_out: 98,
             rows_rejected: 2,
             first_commit_us: None,

@@ -15,7 +15,8 @@ use littoral_model::manifest::{self, Objectives, Partitioning};
 use littoral_model::situation::{FailureDomain, PowerSource};
 use littoral_model::work::{Assignment, KeeperCommand};
 use littoral_plan::{
-    AppSpec, Constraints, Fabric, FunctionSpec, Interface, PlacedWork, Placement, Refusal, StreamSpec, compile,
+    AppSpec, Constraints, Fabric, FunctionSpec, Interface, PlacedWork, Placement, Refusal, SAME_PERMILLE, StreamSpec,
+    compile,
 };
 use serde_json::Value;
 
@@ -446,6 +447,7 @@ fn place(scenario: &Scenario, digests: &[NodeDigest], function: bool) -> Result<
             placement: Constraints::from(&function.placement),
             execution_us: None,
             partitioning: Partitioning::Any,
+            output_permille: SAME_PERMILLE,
         };
         (name.clone(), spec)
     });

@@ -321,6 +321,7 @@ impl Running {
     async fn commit(&self, step: Step, (output, outputs): (ChainOutput, Vec<PortBatch>)) -> Result<(), Ended> {
         let step = Step {
             rows_out: outputs.iter().map(|rows| (rows.port.clone(), u64::from(rows.rows))).collect(),
+            bytes_out: outputs.iter().map(|rows| (rows.port.clone(), rows.arrow.len() as u64)).collect(),
             rejected: output.rejected.len() as u64,
             functions: output.functions,
             ..step

@@ -39,6 +39,7 @@ struct Inner {
     runs_since: Option<Instant>,
     rows_in: u64,
     rows_out: BTreeMap<String, u64>,
+    bytes_out: BTreeMap<String, u64>,
     rejected: u64,
     bytes_in: u64,
     process: Latency,
@@ -141,6 +142,9 @@ pub struct Snapshot {
     pub rows_in: u64,
     /// Rows put out, by port.
     pub rows_out: BTreeMap<String, u64>,
+    /// Encoded bytes put out, by port. It is not among what is encoded, for others read that without it.
+    #[serde(skip)]
+    pub bytes_out: BTreeMap<String, u64>,
     /// Rows rejected.
     pub rejected: u64,
     /// Encoded bytes consumed.
@@ -194,6 +198,8 @@ pub struct Step {
     pub bytes_in: u64,
     /// Rows put out, by port.
     pub rows_out: Vec<(String, u64)>,
+    /// Encoded bytes put out, by port.
+    pub bytes_out: Vec<(String, u64)>,
     /// Rows rejected.
     pub rejected: u64,
     /// Time in the guests.
@@ -283,12 +289,8 @@ impl Stats {
         inner.rows_in += step.rows_in;
         inner.bytes_in += step.bytes_in;
         inner.rejected += step.rejected;
-        for (port, rows) in &step.rows_out {
-            match inner.rows_out.get_mut(port) {
-                Some(sum) => *sum += rows,
-                None => drop(inner.rows_out.insert(port.clone(), *rows)),
-            }
-        }
+        add(&mut inner.rows_out, &step.rows_out);
+        add(&mut inner.bytes_out, &step.bytes_out);
         if let Some(process) = step.process {
             inner.process.record(process, step.rows_in);
             inner.recent.window().process.record(process, step.rows_in);
@@ -342,6 +344,7 @@ impl Stats {
         Snapshot {
             rows_in: inner.rows_in,
             rows_out: inner.rows_out.clone(),
+            bytes_out: inner.bytes_out.clone(),
             rejected: inner.rejected,
             bytes_in: inner.bytes_in,
             process: inner.process.quantiles(),
@@ -356,6 +359,16 @@ impl Stats {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Adds to sums by port.
+fn add(sums: &mut BTreeMap<String, u64>, more: &[(String, u64)]) {
+    for (port, amount) in more {
+        match sums.get_mut(port) {
+            Some(sum) => *sum += amount,
+            None => drop(sums.insert(port.clone(), *amount)),
+        }
     }
 }
 

@@ -12,14 +12,13 @@ use littoral_mesh::identity::{Root, unix_now};
 use littoral_mesh::{Members, Mesh, Method, Priority};
 use littoral_model::digest::NodeDigest;
 use littoral_model::entry::ProducerSequence;
-use littoral_model::id::{AppId, AppName, FunctionName, NodeId, StreamName, TenantId};
+use littoral_model::id::{AppId, AppName, FlowName, FunctionName, NodeId, StreamName, TenantId};
 use littoral_model::invocation::{InvocationName, Record, StateKind};
 use littoral_model::manifest::{Function, Manifest};
 use littoral_model::topic::TopicPattern;
-use littoral_model::unit::Bandwidth;
 use littoral_model::work::Assignment;
 use littoral_plan::sample::sample;
-use littoral_plan::{AppSpec, Fabric, traffic};
+use littoral_plan::{AppSpec, Fabric, SAME_PERMILLE, rate_behind_bps, traffic};
 use littoral_sql::Program;
 use tokio_util::sync::CancellationToken;
 
@@ -163,8 +162,15 @@ impl NodeOperations {
             for (node, bytes) in needs_of(other) {
                 fabric.nodes.entry(node).and_modify(|view| view.memory_promised_bytes += bytes);
             }
-            let rate_bps = |flow: &_| other.manifest.streams.get(&other.manifest.flows.get(flow)?.source)?.rate;
-            fabric.promised.extend(traffic(&other.placement, |flow| rate_bps(flow).map(Bandwidth::as_bits_per_second)));
+            let manifest = &other.manifest;
+            let rate_bps = |flow: &FlowName, stage: Option<&FunctionName>| {
+                let flow = manifest.flows.get(flow)?;
+                let rate = manifest.streams.get(&flow.source)?.rate?;
+                let output_permille =
+                    |name: &_| manifest.queries.get(name).map_or(SAME_PERMILLE, |query| query.output_permille);
+                Some(rate_behind_bps(rate.as_bits_per_second(), &flow.stages, stage, output_permille))
+            };
+            fabric.promised.extend(traffic(&other.placement, rate_bps));
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a node tells another one of the work it holds, and the gathering of that from all live nodes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use littoral_model::work::{Assignment, WorkId};
 use littoral_runtime::latency::Quantiles;
 use littoral_store::consensus;
 use littoral_store::replica::Works;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::functions::{ChosenVariant, Functions, Standing};
@@ -67,6 +69,17 @@ pub(crate) struct Report {
     /// The stages that take rows here; sent beside the report, too.
     #[serde(skip)]
     pub(crate) runs: Vec<Run>,
+    /// What works put out; sent beside the report, too.
+    #[serde(skip)]
+    pub(crate) sent: Vec<Sent>,
+}
+
+/// How much a work has put out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sent {
+    pub(crate) work: WorkId,
+    /// Encoded bytes, by port.
+    pub(crate) bytes: BTreeMap<String, u64>,
 }
 
 /// A site's keeper group as a node of it knows it.
@@ -99,10 +112,12 @@ pub(crate) struct Scale {
 }
 
 /// Asks for a report: the highest form that the asker reads. A node that sends nothing in its place reads the report alone; from form 2
-/// on, [`Scale`]s follow it, from form 4 on the keeper group, the variants and the stages that take rows.
+/// on, [`Scale`]s follow it, from form 4 on the keeper group, the variants and the stages that take rows, from form 5 on what was sent.
 type Asked = u8;
 /// The form that this program reads.
-const FORM: Asked = 4;
+const FORM: Asked = 5;
+/// The form without what was sent.
+const FORM_OF_RUNS: Asked = 4;
 /// The form without the keeper group; nodes of the form between them are told it, and ask for it then.
 const FORM_OF_SCALES: Asked = 2;
 
@@ -124,6 +139,10 @@ impl Reporter {
             let owned = self.groups.assignment(&standing.work).filter(|held| held.owner == *self.mesh.node());
             let Some(owned) = owned else { continue };
             let stats = snapshots.remove(&standing.work).map(|(_, stats)| stats);
+            let bytes = stats.as_ref().map(|stats| stats.bytes_out.clone()).unwrap_or_default();
+            if !bytes.is_empty() {
+                report.sent.push(Sent { work: standing.work.clone(), bytes });
+            }
             report.works.push(OwnedWork {
                 work: standing.work,
                 epoch: owned.epoch,
@@ -180,21 +199,41 @@ impl Reporter {
     }
 
     async fn ask(&self, node: &NodeId) -> Result<Report, CallError> {
-        let (mesh, method, priority, limit) = (&self.mesh, Method::Admin, Priority::Control, REPORT_DEADLINE);
-        match ask(mesh, node, method, priority, limit, &FORM).await {
-            Ok((report, scales, group, variants, runs)) => Ok(Report { scales, group, variants, runs, ..report }),
-            // One that knows forms up to the second, or none.
-            Err(CallError::Failed(_) | CallError::Refused { .. }) => {
-                match ask(mesh, node, method, priority, limit, &FORM_OF_SCALES).await {
-                    Ok((report, scales)) => Ok(Report { scales, ..report }),
-                    Err(CallError::Failed(_) | CallError::Refused { .. }) => {
-                        ask(mesh, node, method, priority, limit, &()).await
-                    }
-                    Err(error) => Err(error),
-                }
-            }
-            Err(error) => Err(error),
+        // None where it knows no such form.
+        let known = |answered: Result<Report, CallError>| match answered {
+            Err(CallError::Failed(_) | CallError::Refused { .. }) => None,
+            answered => Some(answered),
+        };
+        let newest = self.ask_in(node, &FORM).await.map(|(report, scales, group, variants, runs, sent)| Report {
+            scales,
+            group,
+            variants,
+            runs,
+            sent,
+            ..report
+        });
+        if let Some(answered) = known(newest) {
+            return answered;
         }
+        let of_runs = self.ask_in(node, &FORM_OF_RUNS).await.map(|(report, scales, group, variants, runs)| Report {
+            scales,
+            group,
+            variants,
+            runs,
+            ..report
+        });
+        if let Some(answered) = known(of_runs) {
+            return answered;
+        }
+        let of_scales = self.ask_in(node, &FORM_OF_SCALES).await;
+        match known(of_scales.map(|(report, scales)| Report { scales, ..report })) {
+            Some(answered) => answered,
+            None => self.ask_in(node, &()).await,
+        }
+    }
+
+    async fn ask_in<T: DeserializeOwned>(&self, node: &NodeId, form: &impl Serialize) -> Result<T, CallError> {
+        ask(&self.mesh, node, Method::Admin, Priority::Control, REPORT_DEADLINE, form).await
     }
 
     /// Answers another node's [`Method::Admin`].
@@ -208,16 +247,20 @@ fn in_form(payload: &Bytes, report: Report) -> Result<Bytes, String> {
     let encoded = match wire::decode::<()>(payload) {
         Ok(()) => wire::encode(&report),
         Err(_) => match wire::decode::<Asked>(payload).map_err(|error| error.to_string())? {
-            ..FORM => wire::encode(&(&report, &report.scales)),
-            _ => wire::encode(&(&report, &report.scales, &report.group, &report.variants, &report.runs)),
+            ..FORM_OF_RUNS => wire::encode(&(&report, &report.scales)),
+            FORM_OF_RUNS => wire::encode(&(&report, &report.scales, &report.group, &report.variants, &report.runs)),
+            FORM.. => {
+                let Report { scales, group, variants, runs, sent, .. } = &report;
+                wire::encode(&(&report, scales, group, variants, runs, sent))
+            }
         },
     };
     encoded.map_err(|error| error.to_string())
 }
 
 /// The newest assignment of each work that is in any of the reports.
-pub(crate) fn assignments(reports: &[(NodeId, Report)]) -> std::collections::BTreeMap<WorkId, Assignment> {
-    let mut newest: std::collections::BTreeMap<WorkId, Assignment> = std::collections::BTreeMap::new();
+pub(crate) fn assignments(reports: &[(NodeId, Report)]) -> BTreeMap<WorkId, Assignment> {
+    let mut newest: BTreeMap<WorkId, Assignment> = BTreeMap::new();
     for assignment in reports.iter().flat_map(|(_, report)| &report.assignments) {
         match newest.get(&assignment.work) {
             Some(known) if known.epoch > assignment.epoch => {}
@@ -271,17 +314,23 @@ mod tests {
         let change = Change { generation: 1, from: 2, to: 3 };
         let changes = Changes { rescaled: Some(Rescaled { change, pause_us: None }), settled: Some(3) };
         let artifacts = vec!["ab".to_owned()];
+        let sent = vec![Sent { work: work.clone(), bytes: [("main".to_owned(), 9)].into() }];
         let runs = vec![Run { work, epoch: Epoch(2), artifacts, pause_us: Some(9_000), changes }];
-        let report = Report { scales: vec![scale], group, variants: vec![variant], runs, ..Report::default() };
+        let report = Report { scales: vec![scale], group, variants: vec![variant], runs, sent, ..Report::default() };
         let old = in_form(&wire::encode(&()).unwrap(), report.clone()).unwrap();
         assert_eq!(wire::decode::<Report>(&old).unwrap().scales, []);
         let newer = in_form(&wire::encode(&FORM_OF_SCALES).unwrap(), report.clone()).unwrap();
         let (_, scales): (Report, Vec<Scale>) = wire::decode(&newer).unwrap();
         assert_eq!(scales, report.scales);
+        type OfRuns = (Report, Vec<Scale>, Option<Group>, Vec<ServedVariant>, Vec<Run>);
+        let of_runs = in_form(&wire::encode(&FORM_OF_RUNS).unwrap(), report.clone()).unwrap();
+        let (_, scales, group, variants, runs): OfRuns = wire::decode(&of_runs).unwrap();
+        let expected = (report.scales.clone(), report.group.clone(), report.variants.clone(), report.runs.clone());
+        assert_eq!((&scales, &group, &variants, &runs), (&expected.0, &expected.1, &expected.2, &expected.3));
+        type Newest = (Report, Vec<Scale>, Option<Group>, Vec<ServedVariant>, Vec<Run>, Vec<Sent>);
         let newest = in_form(&wire::encode(&FORM).unwrap(), report.clone()).unwrap();
-        type Newest = (Report, Vec<Scale>, Option<Group>, Vec<ServedVariant>, Vec<Run>);
-        let (_, scales, group, variants, runs): Newest = wire::decode(&newest).unwrap();
-        assert_eq!((scales, group, variants, runs), (report.scales, report.group, report.variants, report.runs));
+        let (_, scales, group, variants, runs, sent): Newest = wire::decode(&newest).unwrap();
+        assert_eq!(((scales, group, variants, runs), sent), (expected, report.sent));
         // Such a node takes what it does not know for malformed, and is asked again.
         assert!(wire::decode::<()>(&wire::encode(&FORM).unwrap()).is_err());
     }

@@ -10,7 +10,7 @@ use littoral_model::unit::Bandwidth;
 use littoral_plan::profile::RECORDS_FEW;
 use littoral_plan::{
     Ack, AppSpec, ConnectorSpec, Constraints, Direction, FlowSpec, FunctionSpec, Interface, PartitionsBefore,
-    QueueSpec, Role, Sink, StreamSpec,
+    QueueSpec, Role, SAME_PERMILLE, Sink, StreamSpec,
 };
 
 use crate::intent::App;
@@ -45,6 +45,7 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
             execution_us: None,
             // A component keeps a state for each partition, and knows that.
             partitioning: Partitioning::Any,
+            output_permille: SAME_PERMILLE,
         };
         (name.clone(), spec)
     });
@@ -59,6 +60,7 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
             placement: query_placement(manifest, query).unwrap_or_else(|_| Constraints::from(&query.placement)),
             execution_us: None,
             partitioning: query.partitioning,
+            output_permille: query.output_permille,
         };
         (name.clone(), spec)
     });

@@ -45,6 +45,12 @@ impl Picture {
                 }
             }
         }
+        for (node, sent) in reports.iter().flat_map(|(node, report)| report.sent.iter().map(move |sent| (node, sent))) {
+            let work = owned.get_mut(&sent.work).filter(|(owner, _)| owner == node);
+            if let Some(stats) = work.and_then(|(_, work)| work.stats.as_mut()) {
+                stats.bytes_out.clone_from(&sent.bytes);
+            }
+        }
         Self { apps, assignments, owned, reports }
     }
 
@@ -232,6 +238,8 @@ impl Picture {
     fn stage(&self, placed: &PlacedWork) -> StageStatus {
         let assignment = self.assignments.get(&placed.work);
         let stats = self.owned.get(&placed.work).and_then(|(_, work)| work.stats.clone()).unwrap_or_default();
+        let on =
+            |by_port: &BTreeMap<String, u64>| by_port.iter().filter(|(port, _)| is_main(port)).map(|(_, of)| of).sum();
         let functions = match &placed.role {
             Role::Stage { functions, .. } => functions.iter().map(|stage| stage.function.to_string()).collect(),
             Role::StreamPartition { .. } | Role::Queue { .. } | Role::Source { .. } | Role::Sink { .. } => Vec::new(),
@@ -247,7 +255,8 @@ impl Picture {
             rows_in: stats.rows_in,
             bytes_in: stats.bytes_in,
             rows_out: stats.rows_out.values().sum(),
-            rows_on: stats.rows_out.iter().filter(|(port, _)| is_main(port)).map(|(_, rows)| rows).sum(),
+            rows_on: on(&stats.rows_out),
+            bytes_on: on(&stats.bytes_out),
             rows_rejected: stats.rejected,
             first_commit_us: stats.first_us,
             last_commit_us: stats.last_us,

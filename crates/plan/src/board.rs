@@ -13,7 +13,7 @@ use crate::links::{Basis, End, LinkEstimate, Links};
 use crate::objective::Terms;
 use crate::refusal::{NearestMiss, Unplaceable};
 use crate::spec::{Ack, Constraints};
-use crate::traffic::{LinkKey, Promised};
+use crate::traffic::{LinkKey, Promised, Share};
 
 /// What a commit takes at the 95th percentile, in microseconds: an fdatasync of a slow day, shared by a group.
 const COMMIT_US: u64 = 2_000;
@@ -160,23 +160,30 @@ impl<'a> Board<'a> {
     /// What a hop costs a record at the 95th percentile. Readers poll and the poll waits at the owner; a record that
     /// comes just after an answer has left waits until that answer is there and the next poll is back, and then
     /// travels itself: one and a half round trips.
-    pub(crate) fn hop_us(&self, from: usize, to: usize) -> u64 {
+    pub(crate) fn hop_us(&self, from: usize, to: usize, share: Share) -> u64 {
         let link = self.link(from, to);
         if link.basis == Basis::SameNode {
             return 0;
         }
-        let transfer_us = (RECORD_BYTES * 8 * 1_000_000).checked_div(link.bandwidth_bps).unwrap_or_default();
+        let transfer_us = (share.of(RECORD_BYTES * 8 * 1_000_000)).checked_div(link.bandwidth_bps).unwrap_or_default();
         (link.rtt_us.saturating_mul(3) / 2).saturating_add(transfer_us)
     }
 
     /// What a hop costs, with what counts besides time.
     pub(crate) fn hop(&self, from: usize, to: usize) -> Terms {
+        self.hop_of(from, to, Share::ALL)
+    }
+
+    /// The same of a record of which only so much is left.
+    pub(crate) fn hop_of(&self, from: usize, to: usize, share: Share) -> Terms {
         let (site, region) = self
             .places
             .get(from)
             .zip(self.places.get(to))
             .map_or((false, false), |(from, to)| (from.0 == to.0, from.1 == to.1));
-        Terms::latency(self.hop_us(from, to)).and(Terms::link(from == to, site, region))
+        let mut link = Terms::link(from == to, site, region);
+        link.locality_us = share.of(link.locality_us);
+        Terms::latency(self.hop_us(from, to, share)).and(link)
     }
 
     /// What it costs besides time to use a core of a node for so long per record.

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use littoral_model::manifest::{Objectives, Scope};
 
 use crate::objective::Terms;
+use crate::traffic::Share;
 use table::{Passage, Table, passages, thin};
 
 mod table;
@@ -36,6 +37,8 @@ pub(crate) struct Layer {
     pub(crate) memory_bytes: u64,
     /// Whether it is there already.
     pub(crate) stays: bool,
+    /// How much of the bytes of the source it sends on.
+    pub(crate) share: Share,
 }
 
 /// One node for one layer.
@@ -75,8 +78,8 @@ pub(crate) struct Pair {
 
 /// What a chain has to regard.
 pub(crate) struct Rules<'a> {
-    /// What a hop costs; none if its link has too little left.
-    pub(crate) hop: &'a dyn Fn(usize, usize) -> Option<Terms>,
+    /// What a hop costs what is left of a record; none if its link has too little left.
+    pub(crate) hop: &'a dyn Fn(usize, usize, Share) -> Option<Terms>,
     /// The memory that a node has left.
     pub(crate) free_bytes: &'a dyn Fn(usize) -> u64,
     /// Whether two nodes are together.
@@ -258,11 +261,11 @@ fn mend(layers: &[Layer], way: &Way, rules: &Rules<'_>, pair: Pair) -> Vec<Forbi
 }
 
 /// What it costs to go on from one choice to another; none if that is not allowed.
-fn transition(from: &Choice, to: &Choice, join: Join, rules: &Rules<'_>) -> Option<Terms> {
+fn transition((from, share): (&Choice, Share), to: &Choice, join: Join, rules: &Rules<'_>) -> Option<Terms> {
     match join {
         _ if is_fused(from, to, join) => Some(Terms::latency(to.execute_us).and(to.terms)),
         Join::Beside if from.spot != to.spot => None,
-        _ => Some((rules.hop)(from.spot, to.spot)?.and(own(to))),
+        _ => Some((rules.hop)(from.spot, to.spot, share)?.and(own(to))),
     }
 }
 

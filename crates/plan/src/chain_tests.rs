@@ -13,7 +13,8 @@ fn cases() -> impl Strategy<Value = Case> {
     let choice = (0u64..50, 0u64..20, 0u64..3, 0u64..30);
     let join = prop_oneof![Just(Join::Separate), Just(Join::MayFuse), Just(Join::MayFuse), Just(Join::Beside)];
     let options = proptest::collection::btree_map(0..SPOTS, choice, 1..=SPOTS);
-    let layer = (options, join, 0u64..40).prop_map(|(options, join, memory_bytes)| Layer {
+    let share = prop::sample::select(vec![200, 1_000, 2_000]).prop_map(|permille| Share::ALL.behind(permille));
+    let layer = (options, join, 0u64..40, share).prop_map(|(options, join, memory_bytes, share)| Layer {
         options: options
             .into_iter()
             .map(|(spot, (enter_us, execute_us, load, carbon_us))| {
@@ -24,6 +25,7 @@ fn cases() -> impl Strategy<Value = Case> {
         join,
         memory_bytes,
         stays: false,
+        share,
     });
     let layers = proptest::collection::vec(layer, 1..=4);
     let hops = proptest::collection::vec(0u64..40, SPOTS * SPOTS);
@@ -37,29 +39,30 @@ fn cases() -> impl Strategy<Value = Case> {
     (layers, hops, free, pairs)
 }
 
-fn extend(from: &Choice, way: &Way, to: &Choice, join: Join, rules: &Rules<'_>) -> Option<Way> {
-    let terms = way.terms.and(transition(from, to, join, rules)?);
+fn extend((from, share): (&Choice, Share), way: &Way, to: &Choice, join: Join, rules: &Rules<'_>) -> Option<Way> {
+    let terms = way.terms.and(transition((from, share), to, join, rules)?);
     let load = way.load.saturating_add(if is_fused(from, to, join) { 0 } else { to.load });
     let spots = way.spots.iter().chain([&to.spot]).copied().collect();
     Some(Way { score: terms.score(rules.objectives), load, spots, terms })
 }
 
 fn every_way(layers: &[Layer], rules: &Rules<'_>) -> Vec<Way> {
-    let mut ways: Vec<(Option<Choice>, Way)> = vec![(None, Way::default())];
+    let mut ways: Vec<(Option<(Choice, Share)>, Way)> = vec![(None, Way::default())];
     for layer in layers {
-        ways = ways
-            .iter()
-            .flat_map(|(from, way)| {
-                layer.options.iter().filter_map(move |to| match from {
-                    None => {
-                        let terms = own(to);
-                        let score = terms.score(rules.objectives);
-                        Some((Some(*to), Way { score, load: to.load, spots: vec![to.spot], terms }))
-                    }
-                    Some(from) => extend(from, way, to, layer.join, rules).map(|way| (Some(*to), way)),
+        ways =
+            ways.iter()
+                .flat_map(|(from, way)| {
+                    layer.options.iter().filter_map(move |to| match from {
+                        None => {
+                            let terms = own(to);
+                            let score = terms.score(rules.objectives);
+                            Some((Some((*to, layer.share)), Way { score, load: to.load, spots: vec![to.spot], terms }))
+                        }
+                        Some((from, share)) => extend((from, *share), way, to, layer.join, rules)
+                            .map(|way| (Some((*to, layer.share)), way)),
+                    })
                 })
-            })
-            .collect();
+                .collect();
     }
     ways.into_iter().map(|(_, way)| way).collect()
 }
@@ -69,7 +72,9 @@ proptest! {
 
     #[test]
     fn the_optimum_is_that_of_brute_force((layers, hops, free, pairs) in cases(), carbon in 0u32..3) {
-        let hop = |a: usize, b: usize| Some(Terms::latency(if a == b { 0 } else { hops[a * SPOTS + b] }));
+        let hop = |a: usize, b: usize, share: Share| {
+            Some(Terms::latency(if a == b { 0 } else { share.of(hops[a * SPOTS + b]) }))
+        };
         let free_bytes = |spot: usize| free[spot];
         // Two sites of two nodes each.
         let together = |scope, a: usize, b: usize| if scope == Scope::Node { a == b } else { a / 2 == b / 2 };
@@ -96,7 +101,9 @@ proptest! {
 
     #[test]
     fn where_a_way_within_the_limit_fits_one_is_found((layers, hops, free, pairs) in cases(), limit_us in 0u64..250) {
-        let hop = |a: usize, b: usize| Some(Terms::latency(if a == b { 0 } else { hops[a * SPOTS + b] }));
+        let hop = |a: usize, b: usize, share: Share| {
+            Some(Terms::latency(if a == b { 0 } else { share.of(hops[a * SPOTS + b]) }))
+        };
         let free_bytes = |spot: usize| free[spot];
         let together = |scope, a: usize, b: usize| if scope == Scope::Node { a == b } else { a / 2 == b / 2 };
         let objectives = Objectives { latency: 0, carbon: 2, ..Objectives::default() };

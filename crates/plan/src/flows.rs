@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use littoral_model::entry::{PORT_CHANGES, PORT_DEAD_LETTER, PORT_MAIN, handover_port, partition_port};
-use littoral_model::id::{FlowName, FunctionName, NodeId, StreamName};
+use littoral_model::id::{FlowName, FunctionName, NodeId, StreamName, Tier};
 use littoral_model::manifest::Partitioning;
 use littoral_model::unit::Bandwidth;
 use littoral_model::work::{WorkId, WorkKind};
@@ -18,8 +18,12 @@ use crate::objective::REFERENCE_EXECUTION_US;
 use crate::placement::{FlowPrediction, Hop, PlacedWork, Rescaling, Role, Source, StageFunction, Step};
 use crate::reason::{Milliseconds, Reason};
 use crate::refusal::{NearestMiss, Unplaceable};
-use crate::spec::{Constraints, FlowSpec, FunctionSpec, Sink};
+use crate::spec::{Constraints, FlowSpec, FunctionSpec, SAME_PERMILLE, Sink};
 use crate::streams::{STORE_US, ask as ask_stream, is_free};
+use crate::traffic::Share;
+
+/// The most bytes that are left, for a thousand, where most is left out.
+const MOSTLY_LEFT_OUT_PERMILLE: u32 = 500;
 
 /// The functions of a flow, in order; a sink that is a function runs as the last stage.
 pub(crate) fn chain_functions(flow: &FlowSpec) -> Vec<&FunctionName> {
@@ -71,10 +75,11 @@ impl<'a> Planner<'a> {
             let rate_bps = self.spec.rate_bps(name);
             // What runs already goes on as it can.
             let asked_bps = rate_bps.filter(|_| layers.iter().skip(1).all(|layer| !layer.stays));
-            let carries =
-                |a: usize, b: usize| asked_bps.is_none_or(|bps| board.spare_bps(a, b).is_none_or(|spare| spare >= bps));
+            let carries = |a: usize, b: usize, share: Share| {
+                asked_bps.is_none_or(|bps| board.spare_bps(a, b).is_none_or(|spare| spare >= share.of(bps)))
+            };
             let rules = Rules {
-                hop: &|a, b| carries(a, b).then(|| board.hop(a, b)),
+                hop: &|a, b, share| carries(a, b, share).then(|| board.hop_of(a, b, share)),
                 free_bytes: &|spot| board.free_bytes(spot),
                 together: &|scope, a, b| board.together(scope, a, b),
                 pairs: &pairs,
@@ -85,11 +90,11 @@ impl<'a> Planner<'a> {
                     let prediction = self.predict(chain, &layers, &solution);
                     self.findings.extend(self.infeasible(chain, &layers, &prediction));
                     self.note(prediction);
-                    self.promise(&solution, rate_bps);
+                    self.promise(&layers, &solution, rate_bps);
                     ends.extend(self.lay_chain(chain, &layers, &solution));
                 }
                 Err(reason) => {
-                    let unbounded = Rules { hop: &|a, b| Some(board.hop(a, b)), ..rules };
+                    let unbounded = Rules { hop: &|a, b, share| Some(board.hop_of(a, b, share)), ..rules };
                     if let (NoWay::Apart, Some(bps), Ok(way)) = (reason, asked_bps, chain::optimum(&layers, &unbounded))
                     {
                         self.findings.insert(self.too_narrow(chain, &way, bps));
@@ -185,10 +190,10 @@ impl<'a> Planner<'a> {
     }
 
     /// Takes what a chain needs of the links on its way.
-    fn promise(&mut self, solution: &Solution, rate_bps: Option<u64>) {
+    fn promise(&mut self, layers: &[Layer], solution: &Solution, rate_bps: Option<u64>) {
         let spots = &solution.way.spots;
-        for (from, to) in spots.iter().zip(spots.iter().skip(1)) {
-            self.board.promise(*from, *to, rate_bps.unwrap_or_default());
+        for (layer, (from, to)) in layers.iter().zip(spots.iter().zip(spots.iter().skip(1))) {
+            self.board.promise(*from, *to, layer.share.of(rate_bps.unwrap_or_default()));
         }
     }
 
@@ -225,7 +230,15 @@ impl<'a> Planner<'a> {
         if let Some(Sink::Stream(sink)) = &flow.sink {
             layers.push(self.sink_layer(chain, sink, layers.last()?.as_ref()));
         }
-        layers.into_iter().collect()
+        let mut layers: Vec<Layer> = layers.into_iter().collect::<Option<_>>()?;
+        let puts_out = |function| self.spec.functions.get(function).map_or(SAME_PERMILLE, |f| f.output_permille);
+        let mut share = Share::ALL;
+        let mut functions = chain_functions(flow).into_iter();
+        for layer in layers.iter_mut().skip(1) {
+            share = functions.next().map_or(share, |function| share.behind(puts_out(function)));
+            layer.share = share;
+        }
+        Some(layers)
     }
 
     /// Which layers must be together or apart. Two that stay where they are cannot be brought there.
@@ -283,7 +296,7 @@ impl<'a> Planner<'a> {
             return None;
         }
         let stays = self.fixed_spot(name, partition).is_some();
-        Some(Layer { options, join: Join::Separate, memory_bytes: 0, stays })
+        Some(Layer { options, join: Join::Separate, memory_bytes: 0, stays, share: Share::ALL })
     }
 
     /// A sink without constraints is beside the last stage.
@@ -302,7 +315,19 @@ impl<'a> Planner<'a> {
         let names = layer_names(chain.flow).into_iter().collect();
         let may = |option: &&Choice| self.unrelated(name.as_str(), &stream.placement, option.spot, &names).is_empty();
         let options = last?.options.iter().filter(may).map(beside).collect();
-        Some(Layer { options, join: Join::Beside, memory_bytes: 0, stays: false })
+        Some(Layer { options, join: Join::Beside, memory_bytes: 0, stays: false, share: Share::ALL })
+    }
+
+    /// Whether something else than the chain says where its source is, and that is no device: these keep a single copy of what they know.
+    fn is_decided(&self, chain: Chain<'_>) -> bool {
+        let Some(source) = self.spec.streams.get(&chain.flow.source) else { return false };
+        let fixed = self.fixed_spot(&chain.flow.source, chain.partition);
+        let spots = match fixed {
+            Some(spot) => vec![spot],
+            None if is_free(source) => return false,
+            None => self.board.candidates(ask_stream(source)),
+        };
+        spots.into_iter().all(|spot| self.board.view(spot).is_some_and(|view| view.tier != Tier::Device))
     }
 
     fn stage_layer(&mut self, chain: Chain<'_>, at: usize, name: &FunctionName) -> Option<Layer> {
@@ -322,20 +347,29 @@ impl<'a> Planner<'a> {
         if let Some(kept) = self.kept_stage(chain, at) {
             let begins = kept.work.name == stage_name(chain.name, at);
             let join = if at == 0 || begins { Join::Separate } else { Join::MayFuse };
-            return Some(Layer { options: vec![choice(kept.spot)], join, memory_bytes: 0, stays: true });
+            return Some(Layer {
+                options: vec![choice(kept.spot)],
+                join,
+                memory_bytes: 0,
+                stays: true,
+                share: Share::ALL,
+            });
         }
         let placement = &function.placement;
         let ask = Ask { placement, memory_bytes: function.memory_bytes, ack: None, has_copies: true };
         let names = layer_names(chain.flow).into_iter().collect();
         let options = self.related(name.as_str(), placement, self.board.candidates(ask), &names);
-        let spots = self.wished(options, placement);
+        // What spreads rows and leaves most out is where they are, if that is decided, whatever the flow that it is a part of prefers.
+        let spreads = matches!(function.partitioning, Partitioning::ByKey(_));
+        let is_at_source = spreads && function.output_permille <= MOSTLY_LEFT_OUT_PERMILLE && self.is_decided(chain);
+        let spots = if is_at_source { options } else { self.wished(options, placement) };
         if spots.is_empty() {
             self.findings.insert(self.nowhere(name.as_str(), ask, &names));
             return None;
         }
         let join = if at == 0 { Join::Separate } else { Join::MayFuse };
         let options = spots.into_iter().map(choice).collect();
-        Some(Layer { options, join, memory_bytes: function.memory_bytes, stays: false })
+        Some(Layer { options, join, memory_bytes: function.memory_bytes, stays: false, share: Share::ALL })
     }
 
     /// Lays everything of a chain where the solution says. Answers its last stage, and where that runs.
@@ -552,18 +586,18 @@ impl<'a> Planner<'a> {
     fn predict(&self, chain: Chain<'a>, layers: &[Layer], solution: &Solution) -> FlowPrediction {
         let functions = chain_functions(chain.flow);
         let mut hops = Vec::new();
-        let mut before: Option<usize> = None;
+        let mut before: Option<(usize, Share)> = None;
         for (at, (layer, &spot)) in layers.iter().zip(&solution.way.spots).enumerate() {
             let Some(node) = self.board.view(spot).map(|view| view.node.clone()) else { continue };
             let Some(choice) = layer.options.iter().find(|option| option.spot == spot) else { continue };
-            let link = before.map(|from| (from, self.board.link(from, spot)));
-            let fused = layer.join == Join::MayFuse && before == Some(spot);
-            if let Some((from, link)) = link
+            let link = before.map(|(from, share)| (from, share, self.board.link(from, spot)));
+            let fused = layer.join == Join::MayFuse && before.is_some_and(|(from, _)| from == spot);
+            if let Some((from, share, link)) = link
                 && link.basis != Basis::SameNode
                 && let Some(from_view) = self.board.view(from)
             {
                 let step = Step::Link { from: from_view.node.clone(), rtt_us: link.rtt_us, basis: link.basis };
-                hops.push(Hop { step, node: node.clone(), p95_us: self.board.hop_us(from, spot) });
+                hops.push(Hop { step, node: node.clone(), p95_us: self.board.hop_us(from, spot, share) });
             }
             if let Some(function) = at.checked_sub(1).and_then(|stage| functions.get(stage)) {
                 let step = Step::Execute { function: (*function).clone() };
@@ -572,7 +606,7 @@ impl<'a> Planner<'a> {
             if !fused {
                 hops.push(Hop { step: Step::Commit, node, p95_us: choice.enter_us });
             }
-            before = Some(spot);
+            before = Some((spot, layer.share));
         }
         let p95_us = solution.way.terms.latency_us;
         let slo_us = chain.flow.slo_us;

@@ -58,9 +58,9 @@ pub use reason::Reason;
 pub use refusal::{NearestMiss, Refusal, Unplaceable};
 pub use spec::{
     Ack, AppSpec, ConnectorSpec, Constraints, Direction, FlowSpec, FunctionSpec, Interface, PartitionsBefore,
-    QueueSpec, Sink, StreamSpec,
+    QueueSpec, SAME_PERMILLE, Sink, StreamSpec,
 };
-pub use traffic::{Traffic, traffic};
+pub use traffic::{Traffic, rate_behind_bps, traffic};
 
 /// The most nodes that hold a work's log: one may die and another be repaired while a third serves.
 pub const REPLICAS_MAX: usize = 3;

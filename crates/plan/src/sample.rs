@@ -103,7 +103,7 @@ pub(crate) mod tests {
     use littoral_model::wire::VersionRange;
 
     use super::*;
-    use crate::spec::{FunctionSpec, Interface, StreamSpec};
+    use crate::spec::{FunctionSpec, Interface, SAME_PERMILLE, StreamSpec};
 
     pub(crate) fn digest(node: &str, site: &str, tier: Tier) -> NodeDigest {
         NodeDigest {
@@ -162,6 +162,7 @@ pub(crate) mod tests {
                 placement,
                 execution_us: None,
                 partitioning: Partitioning::Any,
+                output_permille: SAME_PERMILLE,
             };
             (format!("f-{tier}").parse().unwrap(), spec)
         };

@@ -32,6 +32,9 @@ pub struct AppSpec {
     pub objectives: Objectives,
 }
 
+/// The bytes that stages put out for a thousand that they take in, where nothing is known of them.
+pub const SAME_PERMILLE: u32 = 1_000;
+
 /// What a function needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionSpec {
@@ -47,6 +50,14 @@ pub struct FunctionSpec {
     pub execution_us: Option<u64>,
     /// What it asks of the partitions of its input.
     pub partitioning: Partitioning,
+    /// How many bytes it is expected to put out for a thousand that it takes in; a thousand where nothing is known.
+    #[serde(default = "same")]
+    pub output_permille: u32,
+}
+
+/// As much comes out as goes in.
+fn same() -> u32 {
+    SAME_PERMILLE
 }
 
 /// What the queue of a function needs.

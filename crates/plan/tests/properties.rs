@@ -11,7 +11,7 @@ use littoral_model::situation::Situation;
 use littoral_model::work::Assignment;
 use littoral_plan::{
     AppSpec, Candidate, Constraints, Fabric, FlowSpec, FunctionSpec, Interface, NodeFacts, NodeView, Now, Placement,
-    Serving, Sink, StreamSpec, compile,
+    SAME_PERMILLE, Serving, Sink, StreamSpec, compile,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -74,6 +74,7 @@ fn specs() -> impl Strategy<Value = AppSpec> {
                     placement,
                     execution_us,
                     partitioning: Partitioning::Any,
+                    output_permille: SAME_PERMILLE,
                 },
             )
         });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use littoral_model::id::{AppId, AppName, FlowName, FunctionName, StreamName, TenantId, Tier};
 use littoral_model::manifest::{Objectives, Partitioning};
-use littoral_plan::{Ack, AppSpec, Constraints, FlowSpec, FunctionSpec, Interface, Sink, StreamSpec};
+use littoral_plan::{Ack, AppSpec, Constraints, FlowSpec, FunctionSpec, Interface, SAME_PERMILLE, Sink, StreamSpec};
 
 /// What a function may use.
 const MEMORY_BYTES: u64 = 128 << 20;
@@ -116,6 +116,7 @@ fn function_spec(interface: Interface, placement: Constraints) -> FunctionSpec {
         placement,
         execution_us: None,
         partitioning: Partitioning::Any,
+        output_permille: SAME_PERMILLE,
     }
 }
 

@@ -226,7 +226,7 @@ impl World {
         let specs = lock(&self.specs);
         for (_, placement) in known.apps.iter().filter(|(other, _)| *other != app) {
             let spec = specs.get(&placement.app);
-            fabric.promised.extend(traffic(placement, |flow| spec?.rate_bps(flow)));
+            fabric.promised.extend(traffic(placement, |flow, stage| spec?.rate_behind_bps(flow, stage)));
             for (node, bytes) in promised(placement, spec) {
                 if let Some(view) = fabric.nodes.get_mut(&node) {
                     view.memory_promised_bytes += bytes;

@@ -114,6 +114,44 @@ impl Aggregate {
         }
     }
 
+    /// The types of the values that say all that it has taken in; nothing if that is more than a few of them.
+    pub(crate) fn parts(&self) -> Option<Vec<Type>> {
+        Some(match self.kind {
+            AggregateKind::Count => vec![Type::Bigint],
+            AggregateKind::Sum | AggregateKind::Min | AggregateKind::Max => vec![self.ty],
+            AggregateKind::Avg => vec![Type::Double, Type::Bigint],
+            AggregateKind::StddevSamp | AggregateKind::StddevPop | AggregateKind::VarSamp | AggregateKind::VarPop => {
+                vec![Type::Bigint, Type::Double, Type::Double]
+            }
+            AggregateKind::BoolAnd | AggregateKind::BoolOr => vec![Type::Boolean],
+            AggregateKind::CountDistinct | AggregateKind::ApproxCountDistinct | AggregateKind::ApproxQuantile(_) => {
+                return None;
+            }
+        })
+    }
+
+    /// What it has taken in, of the values that say so; nothing if these do not.
+    pub(crate) fn of_parts(&self, parts: &[Option<Cell<'_>>]) -> Option<Accumulator> {
+        let counted = |count: &i64| u64::try_from(*count).ok();
+        Some(match (self.begin(), parts) {
+            (Accumulator::Count(_), [Some(Cell::Bigint(count))]) => Accumulator::Count(*count),
+            (Accumulator::Avg { .. }, [Some(Cell::Double(sum)), Some(Cell::Bigint(count))]) => {
+                Accumulator::Avg { sum: *sum, count: counted(count)? }
+            }
+            (
+                Accumulator::Spread(_, of),
+                [Some(Cell::Bigint(count)), Some(Cell::Double(mean)), Some(Cell::Double(squares))],
+            ) => Accumulator::Spread(Spread { count: counted(count)?, mean: *mean, squares: *squares }, of),
+            (Accumulator::Count(_), _) => return None,
+            (begun, [None]) => begun,
+            (mut begun, [Some(value)]) => {
+                begun.take(value);
+                begun
+            }
+            _ => return None,
+        })
+    }
+
     /// Nothing taken in yet.
     pub(crate) fn begin(&self) -> Accumulator {
         match (self.kind, self.ty) {
@@ -321,6 +359,19 @@ impl Accumulator {
             Self::Estimate(estimate) => estimate.bytes(),
             Self::Buckets(buckets, _) => buckets.bytes(),
             _ => 0,
+        }
+    }
+
+    /// The values that say all that it has taken in, if these are [few](Aggregate::parts).
+    pub(crate) fn parts(&self) -> Vec<Option<Cell<'static>>> {
+        let count = |count: u64| Some(Cell::Bigint(count.cast_signed()));
+        match self {
+            Self::Avg { sum, count: rows } => vec![Some(Cell::Double(*sum)), count(*rows)],
+            Self::Spread(Spread { count: rows, mean, squares }, _) => {
+                vec![count(*rows), Some(Cell::Double(*mean)), Some(Cell::Double(*squares))]
+            }
+            Self::Distinct(_) | Self::Estimate(_) | Self::Buckets(..) => Vec::new(),
+            _ => vec![self.result()],
         }
     }
 

@@ -10,6 +10,9 @@
 //! partitions: what is not late has arrived when a window is closed. What the rows of each partition amount to is kept apart
 //! until then, so that a sum does not depend on the order in which partitions were heard of.
 //!
+//! In two phases, each partition of the source keeps groups of its own, and what comes here is what they had taken in when their
+//! window was over there: in place of the rows themselves, and of what was said of the same group before.
+//!
 //! State is kept by key group, the hash of the key; one more group holds the watermark, and one for each partition of the source
 //! how far that is.
 
@@ -30,9 +33,10 @@ use arrow_array::ArrayRef;
 use arrow_schema::ArrowError;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Grouping, Turn};
+use crate::aggregate::Accumulator;
+use crate::plan::{Grouping, Phase, Turn};
 use closing::{Dirty, Step, put_out_records};
-pub(crate) use inputs::{Arrival, Inputs};
+pub(crate) use inputs::{Arrival, Inputs, parts_of};
 use inputs::{Reader, Row, Said};
 pub(crate) use results::Closed;
 use session::{SUFFIX_BYTES, Session};
@@ -156,7 +160,9 @@ impl Groups {
                 // It says how far its partition is, and nothing else; or it does not count.
                 (None, _) | (_, None) => {}
             }
-            let reached = arrival.time_us.map(|time_us| time_us.saturating_sub(grouping.delay_us));
+            // The end of a window says nothing of what comes next.
+            let moment = arrival.time_us.filter(|_| grouping.phase != Phase::Final);
+            let reached = moment.map(|time_us| time_us.saturating_sub(grouping.delay_us));
             let reached = match grouping.producers {
                 None => reached,
                 Some(count) => said.and_then(|said| self.hear(count, said, reached, &mut step.dirty)),
@@ -239,15 +245,22 @@ impl Groups {
             self.take_session(row, at);
         } else {
             reader.read(kept, producer, row);
-            self.check(row, place)?;
+            let taken_in = (grouping.phase == Phase::Final).then(|| self.layout.of_parts(&row.values)).transpose()?;
+            let taken_in = taken_in.as_deref();
+            self.check((row, taken_in), place)?;
             if self.next.is_some() && place.ends.iter().any(|end| self.is_closed(*end)) {
                 // It changes what is to be put out as it was.
                 while self.put_out(step) {}
             }
-            self.take_row(step, row, place);
+            self.take_row(step, (row, taken_in), place);
         }
         step.dirty.insert(row.part);
         Ok(())
+    }
+
+    /// How far rows have come whose windows are all put out, where they are closed.
+    pub(crate) fn out_until(&self) -> Option<i64> {
+        self.next.map(|(end_us, _)| end_us - 1).or(self.watermark_us)
     }
 
     /// Whether the watermark has reached the end of a window.
@@ -255,21 +268,26 @@ impl Groups {
         self.watermark_us.is_some_and(|watermark| end_us <= watermark)
     }
 
-    /// Whether all windows of a row can take it: it is taken by all or by none. Notes where its groups are.
-    fn check(&self, row: &Row<'_>, place: &mut Place) -> Result<(), String> {
+    /// Whether all windows of a row, or of what rows have come to, can take it: it is taken by all or by none. Notes where its groups
+    /// are.
+    fn check(&self, (row, taken_in): (&Row<'_>, Option<&[Accumulator]>), place: &mut Place) -> Result<(), String> {
         let (mut begun, mut adding) = (0, 0);
+        let of_taken_in = taken_in.map(|of| of.iter().map(Accumulator::text_bytes).sum());
         place.records.clear();
         for end in &place.ends {
             let part = self.windows.get(end).and_then(|window| window.part(row.part));
             let found = part.and_then(|part| Some((part, part.find(&self.layout, &row.key)?)));
             match found {
-                Some((part, record)) => adding += part.check(&self.layout, record, &row.values)?,
+                Some((part, record)) => {
+                    let of_values = || part.check(&self.layout, record, &row.values);
+                    adding += of_taken_in.map_or_else(of_values, Ok)?;
+                }
                 None => begun += 1,
             }
             place.records.push(found.map(|(_, record)| record));
         }
         if begun > 0 {
-            adding += begun * (row.key_bytes(0) + self.layout.adds(&row.values));
+            adding += begun * (row.key_bytes(0) + of_taken_in.unwrap_or_else(|| self.layout.adds(&row.values)));
         }
         if self.count + begun > GROUPS_MAX {
             return Err(format!("{GROUPS_MAX} groups are open in this partition, which is the most"));
@@ -277,8 +295,8 @@ impl Groups {
         within_bounds(self.text_bytes + adding)
     }
 
-    /// Takes a row into its windows. Groups of those that were closed before are put out again.
-    fn take_row(&mut self, step: &mut Step<'_>, row: &Row<'_>, place: &Place) {
+    /// Takes a row, or what rows have come to, into its windows. Groups of those that were closed before are put out again.
+    fn take_row(&mut self, step: &mut Step<'_>, (row, taken_in): (&Row<'_>, Option<&[Accumulator]>), place: &Place) {
         for (end_us, record) in place.ends.iter().zip(&place.records) {
             let is_closed = self.is_closed(*end_us);
             let Some(part) = self.windows.entry(*end_us).or_default().begin(row.part) else { continue };
@@ -287,7 +305,10 @@ impl Groups {
                 (self.count, step.begun) = (self.count + 1, step.begun + 1);
                 part.begin(&self.layout, &row.key, row.key_bytes(0))
             });
-            part.take(&self.layout, record, &row.values);
+            match taken_in {
+                Some(taken_in) => part.replace(&self.layout, record, taken_in),
+                None => part.take(&self.layout, record, &row.values),
+            }
             self.text_bytes = self.text_bytes - before + part.text_bytes();
             if is_closed {
                 let common = common(step.closing.grouping, &row.encoded);
@@ -308,8 +329,14 @@ impl Groups {
 impl Place {
     /// Finds the windows of a moment that a row may still change where the watermark is `past`.
     fn open(&mut self, grouping: &Grouping, time_us: i64, past: Option<i64>) {
-        let Grouping { window, lateness_us, .. } = grouping;
+        let Grouping { window, lateness_us, phase, .. } = grouping;
         self.ends.clear();
+        if *phase == Phase::Final {
+            // It is of a window that ends then.
+            let is_gone = past.is_some_and(|watermark| time_us.saturating_add(*lateness_us) <= watermark);
+            self.ends.extend((!is_gone).then_some(time_us));
+            return;
+        }
         if window.turn != Turn::Slides || window.size_us != window.slide_us {
             self.ends.extend(window.open(time_us, past, *lateness_us).map(|(_, end)| end));
             return;

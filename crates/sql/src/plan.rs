@@ -10,6 +10,16 @@ use crate::expr::Expr;
 use crate::types::{Column, Type};
 use crate::user_function::UserFunction;
 
+/// A thousand thousandths: as much as before.
+const SAME_PERMILLE: u64 = 1_000;
+/// Of a thousand rows how many a condition is expected to pass: a third, as for ranges in System R (Selinger et al., "Access Path
+/// Selection in a Relational Database Management System", 1979).
+const PASSED_PERMILLE: u64 = 333;
+/// How many groups a thousand rows are expected to be of in a window.
+const GROUPS_PERMILLE: u64 = 100;
+/// More than ten times as many bytes as before are not told apart.
+const PERMILLE_MAX: u64 = 10_000;
+
 /// The stage of a flow, as its query came to.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -74,7 +84,33 @@ impl Plan {
     /// Whether it [may have more](crate::Stage::has_more) to put out than it does at once.
     #[must_use]
     pub fn may_have_more(&self) -> bool {
-        matches!(self.shape, Shape::Group(_) | Shape::Join(_))
+        match &self.shape {
+            Shape::Group(_) | Shape::Join(_) => true,
+            Shape::Shard(sharding) => sharding.partial.is_some(),
+            Shape::Project(_) => false,
+        }
+    }
+
+    /// How many bytes it is expected to put out for a thousand of rows of these columns; a guess, of what is usual.
+    pub(crate) fn output_permille(&self, read: &[Column]) -> u32 {
+        let width = |columns: &[Column]| columns.iter().map(|column| column.ty.usual_bytes()).sum::<u64>().max(1);
+        let by_row = width(&self.output) * SAME_PERMILLE / width(read);
+        let by_filter =
+            |permille: u64| self.filter.as_ref().map_or(permille, |_| permille * PASSED_PERMILLE / SAME_PERMILLE);
+        let by_groups =
+            |permille: u64, window: Window| permille * window.most_at_once() * GROUPS_PERMILLE / SAME_PERMILLE;
+        let permille = match &self.shape {
+            // How many rows join one another is anybody's guess.
+            Shape::Project(_) | Shape::Join(_) => by_filter(by_row),
+            Shape::Shard(sharding) => match &sharding.partial {
+                Some(partial) => by_groups(by_filter(by_row), partial.window),
+                None => by_filter(by_row),
+            },
+            // Partial aggregates of few partitions come together.
+            Shape::Group(grouping) if grouping.phase == Phase::Final => by_row,
+            Shape::Group(grouping) => by_groups(by_filter(by_row), grouping.window),
+        };
+        u32::try_from(permille.clamp(1, PERMILLE_MAX)).unwrap_or(u32::MAX)
     }
 
     /// The functions of the app that it calls, each once.
@@ -121,25 +157,16 @@ impl Plan {
             }
             Shape::Shard(sharding) => {
                 let idle = sharding.idle_us.map_or_else(String::new, |us| format!(", idle after {}", seconds(us)));
+                operators.extend(sharding.partial.as_ref().map(|partial| format!("partial {}", partial.told())));
                 operators.push(format!(
                     "spread by {} keys over {} partitions, watermark {} behind{idle}",
-                    sharding.keys.len(),
+                    sharding.keys().count(),
                     sharding.partitions,
                     seconds(sharding.delay_us)
                 ));
             }
             Shape::Group(grouping) => {
-                let window = grouping.window.told();
-                let aggregates: Vec<&str> = grouping.aggregates.iter().map(|aggregate| aggregate.kind.name()).collect();
-                let behind = match grouping.producers {
-                    None => format!("watermark {} behind", seconds(grouping.delay_us)),
-                    Some(producers) => format!("watermark the least of {producers} partitions"),
-                };
-                operators.push(format!(
-                    "{window}, {} keys, {behind}, {}",
-                    grouping.keys.len(),
-                    if aggregates.is_empty() { "no aggregates".to_owned() } else { aggregates.join(", ") }
-                ));
+                operators.push(grouping.told());
                 operators.extend(grouping.having.as_ref().map(|_| "filter groups".to_owned()));
             }
         }
@@ -168,13 +195,10 @@ impl Shape {
             Self::Project(exprs) => exprs.iter().collect(),
             Self::Shard(sharding) => {
                 let arguments = sharding.arguments.iter().flat_map(|of| of.value.iter().chain(&of.filter));
-                sharding.keys.iter().chain(arguments).collect()
+                let partial = sharding.partial.iter().flat_map(|partial| partial.exprs());
+                sharding.keys.iter().chain(arguments).chain(partial).collect()
             }
-            Self::Group(grouping) => {
-                let aggregates = grouping.aggregates.iter().flat_map(|of| of.argument.iter().chain(&of.filter));
-                let of_groups = grouping.having.iter().chain(&grouping.project);
-                grouping.keys.iter().map(|(key, _)| key).chain(aggregates).chain(of_groups).collect()
-            }
+            Self::Group(grouping) => grouping.exprs().collect(),
             Self::Join(joining) => joining.on.iter().chain(&joining.filter).chain(&joining.project).collect(),
         }
     }
@@ -208,9 +232,12 @@ pub(crate) struct Sharding {
     pub(crate) delay_us: i64,
     /// After how long without rows a partition of the source is not waited for.
     pub(crate) idle_us: Option<i64>,
+    /// Nothing of these where rows are aggregated in two phases.
     pub(crate) keys: Vec<Expr>,
     /// What aggregates take of rows.
     pub(crate) arguments: Vec<Argument>,
+    /// What is sent in place of rows where they are aggregated in two phases: what those of each group come to.
+    pub(crate) partial: Option<Box<Grouping>>,
 }
 
 /// Which rows come too late, and are not sent on.
@@ -244,9 +271,16 @@ impl Sharding {
         }
     }
 
+    /// What says where a row goes.
+    fn keys(&self) -> impl Iterator<Item = &Expr> {
+        let of_groups = self.partial.iter().flat_map(|partial| partial.keys.iter().map(|(key, _)| key));
+        self.keys.iter().chain(of_groups)
+    }
+
     /// Does something with the place of each column of the input.
     fn each_column(&mut self, of: &mut dyn FnMut(&mut usize)) {
         of(&mut self.time);
+        self.partial.iter_mut().for_each(|partial| partial.each_column(of));
         self.keys.iter_mut().for_each(|key| key.each_column(of));
         let arguments = self.arguments.iter_mut().flat_map(|of| of.value.iter_mut().chain(&mut of.filter));
         arguments.for_each(|expr| expr.each_column(of));
@@ -271,9 +305,41 @@ pub(crate) struct Grouping {
     pub(crate) having: Option<Expr>,
     /// What a group becomes; over its row.
     pub(crate) project: Vec<Expr>,
+    pub(crate) phase: Phase,
+}
+
+/// Which part of the way from rows to results it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// All of it.
+    Single,
+    /// From the rows of one partition of the source to what its aggregates have taken in.
+    Partial,
+    /// From there to results.
+    Final,
 }
 
 impl Grouping {
+    fn exprs(&self) -> impl Iterator<Item = &Expr> {
+        let aggregates = self.aggregates.iter().flat_map(|of| of.argument.iter().chain(&of.filter));
+        let of_groups = self.having.iter().chain(&self.project);
+        self.keys.iter().map(|(key, _)| key).chain(aggregates).chain(of_groups)
+    }
+
+    fn told(&self) -> String {
+        let aggregates: Vec<&str> = self.aggregates.iter().map(|aggregate| aggregate.kind.name()).collect();
+        let behind = match self.producers {
+            None => format!("watermark {} behind", seconds(self.delay_us)),
+            Some(producers) => format!("watermark the least of {producers} partitions"),
+        };
+        format!(
+            "{}, {} keys, {behind}, {}",
+            self.window.told(),
+            self.keys.len(),
+            if aggregates.is_empty() { "no aggregates".to_owned() } else { aggregates.join(", ") }
+        )
+    }
+
     /// Does something with the place of each column of the input.
     pub(crate) fn each_column(&mut self, of: &mut dyn FnMut(&mut usize)) {
         of(&mut self.time);
@@ -387,6 +453,11 @@ impl Window {
         (0..count).map(window).filter(move |(_, end)| time_us < *end)
     }
 
+    /// In how many windows a moment is at most.
+    pub(crate) fn most_at_once(self) -> u64 {
+        if self.turn == Turn::Sessions { 1 } else { (self.size_us - 1).div_euclid(self.slide_us).unsigned_abs() + 1 }
+    }
+
     /// The same, but for those that are closed where the watermark is `past`, and have been for the lateness that is allowed.
     pub(crate) fn open(
         self,
@@ -412,6 +483,12 @@ impl Window {
             Turn::Slides if size_us == slide_us => format!("tumble {}", seconds(size_us)),
             Turn::Slides => format!("hop {} every {}", seconds(size_us), seconds(slide_us)),
         }
+    }
+
+    /// Whether a window ends after the one moment and not after the other. Sessions may end at any.
+    pub(crate) fn ends_between(self, from_us: i64, to_us: i64) -> bool {
+        let over = |us: i64| us.saturating_sub(self.size_us).div_euclid(self.slide_us);
+        if self.turn == Turn::Sessions { from_us < to_us } else { over(from_us) < over(to_us) }
     }
 
     /// The begin of the window with an end, where that says it.

@@ -362,7 +362,12 @@ impl Expansion {
         let mut called: Vec<FunctionName> = plan.functions().iter().map(|of| of.function.clone()).collect();
         called.sort();
         called.dedup();
-        let query = Query { placement, fingerprint, partitioning: plan.partitioning(), functions: called };
+        // Functions before it may put out anything.
+        let read = StreamName::new(from).ok().filter(|_| functions.is_empty());
+        let read = read.and_then(|read| self.program.columns.get(&read));
+        let output_permille = plan.output_permille(read.map_or(plan.input(), Vec::as_slice));
+        let partitioning = plan.partitioning();
+        let query = Query { placement, fingerprint, partitioning, functions: called, output_permille };
         self.manifest.queries.insert(stage.clone(), query);
         let late = ids.late.iter().filter(|_| plan.has_late_port).map(|late| (PORT_LATE.to_owned(), late.clone()));
         let has_ports = !functions.is_empty();

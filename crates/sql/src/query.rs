@@ -16,7 +16,7 @@ use crate::check::{Checker, Scope, UserFunctions};
 use crate::expr::Expr;
 use crate::plan::{Plan, Shape};
 use crate::source::Source;
-use crate::spread::{Spread, spread, usual_partitions};
+use crate::spread::{Spread, refuses_phases, spread, usual_partitions};
 use crate::statement::{CreateFlow, Watermark};
 use crate::types::{Column, Type, are_of_record};
 use crate::user_function::UserFunction;
@@ -194,6 +194,7 @@ fn check_one(source: &mut Source<'_>, known: &Known, flow: &CreateFlow, select: 
     }
     let watermark = carried(&table, &shape, &output);
     let apart = table.partitions.and_then(|producers| spread_over(producers, flow));
+    let are_two_phases = are_two_phases(source, flow, &shape, apart.map(|(producers, _)| producers))?;
     let state_layout = window::layout(&name, &table.columns, &shape, apart.map(|(producers, _)| producers));
     // What functions put out is as it is, whatever its columns are called.
     let is_record = are_of_record(&table.columns) || !functions.is_empty();
@@ -203,7 +204,7 @@ fn check_one(source: &mut Source<'_>, known: &Known, flow: &CreateFlow, select: 
     let plan =
         Plan { input, is_record, filter, shape, output, has_late_port, state_layout, keyed_partitions, fingerprint: 0 };
     let (spread, plan) = match apart {
-        Some(apart) => spread(plan, &name, apart, flow.idle.as_ref().map(|idle| idle.us)),
+        Some(apart) => spread(plan, &name, apart, flow.idle.as_ref().map(|idle| idle.us), are_two_phases),
         None => (None, plan.identified()),
     };
     Some(Compiled { source: name, functions, spread, watermark, plan })
@@ -214,6 +215,24 @@ fn spread_over(producers: u32, flow: &CreateFlow) -> Option<(u32, u32)> {
     let said = flow.partitions.as_ref().map(|of| of.number);
     // Where it is said it may be changed.
     (producers > 1 || said.is_some()).then(|| (producers, said.unwrap_or_else(|| usual_partitions(producers))))
+}
+
+/// Whether rows of so many partitions are aggregated in two phases: where the flow says it, or where that is possible and brings
+/// something.
+fn are_two_phases(source: &mut Source<'_>, flow: &CreateFlow, shape: &Shape, producers: Option<u32>) -> Option<bool> {
+    let refused = match shape {
+        Shape::Group(grouping) if producers.is_some() => refuses_phases(grouping, flow.idle.is_some()),
+        _ => Some("only the rows of windows that come from several partitions, or are spread over PARTITIONS, are"),
+    };
+    match (&flow.phases, refused) {
+        (Some(phases), Some(why)) if phases.are_two => {
+            let message = format!("this cannot be aggregated in two phases: {why}");
+            source.add("contradiction", phases.at.clone(), message).help("drop AGGREGATE IN TWO PHASES");
+            None
+        }
+        (Some(phases), _) => Some(phases.are_two),
+        (None, refused) => Some(refused.is_none() && producers.is_some_and(|producers| producers > 1)),
+    }
 }
 
 /// Refuses ports where no function has any.

@@ -4,18 +4,24 @@
 //! the partition was before it; rows that are late for their own partition go no further. The partitions of the groups that a
 //! batch says too little of are told how far it has come by a row without a moment; one without a watermark, too, says that the
 //! partition is idle.
+//!
+//! In two phases it sends what the rows of each group come to when their window is over instead, and how far it is where that says
+//! of a further window that it is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, UInt32Array, new_null_array};
 use arrow_schema::{ArrowError, SchemaRef};
+use arrow_select::concat::concat_batches;
 use arrow_select::take::take;
 
-use crate::group::{Arrival, Inputs, Progress, WATERMARK_GROUP, lane_of, read_progress, written_progress};
-use crate::plan::{Argument, Sharding};
+use crate::group::{
+    Arrival, Closed, Inputs, Progress, WATERMARK_GROUP, lane_of, parts_of, read_progress, written_progress,
+};
+use crate::plan::{Grouping, Sharding};
 use crate::types::{Column, Type};
-use crate::value::{Cell, column};
+use crate::value::{Cell, column, integers};
 
 /// The column with the partition of the source that a row is of.
 pub(crate) const PRODUCER: usize = 0;
@@ -25,13 +31,16 @@ pub(crate) const WATERMARK: usize = 1;
 pub(crate) const MOMENT: usize = 2;
 /// The first column of the key; those of arguments follow.
 pub(crate) const KEYS: usize = 3;
+/// The part of the state with how far the partitions of the groups were told that it is, where rows are aggregated in two phases: then
+/// those of groups have theirs.
+pub(crate) const TOLD_GROUP: u32 = WATERMARK_GROUP + 1;
 
 /// The columns of rows on their way to groups.
-pub(crate) fn columns(keys: impl Iterator<Item = Type>, arguments: &[Argument]) -> Vec<Column> {
+pub(crate) fn columns(keys: impl Iterator<Item = Type>, arguments: impl Iterator<Item = Type>) -> Vec<Column> {
     let own = [("partition", Type::Bigint), ("watermark", Type::Timestamp), ("moment", Type::Timestamp)]
         .map(|(name, ty)| Column::new(name, ty));
     let keys = (1..).zip(keys).map(|(number, ty)| Column::new(&format!("key_{number}"), ty));
-    let arguments = (1..).zip(arguments).map(|(number, of)| Column::new(&format!("argument_{number}"), of.ty));
+    let arguments = (1..).zip(arguments).map(|(number, ty)| Column::new(&format!("argument_{number}"), ty));
     own.into_iter().chain(keys).chain(arguments).collect()
 }
 
@@ -119,6 +128,51 @@ impl Shards {
         Ok(sharded)
     }
 
+    /// Sends what the rows of groups came to, which say what they are of a first phase, to those that have the groups. All windows that
+    /// were closed by then are put out, but for those that are not over `until` then.
+    ///
+    /// # Errors
+    /// When Arrow cannot hold it.
+    pub(crate) fn send(
+        &mut self,
+        (sharding, partial, schema): (&Sharding, &Grouping, &SchemaRef),
+        (partition, over): (u32, u32),
+        closed: &[Closed],
+        until: Option<i64>,
+    ) -> Result<Sharded, ArrowError> {
+        let mut sharded = Sharded::default();
+        let producer = sharding.first + partition;
+        let mut lanes: Vec<Vec<RecordBatch>> = (0..over).map(|_| Vec::new()).collect();
+        for piece in closed {
+            let Some((keys, ends, parts)) = piece.divided(partial.keys.len()) else { continue };
+            let mut places: Vec<Vec<u32>> = (0..over).map(|_| Vec::new()).collect();
+            for (place, part) in (0..).zip(parts_of(keys, piece.count)) {
+                places.get_mut(lane_of(part, over) as usize).into_iter().for_each(|lane| lane.push(place));
+            }
+            // All that is said is of windows that end later, but for those that late rows change once more.
+            let before = self.0.watermark_us.or_else(|| integers(ends).first().map(|end| end - 1));
+            for (lane, places) in lanes.iter_mut().zip(places).filter(|(_, places)| !places.is_empty()) {
+                let columns = std::iter::once(ends).chain(keys).chain(parts);
+                lane.push(rows_of(schema, (producer, before), &UInt32Array::from(places), columns)?);
+            }
+        }
+        let told =
+            until.filter(|until| self.0.watermark_us.is_none_or(|told| partial.window.ends_between(told, *until)));
+        if told.is_some() {
+            self.0.watermark_us = told;
+            sharded.dirty.push(TOLD_GROUP);
+        }
+        for (to, mut lane) in (0..).zip(lanes) {
+            if told.is_some() {
+                lane.push(mark(schema, producer, told)?);
+            }
+            if !lane.is_empty() {
+                sharded.parts.push((to, concat_batches(schema, &lane)?));
+            }
+        }
+        Ok(sharded)
+    }
+
     /// What tells all partitions of the groups that this one of the source is idle, unless they were told.
     pub(crate) fn idle(
         &mut self,
@@ -128,17 +182,14 @@ impl Shards {
         if std::mem::replace(&mut self.0.is_idle, true) {
             return Ok(Sharded::default());
         }
-        let nothing = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1));
-        let producer: ArrayRef = Arc::new(Int64Array::from(vec![i64::from(sharding.first + partition)]));
-        let columns: Vec<ArrayRef> = std::iter::once(producer).chain(nothing.skip(1)).collect();
-        let rows = RecordBatch::try_new(Arc::clone(schema), columns)?;
+        let rows = mark(schema, sharding.first + partition, None)?;
         let parts = (0..over).map(|partition| (partition, rows.clone())).collect();
         Ok(Sharded { parts, dirty: vec![WATERMARK_GROUP], ..Sharded::default() })
     }
 
     /// The state of a key group; nothing if it has none.
     pub(crate) fn snapshot(&self, part: u32, layout: u64) -> Vec<u8> {
-        if part == WATERMARK_GROUP { written_progress(layout, self.0) } else { Vec::new() }
+        if part == WATERMARK_GROUP || part == TOLD_GROUP { written_progress(layout, self.0) } else { Vec::new() }
     }
 
     /// Gives the state of a key group back.
@@ -164,8 +215,7 @@ impl Lane {
         let count = self.rows.len();
         let watermarks = self.watermarks.into_iter().map(|us| us.map(Cell::Timestamp));
         let places = UInt32Array::from(self.rows);
-        let mut columns: Vec<ArrayRef> =
-            vec![Arc::new(Int64Array::from(vec![i64::from(producer); count])), column(Type::Timestamp, watermarks)];
+        let mut columns: Vec<ArrayRef> = vec![producers(producer, count), column(Type::Timestamp, watermarks)];
         for taken in moments.into_iter().chain(&inputs.keys) {
             columns.push(take(taken, &places, None)?);
         }
@@ -181,4 +231,31 @@ impl Lane {
         }
         RecordBatch::try_new(Arc::clone(schema), columns)
     }
+}
+
+/// Some rows of columns from the moment on, with their partition and how far that was before them.
+fn rows_of<'c>(
+    schema: &SchemaRef,
+    (producer, watermark_us): (u32, Option<i64>),
+    places: &UInt32Array,
+    columns: impl Iterator<Item = &'c ArrayRef>,
+) -> Result<RecordBatch, ArrowError> {
+    let watermarks = std::iter::repeat_n(watermark_us.map(Cell::Timestamp), places.len());
+    let mut taken: Vec<ArrayRef> = vec![producers(producer, places.len()), column(Type::Timestamp, watermarks)];
+    for of in columns {
+        taken.push(take(of, places, None)?);
+    }
+    RecordBatch::try_new(Arc::clone(schema), taken)
+}
+
+/// A row that only says how far its partition is; without a watermark, that it is idle.
+fn mark(schema: &SchemaRef, producer: u32, watermark_us: Option<i64>) -> Result<RecordBatch, ArrowError> {
+    let watermark = column(Type::Timestamp, std::iter::once(watermark_us.map(Cell::Timestamp)));
+    let nothing = schema.fields().iter().skip(MOMENT).map(|field| new_null_array(field.data_type(), 1));
+    let columns = [producers(producer, 1), watermark].into_iter().chain(nothing).collect();
+    RecordBatch::try_new(Arc::clone(schema), columns)
+}
+
+fn producers(producer: u32, count: usize) -> ArrayRef {
+    Arc::new(Int64Array::from(vec![i64::from(producer); count]))
 }

@@ -3,14 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::aggregate::Aggregate;
 use crate::expr::Expr;
-use crate::plan::{Argument, JoinSide, Joining, Lateness, Pairing, Plan, Shape, Sharding, hash};
+use crate::plan::{
+    Argument, Grouping, JoinSide, Joining, Lateness, Pairing, Phase, Plan, Shape, Sharding, Turn, hash, hash_on,
+};
 use crate::query::used;
 use crate::shard;
 use crate::types::{Column, Type, are_of_record};
 
 /// Over how many partitions the rows of a flow are spread by their keys at most: each partition of the source sends to each.
 pub(crate) const KEYED_PARTITIONS_MAX: u32 = 16;
+
+/// In how many windows a row may be whose groups are aggregated in two phases: what is sent is more for each of them.
+const WINDOWS_OF_PARTIALS_MAX: u64 = 4;
 
 /// Over how many partitions rows are spread by their keys where the flow does not say it: as many as they come from.
 pub(crate) fn usual_partitions(producers: u32) -> u32 {
@@ -40,10 +46,72 @@ pub(crate) fn spread(
     source: &str,
     (producers, partitions): (u32, u32),
     idle_us: Option<i64>,
+    are_two_phases: bool,
 ) -> (Option<Spread>, Plan) {
     let Shape::Group(mut grouping) = plan.shape else { return (None, plan.identified()) };
-    let mut arguments: Vec<Argument> = Vec::new();
     let types: Vec<Type> = grouping.keys.iter().map(|(_, ty)| *ty).collect();
+    let mut sharding = Sharding {
+        producers,
+        first: 0,
+        partitions,
+        time: grouping.time,
+        lateness: Lateness::Closed { window: grouping.window, allowed_us: grouping.lateness_us },
+        delay_us: grouping.delay_us,
+        idle_us,
+        keys: Vec::new(),
+        arguments: Vec::new(),
+        partial: None,
+    };
+    let (columns, state_layout) = if are_two_phases {
+        let partial = Grouping { having: None, project: Vec::new(), phase: Phase::Partial, ..(*grouping).clone() };
+        let parts = partial.aggregates.iter().filter_map(Aggregate::parts).flatten();
+        let columns = shard::columns(types.into_iter(), parts);
+        sharding.partial = Some(Box::new(partial));
+        grouping.phase = Phase::Final;
+        grouping.aggregates.iter_mut().for_each(|of| (of.argument, of.filter) = (None, None));
+        (columns, hash_on(plan.state_layout, b" in two phases"))
+    } else {
+        sharding.arguments = taken_apart(&mut grouping);
+        sharding.keys = grouping.keys.iter().map(|(key, _)| key.clone()).collect();
+        (shard::columns(types.into_iter(), sharding.arguments.iter().map(|of| of.ty)), plan.state_layout)
+    };
+    grouping.keys.iter_mut().zip(shard::KEYS..).for_each(|((key, _), place)| *key = Expr::Column(place));
+    (grouping.time, grouping.producers) = (shard::MOMENT, Some(producers));
+    let group = Plan {
+        input: columns.clone(),
+        is_record: false,
+        filter: None,
+        shape: Shape::Group(grouping),
+        output: plan.output,
+        has_late_port: false,
+        keyed_partitions: Some(partitions),
+        state_layout,
+        ..plan
+    };
+    let plan = Plan { shape: Shape::Shard(Box::new(sharding)), output: columns, state_layout, ..plan };
+    let part = Part { name: "by-key", source: source.to_owned(), plan: plan.identified() };
+    (Some(Spread { parts: vec![part], partitions }), group.identified())
+}
+
+/// Why groups cannot be aggregated in two phases, if so.
+pub(crate) fn refuses_phases(grouping: &Grouping, waits_for_idle: bool) -> Option<&'static str> {
+    if grouping.window.turn == Turn::Sessions {
+        Some("a session may go on in another partition")
+    } else if waits_for_idle {
+        Some("what a partition that falls idle (IDLE AFTER) has not sent yet would be missing")
+    } else if grouping.aggregates.iter().any(|of| of.parts().is_none()) {
+        Some("count(DISTINCT …), approx_count_distinct and approx_quantile keep more of a group than a few values")
+    } else if grouping.window.most_at_once() > WINDOWS_OF_PARTIALS_MAX {
+        Some("a row is in more than 4 windows")
+    } else {
+        None
+    }
+}
+
+/// What the aggregates of groups take of rows, each once; they take it from where it is among the columns of rows on their way.
+fn taken_apart(grouping: &mut Grouping) -> Vec<Argument> {
+    let first = shard::KEYS + grouping.keys.len();
+    let mut arguments: Vec<Argument> = Vec::new();
     for aggregate in &mut grouping.aggregates {
         let (value, filter) = (aggregate.argument.take(), aggregate.filter.take());
         if value.is_none() && filter.is_none() {
@@ -56,35 +124,9 @@ pub(crate) fn spread(
             arguments.push(argument);
             arguments.len() - 1
         });
-        aggregate.argument = Some(Expr::Column(shard::KEYS + types.len() + place));
+        aggregate.argument = Some(Expr::Column(first + place));
     }
-    let columns = shard::columns(types.into_iter(), &arguments);
-    let keys = (shard::KEYS..).zip(&mut grouping.keys);
-    let sharding = Sharding {
-        producers,
-        first: 0,
-        partitions,
-        time: std::mem::replace(&mut grouping.time, shard::MOMENT),
-        lateness: Lateness::Closed { window: grouping.window, allowed_us: grouping.lateness_us },
-        delay_us: grouping.delay_us,
-        idle_us,
-        keys: keys.map(|(place, (key, _))| std::mem::replace(key, Expr::Column(place))).collect(),
-        arguments,
-    };
-    grouping.producers = Some(producers);
-    let group = Plan {
-        input: columns.clone(),
-        is_record: false,
-        filter: None,
-        shape: Shape::Group(grouping),
-        output: plan.output,
-        has_late_port: false,
-        keyed_partitions: Some(partitions),
-        ..plan
-    };
-    let plan = Plan { shape: Shape::Shard(Box::new(sharding)), output: columns, ..plan };
-    let part = Part { name: "by-key", source: source.to_owned(), plan: plan.identified() };
-    (Some(Spread { parts: vec![part], partitions }), group.identified())
+    arguments
 }
 
 /// A join, as it was checked. In what is said of pairs the columns of the left side come first, and behind them those of the right one.
@@ -145,7 +187,7 @@ pub(crate) fn pair(mut join: Checked) -> (Spread, Plan) {
     let mut types = Vec::new();
     let of_left = left.lay(wanted.range(..start).copied(), keys.len(), &mut types);
     let of_right = right.lay(wanted.range(start..).map(|place| place - start), keys.len(), &mut types);
-    let columns = shard::columns(keys.iter().copied(), &types.iter().map(|ty| nothing(*ty)).collect::<Vec<_>>());
+    let columns = shard::columns(keys.iter().copied(), types.iter().copied());
     let side = |of: &CheckedSide, laid: &Laid| JoinSide {
         producers: of.partitions,
         delay_us: of.delay_us,
@@ -269,6 +311,7 @@ impl CheckedSide {
             idle_us,
             keys: self.keys.clone(),
             arguments,
+            partial: None,
         }
     }
 

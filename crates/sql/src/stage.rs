@@ -14,10 +14,10 @@ use arrow_select::filter::FilterBuilder;
 use crate::decode::{Decoded, Decoder};
 use crate::eval::Evaluator;
 use crate::expr::Expr;
-use crate::group::{Arrival, Closed, Groups, Inputs};
+use crate::group::{Arrival, Closed, Groups, Inputs, Taken};
 use crate::join::Joins;
-use crate::plan::{Grouping, Lateness, Plan, Shape};
-use crate::shard::{self, Shards};
+use crate::plan::{Grouping, Lateness, Plan, Shape, Sharding};
+use crate::shard::{self, Shards, TOLD_GROUP};
 use crate::types::Column;
 use crate::user_function::{Calls, Functions, NoFunctions, at_once, computed};
 use crate::value::{Cell, cell};
@@ -95,7 +95,8 @@ impl Stage {
         let result = schema(&plan.output);
         let groups = match &plan.shape {
             Shape::Group(grouping) => Groups::new(grouping),
-            Shape::Project(_) | Shape::Shard(_) | Shape::Join(_) => Groups::default(),
+            Shape::Shard(sharding) => sharding.partial.as_deref().map(Groups::new).unwrap_or_default(),
+            Shape::Project(_) | Shape::Join(_) => Groups::default(),
         };
         let (shards, joins) = (Shards::default(), Joins::default());
         Self { plan, partition, decoder: None, groups, shards, joins, changes: Changes::default(), result }
@@ -162,14 +163,20 @@ impl Stage {
                 output.rows = batch(&self.result, columns, kept.count(), good)?;
             }
             Shape::Group(grouping) => {
-                let of = (kept.columns.as_slice(), kept.count());
-                let inputs = computed(functions, |calls| Inputs::of_groups(grouping, of, calls)).await?;
                 let arrivals = arrivals(&kept, times.as_ref(), rows.num_rows());
-                let taken = self.groups.take(grouping, &inputs, of, arrivals)?;
+                let taken = grouped(&mut self.groups, grouping, &kept, arrivals, functions).await?;
                 rejected.extend(taken.rejected.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
                 (output.rows, output.failed) = results(grouping, &self.result, taken.closed, functions).await?;
                 output.late = late(&plan, &kept, &taken.late, &mut rejected)?;
                 output.dirty = taken.dirty;
+            }
+            Shape::Shard(sharding) if let Some(partial) = &sharding.partial => {
+                let arrivals = arrivals(&kept, times.as_ref(), rows.num_rows());
+                let mut taken = grouped(&mut self.groups, partial, &kept, arrivals, functions).await?;
+                let of_rows = std::mem::take(&mut taken.rejected);
+                rejected.extend(of_rows.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
+                let late = late(&plan, &kept, &std::mem::take(&mut taken.late), &mut rejected)?;
+                output = Output { late, ..self.send((sharding, partial), taken)? };
             }
             Shape::Shard(sharding) => {
                 let of = (kept.columns.as_slice(), kept.count());
@@ -201,6 +208,9 @@ impl Stage {
     /// When Arrow cannot hold what is to be told.
     pub fn idle(&mut self) -> Result<Output, StageError> {
         let Shape::Shard(sharding) = &self.plan.shape else { return Ok(Output::default()) };
+        if sharding.partial.is_some() {
+            return Ok(Output::default());
+        }
         let lanes = (self.partition, self.spreads_over(sharding.partitions));
         let told = self.shards.idle((sharding, &self.result), lanes)?;
         Ok(Output { spread: told.parts, dirty: told.dirty, ..Output::default() })
@@ -215,8 +225,9 @@ impl Stage {
         }
         match &self.plan.shape {
             Shape::Group(_) => self.groups.has_more(),
+            Shape::Shard(sharding) => sharding.partial.is_some() && self.groups.has_more(),
             Shape::Join(joining) => self.joins.has_more(joining),
-            Shape::Project(_) | Shape::Shard(_) => false,
+            Shape::Project(_) => false,
         }
     }
 
@@ -248,8 +259,24 @@ impl Stage {
                 let failed = joined.failed.into_iter().map(|(_, reason)| reason).collect();
                 Ok(Output { rows: joined.rows, failed, dirty: joined.dirty, ..Output::default() })
             }
-            Shape::Project(_) | Shape::Shard(_) => Ok(Output::default()),
+            Shape::Shard(sharding) => match &sharding.partial {
+                Some(partial) => {
+                    let taken = self.groups.go_on(partial);
+                    self.send((sharding, partial), taken)
+                }
+                None => Ok(Output::default()),
+            },
+            Shape::Project(_) => Ok(Output::default()),
         }
+    }
+
+    /// Sends what groups of a first phase came to that are put out.
+    fn send(&mut self, (sharding, partial): (&Sharding, &Grouping), taken: Taken) -> Result<Output, StageError> {
+        let lanes = (self.partition, self.spreads_over(sharding.partitions));
+        let until = self.groups.out_until();
+        let sent = self.shards.send((sharding, partial, &self.result), lanes, &taken.closed, until)?;
+        let dirty = taken.dirty.into_iter().chain(sent.dirty).collect();
+        Ok(Output { spread: sent.parts, dirty, ..Output::default() })
     }
 
     /// The whole state of key groups; nothing for a group without state.
@@ -258,7 +285,10 @@ impl Stage {
         let layout = self.plan.state_layout;
         let state = |group: u32| match &self.plan.shape {
             _ if group == RESCALING => self.changes_snapshot(),
-            Shape::Shard(_) => self.shards.snapshot(group, layout),
+            Shape::Shard(sharding) => match &sharding.partial {
+                Some(partial) if group != TOLD_GROUP => self.groups.snapshot(partial, group, layout),
+                _ => self.shards.snapshot(group, layout),
+            },
             Shape::Group(grouping) => self.groups.snapshot(grouping, group, layout),
             Shape::Join(_) => self.joins.snapshot(group, layout),
             Shape::Project(_) => Vec::new(),
@@ -275,7 +305,13 @@ impl Stage {
         let (of_changes, groups): (Vec<_>, Vec<_>) = groups.iter().copied().partition(|(part, _)| *part == RESCALING);
         let groups = groups.as_slice();
         let restored = match &self.plan.shape {
-            Shape::Shard(_) => groups.iter().try_for_each(|(_, bytes)| self.shards.restore(bytes, layout)),
+            Shape::Shard(sharding) => {
+                let is_of_groups = |part: &(u32, &[u8])| sharding.partial.is_some() && part.0 != TOLD_GROUP;
+                let (of_groups, of_shards): (Vec<_>, Vec<_>) = groups.iter().copied().partition(is_of_groups);
+                let told = of_shards.iter().try_for_each(|(_, bytes)| self.shards.restore(bytes, layout));
+                let partial = sharding.partial.as_ref();
+                told.and_then(|()| partial.map_or(Ok(()), |of| self.groups.restore(of, &of_groups, layout)))
+            }
             Shape::Group(grouping) => self.groups.restore(grouping, groups, layout),
             Shape::Join(joining) => groups.iter().try_for_each(|part| self.joins.restore(joining, *part, layout)),
             Shape::Project(_) => Ok(()),
@@ -353,6 +389,19 @@ fn arrivals(kept: &Kept, times: Option<&ArrayRef>, rows: usize) -> impl Iterator
         });
         Arrival { time_us, kept }
     })
+}
+
+/// Takes rows into groups.
+async fn grouped(
+    groups: &mut Groups,
+    grouping: &Grouping,
+    kept: &Kept,
+    arrivals: impl Iterator<Item = Arrival>,
+    functions: &mut dyn Functions,
+) -> Result<Taken, StageError> {
+    let of = (kept.columns.as_slice(), kept.count());
+    let inputs = computed(functions, |calls| Inputs::of_groups(grouping, of, calls)).await?;
+    Ok(groups.take(grouping, &inputs, of, arrivals)?)
 }
 
 /// The columns of the result, which of its rows are good, if not all are, and why the others are not.

@@ -100,6 +100,7 @@ pub(crate) struct CreateFlow {
     pub(crate) lateness: Option<Length>,
     pub(crate) idle: Option<Length>,
     pub(crate) partitions: Option<Count>,
+    pub(crate) phases: Option<Phases>,
     pub(crate) ports: Vec<PortInto>,
     pub(crate) query: Box<Query>,
     /// Where the query stands.
@@ -125,6 +126,13 @@ pub(crate) struct Length {
 #[derive(Debug)]
 pub(crate) struct Count {
     pub(crate) number: u32,
+    pub(crate) at: Range<usize>,
+}
+
+/// In how many phases rows of several partitions are aggregated: `AGGREGATE IN TWO PHASES`.
+#[derive(Debug)]
+pub(crate) struct Phases {
+    pub(crate) are_two: bool,
     pub(crate) at: Range<usize>,
 }
 
@@ -433,12 +441,28 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
         }
     }
 
+    /// `IN TWO PHASES` or `IN ONE PHASE`.
+    fn are_two_phases(&mut self) -> Read<bool> {
+        if !self.word("in") {
+            return Err(self.expected("IN ONE PHASE or IN TWO PHASES", &["in"]));
+        }
+        let are_two = self.word("two");
+        if !are_two && !self.word("one") {
+            return Err(self.expected("ONE PHASE or TWO PHASES", &["one", "two"]));
+        }
+        let phases = if are_two { "phases" } else { "phase" };
+        if !self.word(phases) {
+            return Err(self.expected(&phases.to_uppercase(), &[phases]));
+        }
+        Ok(are_two)
+    }
+
     fn flow(&mut self) -> Read<CreateFlow> {
         let name = self.name("the name of the flow")?;
         self.broken = Some(Statement::Broken(name.text.clone()));
         let (mut within, mut regions, mut prefer) = (None, Vec::new(), None);
         let (mut dead_letter, mut late, mut lateness, mut idle, mut partitions) = (None, None, None, None, None);
-        let (mut ports, mut said) = (Vec::new(), Vec::new());
+        let (mut phases, mut ports, mut said) = (None, Vec::new(), Vec::new());
         while !self.word("as") {
             if self.word("port") {
                 ports.push(self.port_into()?);
@@ -471,10 +495,24 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
                 idle = Some(Length { us: self.interval()?, at });
             } else if self.word("partitions") {
                 partitions = Some(Count { number: self.partitions(KEYED_PARTITIONS_MAX)?, at });
+            } else if self.word("aggregate") {
+                phases = Some(Phases { are_two: self.are_two_phases()?, at });
             } else {
-                let known = ["within", "keep", "prefer", "dead", "late", "allow", "idle", "partitions", "port", "as"];
+                let known = [
+                    "within",
+                    "keep",
+                    "prefer",
+                    "dead",
+                    "late",
+                    "allow",
+                    "idle",
+                    "partitions",
+                    "aggregate",
+                    "port",
+                    "as",
+                ];
                 return Err(self.expected(
-                    "WITHIN, KEEP IN REGION, PREFER, DEAD LETTER INTO, LATE INTO, ALLOW LATENESS, IDLE AFTER, PARTITIONS, PORT or AS",
+                    "WITHIN, KEEP IN REGION, PREFER, DEAD LETTER INTO, LATE INTO, ALLOW LATENESS, IDLE AFTER, PARTITIONS, AGGREGATE, PORT or AS",
                     &known,
                 ));
             }
@@ -490,6 +528,7 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
             lateness,
             idle,
             partitions,
+            phases,
             ports,
             query,
             at,

@@ -77,6 +77,15 @@ impl Type {
         }
     }
 
+    /// About how many bytes a value takes; of texts, what names and identifiers have.
+    pub(crate) fn usual_bytes(self) -> u64 {
+        match self {
+            Self::Boolean => 1,
+            Self::Bigint | Self::Double | Self::Timestamp | Self::Interval => 8,
+            Self::Text => 24,
+        }
+    }
+
     /// Whether it is a number.
     pub(crate) fn is_number(self) -> bool {
         matches!(self, Self::Bigint | Self::Double)

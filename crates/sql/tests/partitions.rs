@@ -6,8 +6,8 @@ mod common;
 
 use arrow_array::RecordBatch;
 use common::groups::{
-    Came, Line, QUERY, SESSIONS, a_way, by_the_book, off, off_by_the_book, record, run, run_over, sessions_by_the_book,
-    statements, told, whole,
+    Came, Line, QUERY, SESSIONS, a_way, by_the_book, off, off_by_the_book, phases, record, run, run_over,
+    sessions_by_the_book, statements, told, whole,
 };
 use common::{Running, Way, app, fine, lines, mistakes, process, records, stage_of};
 use littoral_model::manifest::{Partitioning, Sink};
@@ -21,11 +21,12 @@ proptest! {
         sources in proptest::collection::vec(proptest::collection::vec((0u8..5, 0i64..90, -9i64..9), 1..50), 1..4),
         keyed in 2usize..=16,
         way in a_way(),
+        phases in phases(),
     ) {
-        let clauses = format!("PARTITIONS {keyed} LATE INTO too_late");
+        let clauses = format!("PARTITIONS {keyed} LATE INTO too_late {phases}");
         let program = fine(&statements(sources.len() as u32, &clauses, QUERY));
         let one = run_over(&program, &sources, keyed, &whole(sources.len()));
-        let other = run_over(&program, &sources, keyed, &way);
+        let other = Came { sent: one.sent, ..run_over(&program, &sources, keyed, &way) };
         prop_assert_eq!(&one, &other);
         let mut ours: Vec<String> = one.rows.concat();
         let mut book: Vec<(String, Option<f64>)> = by_the_book(&sources)
@@ -67,6 +68,7 @@ proptest! {
         } else {
             (alone(&program, &sources[0], &whole(1)), alone(&program, &sources[0], &way))
         };
+        let other = Came { sent: one.sent, ..other };
         prop_assert_eq!(&one, &other);
         let mut ours = one.rows.concat();
         ours.sort();
@@ -75,6 +77,85 @@ proptest! {
         prop_assert!(ours.iter().zip(&book).all(|(ours, book)| ours.starts_with(book)), "{:?} {:?}", ours, book);
         prop_assert_eq!(one.rejected, Vec::<String>::new());
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn two_phases_come_bit_for_bit_to_what_one_does(
+        sources in proptest::collection::vec(proptest::collection::vec((0u8..5, 0i64..90, -9i64..9), 1..50), 1..4),
+        window in prop::sample::select(vec![
+            "TUMBLE(s, ts, INTERVAL '10 s')",
+            "HOP(s, ts, INTERVAL '3 s', INTERVAL '10 s')",
+            "CUMULATE(s, ts, INTERVAL '5 s', INTERVAL '15 s')",
+        ]),
+        keyed in 1usize..=16,
+        way in a_way(),
+    ) {
+        let query = format!(
+            "SELECT upper(m) AS m, v % 3 AS r, window_end AS w, count(*) AS n, count(v) FILTER (WHERE v > 2) AS big, sum(v) AS s, \
+                 sum(v / 10.0) AS exact, avg(v / 7.0) AS mean, var_pop(v / 3.0) AS off, min(ts) AS first, max(m) AS last, \
+                 bool_or(v > 7) AS any, min(CASE WHEN v > 5 THEN v END) AS least FROM {window} WHERE v <> 0 \
+                 GROUP BY upper(m), v % 3, window_start, window_end HAVING count(*) > 1"
+        );
+        let came = ["ONE PHASE", "TWO PHASES"].map(|phases| {
+            let clauses = format!("PARTITIONS {keyed} LATE INTO too_late AGGREGATE IN {phases}");
+            run_over(&fine(&statements(sources.len() as u32, &clauses, &query)), &sources, keyed, &way)
+        });
+        let [one, two] = came.map(|came| Came { sent: 0, ..came });
+        prop_assert_eq!(one, two);
+    }
+}
+
+#[test]
+fn in_two_phases_a_row_is_sent_for_each_group_of_each_partition() {
+    let second = |at: i64| (0..1_000).map(move |number| ((number % 5) as u8, at, number));
+    let rows: Vec<Line> = (0..10).flat_map(second).chain([(0, 12, 0)]).collect();
+    let sources = [rows.clone(), rows];
+    let sent = |phases: &str| {
+        let came = run(&fine(&statements(2, phases, QUERY)), &sources, &whole(2));
+        assert_eq!(came.rows.concat().len(), 5, "{came:?}");
+        came.sent
+    };
+    assert!(sent("AGGREGATE IN ONE PHASE") >= 20_000);
+    // Two partitions have five groups each, and tell two partitions how far they are.
+    assert_eq!((sent(""), sent("AGGREGATE IN TWO PHASES")), (14, 14));
+}
+
+#[test]
+fn many_groups_of_a_first_phase_are_sent_step_by_step() {
+    let query = "SELECT v, count(*) AS n, sum(v) AS s FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY v, window_start";
+    let rows: Vec<Line> = (0..30_000).map(|v| (0, 1, v)).collect();
+    let ended = |mut rows: Vec<Line>| {
+        rows.push((0, 30, 0));
+        rows
+    };
+    let sources = [ended(rows.clone()), ended(rows)];
+    for restarts in [false, true] {
+        let way = Way { sizes: vec![30_000, 1], order: vec![0, 1], restarts };
+        let came = run(&fine(&statements(2, "", query)), &sources, &way);
+        let rows = came.rows.concat();
+        assert_eq!((rows.len(), came.rejected.len()), (30_000, 0));
+        assert!(rows.iter().all(|row| row.contains(r#""n":2"#)), "{:?}", rows.first());
+        assert!((60_000..60_100).contains(&came.sent), "{}", came.sent);
+    }
+}
+
+#[test]
+fn what_cannot_be_aggregated_in_two_phases_is_said() {
+    let refused = |partitions: u32, clauses: &str, query: &str| {
+        mistakes(&statements(partitions, &format!("{clauses} AGGREGATE IN TWO PHASES"), query))
+    };
+    assert!(refused(2, "", SESSIONS).contains("a session may go on in another partition"));
+    assert!(refused(2, "IDLE AFTER '30 s'", QUERY).contains("IDLE AFTER"));
+    let distinct = "SELECT count(DISTINCT v) AS d FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY window_start";
+    assert!(refused(2, "", distinct).contains("more of a group than a few values"));
+    let hop = "SELECT count(*) AS n FROM HOP(s, ts, INTERVAL '1 s', INTERVAL '5 s') GROUP BY window_start";
+    assert!(refused(2, "", hop).contains("more than 4 windows"));
+    assert!(refused(1, "", QUERY).contains("several partitions"));
+    assert!(refused(2, "", "SELECT m FROM s").contains("several partitions"));
+    let text = mistakes(&statements(2, "AGGREGATE IN THREE PHASES", QUERY));
+    assert!(text.contains("ONE PHASE or TWO PHASES"), "{text}");
 }
 
 /// The same where there is one partition, and one stage.
@@ -226,7 +307,13 @@ fn where_all_partitions_are_idle_the_furthest_of_them_says_which_windows_are_ove
 
 #[test]
 fn the_last_result_that_late_rows_change_is_the_same() {
-    let program = fine(&statements(2, "ALLOW LATENESS '20 s'", QUERY));
+    for phases in ["AGGREGATE IN ONE PHASE", "AGGREGATE IN TWO PHASES"] {
+        last_results_are_the_same(phases);
+    }
+}
+
+fn last_results_are_the_same(phases: &str) {
+    let program = fine(&statements(2, &format!("ALLOW LATENESS '20 s' {phases}"), QUERY));
     let sources =
         [vec![(0, 1, 1), (0, 15, 1), (0, 3, 2), (0, 70, 0)], vec![(0, 2, 4), (0, 13, 1), (0, 4, 8), (0, 70, 0)]];
     let first = |order: Vec<usize>| {

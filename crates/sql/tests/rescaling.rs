@@ -246,8 +246,9 @@ proptest! {
         all in proptest::collection::vec(proptest::collection::vec((0u8..3, 0i64..90, -9i64..9), 1..50), 2..4),
         (numbers, cuts) in rescalings(),
         way in sides::a_way(),
+        phases in groups::phases(),
     ) {
-        let programs = windows(all.len(), "LATE INTO too_late", QUERY, &numbers);
+        let programs = windows(all.len(), &format!("LATE INTO too_late {phases}"), QUERY, &numbers);
         let came = run(&programs, &sources("f-by-key", &all, &cuts), &way);
         prop_assert_eq!(&came.rejected, &Vec::<String>::new());
         let undisturbed = run(&programs[..1], &sources("f-by-key", &all, &[vec![]]), &sides::whole());
@@ -279,12 +280,14 @@ proptest! {
         all in proptest::collection::vec(proptest::collection::vec((0u8..3, 0i64..60, -9i64..9), 1..50), 2..4),
         (numbers, cuts) in rescalings(),
         way in sides::a_way(),
+        phases in groups::phases(),
     ) {
         // All are past all windows in the end.
         let ended = |rows: &Vec<Line>| rows.iter().copied().chain([(0, 200, 0)]).collect();
         let all: Vec<Vec<Line>> = all.iter().map(ended).collect();
         let query = "SELECT m, window_start AS w, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY m, window_start";
-        let programs = windows(all.len(), "ALLOW LATENESS '15 s' LATE INTO too_late", query, &numbers);
+        let clauses = format!("ALLOW LATENESS '15 s' LATE INTO too_late {phases}");
+        let programs = windows(all.len(), &clauses, query, &numbers);
         let came = run(&programs, &sources("f-by-key", &all, &cuts), &way);
         prop_assert_eq!(&came.rejected, &Vec::<String>::new());
         let undisturbed = run(&programs[..1], &sources("f-by-key", &all, &[vec![]]), &sides::whole());
@@ -409,7 +412,7 @@ fn refused(stage: &mut Stage, rows: &RecordBatch) -> String {
 
 #[test]
 fn rows_wait_until_all_is_handed_over_also_for_who_goes_on_from_the_state() {
-    let programs = windows(2, "", QUERY, &[2, 1]);
+    let programs = windows(2, "AGGREGATE IN ONE PHASE", QUERY, &[2, 1]);
     let mut changing = changing(&programs, [9, 9]);
     let handed = changing.hand_over();
     let rows = process(&mut changing.spreads[0], &sides::batch(&[(0, 9, 1)])).spread;
@@ -508,7 +511,7 @@ fn another_query_takes_nothing_over() {
 #[test]
 fn what_is_to_be_put_out_is_so_before_groups_are_handed_over() {
     let query = "SELECT v, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY v, window_start";
-    let programs = windows(2, "", query, &[1, 2]);
+    let programs = windows(2, "AGGREGATE IN ONE PHASE", query, &[1, 2]);
     let mut keyed = stage_of(&programs[0].1, "f", 0);
     let mut spreads = [0, 1].map(|partition| stage_of(&programs[0].1, "f-by-key", partition));
     let mut take = |of: usize, rows: &[Line]| {

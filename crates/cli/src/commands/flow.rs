@@ -90,6 +90,8 @@ struct FunctionNode {
     name: String,
     /// What a query does; empty for a component.
     operators: Vec<String>,
+    /// How many bytes a query is expected to put out for a hundred that it takes in, by which it is placed; a guess.
+    expected_percent: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -113,6 +115,7 @@ impl Explanation {
         let functions = flow.stages.iter().map(|function| FunctionNode {
             name: function.to_string(),
             operators: app.program.stage(function).map(|plan| plan.operators()).unwrap_or_default(),
+            expected_percent: app.manifest.queries.get(function).map(|query| f64::from(query.output_permille) / 10.0),
         });
         let sink = flow.sink.as_ref().map(|sink| match sink {
             Sink::Stream(stream) => stream.as_str(),
@@ -136,31 +139,31 @@ impl Explanation {
         }
     }
 
-    /// How much of what the first stage takes in goes on to where the flow ends, once something has. Each counts from when it was
-    /// started, so that rows are compared within a stage, and bytes by the row.
+    /// How much of what the first stage takes in goes on to where the flow ends, once something has. Each stage counts from when it was
+    /// started, so that what it takes in and what it puts out are compared with one another alone.
     fn carried(&self) -> Option<String> {
         let measured = self.measured.as_ref()?;
-        let mut rows: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
+        let mut bytes: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for stage in &measured.stages {
-            let (taken, on, bytes) = rows.entry(&stage.name).or_default();
-            (*taken, *on, *bytes) = (*taken + stage.rows_in, *on + stage.rows_on, *bytes + stage.bytes_in);
+            let (taken, on) = bytes.entry(&stage.name).or_default();
+            (*taken, *on) = (*taken + stage.bytes_in, *on + stage.bytes_on);
         }
-        let share_of_rows: f64 = rows.values().map(|(taken, on, _)| *on as f64 / *taken as f64).product();
-        let (taken, _, bytes) = rows.get(measured.stages.first()?.name.as_str())?;
+        let share: f64 = bytes.values().map(|(taken, on)| *on as f64 / *taken as f64).product();
         let end = self.outputs.iter().find(|output| output.port == PORT_MAIN)?;
-        let sink = measured.sinks.iter().find(|sink| sink.name == end.to.name && sink.rows > 0)?;
-        let by_row = |bytes: u64, rows: u64| bytes as f64 / rows as f64;
-        let share = share_of_rows * by_row(sink.bytes, sink.rows) / by_row(*bytes, *taken);
         let told =
             format!("{:.1} % of the bytes that come from {} go on to {}", share * 100.0, self.source.name, end.to.name);
-        share.is_finite().then_some(told)
+        (share.is_finite() && share > 0.0).then_some(told)
     }
 
     fn write(&self, out: &mut Vec<String>) {
         out.push(format!("flow {}", self.flow));
         out.push(format!("  from {}", self.source.told()));
         for function in &self.functions {
-            out.push(format!("   └ {}", function.name));
+            let expected = function.expected_percent.filter(|percent| *percent != 100.0);
+            let expected = expected.map_or_else(String::new, |percent| {
+                format!(" (expected to put out {percent:.1} % of the bytes that it takes in)")
+            });
+            out.push(format!("   └ {}{expected}", function.name));
             out.extend(function.operators.iter().map(|operator| format!("       {operator}")));
         }
         out.extend(self.outputs.iter().map(|output| format!("  {} to {}", output.port, output.to.told())));
@@ -184,13 +187,14 @@ impl Explanation {
         };
         for stage in &measured.stages {
             out.push(format!(
-                "  measured {}/{} on {}: {} rows in ({}), {} out, {} rejected, p95 of a batch {:.1} ms",
+                "  measured {}/{} on {}: {} rows in ({}), {} out ({}), {} rejected, p95 of a batch {:.1} ms",
                 stage.name,
                 stage.partition,
                 stage.owner.as_deref().unwrap_or("-"),
                 stage.rows_in,
                 bytes(stage.bytes_in),
                 stage.rows_out,
+                bytes(stage.bytes_on),
                 stage.rows_rejected,
                 stage.latency.p95_ms
             ));

@@ -98,6 +98,8 @@ pub struct Query {
     pub partitioning: Partitioning,
     /// The functions of the app that it calls, each once, in order.
     pub functions: Vec<FunctionName>,
+    /// How many bytes it is expected to put out for a thousand that it takes in; a guess.
+    pub output_permille: u32,
 }
 
 impl Query {

@@ -304,6 +304,9 @@ pub struct StageStatus {
     /// Those of them that go on to the flow's next stage or its sink.
     #[serde(default)]
     pub rows_on: u64,
+    /// The bytes of those, as they are encoded.
+    #[serde(default)]
+    pub bytes_on: u64,
     /// Rows rejected to the dead-letter stream.
     pub rows_rejected: u64,
     /// When it committed its first rows since it was started there, microseconds since 1970.

@@ -28,7 +28,8 @@ pub(super) fn passages(layers: &[Layer], rules: &Rules<'_>) -> Vec<Passage> {
     let pairs = layers.iter().zip(layers.iter().skip(1));
     let passage = |(before, layer): (&Layer, &Layer)| {
         let score = |(to, from)| {
-            transition(from, to, layer.join, rules).map_or(NOT_ALLOWED, |terms| terms.score(rules.objectives))
+            transition((from, before.share), to, layer.join, rules)
+                .map_or(NOT_ALLOWED, |terms| terms.score(rules.objectives))
         };
         let scores = layer.options.iter().flat_map(|to| before.options.iter().map(move |from| (to, from))).map(score);
         Passage { froms: before.options.len(), scores: scores.collect() }
@@ -103,7 +104,8 @@ impl Table {
                 });
                 let (score, load, rank, from) = ways.min()?;
                 let so_far = reached.get(from).copied().flatten()?.terms;
-                let terms = so_far.and(transition(previous.options.get(from)?, option, layer.join, rules)?);
+                let terms =
+                    so_far.and(transition((previous.options.get(from)?, previous.share), option, layer.join, rules)?);
                 Some(Reached { score, load, rank, from, terms })
             };
             let mut reached: Vec<Option<Reached>> = layer.options.iter().enumerate().map(reach).collect();
@@ -172,7 +174,7 @@ fn onwards(
     }
     let on = |(from, best): (&Choice, Option<(u64, usize)>)| {
         let (score, to) = best?;
-        let terms = transition(from, next.options.get(to)?, next.join, rules)?;
+        let terms = transition((from, layer.share), next.options.get(to)?, next.join, rules)?;
         Some((score, terms.and(after.get(to).copied().flatten()?.1)))
     };
     layer.options.iter().zip(best).map(on).collect()

@@ -10,8 +10,8 @@ use littoral_model::manifest::{Affinity, Objectives, Partitioning, Scope};
 use littoral_model::situation::{FailureDomain, Power, Situation};
 use littoral_model::work::Assignment;
 use littoral_plan::{
-    Ack, AppSpec, Constraints, Fabric, FlowSpec, FunctionSpec, Interface, NodeView, PartitionsBefore, QueueSpec, Sink,
-    StreamSpec, Traffic,
+    Ack, AppSpec, Constraints, Fabric, FlowSpec, FunctionSpec, Interface, NodeView, PartitionsBefore, QueueSpec,
+    SAME_PERMILLE, Sink, StreamSpec, Traffic,
 };
 
 /// What a scenario describes.
@@ -81,6 +81,9 @@ pub(crate) fn parse(text: &str) -> Scenario {
                         }
                         None => Partitioning::Any,
                     },
+                    output_permille: settings
+                        .number("puts-out-permille")
+                        .map_or(SAME_PERMILLE, |permille| permille as u32),
                 };
                 spec.functions.insert(words[1].parse().unwrap(), function);
             }

@@ -10,8 +10,8 @@ use super::KEY_GROUPS;
 use super::table::PackedKey;
 use crate::eval::Evaluator;
 use crate::expr::Expr;
-use crate::plan::{Grouping, Sharding, hash, hash_on};
-use crate::shard::{PRODUCER, WATERMARK};
+use crate::plan::{Grouping, Phase, Sharding, hash, hash_on};
+use crate::shard::{KEYS, PRODUCER, WATERMARK};
 use crate::user_function::Calls;
 use crate::value::{Cell, Cells, cell, write_cells};
 
@@ -55,7 +55,7 @@ pub(super) struct Row<'i> {
     text_bytes: usize,
     /// Which part of the state it is in.
     pub(super) part: u32,
-    /// What each aggregate takes of it.
+    /// What each aggregate takes of it; where rows of partitions were aggregated already, what says all that each has taken in.
     pub(super) values: Vec<Option<Cell<'i>>>,
 }
 
@@ -101,6 +101,16 @@ impl Keys {
     }
 }
 
+/// Which part of the state a key with a hash is in.
+fn part_of(hash: u64) -> u32 {
+    (hash % u64::from(KEY_GROUPS)) as u32
+}
+
+/// Which part of the state each of the keys in these columns is in.
+pub(crate) fn parts_of(keys: &[ArrayRef], rows: usize) -> impl Iterator<Item = u32> {
+    Keys::new(keys, rows).rows.into_iter().map(|key| part_of(key.hash))
+}
+
 /// What is computed of the rows before they are taken.
 pub(crate) struct Inputs {
     pub(crate) keys: Vec<ArrayRef>,
@@ -117,8 +127,13 @@ impl Inputs {
         rows: (&[ArrayRef], usize),
         calls: &mut Calls,
     ) -> Result<Self, ArrowError> {
+        let keys = grouping.keys.iter().map(|(key, _)| key);
+        if grouping.phase == Phase::Final {
+            let parts: Vec<Expr> = (KEYS + grouping.keys.len()..rows.0.len()).map(Expr::Column).collect();
+            return Self::new(keys, parts.iter().map(|part| (Some(part), None)), rows, calls);
+        }
         let of_aggregates = grouping.aggregates.iter().map(|of| (of.argument.as_ref(), of.filter.as_ref()));
-        Self::new(grouping.keys.iter().map(|(key, _)| key), of_aggregates, rows, calls)
+        Self::new(keys, of_aggregates, rows, calls)
     }
 
     /// Of rows on their way to groups.
@@ -154,7 +169,7 @@ impl Inputs {
 
     /// Which part of the state the key of a row is in.
     pub(crate) fn part(&self, row: usize) -> u32 {
-        (self.hash(row) % u64::from(KEY_GROUPS)) as u32
+        part_of(self.hash(row))
     }
 
     fn hash(&self, row: usize) -> u64 {

@@ -6,14 +6,15 @@ use arrow_array::{Array as _, ArrayRef};
 
 use super::table::{Layout, Table};
 use crate::cast::{shown, text_of, timestamp_text};
-use crate::plan::Grouping;
+use crate::plan::{Grouping, Phase};
 use crate::types::Type;
 use crate::value::{Cell, ColumnBuilder, cell, integers, read_cells};
 
 /// How many groups' results are computed at once.
 const RESULTS_AT_ONCE: usize = 4_096;
 
-/// Groups that are put out: their keys, the begin and the end of the window, what the aggregates come to.
+/// Groups that are put out: their keys, the begin and the end of the window, what the aggregates come to, or [have taken
+/// in](crate::aggregate::Aggregate::parts) in a first phase.
 #[derive(Debug)]
 pub(crate) struct Closed {
     pub(crate) columns: Vec<ArrayRef>,
@@ -103,10 +104,18 @@ impl<'g> Closing<'g> {
             for (column, us) in moments.iter_mut().zip([start_us, end_us]) {
                 now.iter().for_each(|_| column.push(Some(Cell::Timestamp(us))));
             }
-            for (place, column) in aggregates.iter_mut().enumerate() {
-                for cell in table.results_of(layout, place, now) {
-                    self.text_bytes += cell.as_ref().map_or(0, Cell::text_bytes);
-                    column.push(cell);
+            let mut push = |column: &mut ColumnBuilder, cell: Option<Cell<'_>>| {
+                self.text_bytes += cell.as_ref().map_or(0, Cell::text_bytes);
+                column.push(cell);
+            };
+            if self.grouping.phase == Phase::Partial {
+                for record in now {
+                    let parts = table.accumulators(layout, *record).flat_map(|of| of.parts());
+                    aggregates.iter_mut().zip(parts).for_each(|(column, part)| push(column, part));
+                }
+            } else {
+                for (place, column) in aggregates.iter_mut().enumerate() {
+                    table.results_of(layout, place, now).for_each(|cell| push(column, cell));
                 }
             }
             self.end(now.len());
@@ -174,6 +183,17 @@ impl<'g> Closing<'g> {
     }
 }
 
+impl Closed {
+    /// The columns of the keys, that with the end of the window, and those of the aggregates.
+    pub(crate) fn divided(&self, keys: usize) -> Option<(&[ArrayRef], &ArrayRef, &[ArrayRef])> {
+        let (keys, others) = self.columns.split_at_checked(keys)?;
+        match others {
+            [_, end, aggregates @ ..] => Some((keys, end, aggregates)),
+            _ => None,
+        }
+    }
+}
+
 /// The cells of an encoded key.
 fn cells(encoded: &[u8]) -> impl Iterator<Item = Option<Cell<'_>>> {
     // What is encoded in memory can be read.
@@ -183,6 +203,9 @@ fn cells(encoded: &[u8]) -> impl Iterator<Item = Option<Cell<'_>>> {
 /// The types of the columns of groups.
 fn types(grouping: &Grouping) -> impl Iterator<Item = Type> {
     let keys = grouping.keys.iter().map(|(_, ty)| *ty);
-    let aggregates = grouping.aggregates.iter().map(|aggregate| aggregate.result());
+    let aggregates = grouping.aggregates.iter().flat_map(|aggregate| match grouping.phase {
+        Phase::Partial => aggregate.parts().unwrap_or_default(),
+        Phase::Single | Phase::Final => vec![aggregate.result()],
+    });
     keys.chain([Type::Timestamp; 2]).chain(aggregates)
 }

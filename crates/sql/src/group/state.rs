@@ -213,7 +213,7 @@ pub(super) fn read(layout: u64, bytes: &[u8]) -> Result<Option<State>, String> {
     let written: Written = postcard::from_bytes(bytes).map_err(unreadable)?;
     if written.layout != layout {
         return Err(
-            "the state is of a query with another source, another number of partitions, or other windows, keys or aggregates; give the flow another name".to_owned()
+            "the state is of a query with another source, another number of partitions, or other windows, keys or aggregates, or in two phases where it is one now or the other way round (AGGREGATE IN ONE PHASE); give the flow another name".to_owned()
         );
     }
     let progress = Progress { watermark_us: written.watermark_us, is_idle: *version == STATE_VERSION_IDLE };

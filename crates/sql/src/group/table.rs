@@ -53,6 +53,21 @@ impl Layout {
         self.fields.iter().map(|field| field.aggregate.begin())
     }
 
+    /// What aggregates have taken in, of the values that say so of one after the other.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub(super) fn of_parts(&self, parts: &[Option<Cell<'_>>]) -> Result<Vec<Accumulator>, String> {
+        let mut left = parts;
+        let accumulators = self.fields.iter().map(|field| {
+            let (parts, others) = left.split_at_checked(field.aggregate.parts()?.len())?;
+            left = others;
+            field.aggregate.of_parts(parts)
+        });
+        let accumulators: Option<Vec<Accumulator>> = accumulators.collect();
+        accumulators.ok_or_else(|| "it says nothing of what rows of its partition come to".to_owned())
+    }
+
     /// How many bytes a row's values add at most to what is kept of a group that they begin.
     pub(super) fn adds(&self, values: &[Option<Cell<'_>>]) -> usize {
         let apart = self.fields.iter().zip(values).filter(|(field, _)| field.packing == Packing::Apart);
@@ -387,6 +402,16 @@ impl Table {
             }
         }
         Ok(adding)
+    }
+
+    /// Has a group have taken in something else.
+    pub(super) fn replace(&mut self, layout: &Layout, record: usize, taken_in: &[Accumulator]) {
+        let text_bytes = |of: &Accumulator| of.text_bytes();
+        let before: usize = self.accumulators(layout, record).map(|of| text_bytes(&of)).sum();
+        self.text_bytes = self.text_bytes - before + taken_in.iter().map(text_bytes).sum::<usize>();
+        for (field, accumulator) in layout.fields.iter().zip(taken_in) {
+            self.set(record, field, accumulator.clone());
+        }
     }
 
     /// Takes a row's values into the aggregates of a group.

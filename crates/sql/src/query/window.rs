@@ -7,7 +7,7 @@ use super::from::{WINDOWS, WindowCall};
 use super::select::{group_by, is_distinct, item_of, name_of, outputs};
 use crate::check::{Checker, Groups, Scope, Typed};
 use crate::expr::{Expr, Literal};
-use crate::plan::{Grouping, Shape, Turn, Window, hash};
+use crate::plan::{Grouping, Phase, Shape, Turn, Window, hash};
 use crate::source::Source;
 use crate::statement::{CreateFlow, column_name};
 use crate::types::{Column, Type};
@@ -95,6 +95,7 @@ pub(super) fn group(
         aggregates: groups.aggregates,
         having,
         project,
+        phase: Phase::Single,
     };
     Some((Shape::Group(Box::new(grouping)), output))
 }

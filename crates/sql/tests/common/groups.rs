@@ -19,6 +19,11 @@ pub fn statements(partitions: u32, clauses: &str, query: &str) -> String {
     )
 }
 
+/// In one phase or in two.
+pub fn phases() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["AGGREGATE IN ONE PHASE", "AGGREGATE IN TWO PHASES"])
+}
+
 /// A row: key, second, value.
 pub type Line = (u8, i64, i64);
 
@@ -35,6 +40,8 @@ pub struct Came {
     pub late: Vec<Vec<String>>,
     pub rejected: Vec<String>,
     pub failed: Vec<String>,
+    /// How many rows the partitions of the source sent to those of the groups.
+    pub sent: usize,
 }
 
 /// Runs both stages, with as many partitions of the groups as of the source.
@@ -56,7 +63,12 @@ pub fn run_over(program: &Program, sources: &[Vec<Line>], keyed: usize, way: &Wa
             let output = spread.take(&records(&texts.iter().map(String::as_str).collect::<Vec<_>>()));
             late.extend(lines(output.late.as_ref()));
             came.rejected.extend(output.rejected.into_iter().map(|(_, reason)| reason));
-            for (to, rows) in output.spread {
+            let mut sent = output.spread;
+            while spread.has_more() {
+                sent.extend(spread.go_on().spread);
+            }
+            for (to, rows) in sent {
+                came.sent += rows.num_rows();
                 queues[to as usize][partition].push_back(rows);
             }
         }
@@ -71,6 +83,9 @@ pub fn run_over(program: &Program, sources: &[Vec<Line>], keyed: usize, way: &Wa
             came.rows[to].extend(lines(output.rows.as_ref()));
             came.rejected.extend(output.rejected.into_iter().map(|(_, reason)| reason));
             came.failed.extend(output.failed);
+        }
+        while groups.has_more() {
+            came.rows[to].extend(lines(groups.go_on().rows.as_ref()));
         }
     }
     came

@@ -194,7 +194,7 @@ mod tests {
         Explanation {
             flow: name.to_owned(),
             source: stream(source),
-            functions: vec![FunctionNode { name: name.to_owned(), operators: Vec::new() }],
+            functions: vec![FunctionNode { name: name.to_owned(), operators: Vec::new(), expected_percent: None }],
             outputs: vec![Output { port: PORT_MAIN.to_owned(), to: stream(sink) }],
             stages: vec![row(1), row(2)],
             prediction: None,
