@@ -52,8 +52,8 @@ pub(crate) struct UserFunctions<'a> {
     pub(crate) declared: &'a BTreeMap<String, Option<Arc<UserFunction>>>,
     /// The names of all that the app has.
     pub(crate) of_app: &'a BTreeSet<String>,
-    /// Whether it is pairs that are looked at, of which none are called.
-    pub(crate) of_pairs: bool,
+    /// Whether it is asked which rows join, which calls none.
+    pub(crate) in_on: bool,
 }
 
 impl Scope<'_> {

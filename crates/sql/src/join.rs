@@ -19,12 +19,14 @@ mod version;
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::{ArrowError, SchemaRef};
+use arrow_schema::SchemaRef;
 use smallvec::SmallVec;
 
 use crate::group::{Arrival, Progress};
 use crate::plan::{Joining, Pairing};
 use crate::shard::{KEYS, PRODUCER, WATERMARK};
+use crate::stage::StageError;
+use crate::user_function::Functions;
 use crate::value::{Cell, cell};
 use pairs::Found;
 use state::{PRODUCERS_FROM, PROGRESS_PART, part_of};
@@ -183,13 +185,14 @@ impl Joins {
     /// Takes rows of the stream between.
     ///
     /// # Errors
-    /// When there are more pairs than a batch may have, or Arrow cannot hold what is computed of them.
-    pub(crate) fn take(
+    /// When there are more pairs than a batch may have, or Arrow cannot hold what is computed of them, or a function cannot be called.
+    pub(crate) async fn take(
         &mut self,
         (joining, result): (&Joining, &SchemaRef),
         (columns, rows): (&[ArrayRef], usize),
         arrivals: impl Iterator<Item = Arrival>,
-    ) -> Result<Joined, ArrowError> {
+        functions: &mut dyn Functions,
+    ) -> Result<Joined, StageError> {
         let (mut joined, mut step) = (Joined::default(), Step::default());
         for (at, arrival) in arrivals.enumerate() {
             let Some(place) = arrival.kept else { continue };
@@ -217,10 +220,10 @@ impl Joins {
                 }
             }
             if step.found.len() > FOUND_MAX {
-                return Err(ArrowError::ComputeError(format!("{rows} rows make more than {FOUND_MAX} pairs")));
+                return Err(StageError::Arrow(format!("{rows} rows make more than {FOUND_MAX} pairs")));
             }
         }
-        self.finish((joining, result), step, joined)
+        self.finish((joining, result), step, joined, functions).await
     }
 
     /// Whether rows whose interval is over are still to be put out.
@@ -232,15 +235,25 @@ impl Joins {
     ///
     /// # Errors
     /// As those of [`take`](Self::take).
-    pub(crate) fn go_on(&mut self, (joining, result): (&Joining, &SchemaRef)) -> Result<Joined, ArrowError> {
+    pub(crate) async fn go_on(
+        &mut self,
+        (joining, result): (&Joining, &SchemaRef),
+        functions: &mut dyn Functions,
+    ) -> Result<Joined, StageError> {
         let mut step = Step::default();
         self.end(joining, 0, &mut step);
         step.dirty.insert(PROGRESS_PART);
-        self.finish((joining, result), step, Joined::default())
+        self.finish((joining, result), step, Joined::default(), functions).await
     }
 
-    fn finish(&mut self, to: (&Joining, &SchemaRef), mut step: Step, mut joined: Joined) -> Result<Joined, ArrowError> {
-        self.put_out(to, &mut step, &mut joined)?;
+    async fn finish(
+        &mut self,
+        to: (&Joining, &SchemaRef),
+        mut step: Step,
+        mut joined: Joined,
+        functions: &mut dyn Functions,
+    ) -> Result<Joined, StageError> {
+        self.put_out(to, &mut step, &mut joined, functions).await?;
         self.sides.iter_mut().for_each(|side| side.gone.clear());
         joined.dirty = step.dirty.into_iter().collect();
         Ok(joined)

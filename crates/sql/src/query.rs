@@ -48,9 +48,9 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// What rows, or pairs of them, may call.
-    fn callable(&self, of_pairs: bool) -> UserFunctions<'_> {
-        UserFunctions { declared: &self.declared, of_app: &self.functions, of_pairs }
+    /// What expressions may call; those of `ON` may not.
+    fn callable(&self, in_on: bool) -> UserFunctions<'_> {
+        UserFunctions { declared: &self.declared, of_app: &self.functions, in_on }
     }
 }
 

@@ -158,7 +158,7 @@ impl Stage {
         match &plan.shape {
             Shape::Project(exprs) => {
                 let of = (kept.columns.as_slice(), kept.count());
-                let (columns, good, faults) = computed(functions, |calls| projected(exprs, of, Some(calls))).await?;
+                let (columns, good, faults) = computed(functions, |calls| projected(exprs, of, calls)).await?;
                 rejected.extend(faults.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
                 output.rows = batch(&self.result, columns, kept.count(), good)?;
             }
@@ -191,7 +191,8 @@ impl Stage {
             }
             Shape::Join(joining) => {
                 let arrivals = arrivals(&kept, times.as_ref(), rows.num_rows());
-                let joined = self.joins.take((joining, &self.result), (&kept.columns, kept.count()), arrivals)?;
+                let of = (kept.columns.as_slice(), kept.count());
+                let joined = self.joins.take((joining, &self.result), of, arrivals, functions).await?;
                 rejected.extend(joined.rejected.into_iter().map(|(row, reason)| (kept.origin(row), reason)));
                 (output.rows, output.dirty, of_pairs) = (joined.rows, joined.dirty, joined.failed);
             }
@@ -255,7 +256,7 @@ impl Stage {
                 Ok(Output { rows, failed, dirty: taken.dirty, ..Output::default() })
             }
             Shape::Join(joining) => {
-                let joined = self.joins.go_on((joining, &self.result))?;
+                let joined = self.joins.go_on((joining, &self.result), functions).await?;
                 let failed = joined.failed.into_iter().map(|(_, reason)| reason).collect();
                 Ok(Output { rows: joined.rows, failed, dirty: joined.dirty, ..Output::default() })
             }
@@ -411,13 +412,9 @@ pub(crate) type Projected = (Vec<ArrayRef>, Option<BooleanArray>, BTreeMap<usize
 pub(crate) fn projected(
     exprs: &[Expr],
     (columns, rows): (&[ArrayRef], usize),
-    calls: Option<&mut Calls>,
+    calls: &mut Calls,
 ) -> Result<Projected, ArrowError> {
-    let evaluator = Evaluator::new(columns, rows);
-    let mut evaluator = match calls {
-        Some(calls) => evaluator.calling(calls),
-        None => evaluator,
-    };
+    let mut evaluator = Evaluator::new(columns, rows).calling(calls);
     let columns = exprs.iter().map(|expr| evaluator.column(expr)).collect::<Result<Vec<_>, _>>()?;
     let faults = evaluator.faults;
     let is_good = |row| !faults.contains_key(&row);
@@ -471,7 +468,7 @@ fn results_of(
     let holds = grouping.having.as_ref().map(|having| evaluator.holds(having)).transpose()?;
     let mut faults = evaluator.faults;
     if holds.is_none() && faults.is_empty() {
-        let (projected, good, failed) = projected(&grouping.project, (&closed.columns, closed.count), Some(calls))?;
+        let (projected, good, failed) = projected(&grouping.project, (&closed.columns, closed.count), calls)?;
         let told = failed.into_iter().map(|(group, reason)| closed.told(grouping, group, &reason));
         return Ok((batch(result, projected, closed.count, good)?, told.collect()));
     }
@@ -480,7 +477,7 @@ fn results_of(
     let passed = BooleanArray::new(BooleanBuffer::collect_bool(closed.count, passes), None);
     let passing: Vec<usize> = passed.values().set_indices().collect();
     let columns = filtered(&closed.columns, &passed)?;
-    let (projected, good, failed) = projected(&grouping.project, (&columns, passing.len()), Some(calls))?;
+    let (projected, good, failed) = projected(&grouping.project, (&columns, passing.len()), calls)?;
     faults.extend(failed.into_iter().filter_map(|(row, reason)| Some((*passing.get(row)?, reason))));
     let told = faults.into_iter().map(|(group, reason)| closed.told(grouping, group, &reason));
     Ok((batch(result, projected, passing.len(), good)?, told.collect()))

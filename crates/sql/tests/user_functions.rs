@@ -300,6 +300,40 @@ fn what_a_flow_calls_is_in_the_manifest_and_in_its_fingerprint() {
 }
 
 #[test]
+fn pairs_are_asked_functions_in_select_and_where() {
+    let query = "SELECT l.a, r.b, judge(l.a + r.b) AS x FROM readings AS l JOIN readings AS r \
+                 ON l.machine = r.machine AND r.ts BETWEEN l.ts AND l.ts + INTERVAL '1 second' WHERE judge(l.a) + r.b > 20";
+    let program = program(&format!("CREATE FLOW f AS {query}"));
+    let came = [false, true].map(|is_late| {
+        let mut fake = Fake { is_late, ..Fake::default() };
+        let (mut rows, mut failed) = (Vec::new(), Vec::new());
+        let mut join = stage(&program, "f");
+        for side in ["f-left", "f-right"] {
+            let rows_of = values(&[(Some(2), Some(1)), (Some(3), Some(10)), (Some(1), Some(12)), (Some(13), Some(0))]);
+            let spread = try_process(&mut stage(&program, side), &mut fake, &rows_of).unwrap().spread;
+            for (_, batch) in spread {
+                let output = try_process(&mut join, &mut fake, &batch).unwrap();
+                rows.extend(lines(output.rows.as_ref()));
+                failed.extend(output.rejected.into_iter().map(|(_, reason)| reason));
+            }
+        }
+        (rows, failed, fake.called)
+    });
+    assert_eq!(came[0], came[1], "an answer that takes its time is like any other");
+    let (rows, failed, called) = &came[0];
+    // `judge` is ten times as much, and does not want 13.
+    assert_eq!(rows, &[r#"{"a":2,"b":1,"x":30}"#, r#"{"a":2,"b":10,"x":120}"#, r#"{"a":3,"b":12,"x":150}"#]);
+    let reason = |left: u8, right: u8| {
+        format!(
+            "the pair of its key of 1970-01-01 00:00:0{left} and 1970-01-01 00:00:0{right}: judge: 13 is not wanted"
+        )
+    };
+    assert_eq!(failed, &[reason(1, 1), reason(2, 2), reason(3, 3)]);
+    // What WHERE does not pass is not asked in SELECT.
+    assert_eq!(called, &["judge 2 2 3 3 1 1 13", "judge 3 12 13 15 13"]);
+}
+
+#[test]
 fn what_is_wrong_with_a_declaration_or_a_call_is_said_where_it_stands() {
     for (statement, said) in [
         ("CREATE FUNCTION judge value bigint RETURNS bigint", "expected `(` and what it takes"),
@@ -341,8 +375,8 @@ fn what_is_wrong_with_a_declaration_or_a_call_is_said_where_it_stands() {
         let errors = of(&format!("SELECT {expr} AS x FROM readings"));
         assert!(errors.contains(said) && errors.contains("--> flows.sql:5:"), "{expr}: {errors}");
     }
-    let join = "SELECT judge(r.a) AS x FROM readings AS r JOIN readings AS s ON r.machine = s.machine AND r.ts = s.ts";
-    assert!(of(join).contains("make the join a flow of its own"), "{}", of(join));
+    let join = "SELECT r.a FROM readings AS r JOIN readings AS s ON r.machine = s.machine AND judge(r.a) < s.a AND r.ts = s.ts";
+    assert!(of(join).contains("say it in WHERE"), "{}", of(join));
     // What is wrong with a declaration is not said again of its calls.
     let errors = mistakes(
         "CREATE STREAM s (a bigint); CREATE FUNCTION judge (a uuid) RETURNS bigint; CREATE FLOW f AS SELECT judge(a) AS x FROM s",

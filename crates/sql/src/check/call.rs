@@ -114,9 +114,9 @@ impl Checker<'_, '_, '_, '_> {
     ) -> Option<Typed> {
         let at = self.source.range(ast::Spanned::span(expr));
         let arguments: Vec<Option<Typed>> = arguments.iter().map(|argument| self.check(argument)).collect();
-        if self.scope.functions.of_pairs {
-            let message = format!("a join does not call functions of the app, as `{}`", function.name);
-            let help = "make the join a flow of its own, and call it in one that reads its result";
+        if self.scope.functions.in_on {
+            let message = format!("which rows join is not asked functions of the app, as `{}`", function.name);
+            let help = "say it in WHERE, which is asked of pairs";
             self.source.add("unsupported", at, message).help(help);
             return None;
         }

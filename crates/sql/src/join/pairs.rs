@@ -11,8 +11,10 @@ use arrow_select::take::take;
 use super::{At, Joined, Joins, Kept, Step, one, one_mut};
 use crate::cast::timestamp_text;
 use crate::eval::Evaluator;
+use crate::expr::Expr;
 use crate::plan::Joining;
-use crate::stage::{RESULT_BYTES_MAX, batch, filtered, projected};
+use crate::stage::{RESULT_BYTES_MAX, StageError, batch, filtered, projected};
+use crate::user_function::{Calls, Functions, computed};
 use crate::value::{Cell, ColumnBuilder};
 
 /// How many pairs are computed at once, and the most bytes of their rows.
@@ -60,12 +62,13 @@ type Failed = Vec<(usize, String)>;
 
 impl Joins {
     /// Puts out what was found.
-    pub(super) fn put_out(
+    pub(super) async fn put_out(
         &mut self,
         (joining, result): (&Joining, &SchemaRef),
         step: &mut Step,
         joined: &mut Joined,
-    ) -> Result<(), ArrowError> {
+        functions: &mut dyn Functions,
+    ) -> Result<(), StageError> {
         let mut found = std::mem::take(&mut step.found);
         if joining.on.is_some() || joining.is_outer(0) || joining.is_outer(1) {
             let pairs: Vec<Found> = found.iter().copied().filter(Found::is_pair).collect();
@@ -79,17 +82,22 @@ impl Joins {
             found.retain(|of| if of.is_pair() { joins.next().flatten() == Some(true) } else { !self.is_matched(of) });
         }
         let (mut done, mut bytes) = (Vec::new(), told_bytes(&joined.failed));
-        self.each_chunk(&found, &mut |chunk| {
-            if bytes <= RESULT_BYTES_MAX {
-                let (rows, failed) = self.results(joining, result, chunk)?;
-                bytes += rows.as_ref().map_or(0, RecordBatch::get_array_memory_size) + told_bytes(&failed);
-                done.extend(rows);
-                joined.failed.extend(failed);
+        let mut chunks = self.chunks(&found);
+        chunks.reverse();
+        while let Some(chunk) = chunks.pop() {
+            match computed(functions, |calls| self.results(joining, result, chunk, calls)).await {
+                Ok((rows, failed)) => {
+                    bytes += rows.as_ref().map_or(0, RecordBatch::get_array_memory_size) + told_bytes(&failed);
+                    done.extend(rows);
+                    joined.failed.extend(failed);
+                }
+                Err(error @ StageError::Function(_)) => return Err(error),
+                Err(_) if chunk.len() > 1 => chunks.extend(halves(chunk)),
+                Err(error) => return Err(error),
             }
-            Ok(())
-        })?;
-        if bytes > RESULT_BYTES_MAX {
-            return Err(too_much(&found));
+            if bytes > RESULT_BYTES_MAX {
+                return Err(too_much(&found).into());
+            }
         }
         joined.rows = match done.as_slice() {
             [] | [_] => done.pop(),
@@ -107,32 +115,43 @@ impl Joins {
     ) -> Result<Vec<Option<bool>>, ArrowError> {
         let Some(on) = &joining.on else { return Ok(vec![Some(true); pairs.len()]) };
         let mut joins = Vec::with_capacity(pairs.len());
-        let mut bytes = 0;
-        self.each_chunk(pairs, &mut |chunk| {
-            if bytes > RESULT_BYTES_MAX {
-                return Ok(());
-            }
-            let columns = self.columns(joining, chunk)?;
-            let mut evaluator = Evaluator::new(&columns, chunk.len());
-            let holds = evaluator.holds(on)?;
-            let faults = evaluator.faults;
+        let (mut bytes, mut chunks) = (0, self.chunks(pairs));
+        chunks.reverse();
+        while let Some(chunk) = chunks.pop() {
+            let (holds, faults) = match self.holding(joining, on, chunk) {
+                Err(_) if chunk.len() > 1 => {
+                    chunks.extend(halves(chunk));
+                    continue;
+                }
+                held => held?,
+            };
             joins.extend((0..chunk.len()).map(|row| (!faults.contains_key(&row)).then(|| holds.value(row))));
             let told = |(row, reason): (usize, String)| chunk.get(row).map(|pair| (pair.row, pair.told(&reason)));
             let told: Failed = faults.into_iter().filter_map(told).collect();
             bytes += told_bytes(&told);
             failed.extend(told);
-            Ok(())
-        })?;
-        if bytes > RESULT_BYTES_MAX { Err(too_much(pairs)) } else { Ok(joins) }
+            if bytes > RESULT_BYTES_MAX {
+                return Err(too_much(pairs));
+            }
+        }
+        Ok(joins)
     }
 
-    /// Does something with so many at a time that their rows fit, and with fewer where it fails.
-    fn each_chunk(
+    /// Of which pairs a condition holds, and of which it failed.
+    fn holding(
         &self,
-        found: &[Found],
-        of: &mut dyn FnMut(&[Found]) -> Result<(), ArrowError>,
-    ) -> Result<(), ArrowError> {
-        let mut left = found;
+        joining: &Joining,
+        on: &Expr,
+        pairs: &[Found],
+    ) -> Result<(BooleanBuffer, BTreeMap<usize, String>), ArrowError> {
+        let columns = self.columns(joining, pairs)?;
+        let mut evaluator = Evaluator::new(&columns, pairs.len());
+        Ok((evaluator.holds(on)?, evaluator.faults))
+    }
+
+    /// So many at a time that their rows fit.
+    fn chunks<'f>(&self, found: &'f [Found]) -> Vec<&'f [Found]> {
+        let (mut chunks, mut left) = (Vec::new(), found);
         while !left.is_empty() {
             let mut bytes = 0;
             let fitting = left.iter().take(CHUNK_MAX).take_while(|of| {
@@ -141,19 +160,10 @@ impl Joins {
                 bytes <= CHUNK_BYTES_MAX
             });
             let (now, rest) = left.split_at(fitting.count().max(1));
-            let mut parts = vec![now];
-            while let Some(part) = parts.pop() {
-                match of(part) {
-                    Err(_) if part.len() > 1 => {
-                        let (first, second) = part.split_at(part.len() / 2);
-                        parts.extend([second, first]);
-                    }
-                    done => done?,
-                }
-            }
+            chunks.push(now);
             left = rest;
         }
-        Ok(())
+        chunks
     }
 
     fn results(
@@ -161,9 +171,10 @@ impl Joins {
         joining: &Joining,
         result: &SchemaRef,
         found: &[Found],
+        calls: &mut Calls,
     ) -> Result<(Option<RecordBatch>, Failed), ArrowError> {
         let columns = self.columns(joining, found)?;
-        let mut evaluator = Evaluator::new(&columns, found.len());
+        let mut evaluator = Evaluator::new(&columns, found.len()).calling(calls);
         let holds = joining.filter.as_ref().map(|filter| evaluator.holds(filter)).transpose()?;
         let mut faults = evaluator.faults;
         // What WHERE does not pass is not computed either.
@@ -171,7 +182,7 @@ impl Joins {
         let passed = BooleanArray::new(BooleanBuffer::collect_bool(found.len(), passes), None);
         let passing: Vec<usize> = passed.values().set_indices().collect();
         let columns = filtered(&columns, &passed)?;
-        let (projected, good, failed) = projected(&joining.project, (&columns, passing.len()), None)?;
+        let (projected, good, failed) = projected(&joining.project, (&columns, passing.len()), calls)?;
         faults.extend(failed.into_iter().filter_map(|(row, reason)| Some((*passing.get(row)?, reason))));
         let told = |(row, reason): (usize, String)| found.get(row).map(|of| (of.row, of.told(&reason)));
         Ok((batch(result, projected, passing.len(), good)?, faults.into_iter().filter_map(told).collect()))
@@ -227,6 +238,12 @@ impl Joins {
         let kept = alone.sides.iter().enumerate().filter_map(|(side, at)| self.kept(side, at.as_ref()?));
         kept.into_iter().any(|kept| kept.is_matched)
     }
+}
+
+/// The same in two, the second part first.
+fn halves(found: &[Found]) -> [&[Found]; 2] {
+    let (first, second) = found.split_at(found.len() / 2);
+    [second, first]
 }
 
 fn told_bytes(failed: &Failed) -> usize {

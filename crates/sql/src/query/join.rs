@@ -118,12 +118,18 @@ pub(super) fn check(
     let (on, are_outer) = kind(source, join)?;
     let sides = sides(source, known, (left, join), are_outer)?;
     refuse(source, flow, select, &sides)?;
-    let scope = Scope { columns: &sides.columns, tables: &sides.tables, functions: known.callable(true) };
+    let scope = |of_condition: bool| Scope {
+        columns: &sides.columns,
+        tables: &sides.tables,
+        functions: known.callable(of_condition),
+    };
+    let (of_on, scope) = (scope(true), scope(false));
     let clauses = [("ON", Some(on)), ("WHERE", select.selection.as_ref())];
     let parts = clauses.into_iter().flat_map(|(clause, of)| parts_of(of).into_iter().map(move |part| (clause, part)));
     // All of them, so that all that is wrong is told.
-    let conditions: Vec<Option<Condition>> =
-        parts.map(|(clause, part)| condition(source, &scope, clause, part)).collect();
+    let conditions: Vec<Option<Condition>> = parts
+        .map(|(clause, part)| condition(source, if clause == "ON" { &of_on } else { &scope }, clause, part))
+        .collect();
     let projected = project(source, &scope, select);
     let conditions: Vec<Condition> = conditions.into_iter().collect::<Option<_>>()?;
     if conditions.len() > CONDITIONS_MAX {
