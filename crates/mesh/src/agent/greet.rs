@@ -30,33 +30,6 @@ const NEIGHBOUR_PERIOD: Duration = Duration::from_secs(1);
 /// How old the last round trip to a near member may be, before it is measured although its own pings tell that it is there.
 const MEASURE_PERIOD: Duration = Duration::from_secs(5);
 
-/// A node that pings and is not seen for so long is told so: what tells of it should have come by then.
-const UNSEEN_MAX: Duration = Duration::from_secs(2);
-/// Pauses between declarations of this node to those who do not see it: each costs a message to every node.
-const DECLARE_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
-
-/// When and for whom this node last declared itself anew, and how long it does not do so again.
-#[derive(Default)]
-pub(super) struct Redeclaring {
-    last: Option<(NodeId, Instant)>,
-    pause: Duration,
-}
-
-impl Redeclaring {
-    /// Whether it is time to do so for somebody who does not see it; then it counts as done.
-    fn is_due(&mut self, unaware: &NodeId, now: Instant) -> bool {
-        let since = self.last.as_ref().map(|(node, at)| (node, now.duration_since(*at)));
-        if since.is_some_and(|(_, since)| since < self.pause) {
-            return false;
-        }
-        // It did not help whom it was done for, if that is the one that misses it still.
-        let in_vain = since.is_some_and(|(node, since)| node == unaware && since < self.pause * 2);
-        self.pause = if in_vain { (self.pause * 2).min(DECLARE_PAUSE.1) } else { DECLARE_PAUSE.0 };
-        self.last = Some((unaware.clone(), now));
-        true
-    }
-}
-
 /// Somebody who is to get a hello or a ping.
 struct Due {
     node: NodeId,
@@ -263,33 +236,11 @@ impl<C: Carrier> Agent<C> {
         }
     }
 
-    /// Tells the network of this node again, as somebody says that it is not told.
-    fn declare_anew(self: &Arc<Self>, unaware: &NodeId, now: Instant) {
-        if lock(&self.redeclaring).is_due(unaware, now) {
-            tracing::info!(node = %unaware, "it hears this node but does not see it: declaring this node anew");
-            let agent = Arc::clone(self);
-            tokio::spawn(async move { agent.carrier.declare_anew().await });
-        }
-    }
-
     /// Notes that a node was heard.
     fn hear(&self, node: &NodeId) {
         if let Some(peer) = lock(&self.peers).get_mut(node) {
             peer.hear(Instant::now());
         }
-    }
-
-    /// Whether a node that pings should have been seen by now, is not, and is to be told so; other pings it has answered as ever, so
-    /// that it learns what there is to learn.
-    fn tells_unseen(&self, node: &NodeId) -> bool {
-        let now = Instant::now();
-        let mut peers = lock(&self.peers);
-        let Some(peer) = peers.get_mut(node).filter(|peer| peer.routes.is_empty()) else { return false };
-        let is_due = now.duration_since(*peer.unseen.get_or_insert(now)) > UNSEEN_MAX;
-        if is_due {
-            peer.unseen = Some(now);
-        }
-        is_due
     }
 
     /// One request of the mesh's own, without retries.
@@ -421,24 +372,6 @@ mod tests {
         assert_eq!(next(far(now, &[4, 0, 2, 6])), (now + FAR_PERIOD, "d".to_owned()));
         // All at once: the last is heard of in time only if the first is pinged after one turn.
         assert_eq!(next(far(now, &[0, 0, 0])).0, now + FAR_PERIOD);
-    }
-
-    #[test]
-    fn a_node_declares_itself_anew_less_often_for_whom_that_does_not_help() {
-        let (a, b) = (NodeId::new("a").unwrap(), NodeId::new("b").unwrap());
-        let mut redeclaring = Redeclaring::default();
-        let mut now = Instant::now();
-        assert!(redeclaring.is_due(&a, now) && !redeclaring.is_due(&b, now));
-        for pause_s in [5, 10, 20, 40, 80, 160, 300, 300] {
-            now += Duration::from_secs(pause_s);
-            assert!(!redeclaring.is_due(&a, now - Duration::from_millis(1)), "{pause_s}");
-            assert!(redeclaring.is_due(&a, now), "{pause_s}");
-        }
-        // Another one's complaint is not that it was in vain.
-        now += Duration::from_secs(300);
-        assert!(redeclaring.is_due(&b, now));
-        now += Duration::from_secs(5);
-        assert!(redeclaring.is_due(&a, now));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod greet;
 mod handle;
 mod outbound;
+mod redeclare;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,9 +20,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use self::greet::Redeclaring;
 pub(crate) use self::handle::Handle;
 pub use self::outbound::ABSENT_WAIT;
+use self::redeclare::Redeclaring;
 use crate::carrier::{Carrier, Presence, RouteId};
 use crate::inbox::Inbox;
 use crate::measure::Link;
