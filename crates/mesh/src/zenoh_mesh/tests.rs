@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use littoral_model::id::SiteId;
@@ -141,4 +143,28 @@ async fn a_node_that_declares_itself_anew_is_seen_all_the_while() {
     // Its session is the same, so that its neighbour knows the link to it.
     let b = NodeId::new("b").unwrap();
     hub.until(|_| hub.lines.is_neighbour(&b)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn declaring_anew_holds_nobody_up_and_is_done_once_at_a_time() {
+    let root = Root::create().unwrap();
+    let (hub, _) = station(&root, "hub", &[]).await;
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (holds, held) = tokio::sync::oneshot::channel();
+    let lines = Arc::clone(&hub.lines);
+    let holding = std::thread::spawn(move || {
+        lines.hold_up(|| {
+            holds.send(()).unwrap();
+            let _ = released.recv_timeout(PATIENCE);
+        });
+    });
+    held.await.unwrap();
+    let (mut first, mut second) = (pin!(hub.lines.declare_anew()), pin!(hub.lines.declare_anew()));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(first.as_mut().poll(&mut context).is_pending(), "the task is held up");
+    assert!(second.as_mut().poll(&mut context).is_ready(), "one is under way");
+    release.send(()).unwrap();
+    timeout(PATIENCE, first).await.expect("it is never done");
+    holding.join().unwrap();
+    assert_eq!(hub.lines.times(0), Some(1));
 }
