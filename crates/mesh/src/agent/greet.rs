@@ -37,6 +37,15 @@ struct Due {
     hello: bool,
 }
 
+/// What a request of the mesh's own comes to.
+enum Asked {
+    Answered(Result<Bytes, ReplyError>),
+    /// The network finds nobody there.
+    Nobody,
+    /// There is no answer in time.
+    Late,
+}
+
 /// A member that is neither a neighbour nor of the same site.
 struct Far {
     node: NodeId,
@@ -79,14 +88,16 @@ impl<C: Carrier> Agent<C> {
             if let Some(since) = peer.doubted.filter(|_| peer.member().is_some()) {
                 next = next.min(since + SILENCE_MAX + Duration::from_millis(1));
             }
-            if !hello && peer.doubted.is_none() && !in_site && !self.carrier.is_neighbour(node) {
+            let watched = peer.doubted.is_some() || peer.unreached.is_some();
+            if !hello && !watched && !in_site && !self.carrier.is_neighbour(node) {
                 far_pinged = far_pinged.max(Some(peer.pinged));
                 far.push(Far { node: node.clone(), heard: peer.heard, pinged: peer.pinged, busy: peer.busy });
                 continue;
             }
-            let is_close = in_site || peer.doubted.is_some();
+            let is_close = in_site || watched;
             let period = if is_close { PING_PERIOD } else { NEIGHBOUR_PERIOD };
-            let heard = now < peer.heard + period && now < peer.pinged + MEASURE_PERIOD;
+            // Where the network finds nobody, what is heard does not tell that it finds somebody again.
+            let heard = peer.unreached.is_none() && now < peer.heard + period && now < peer.pinged + MEASURE_PERIOD;
             if !peer.busy && now >= peer.next {
                 if heard && !hello {
                     peer.next = peer.heard + period;
@@ -129,7 +140,7 @@ impl<C: Carrier> Agent<C> {
                 count(&payload);
                 self.ask(route, Method::Hello, payload).await
             }
-            Err(error) => Some(Err(ReplyError::Failed(error.to_string()))),
+            Err(error) => Asked::Answered(Err(ReplyError::Failed(error.to_string()))),
         };
         let now = Instant::now();
         let mut theirs = None;
@@ -137,8 +148,9 @@ impl<C: Carrier> Agent<C> {
             let mut peers = lock(&self.peers);
             let Some(peer) = peers.get_mut(node) else { return };
             peer.busy = false;
+            peer.reached(&reply, now);
             match reply {
-                Some(Ok(bytes)) => match decode::<Hello>(&bytes) {
+                Asked::Answered(Ok(bytes)) => match decode::<Hello>(&bytes) {
                     Ok(hello) => {
                         peer.pause = HELLO_PAUSE.0;
                         peer.next = now;
@@ -148,12 +160,12 @@ impl<C: Carrier> Agent<C> {
                     }
                     Err(error) => tracing::warn!(%node, %error, "its hello cannot be read"),
                 },
-                Some(Err(ReplyError::Version(range))) => refuse(node, peer, range, now),
-                Some(Err(error)) => {
+                Asked::Answered(Err(ReplyError::Version(range))) => refuse(node, peer, range, now),
+                Asked::Answered(Err(error)) => {
                     tracing::debug!(%node, ?error, "it did not answer our hello");
                     peer.pause = (peer.pause * 2).min(HELLO_PAUSE.1);
                 }
-                None => {
+                Asked::Nobody | Asked::Late => {
                     peer.pause = (peer.pause * 2).min(HELLO_PAUSE.1);
                     peer.miss(sent);
                 }
@@ -209,14 +221,15 @@ impl<C: Carrier> Agent<C> {
         }
         let reply = self.ask(route, Method::Ping, Bytes::new()).await;
         let now = Instant::now();
-        if matches!(reply, Some(Err(ReplyError::Unseen))) {
+        if matches!(reply, Asked::Answered(Err(ReplyError::Unseen))) {
             self.declare_anew(node, now);
         }
         let mut peers = lock(&self.peers);
         let Some(peer) = peers.get_mut(node) else { return };
         peer.busy = false;
+        peer.reached(&reply, now);
         match reply {
-            Some(Ok(bytes)) => {
+            Asked::Answered(Ok(bytes)) => {
                 peer.hear(now);
                 peer.link.round_trip(now - sent);
                 if let Ok(pong) = decode::<Pong>(&bytes)
@@ -228,8 +241,8 @@ impl<C: Carrier> Agent<C> {
                     }
                 }
             }
-            Some(Err(_)) => peer.hear(now),
-            None => {
+            Asked::Answered(Err(_)) => peer.hear(now),
+            Asked::Nobody | Asked::Late => {
                 peer.miss(sent);
                 self.wake.notify_one();
             }
@@ -244,11 +257,26 @@ impl<C: Carrier> Agent<C> {
     }
 
     /// One request of the mesh's own, without retries.
-    async fn ask(&self, route: RouteId, method: Method, payload: Bytes) -> Option<Result<Bytes, ReplyError>> {
+    async fn ask(&self, route: RouteId, method: Method, payload: Bytes) -> Asked {
         let call = Call::new(method, payload, Priority::Control, HELLO_TIMEOUT, (self.invocations)());
         let envelope = self.envelope(&call, HELLO_TIMEOUT);
         let request = self.carrier.request(route, &envelope, call.payload, Priority::Control, HELLO_TIMEOUT);
-        timeout(HELLO_TIMEOUT, request).await.ok().flatten()
+        match timeout(HELLO_TIMEOUT, request).await {
+            Ok(Some(reply)) => Asked::Answered(reply),
+            Ok(None) => Asked::Nobody,
+            Err(_) => Asked::Late,
+        }
+    }
+}
+
+impl Peer {
+    /// Notes whether the network has found somebody there.
+    fn reached(&mut self, asked: &Asked, now: Instant) {
+        match asked {
+            Asked::Nobody => _ = self.unreached.get_or_insert(now),
+            // Somebody may be there who is slow.
+            Asked::Answered(_) | Asked::Late => self.unreached = None,
+        }
     }
 }
 

@@ -67,6 +67,8 @@ struct Peer {
     silent: bool,
     /// Since when the carrier does not tell of it although it is heard, or when that one was last told so.
     unseen: Option<Instant>,
+    /// Since when the network finds nobody who answers there although the carrier tells of it, or when that one was last told so.
+    unreached: Option<Instant>,
     refused: Option<VersionRange>,
     busy: bool,
     next: Instant,
@@ -88,6 +90,7 @@ impl Peer {
             doubted: None,
             silent: false,
             unseen: None,
+            unreached: None,
             refused: None,
             busy: false,
             next: now,
@@ -269,6 +272,7 @@ fn arrive(peer: &mut Peer, presences: &[Presence], now: Instant) -> bool {
         peer.hear(now);
         peer.silent = false;
         peer.unseen = None;
+        peer.unreached = None;
         peer.pause = HELLO_PAUSE.0;
         peer.next = now;
     }

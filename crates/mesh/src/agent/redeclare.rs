@@ -1,4 +1,5 @@
-//! Nodes that are heard and not seen: who pings one that its network does not tell of is told so, and declares itself anew.
+//! Nodes that are heard and not seen, or not reached: who pings one whose network does not tell of it, or finds nobody where it leads, is
+//! told so, and declares itself anew.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use super::Agent;
 use crate::carrier::Carrier;
 use crate::sync::lock;
 
-/// A node that pings and is not seen for so long is told so: what tells of it should have come by then.
+/// A node that pings and is not seen or not reached for so long is told so: what it has declared should have come by then.
 const UNSEEN_MAX: Duration = Duration::from_secs(2);
-/// Pauses between declarations of this node to those who do not see it: each costs a message to every node.
+/// Pauses between declarations of this node to those who miss it: each costs a message to every node.
 const DECLARE_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 /// Over how much time, for each member, those spread their declarations that are told at the same moment: who sees nobody tells all.
 const DECLARE_SPREAD: Duration = Duration::from_millis(10);
@@ -29,7 +30,7 @@ pub(super) struct Redeclaring {
 }
 
 impl Redeclaring {
-    /// When to do so for somebody who does not see it, if it is time; then it counts as done.
+    /// When to do so for somebody who misses it, if it is time; then it counts as done.
     fn due(&mut self, me: &NodeId, unaware: &NodeId, members: usize, now: Instant) -> Option<Instant> {
         let since = self.last.as_ref().map(|(node, at)| (node, now.saturating_duration_since(*at)));
         if since.is_some_and(|(_, since)| since < self.pause) {
@@ -59,7 +60,7 @@ impl<C: Carrier> Agent<C> {
     pub(super) fn declare_anew(self: &Arc<Self>, unaware: &NodeId, now: Instant) {
         let members = self.members.borrow().len();
         let Some(at) = lock(&self.redeclaring).due(&self.me, unaware, members, now) else { return };
-        tracing::info!(node = %unaware, "it hears this node but does not see it: declaring this node anew");
+        tracing::info!(node = %unaware, "it hears this node but does not see or reach it: declaring this node anew");
         let agent = Arc::clone(self);
         tokio::spawn(async move {
             tokio::select! {
@@ -69,15 +70,20 @@ impl<C: Carrier> Agent<C> {
         });
     }
 
-    /// Whether a node that pings should have been seen by now, is not, and is to be told so; other pings it has answered as ever, so
-    /// that it learns what there is to learn.
+    /// Whether a node that pings should have been seen and reached by now, is not, and is to be told so; other pings it has answered as
+    /// ever, so that it learns what there is to learn.
     pub(super) fn tells_unseen(&self, node: &NodeId) -> bool {
         let now = Instant::now();
         let mut peers = lock(&self.peers);
-        let Some(peer) = peers.get_mut(node).filter(|peer| peer.routes.is_empty()) else { return false };
-        let is_due = now.duration_since(*peer.unseen.get_or_insert(now)) > UNSEEN_MAX;
+        let Some(peer) = peers.get_mut(node) else { return false };
+        let since = match &mut peer.unreached {
+            _ if peer.routes.is_empty() => peer.unseen.get_or_insert(now),
+            Some(since) => since,
+            None => return false,
+        };
+        let is_due = now.duration_since(*since) > UNSEEN_MAX;
         if is_due {
-            peer.unseen = Some(now);
+            *since = now;
         }
         is_due
     }
