@@ -504,6 +504,19 @@ impl Lines {
         until();
     }
 
+    /// What answers a session's calls is no longer known, and what tells of it is.
+    #[cfg(test)]
+    pub(super) fn lose_calls(&self, line: usize) -> zenoh::Result<()> {
+        let session = lock(&self.state).lines.get(&line).map(|open| open.session.clone()).ok_or("it is not open")?;
+        let key = format!("{}/lost", self.keys.call(line));
+        let elsewhere = session.declare_queryable(key).callback(drop).wait()?;
+        let mut state = lock(&self.state);
+        let lost = state.lines.get_mut(&line).map(|open| std::mem::replace(&mut open.declared.queryable, elsewhere));
+        drop(state);
+        drop(lost);
+        Ok(())
+    }
+
     /// How many times a session has declared itself anew.
     #[cfg(test)]
     pub(super) fn times(&self, line: usize) -> Option<usize> {
