@@ -35,6 +35,8 @@ struct State {
     hung: HashSet<NodeId>,
     /// Who does not see whom, until that one declares itself anew.
     overlooked: HashSet<(NodeId, NodeId)>,
+    /// Who finds nobody where whom is, until that one declares itself anew.
+    unfound: HashSet<(NodeId, NodeId)>,
     latency: Duration,
     loss: f64,
     routes: RouteId,
@@ -58,6 +60,7 @@ impl Net {
             cuts: HashMap::new(),
             hung: HashSet::new(),
             overlooked: HashSet::new(),
+            unfound: HashSet::new(),
             latency: Duration::ZERO,
             loss: 0.0,
             routes: 0,
@@ -126,6 +129,11 @@ impl Net {
     pub fn overlook(&self, by: &NodeId, node: &NodeId) {
         lock(&self.0).overlooked.insert((by.clone(), node.clone()));
         self.notify();
+    }
+
+    /// The network tells a node of another one as ever, but finds nobody there, until that one declares itself anew.
+    pub fn lose_way(&self, from: &NodeId, to: &NodeId) {
+        lock(&self.0).unfound.insert((from.clone(), to.clone()));
     }
 
     /// Sets the time that a message takes one way, between any two nodes.
@@ -208,6 +216,9 @@ impl Carrier for Port {
             let state = lock(&self.net.0);
             let (node, station) = state.stations.iter().find(|(_, station)| station.route == route)?;
             state.stations.get(&self.me)?;
+            if state.unfound.contains(&(self.me.clone(), node.clone())) {
+                return None;
+            }
             Some((node.clone(), station.receiver.as_ref()?.upgrade()?))
         };
         let (to, _) = find()?;
@@ -231,7 +242,11 @@ impl Carrier for Port {
     }
 
     async fn declare_anew(&self) {
-        lock(&self.net.0).overlooked.retain(|(_, node)| *node != self.me);
+        {
+            let mut state = lock(&self.net.0);
+            state.overlooked.retain(|(_, node)| *node != self.me);
+            state.unfound.retain(|(_, node)| *node != self.me);
+        }
         self.net.notify();
     }
 

@@ -62,7 +62,7 @@ pub enum ReplyError {
     Late,
     /// It does not speak the caller's version; what it speaks. Never encoded as such, see [`ReplyError::encode`].
     Version(VersionRange),
-    /// It hears the caller's pings, but its network has not told it for a while that the caller is there.
+    /// It hears the caller's pings, but its network has not told it for a while that the caller is there, or finds nobody there.
     Unseen,
 }
 
@@ -98,7 +98,7 @@ impl ReplyError {
                 waited_ms: u64::try_from(call.deadline.as_millis()).unwrap_or(u64::MAX),
             },
             Self::Version(theirs) => CallError::Version { node, theirs },
-            Self::Unseen => CallError::Refused { node, reason: "it does not see this node".to_owned() },
+            Self::Unseen => CallError::Refused { node, reason: "it does not see or reach this node".to_owned() },
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod contract;
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -404,6 +405,47 @@ async fn nobody_calls_in_another_nodes_name() {
     assert_eq!(frame(&mut mallory).await, (REPLY, 3, b"x".to_vec()));
 }
 
+/// Who dials has done its part of the handshake when it sends the last of it, and may ask at once: both may arrive together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_arrives_with_the_end_of_the_handshake_is_answered() {
+    let two = Two::with_lines().await;
+    let identity = two.root.identity(&node("mallory"), &[]).unwrap();
+    let mut stream = TcpStream::connect(two.hub.listening()[0]).await.unwrap();
+    let mut tls = rustls::ClientConnection::new(client_config(&identity), "localhost".try_into().unwrap()).unwrap();
+    while tls.is_handshaking() {
+        send(&mut tls, &mut stream).await;
+        take(&mut tls, &mut stream).await;
+    }
+    tls.writer().write_all(&request(1, &envelope("mallory", Method::Call), b"x")).unwrap();
+    send(&mut tls, &mut stream).await;
+    let reply = [&6_u32.to_le_bytes()[..], &[REPLY], &1_u32.to_le_bytes(), b"x"].concat();
+    let mut read = vec![0; reply.len()];
+    while tls.reader().read_exact(&mut read).is_err() {
+        take(&mut tls, &mut stream).await;
+    }
+    assert_eq!(read, reply);
+}
+
+/// Sends all that there is to be sent, as one.
+async fn send(tls: &mut rustls::ClientConnection, stream: &mut TcpStream) {
+    let mut bytes = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut bytes).unwrap();
+    }
+    stream.write_all(&bytes).await.unwrap();
+}
+
+async fn take(tls: &mut rustls::ClientConnection, stream: &mut TcpStream) {
+    let mut bytes = vec![0; 4096];
+    let length = timeout(PATIENCE, stream.read(&mut bytes)).await.expect("nothing is said").unwrap();
+    assert_ne!(length, 0, "it is closed");
+    let mut bytes = &bytes[..length];
+    while !bytes.is_empty() {
+        tls.read_tls(&mut bytes).unwrap();
+        tls.process_new_packets().unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_ends_its_own_connection_only() {
     let two = Two::with_lines().await;
@@ -446,8 +488,7 @@ fn server_config(identity: &Identity) -> rustls::ServerConfig {
         .unwrap()
 }
 
-/// A direct line by hand.
-async fn raw(identity: &Identity, to: SocketAddr) -> TlsStream<TcpStream> {
+fn client_config(identity: &Identity) -> Arc<rustls::ClientConfig> {
     let (chain, key, roots) = chain(identity);
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -456,8 +497,13 @@ async fn raw(identity: &Identity, to: SocketAddr) -> TlsStream<TcpStream> {
         .with_client_auth_cert(chain, key)
         .unwrap();
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    Arc::new(config)
+}
+
+/// A direct line by hand.
+async fn raw(identity: &Identity, to: SocketAddr) -> TlsStream<TcpStream> {
     let stream = TcpStream::connect(to).await.unwrap();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let connector = tokio_rustls::TlsConnector::from(client_config(identity));
     let stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(PROTOCOL));
     stream

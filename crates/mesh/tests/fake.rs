@@ -112,6 +112,24 @@ async fn a_node_that_the_network_forgot_to_tell_of_is_told_of_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_is_seen_and_heard_but_not_reached_is_reached_again() {
+    let mut fake = Fake::new();
+    let ([hub, a, b], _) = three(&mut fake).await;
+    for from in [&a, &hub] {
+        // What answers its calls is lost on the way there, what tells of it is not.
+        fake.net.lose_way(from.node(), b.node());
+        let reply = from.call(b.node(), call(&**from, Method::Fetch, "x")).await;
+        assert_eq!(reply, Ok(Bytes::from("x")));
+    }
+    // Also where nobody calls.
+    fake.net.lose_way(a.node(), b.node());
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let mut soon = call(&*a, Method::Fetch, "x");
+    soon.deadline = Duration::from_secs(1);
+    assert_eq!(a.call(b.node(), soon).await, Ok(Bytes::from("x")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_member_leaves_within_three_seconds_of_virtual_time() {
     let mut fake = Fake::new();
     let ([_hub, a, _b], _) = three(&mut fake).await;

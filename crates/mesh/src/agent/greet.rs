@@ -30,38 +30,20 @@ const NEIGHBOUR_PERIOD: Duration = Duration::from_secs(1);
 /// How old the last round trip to a near member may be, before it is measured although its own pings tell that it is there.
 const MEASURE_PERIOD: Duration = Duration::from_secs(5);
 
-/// A node that pings and is not seen for so long is told so: what tells of it should have come by then.
-const UNSEEN_MAX: Duration = Duration::from_secs(2);
-/// Pauses between declarations of this node to those who do not see it: each costs a message to every node.
-const DECLARE_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
-
-/// When and for whom this node last declared itself anew, and how long it does not do so again.
-#[derive(Default)]
-pub(super) struct Redeclaring {
-    last: Option<(NodeId, Instant)>,
-    pause: Duration,
-}
-
-impl Redeclaring {
-    /// Whether it is time to do so for somebody who does not see it; then it counts as done.
-    fn is_due(&mut self, unaware: &NodeId, now: Instant) -> bool {
-        let since = self.last.as_ref().map(|(node, at)| (node, now.duration_since(*at)));
-        if since.is_some_and(|(_, since)| since < self.pause) {
-            return false;
-        }
-        // It did not help whom it was done for, if that is the one that misses it still.
-        let in_vain = since.is_some_and(|(node, since)| node == unaware && since < self.pause * 2);
-        self.pause = if in_vain { (self.pause * 2).min(DECLARE_PAUSE.1) } else { DECLARE_PAUSE.0 };
-        self.last = Some((unaware.clone(), now));
-        true
-    }
-}
-
 /// Somebody who is to get a hello or a ping.
 struct Due {
     node: NodeId,
     route: RouteId,
     hello: bool,
+}
+
+/// What a request of the mesh's own comes to.
+enum Asked {
+    Answered(Result<Bytes, ReplyError>),
+    /// The network finds nobody there.
+    Nobody,
+    /// There is no answer in time.
+    Late,
 }
 
 /// A member that is neither a neighbour nor of the same site.
@@ -106,14 +88,16 @@ impl<C: Carrier> Agent<C> {
             if let Some(since) = peer.doubted.filter(|_| peer.member().is_some()) {
                 next = next.min(since + SILENCE_MAX + Duration::from_millis(1));
             }
-            if !hello && peer.doubted.is_none() && !in_site && !self.carrier.is_neighbour(node) {
+            let watched = peer.doubted.is_some() || peer.unreached.is_some();
+            if !hello && !watched && !in_site && !self.carrier.is_neighbour(node) {
                 far_pinged = far_pinged.max(Some(peer.pinged));
                 far.push(Far { node: node.clone(), heard: peer.heard, pinged: peer.pinged, busy: peer.busy });
                 continue;
             }
-            let is_close = in_site || peer.doubted.is_some();
+            let is_close = in_site || watched;
             let period = if is_close { PING_PERIOD } else { NEIGHBOUR_PERIOD };
-            let heard = now < peer.heard + period && now < peer.pinged + MEASURE_PERIOD;
+            // Where the network finds nobody, what is heard does not tell that it finds somebody again.
+            let heard = peer.unreached.is_none() && now < peer.heard + period && now < peer.pinged + MEASURE_PERIOD;
             if !peer.busy && now >= peer.next {
                 if heard && !hello {
                     peer.next = peer.heard + period;
@@ -156,7 +140,7 @@ impl<C: Carrier> Agent<C> {
                 count(&payload);
                 self.ask(route, Method::Hello, payload).await
             }
-            Err(error) => Some(Err(ReplyError::Failed(error.to_string()))),
+            Err(error) => Asked::Answered(Err(ReplyError::Failed(error.to_string()))),
         };
         let now = Instant::now();
         let mut theirs = None;
@@ -164,8 +148,9 @@ impl<C: Carrier> Agent<C> {
             let mut peers = lock(&self.peers);
             let Some(peer) = peers.get_mut(node) else { return };
             peer.busy = false;
+            peer.reached(&reply, now);
             match reply {
-                Some(Ok(bytes)) => match decode::<Hello>(&bytes) {
+                Asked::Answered(Ok(bytes)) => match decode::<Hello>(&bytes) {
                     Ok(hello) => {
                         peer.pause = HELLO_PAUSE.0;
                         peer.next = now;
@@ -175,12 +160,12 @@ impl<C: Carrier> Agent<C> {
                     }
                     Err(error) => tracing::warn!(%node, %error, "its hello cannot be read"),
                 },
-                Some(Err(ReplyError::Version(range))) => refuse(node, peer, range, now),
-                Some(Err(error)) => {
+                Asked::Answered(Err(ReplyError::Version(range))) => refuse(node, peer, range, now),
+                Asked::Answered(Err(error)) => {
                     tracing::debug!(%node, ?error, "it did not answer our hello");
                     peer.pause = (peer.pause * 2).min(HELLO_PAUSE.1);
                 }
-                None => {
+                Asked::Nobody | Asked::Late => {
                     peer.pause = (peer.pause * 2).min(HELLO_PAUSE.1);
                     peer.miss(sent);
                 }
@@ -236,14 +221,15 @@ impl<C: Carrier> Agent<C> {
         }
         let reply = self.ask(route, Method::Ping, Bytes::new()).await;
         let now = Instant::now();
-        if matches!(reply, Some(Err(ReplyError::Unseen))) {
+        if matches!(reply, Asked::Answered(Err(ReplyError::Unseen))) {
             self.declare_anew(node, now);
         }
         let mut peers = lock(&self.peers);
         let Some(peer) = peers.get_mut(node) else { return };
         peer.busy = false;
+        peer.reached(&reply, now);
         match reply {
-            Some(Ok(bytes)) => {
+            Asked::Answered(Ok(bytes)) => {
                 peer.hear(now);
                 peer.link.round_trip(now - sent);
                 if let Ok(pong) = decode::<Pong>(&bytes)
@@ -255,20 +241,11 @@ impl<C: Carrier> Agent<C> {
                     }
                 }
             }
-            Some(Err(_)) => peer.hear(now),
-            None => {
+            Asked::Answered(Err(_)) => peer.hear(now),
+            Asked::Nobody | Asked::Late => {
                 peer.miss(sent);
                 self.wake.notify_one();
             }
-        }
-    }
-
-    /// Tells the network of this node again, as somebody says that it is not told.
-    fn declare_anew(self: &Arc<Self>, unaware: &NodeId, now: Instant) {
-        if lock(&self.redeclaring).is_due(unaware, now) {
-            tracing::info!(node = %unaware, "it hears this node but does not see it: declaring this node anew");
-            let agent = Arc::clone(self);
-            tokio::spawn(async move { agent.carrier.declare_anew().await });
         }
     }
 
@@ -279,25 +256,27 @@ impl<C: Carrier> Agent<C> {
         }
     }
 
-    /// Whether a node that pings should have been seen by now, is not, and is to be told so; other pings it has answered as ever, so
-    /// that it learns what there is to learn.
-    fn tells_unseen(&self, node: &NodeId) -> bool {
-        let now = Instant::now();
-        let mut peers = lock(&self.peers);
-        let Some(peer) = peers.get_mut(node).filter(|peer| peer.routes.is_empty()) else { return false };
-        let is_due = now.duration_since(*peer.unseen.get_or_insert(now)) > UNSEEN_MAX;
-        if is_due {
-            peer.unseen = Some(now);
-        }
-        is_due
-    }
-
     /// One request of the mesh's own, without retries.
-    async fn ask(&self, route: RouteId, method: Method, payload: Bytes) -> Option<Result<Bytes, ReplyError>> {
+    async fn ask(&self, route: RouteId, method: Method, payload: Bytes) -> Asked {
         let call = Call::new(method, payload, Priority::Control, HELLO_TIMEOUT, (self.invocations)());
         let envelope = self.envelope(&call, HELLO_TIMEOUT);
         let request = self.carrier.request(route, &envelope, call.payload, Priority::Control, HELLO_TIMEOUT);
-        timeout(HELLO_TIMEOUT, request).await.ok().flatten()
+        match timeout(HELLO_TIMEOUT, request).await {
+            Ok(Some(reply)) => Asked::Answered(reply),
+            Ok(None) => Asked::Nobody,
+            Err(_) => Asked::Late,
+        }
+    }
+}
+
+impl Peer {
+    /// Notes whether the network has found somebody there.
+    fn reached(&mut self, asked: &Asked, now: Instant) {
+        match asked {
+            Asked::Nobody => _ = self.unreached.get_or_insert(now),
+            // Somebody may be there who is slow.
+            Asked::Answered(_) | Asked::Late => self.unreached = None,
+        }
     }
 }
 
@@ -421,24 +400,6 @@ mod tests {
         assert_eq!(next(far(now, &[4, 0, 2, 6])), (now + FAR_PERIOD, "d".to_owned()));
         // All at once: the last is heard of in time only if the first is pinged after one turn.
         assert_eq!(next(far(now, &[0, 0, 0])).0, now + FAR_PERIOD);
-    }
-
-    #[test]
-    fn a_node_declares_itself_anew_less_often_for_whom_that_does_not_help() {
-        let (a, b) = (NodeId::new("a").unwrap(), NodeId::new("b").unwrap());
-        let mut redeclaring = Redeclaring::default();
-        let mut now = Instant::now();
-        assert!(redeclaring.is_due(&a, now) && !redeclaring.is_due(&b, now));
-        for pause_s in [5, 10, 20, 40, 80, 160, 300, 300] {
-            now += Duration::from_secs(pause_s);
-            assert!(!redeclaring.is_due(&a, now - Duration::from_millis(1)), "{pause_s}");
-            assert!(redeclaring.is_due(&a, now), "{pause_s}");
-        }
-        // Another one's complaint is not that it was in vain.
-        now += Duration::from_secs(300);
-        assert!(redeclaring.is_due(&b, now));
-        now += Duration::from_secs(5);
-        assert!(redeclaring.is_due(&a, now));
     }
 
     #[test]

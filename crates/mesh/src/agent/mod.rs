@@ -7,6 +7,7 @@
 mod greet;
 mod handle;
 mod outbound;
+mod redeclare;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,9 +20,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use self::greet::Redeclaring;
 pub(crate) use self::handle::Handle;
 pub use self::outbound::ABSENT_WAIT;
+use self::redeclare::Redeclaring;
 use crate::carrier::{Carrier, Presence, RouteId};
 use crate::inbox::Inbox;
 use crate::measure::Link;
@@ -66,6 +67,8 @@ struct Peer {
     silent: bool,
     /// Since when the carrier does not tell of it although it is heard, or when that one was last told so.
     unseen: Option<Instant>,
+    /// Since when the network finds nobody who answers there although the carrier tells of it, or when that one was last told so.
+    unreached: Option<Instant>,
     refused: Option<VersionRange>,
     busy: bool,
     next: Instant,
@@ -87,6 +90,7 @@ impl Peer {
             doubted: None,
             silent: false,
             unseen: None,
+            unreached: None,
             refused: None,
             busy: false,
             next: now,
@@ -268,6 +272,7 @@ fn arrive(peer: &mut Peer, presences: &[Presence], now: Instant) -> bool {
         peer.hear(now);
         peer.silent = false;
         peer.unseen = None;
+        peer.unreached = None;
         peer.pause = HELLO_PAUSE.0;
         peer.next = now;
     }

@@ -83,6 +83,7 @@ impl<C: Carrier> Agent<C> {
                         self.note(to, begun.elapsed(), call.payload.len() + reply.as_ref().map_or(0, Bytes::len));
                         return reply.map_err(|error| error.into_call_error(to, &call));
                     }
+                    self.miss(to);
                     attempt += 1;
                     tracing::debug!(node = %to, method = %call.method, attempt, "no answer; trying again");
                 }
@@ -117,6 +118,16 @@ impl<C: Carrier> Agent<C> {
                 changed = changes.changed() => if changed.is_err() { return },
                 changed = members.changed() => if changed.is_err() { return },
             }
+        }
+    }
+
+    /// Perhaps the network finds nobody where it is said to be: pings find out.
+    fn miss(&self, node: &NodeId) {
+        if let Some(peer) = lock(&self.peers).get_mut(node)
+            && peer.unreached.is_none()
+        {
+            peer.unreached = Some(Instant::now());
+            self.wake.notify_one();
         }
     }
 

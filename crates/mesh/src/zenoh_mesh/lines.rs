@@ -9,7 +9,7 @@ use bytes::Bytes;
 use littoral_model::id::NodeId;
 use littoral_model::wire::{VersionRange, WireError};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Mutex, Notify, oneshot, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use zenoh::bytes::ZBytes;
@@ -101,6 +101,8 @@ pub(super) struct Lines {
     receiver: OnceLock<Weak<dyn Receiver>>,
     direct: Arc<Direct>,
     outlets: Outlets,
+    /// Held while this node declares itself anew.
+    declaring: Arc<Mutex<()>>,
     runtime: Handle,
     cancel: CancellationToken,
 }
@@ -115,6 +117,7 @@ impl Lines {
             receiver: OnceLock::new(),
             direct,
             outlets: Outlets::new(Handle::current()),
+            declaring: Arc::default(),
             runtime: Handle::current(),
             cancel,
         }
@@ -198,11 +201,11 @@ impl Lines {
             .await?;
         let linked = Arc::clone(&self.linked);
         session.info().transport_events_listener().callback(move |_| linked.notify_one()).background().await?;
-        self.declare(line, session).await
+        self.declare(line, session)
     }
 
-    /// Declares this node on a session, under a number of it.
-    async fn declare(self: &Arc<Self>, number: usize, session: &Session) -> zenoh::Result<Declared> {
+    /// Declares this node on a session, under a number of it; blocks while its links have no room.
+    fn declare(self: &Arc<Self>, number: usize, session: &Session) -> zenoh::Result<Declared> {
         let lines = Arc::downgrade(self);
         let queryable = session
             .declare_queryable(self.keys.call(number))
@@ -212,15 +215,28 @@ impl Lines {
                     lines.arrived(query);
                 }
             })
-            .await?;
+            .wait()?;
         // Last: whoever sees it may call at once.
-        let token = session.liveliness().declare_token(self.keys.alive(number)).await?;
+        let token = session.liveliness().declare_token(self.keys.alive(number)).wait()?;
         Ok(Declared { queryable, token })
     }
 
     /// Declares this node once more on all sessions, under numbers that nobody knows yet: Zenoh's routers pass on only what is
     /// new to them. They may have lost what was declared before, where a link came back while they counted it among their own.
+    /// Links without room hold that up, for seconds perhaps: a thread made for it, and it is not begun again meanwhile.
     pub(super) async fn declare_anew(self: &Arc<Self>) {
+        let Ok(declaring) = Arc::clone(&self.declaring).try_lock_owned() else { return };
+        let lines = Arc::clone(self);
+        let declared = self.runtime.spawn_blocking(move || {
+            let _declaring = declaring;
+            lines.declare_all_anew();
+        });
+        if let Err(error) = declared.await {
+            tracing::debug!(%error, "could not declare this node anew; it tries again when it is missed");
+        }
+    }
+
+    fn declare_all_anew(self: &Arc<Self>) {
         let sessions: Vec<_> = lock(&self.state)
             .lines
             .iter_mut()
@@ -230,7 +246,7 @@ impl Lines {
             })
             .collect();
         for (line, times, session) in sessions {
-            let declared = match self.declare(NodeKeys::number(line, times), &session).await {
+            let declared = match self.declare(NodeKeys::number(line, times), &session) {
                 Ok(declared) => declared,
                 Err(error) => {
                     tracing::debug!(line, %error, "could not declare this node anew; it tries again when it is missed");
@@ -479,6 +495,32 @@ impl Lines {
     #[cfg(test)]
     pub(super) fn call_key(&self, route: RouteId) -> Option<String> {
         lock(&self.state).routes.get(&route).map(|route| route.call.clone())
+    }
+
+    /// Whoever declares something waits for `until`, as where a link has no room.
+    #[cfg(test)]
+    pub(super) fn hold_up(&self, until: impl FnOnce()) {
+        let _state = lock(&self.state);
+        until();
+    }
+
+    /// What answers a session's calls is no longer known, and what tells of it is.
+    #[cfg(test)]
+    pub(super) fn lose_calls(&self, line: usize) -> zenoh::Result<()> {
+        let session = lock(&self.state).lines.get(&line).map(|open| open.session.clone()).ok_or("it is not open")?;
+        let key = format!("{}/lost", self.keys.call(line));
+        let elsewhere = session.declare_queryable(key).callback(drop).wait()?;
+        let mut state = lock(&self.state);
+        let lost = state.lines.get_mut(&line).map(|open| std::mem::replace(&mut open.declared.queryable, elsewhere));
+        drop(state);
+        drop(lost);
+        Ok(())
+    }
+
+    /// How many times a session has declared itself anew.
+    #[cfg(test)]
+    pub(super) fn times(&self, line: usize) -> Option<usize> {
+        lock(&self.state).lines.get(&line).map(|open| open.times)
     }
 
     /// Whom a way leads to, if they are linked.

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use littoral_model::id::SiteId;
@@ -10,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::*;
-use crate::call::{Call, Method};
+use crate::call::{Call, Incoming, Method};
 use crate::identity::Root;
 use crate::mesh::Handling;
 use crate::sync::{Lock, lock};
@@ -91,26 +93,67 @@ fn digest(node: &NodeId) -> NodeDigest {
 
 /// A node's sessions, and where they listen.
 async fn station(root: &Root, name: &str, connect: &[String]) -> (Arc<Station>, SocketAddr) {
-    let identity = root.identity(&NodeId::new(name).unwrap(), &[]).unwrap();
-    let fabric = identity.fabric().unwrap();
-    let digest = digest(&identity.node);
-    let keys = NodeKeys::new(&fabric, &TenantId::default_tenant(), &digest);
-    let cancel = CancellationToken::new();
-    let threads = Arc::new(Own(tokio::runtime::Handle::current()));
-    let direct = Arc::new(Direct::new(identity.node.clone(), fabric.clone(), threads, cancel.clone()));
-    let lines = Arc::new(Lines::new(keys, Arc::clone(&direct), cancel));
-    let station =
-        Arc::new(Station { lines: Arc::clone(&lines), seen: Lock::default(), changes: watch::Sender::new(0) });
+    let sessions = Sessions::new(root, name);
+    let lines = Arc::clone(&sessions.lines);
+    let station = Arc::new(Station { lines, seen: Lock::default(), changes: watch::Sender::new(0) });
     let receiver: Arc<dyn Receiver> = Arc::clone(&station) as _;
-    lines.attach(&Arc::downgrade(&receiver));
-    let trusted_pem = identity.root_pem.clone();
-    let settings = Settings { fabric, identity, trusted_pem, device: false };
-    let listen = ["127.0.0.1:0".parse().unwrap()];
-    let apart = direct::listen();
-    let listening = open_router(&lines, &settings, &listen, &apart.setting(), connect).await.unwrap();
-    tokio::spawn(direct::accept(direct, apart));
-    tokio::spawn(Arc::clone(&lines).watch_neighbours());
-    (station, listening[0])
+    let listening = sessions.open(&receiver, connect).await;
+    (station, listening)
+}
+
+/// A whole node but for its direct lines, its sessions, and where they listen.
+async fn whole(root: &Root, name: &str, connect: &[String]) -> (Arc<dyn Mesh>, Arc<Lines>, SocketAddr) {
+    let sessions = Sessions::new(root, name);
+    let lines = Arc::clone(&sessions.lines);
+    let carrier = ZenohCarrier { lines: Arc::clone(&lines), cancel: CancellationToken::new() };
+    let agent = Agent::new(sessions.digest.clone(), carrier, Arc::new(Echo), Box::new(invocation));
+    let receiver: Arc<dyn Receiver> = Arc::<Agent<ZenohCarrier>>::clone(&agent);
+    let listening = sessions.open(&receiver, connect).await;
+    tokio::spawn(Arc::clone(&agent).run());
+    (Arc::new(Handle(agent)), lines, listening)
+}
+
+/// Answers each call with its payload.
+struct Echo;
+
+#[async_trait]
+impl Service for Echo {
+    async fn handle(&self, _: NodeId, call: Incoming) -> Result<Bytes, String> {
+        Ok(call.payload)
+    }
+}
+
+/// Sessions that are to be opened.
+struct Sessions {
+    settings: Settings,
+    digest: NodeDigest,
+    direct: Arc<Direct>,
+    lines: Arc<Lines>,
+}
+
+impl Sessions {
+    fn new(root: &Root, name: &str) -> Self {
+        let identity = root.identity(&NodeId::new(name).unwrap(), &[]).unwrap();
+        let fabric = identity.fabric().unwrap();
+        let digest = digest(&identity.node);
+        let keys = NodeKeys::new(&fabric, &TenantId::default_tenant(), &digest);
+        let cancel = CancellationToken::new();
+        let threads = Arc::new(Own(tokio::runtime::Handle::current()));
+        let direct = Arc::new(Direct::new(identity.node.clone(), fabric.clone(), threads, cancel.clone()));
+        let lines = Arc::new(Lines::new(keys, Arc::clone(&direct), cancel));
+        let trusted_pem = identity.root_pem.clone();
+        Self { settings: Settings { fabric, identity, trusted_pem, device: false }, digest, direct, lines }
+    }
+
+    async fn open(self, receiver: &Arc<dyn Receiver>, connect: &[String]) -> SocketAddr {
+        self.lines.attach(&Arc::downgrade(receiver));
+        let listen = ["127.0.0.1:0".parse().unwrap()];
+        let apart = direct::listen();
+        let listening = open_router(&self.lines, &self.settings, &listen, &apart.setting(), connect).await.unwrap();
+        tokio::spawn(direct::accept(self.direct, apart));
+        tokio::spawn(Arc::clone(&self.lines).watch_neighbours());
+        listening[0]
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,4 +184,45 @@ async fn a_node_that_declares_itself_anew_is_seen_all_the_while() {
     // Its session is the same, so that its neighbour knows the link to it.
     let b = NodeId::new("b").unwrap();
     hub.until(|_| hub.lines.is_neighbour(&b)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn declaring_anew_holds_nobody_up_and_is_done_once_at_a_time() {
+    let root = Root::create().unwrap();
+    let (hub, _) = station(&root, "hub", &[]).await;
+    let (release, released) = std::sync::mpsc::sync_channel::<()>(1);
+    let (holds, held) = tokio::sync::oneshot::channel();
+    let lines = Arc::clone(&hub.lines);
+    let holding = std::thread::spawn(move || {
+        lines.hold_up(|| {
+            holds.send(()).unwrap();
+            let _ = released.recv_timeout(PATIENCE);
+        });
+    });
+    held.await.unwrap();
+    let (mut first, mut second) = (pin!(hub.lines.declare_anew()), pin!(hub.lines.declare_anew()));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(first.as_mut().poll(&mut context).is_pending(), "the task is held up");
+    assert!(second.as_mut().poll(&mut context).is_ready(), "one is under way");
+    release.send(()).unwrap();
+    timeout(PATIENCE, first).await.expect("it is never done");
+    holding.join().unwrap();
+    assert_eq!(hub.lines.times(0), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_calls_the_network_has_lost_is_called_again() {
+    let root = Root::create().unwrap();
+    let (_hub, _, address) = whole(&root, "hub", &[]).await;
+    let (a, _, _) = whole(&root, "a", &[address.to_string()]).await;
+    let (b, lines, _) = whole(&root, "b", &[address.to_string()]).await;
+    for (mesh, other) in [(&a, &b), (&b, &a)] {
+        let mut members = mesh.members();
+        let sees = members.wait_for(|members| members.contains_key(other.node()));
+        timeout(PATIENCE, sees).await.expect("it is not seen").unwrap();
+    }
+    lines.lose_calls(0).unwrap();
+    let call = Call::new(Method::Fetch, Bytes::from_static(b"x"), Priority::Data, PATIENCE, a.invocation());
+    assert_eq!(a.call(b.node(), call).await, Ok(Bytes::from_static(b"x")));
+    assert!(lines.times(0) > Some(0), "it was called by another way");
 }

@@ -189,12 +189,21 @@ impl Line {
 
     async fn read(self: &Arc<Self>, receiver: &Weak<dyn Receiver>) -> io::Error {
         let mut frames = Vec::new();
+        let mut read = lock(&self.wire).take_opened(&mut frames);
         loop {
+            for frame in frames.drain(..) {
+                if let Err(error) = self.arrived(frame, receiver) {
+                    return error;
+                }
+            }
+            if let Err(error) = read {
+                return error;
+            }
             consume_budget().await;
             if let Err(error) = self.socket.readable().await {
                 return error;
             }
-            let read = READ.with_borrow_mut(|buffer| {
+            read = READ.with_borrow_mut(|buffer| {
                 let bytes = match self.socket.try_read(buffer) {
                     Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                     Ok(bytes) => bytes,
@@ -208,14 +217,6 @@ impl Line {
                 }
                 Ok(())
             });
-            for frame in frames.drain(..) {
-                if let Err(error) = self.arrived(frame, receiver) {
-                    return error;
-                }
-            }
-            if let Err(error) = read {
-                return error;
-            }
         }
     }
 

@@ -75,25 +75,37 @@ impl Wire {
     /// # Errors
     /// When it is not what the other end may send, or it says that nothing more comes.
     pub(super) fn read(&mut self, mut arrived: &[u8], frames: &mut Vec<Frame>) -> io::Result<()> {
-        let invalid = |error: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
         while !arrived.is_empty() {
             self.tls.read_tls(&mut arrived)?;
-            self.tls.process_new_packets().map_err(|error| invalid(&error))?;
-            let mut reader = self.tls.reader();
-            loop {
-                let mut opened = match reader.fill_buf() {
-                    Ok([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(opened) => opened,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(error),
-                };
-                let bytes = opened.len();
-                while !opened.is_empty() {
-                    frames.extend(self.decoder.take(&mut opened).map_err(|error| invalid(&error))?);
-                }
-                reader.consume(bytes);
-            }
+            self.tls.process_new_packets().map_err(invalid)?;
+            self.take_opened(frames)?;
         }
         Ok(())
     }
+
+    /// Adds the frames that are complete of what the session has opened: before anything else is read, what came along with the end
+    /// of its handshake, after which perhaps nothing arrives until that is answered.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn take_opened(&mut self, frames: &mut Vec<Frame>) -> io::Result<()> {
+        let mut reader = self.tls.reader();
+        loop {
+            let mut opened = match reader.fill_buf() {
+                Ok([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(opened) => opened,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let bytes = opened.len();
+            while !opened.is_empty() {
+                frames.extend(self.decoder.take(&mut opened).map_err(invalid)?);
+            }
+            reader.consume(bytes);
+        }
+    }
+}
+
+fn invalid(error: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
