@@ -220,9 +220,13 @@ fn spread_over(producers: u32, flow: &CreateFlow) -> Option<(u32, u32)> {
 /// Whether rows of so many partitions are aggregated in two phases: where the flow says it, or where that is possible and brings
 /// something.
 fn are_two_phases(source: &mut Source<'_>, flow: &CreateFlow, shape: &Shape, producers: Option<u32>) -> Option<bool> {
-    let refused = match shape {
-        Shape::Group(grouping) if producers.is_some() => refuses_phases(grouping, flow.idle.is_some()),
-        _ => Some("only the rows of windows that come from several partitions, or are spread over PARTITIONS, are"),
+    let Shape::Group(grouping) = shape else {
+        refuse_phases(source, flow)?;
+        return Some(false);
+    };
+    let refused = match producers {
+        Some(_) => refuses_phases(grouping, flow.idle.is_some()),
+        None => Some("only rows that come from several partitions, or are spread over PARTITIONS, are"),
     };
     match (&flow.phases, refused) {
         (Some(phases), Some(why)) if phases.are_two => {
@@ -233,6 +237,13 @@ fn are_two_phases(source: &mut Source<'_>, flow: &CreateFlow, shape: &Shape, pro
         (Some(phases), _) => Some(phases.are_two),
         (None, refused) => Some(refused.is_none() && producers.is_some_and(|producers| producers > 1)),
     }
+}
+
+/// Refuses to say in how many phases something is aggregated that is not.
+fn refuse_phases(source: &mut Source<'_>, flow: &CreateFlow) -> Option<()> {
+    let Some(phases) = &flow.phases else { return Some(()) };
+    source.add("contradiction", phases.at.clone(), "only windows are aggregated").help("drop AGGREGATE");
+    None
 }
 
 /// Refuses ports where no function has any.

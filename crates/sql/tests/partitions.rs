@@ -153,7 +153,11 @@ fn what_cannot_be_aggregated_in_two_phases_is_said() {
     let hop = "SELECT count(*) AS n FROM HOP(s, ts, INTERVAL '1 s', INTERVAL '5 s') GROUP BY window_start";
     assert!(refused(2, "", hop).contains("more than 4 windows"));
     assert!(refused(1, "", QUERY).contains("several partitions"));
-    assert!(refused(2, "", "SELECT m FROM s").contains("several partitions"));
+    let join = "SELECT a.m FROM s AS a JOIN s AS b ON a.m = b.m AND a.ts = b.ts";
+    for query in ["SELECT m FROM s", join] {
+        assert!(refused(2, "", query).contains("only windows are aggregated"), "{}", refused(2, "", query));
+        assert!(mistakes(&statements(2, "AGGREGATE IN ONE PHASE", query)).contains("drop AGGREGATE"));
+    }
     let text = mistakes(&statements(2, "AGGREGATE IN THREE PHASES", QUERY));
     assert!(text.contains("ONE PHASE or TWO PHASES"), "{text}");
 }

@@ -15,7 +15,7 @@ use sqlparser::ast::{self, BinaryOperator, JoinConstraint, JoinOperator, Spanned
 
 use super::from::{Read, Through, read};
 use super::select::{group_by, is_distinct, project};
-use super::{Compiled, Known};
+use super::{Compiled, Known, refuse_phases};
 use crate::check::{Checker, Scope};
 use crate::expr::{Comparison, Expr};
 use crate::join::{one, one_mut};
@@ -239,6 +239,7 @@ fn sides<'q, 't>(
 fn refuse(source: &mut Source<'_>, flow: &CreateFlow, select: &ast::Select, sides: &Sides<'_, '_>) -> Option<()> {
     let apart = "make the join a flow of its own, and read its result";
     version::refuse(source, sides)?;
+    refuse_phases(source, flow)?;
     for read in &sides.reads {
         if !matches!(read.through, Through::Nothing) {
             let help = "make what it reads there a flow of its own, and join its result";
