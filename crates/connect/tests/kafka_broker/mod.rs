@@ -24,7 +24,7 @@ use kafka_protocol::messages::txn_offset_commit_response::{
     TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
 };
 use kafka_protocol::messages::*;
-use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
+use kafka_protocol::protocol::{Encodable as _, Request, StrBytes};
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 
 const OUT_OF_RANGE: i16 = 1;
@@ -182,6 +182,7 @@ impl Broker {
 
     fn serve(&self, mut stream: TcpStream) {
         let mut is_known = self.state().user.is_none();
+        stream.set_nodelay(true).unwrap();
         loop {
             let mut length = [0; 4];
             if stream.read_exact(&mut length).is_err() {
