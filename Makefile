@@ -85,7 +85,8 @@ test: languages guests ## run every test
 	$(PYTHON) -m unittest discover --start-directory tests/architecture --pattern 'test_*.py'
 
 test-kafka: setup ## run the tests of the optional build with Kafka; LITTORAL_KAFKA=HOST:PORT and LITTORAL_KAFKA_TOPIC name a broker and an empty topic of it
-	cargo test --locked --workspace $(KAFKA) --test kafka --example kafka-broker
+	cargo build --locked --workspace $(KAFKA) --example kafka-broker
+	cargo test --locked --workspace $(KAFKA) --test kafka
 	cargo test --locked --workspace $(KAFKA) --lib -- kafka::
 
 conformance-guest: setup

@@ -67,7 +67,7 @@ mod with_kafka {
             let Self { brokers, topic, .. } = self;
             format!(
                 "[{kind}.kafka]\nstream = \"{stream}\"\n[{kind}.kafka.kafka]\ntopic = \"{topic}\"\n\
-                 cluster = {{ brokers = [\"{brokers}\"], grants = [\"{brokers}\"] }}\n"
+                 cluster = {{ brokers = [\"{brokers}\"], grants = [\"127.0.0.0/8\", \"10.0.0.0/8\", \"172.16.0.0/12\", \"192.168.0.0/16\"] }}\n"
             )
         }
     }
