@@ -6,11 +6,11 @@
 #[path = "../tests/kafka_broker/mod.rs"]
 mod kafka_broker;
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 
 fn main() {
     let partitions = std::env::args().nth(1).unwrap().parse().unwrap();
     let broker = kafka_broker::Broker::start(partitions);
-    writeln!(std::io::stdout(), "{}", broker.address).unwrap();
+    println!("{}", broker.address);
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }

@@ -76,12 +76,15 @@ impl Log {
     }
 }
 
+/// A partition of a topic, as a group knows it.
+type Numbered = (String, String, i32);
+
 #[derive(Default)]
 struct Producer {
     id: i64,
     epoch: i16,
     partitions: BTreeSet<(String, i32)>,
-    numbers: Vec<((String, String, i32), (i64, String))>,
+    numbers: Vec<(Numbered, (i64, String))>,
     is_begun: bool,
     /// Its last transaction is still being ended: it is to ask again.
     is_ending: bool,
@@ -92,7 +95,7 @@ struct State {
     partitions: i32,
     topics: BTreeMap<String, Vec<Log>>,
     producers: BTreeMap<String, Producer>,
-    numbers: BTreeMap<(String, String, i32), (i64, String)>,
+    numbers: BTreeMap<Numbered, (i64, String)>,
     user: Option<(String, String)>,
     /// The connection is closed in place of the answer to the next request of this kind.
     lost: Option<i16>,
