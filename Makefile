@@ -86,7 +86,7 @@ test: languages guests ## run every test
 
 test-kafka: setup ## run the tests of the optional build with Kafka; LITTORAL_KAFKA=HOST:PORT and LITTORAL_KAFKA_TOPIC name a broker and an empty topic of it
 	cargo build --locked --workspace $(KAFKA) --example kafka-broker
-	cargo test --locked --workspace $(KAFKA) --test kafka
+	cargo test --locked --workspace $(KAFKA) --test kafka --test kafka_client
 	cargo test --locked --workspace $(KAFKA) --lib -- kafka::
 
 conformance-guest: setup
