@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use kafka_protocol::messages::{RequestHeader, ResponseHeader, SaslAuthenticateRequest, SaslHandshakeRequest};
 use kafka_protocol::protocol::{Decodable as _, Encodable as _, HeaderVersion as _, Request, StrBytes};
-use littoral_model::manifest::KafkaCluster;
+use littoral_model::manifest::{KafkaCluster, KafkaSasl};
 use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
+use super::scram::Scram;
 use super::{FRAME_BYTES_MAX, checked};
 use crate::net::{self, Duplex};
 use crate::{Machine, Trouble, said};
@@ -25,6 +26,7 @@ const LENGTH_BYTES: usize = 4;
 /// As whom brokers are talked to, with its secrets read.
 pub(super) struct Client {
     tls: Option<Arc<ClientConfig>>,
+    sasl: KafkaSasl,
     user: Option<(String, String)>,
 }
 
@@ -43,7 +45,7 @@ impl Client {
             (true, None, None) => Some(net::public_tls()?),
             (true, ca, identity) => Some(net::tls(ca.as_deref(), identity)?),
         };
-        Ok(Self { tls, user: cluster.user.clone().zip(password) })
+        Ok(Self { tls, sasl: cluster.sasl, user: cluster.user.clone().zip(password) })
     }
 }
 
@@ -78,7 +80,7 @@ impl Link {
             let (read, write) = (BytesMut::new(), BytesMut::new());
             let mut link = Self { name: name.clone(), stream, read, write, correlation: 0, patience };
             if let Some((user, password)) = &client.user {
-                link.authenticate(user, password).await?;
+                link.authenticate(client.sasl, user, password).await?;
             }
             Ok(link)
         };
@@ -87,17 +89,33 @@ impl Link {
         opened.unwrap_or_else(|_| Err(late())).map_err(|trouble| Trouble::of(&name, trouble))
     }
 
-    /// SASL PLAIN (RFC 4616).
-    async fn authenticate(&mut self, user: &str, password: &str) -> Result<(), Trouble> {
-        let request = SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str("PLAIN"));
+    /// Has the user let in by SASL: PLAIN (RFC 4616) or SCRAM.
+    async fn authenticate(&mut self, sasl: KafkaSasl, user: &str, password: &str) -> Result<(), Trouble> {
+        let mechanism = sasl.mechanism();
+        let request = SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(mechanism));
         let answer = self.call(&request, 1).await?;
         if answer.error_code != 0 {
             let offered: Vec<&str> = answer.mechanisms.iter().map(|mechanism| mechanism.as_str()).collect();
-            return Err(Trouble(format!("it does not take SASL PLAIN, but {}", offered.join(", "))));
+            return Err(Trouble(format!("it does not take SASL {mechanism}, but {}", offered.join(", "))));
         }
-        let token = Bytes::from(format!("\0{user}\0{password}"));
-        let answer = self.call(&SaslAuthenticateRequest::default().with_auth_bytes(token), 1).await?;
-        checked("it does not let the user in", answer.error_code)
+        let Some(scram) = Scram::of(sasl, user, format!("{:032x}", rand::random::<u128>())) else {
+            return self.say(format!("\0{user}\0{password}")).await.map(|_| ());
+        };
+        let said = self.say(scram.first()).await?;
+        let (last, proof) = scram.last(password, &said).map_err(Trouble)?;
+        if proof.is_shown(&self.say(last).await?) {
+            Ok(())
+        } else {
+            Err(Trouble("it does not show that it knows the password; is it the right broker?".to_owned()))
+        }
+    }
+
+    /// A message of SASL, and what is said to it.
+    async fn say(&mut self, message: String) -> Result<String, Trouble> {
+        let request = SaslAuthenticateRequest::default().with_auth_bytes(Bytes::from(message));
+        let answer = self.call(&request, 1).await?;
+        checked("it does not let the user in", answer.error_code)?;
+        Ok(String::from_utf8_lossy(&answer.auth_bytes).into_owned())
     }
 
     pub(super) fn trouble(&self, why: impl std::fmt::Display) -> Trouble {

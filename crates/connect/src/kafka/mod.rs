@@ -7,6 +7,7 @@
 mod batch;
 mod cluster;
 mod link;
+mod scram;
 mod sink;
 mod source;
 

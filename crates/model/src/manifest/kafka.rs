@@ -34,7 +34,10 @@ pub struct KafkaCluster {
     /// The private key of that certificate, as PEM or `secret:NAME`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// The name of the user, for SASL PLAIN.
+    /// How the user is let in.
+    #[serde(default, skip_serializing_if = "KafkaSasl::is_plain")]
+    pub sasl: KafkaSasl,
+    /// The name of the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The user's password: a text, or `secret:NAME` for a secret of the node.
@@ -58,6 +61,38 @@ pub fn host_and_port(broker: &str) -> Option<(&str, u16)> {
 
 fn default_timeout() -> Time {
     Time::from_micros(30_000_000)
+}
+
+/// How a user shows who it is (SASL).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum KafkaSasl {
+    /// By saying the password.
+    #[default]
+    Plain,
+    /// By showing that it is known, with SHA-256.
+    #[serde(rename = "scram-sha-256")]
+    ScramSha256,
+    /// The same with SHA-512.
+    #[serde(rename = "scram-sha-512")]
+    ScramSha512,
+}
+
+impl KafkaSasl {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+    fn is_plain(&self) -> bool {
+        *self == Self::Plain
+    }
+
+    /// Its name in the protocol.
+    #[must_use]
+    pub fn mechanism(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
 }
 
 /// A topic, each record of which is one of the stream.

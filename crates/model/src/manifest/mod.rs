@@ -28,7 +28,7 @@ pub use connector::{
     SinkConnector, SourceConnector,
 };
 pub use finding::{Adding, FINDINGS_MAX, Finding, Findings, Report, nearest};
-pub use kafka::{KafkaCluster, KafkaSink, KafkaSource, KafkaStart};
+pub use kafka::{KafkaCluster, KafkaSasl, KafkaSink, KafkaSource, KafkaStart};
 pub use later::{KeyScope, Later, Trigger};
 pub use limits::Limits;
 pub use mqtt::{Topic, TopicUse};

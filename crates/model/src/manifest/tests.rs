@@ -612,7 +612,7 @@ fn brokers_of_kafka_are_reached_as_they_are_granted() {
     };
     let source = |brokers: &str, more: &str| of("source", brokers, &format!("{grants}, {more}"), "");
     let broker = "\"b.example:9092\"";
-    let all = "tls = true, ca = \"secret:ca\", certificate = \"secret:c\", key = \"secret:k\", user = \"u\", password = \"secret:p\"";
+    let all = "tls = true, ca = \"secret:ca\", certificate = \"secret:c\", key = \"secret:k\", sasl = \"scram-sha-512\", user = \"u\", password = \"secret:p\"";
     assert_eq!(findings(&(source(broker, all) + "from = \"latest\"")), Vec::<String>::new());
     assert_eq!(findings(&of("source", "\"[::1]:9092\"", "grants = [\"[::1]:9092\"]", "")), Vec::<String>::new());
     let sink = |rest: &str| of("sink", broker, grants, rest);
@@ -632,6 +632,7 @@ fn brokers_of_kafka_are_reached_as_they_are_granted() {
     one(&source(broker, "ca = \"secret:c\""), "4 contradiction: `ca` is for TLS");
     one(&source(broker, "user = \"u\""), "4 contradiction: `user` is of no use without `password`");
     one(&source(broker, "password = \"p\""), "4 contradiction: `password` is of no use without `user`");
+    one(&source(broker, "sasl = \"plain\""), "4 contradiction: `sasl` is of no use without `user`");
     one(&source(broker, "timeout = \"0s\""), "4 out-of-range: `timeout` cannot be 0s");
 }
 

@@ -239,9 +239,11 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                 self.report.add("contradiction", value.span(), message).help("say `tls = true`");
             }
         }
-        if let (Some(user), None) = (cluster.get("user"), cluster.get("password")) {
-            let message = "`user` is of no use without `password`";
-            self.report.add("contradiction", user.span(), message).help("say `password` as well");
+        for (key, other) in [("user", "password"), ("sasl", "user")] {
+            if let (Some(value), None) = (cluster.get(key), cluster.get(other)) {
+                let message = format!("`{key}` is of no use without `{other}`");
+                self.report.add("contradiction", value.span(), message).help(format!("say `{other}` as well"));
+            }
         }
         let brokers = list(cluster, "brokers");
         if let Some(value) = cluster.get("brokers").filter(|_| !(1..=BROKERS_MAX).contains(&brokers.len())) {
