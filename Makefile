@@ -22,11 +22,14 @@ LINTED_WORKSPACES := $(SIDE_WORKSPACES) crates/bench/guests tests/guests
 # The component of our own tests of WASI 0.2.
 CONFORMANCE := $(TARGET)/guests/test/wasm32-wasip2/release/examples/conformance.wasm
 
+# The optional build with sources and sinks of Kafka; no other crate is compiled anew for it.
+KAFKA := --features littoral-cli/kafka
+
 # Worth its minute of compiling for many seeds, and not for the few of `make test`.
 SEEDS_FAST := $(foreach crate,model plan control store sim,--config 'profile.dev.package.littoral-$(crate).opt-level=2') \
 	--config 'profile.dev.package.redb.debug-assertions=false'
 
-.PHONY: help setup languages build install guests demo demo-parade drill overload chaos chaos-flow chaos-queue test offline check fix bench bench-guests bench-density-guests bench-zenoh-peer clean conformance conformance-guest fuzz seeds
+.PHONY: test-kafka help setup languages build install guests demo demo-parade drill overload chaos chaos-flow chaos-queue test offline check fix bench bench-guests bench-density-guests bench-zenoh-peer clean conformance conformance-guest fuzz seeds
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -73,6 +76,7 @@ offline: setup ## cut an edge node off for 72 hours of virtual time, with 20 res
 
 test: languages guests ## run every test
 	cargo test --locked --workspace
+	cargo test --locked --workspace $(KAFKA) --test kafka_client
 	@# With the tests goes the command that they run, built with their dependencies' features.
 	@scripts/drill $(LITTORAL) short
 	@$(MAKE) conformance-guest
@@ -80,6 +84,11 @@ test: languages guests ## run every test
 	@for workspace in $(SIDE_WORKSPACES); do scripts/in-workspace $$workspace test; done
 	$(PYTHON) -m unittest discover --start-directory tests/checker --pattern 'test_*.py'
 	$(PYTHON) -m unittest discover --start-directory tests/architecture --pattern 'test_*.py'
+
+test-kafka: setup ## run the tests of the optional build with Kafka; LITTORAL_KAFKA=HOST:PORT and LITTORAL_KAFKA_TOPIC name a broker and an empty topic of it
+	cargo build --locked --workspace $(KAFKA) --example kafka-broker
+	cargo test --locked --workspace $(KAFKA) --test kafka --test kafka_client
+	cargo test --locked --workspace $(KAFKA) --lib -- kafka::
 
 conformance-guest: setup
 	cd tests/guests && cargo build --locked --release --example conformance --target wasm32-wasip2 --target-dir $(abspath $(TARGET))/guests/test
@@ -96,6 +105,7 @@ check: setup ## what CI holds a change to, without changing anything: format, li
 	@for workspace in $(LINTED_WORKSPACES); do scripts/in-workspace $$workspace fmt; done
 	rustfmt --check --edition 2024 templates/rust/*/src/*.rs templates/rust/*/tests/*.rs
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace $(KAFKA) --all-targets -- -D warnings
 	@for workspace in $(LINTED_WORKSPACES); do scripts/in-workspace $$workspace clippy; done
 	$(PYTHON) -m unittest discover --start-directory tests/architecture --pattern 'test_*.py'
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; fi

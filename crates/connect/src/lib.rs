@@ -5,13 +5,19 @@
 //! outside. So the log is the only place where anything waits: neither side keeps a queue. Whichever is down is tried again, and what
 //! is the matter is told with its work.
 //!
-//! Each kind is a module: `generator` makes records up, `file` has files, `http` asks and posts, `mqtt` is the client of a broker. To add one, implement the trait, and
+//! Each kind is a module: `generator` makes records up, `file` has files, `http` asks and posts, `mqtt` and `kafka`
+//! (which a build may leave out) are clients of brokers. To add one, implement the trait, and
 //! name it in [`open_source`] or [`open_sink`], and in the manifest.
 
 mod backoff;
 mod file;
 mod generator;
 mod http;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(not(feature = "kafka"))]
+#[path = "kafka_left_out.rs"]
+mod kafka;
 mod mqtt;
 mod net;
 pub mod sink;
@@ -241,6 +247,7 @@ pub async fn open_source(
         SourceConnector { mqtt: Some(mqtt), .. } => {
             Ok(Box::new(MqttSource::open(work, mqtt, machine, position).await?))
         }
+        SourceConnector { kafka: Some(kafka), .. } => kafka::open_source(kafka, machine, position).await,
         _ => Err(Trouble("the source is of no kind; deploy its app again".to_owned())),
     }
 }
@@ -261,6 +268,7 @@ pub async fn open_sink(
             Ok(Box::new(HttpSink::open(http, Arc::clone(machine), committed).await?))
         }
         SinkConnector { mqtt: Some(mqtt), .. } => Ok(Box::new(MqttSink::open(work, mqtt, machine, committed).await?)),
+        SinkConnector { kafka: Some(kafka), .. } => kafka::open_sink(work, kafka, machine, committed).await,
         _ => Err(Trouble("the sink is of no kind; deploy its app again".to_owned())),
     }
 }
@@ -268,7 +276,7 @@ pub async fn open_sink(
 /// Whether what a sink is given together must be the same again after a failure, because the outside knows it by that. It is committed
 /// before it is written then.
 pub(crate) fn is_planned(sink: &SinkConnector) -> bool {
-    sink.http.is_some()
+    sink.http.is_some() || sink.kafka.is_some()
 }
 
 /// What a setting says: itself, or the secret of the node that it names.

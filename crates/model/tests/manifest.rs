@@ -64,7 +64,7 @@ fn the_schema_is_the_one_that_is_checked_in() {
 const REFERENCE: &str = "docs/reference/manifest.md";
 
 /// The sections of the reference and the parts of the schema that they are about.
-const SECTIONS: [(&str, &str); 34] = [
+const SECTIONS: [(&str, &str); 37] = [
     ("The app", "Manifest"),
     ("Functions", "Function"),
     ("Limits", "Limits"),
@@ -87,9 +87,12 @@ const SECTIONS: [(&str, &str); 34] = [
     ("URL", "HttpSource"),
     ("Subscribe", "MqttSource"),
     ("Broker", "Broker"),
+    ("Consume", "KafkaSource"),
+    ("Cluster", "KafkaCluster"),
     ("Sinks", "SinkConnector"),
     ("Post", "HttpSink"),
     ("Publish", "MqttSink"),
+    ("Produce", "KafkaSink"),
     ("Files", "FileSink"),
     ("SQL", "Sql"),
     ("Routes", "Route"),

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::broker::{MqttSink, MqttSource};
+use super::kafka::{KafkaSink, KafkaSource};
 use super::types::Placement;
 use crate::grant::Peer;
 use crate::id::{NodeId, StreamName};
@@ -42,6 +43,9 @@ pub struct SourceConnector {
     /// Topics of a broker of MQTT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mqtt: Option<MqttSource>,
+    /// A topic of Apache Kafka.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaSource>,
 }
 
 /// Something outside the fabric that takes the records of a stream. It is of exactly one kind.
@@ -65,6 +69,9 @@ pub struct SinkConnector {
     /// A topic of a broker of MQTT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mqtt: Option<MqttSink>,
+    /// A topic of Apache Kafka.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaSink>,
 }
 
 /// Records that are made up, the same ones for the same seed.

@@ -7,6 +7,7 @@ pub mod broker;
 pub mod connector;
 mod cycles;
 mod finding;
+pub mod kafka;
 mod later;
 pub mod limits;
 mod meaning;
@@ -27,6 +28,7 @@ pub use connector::{
     SinkConnector, SourceConnector,
 };
 pub use finding::{Adding, FINDINGS_MAX, Finding, Findings, Report, nearest};
+pub use kafka::{KafkaCluster, KafkaSasl, KafkaSink, KafkaSource, KafkaStart};
 pub use later::{KeyScope, Later, Trigger};
 pub use limits::Limits;
 pub use mqtt::{Topic, TopicUse};

@@ -604,6 +604,39 @@ fn sources_and_sinks_are_of_one_kind_each() {
 }
 
 #[test]
+fn brokers_of_kafka_are_reached_as_they_are_granted() {
+    let grants = "grants = [\"b.example:9092\"]";
+    let of = |kind: &str, brokers: &str, more: &str, rest: &str| {
+        let head = format!("[{kind}s.s]\nstream = \"readings\"\n[{kind}s.s.kafka]\n");
+        head + &format!("cluster = {{ brokers = [{brokers}], {more} }}\ntopic = \"t\"\n{rest}")
+    };
+    let source = |brokers: &str, more: &str| of("source", brokers, &format!("{grants}, {more}"), "");
+    let broker = "\"b.example:9092\"";
+    let all = "tls = true, ca = \"secret:ca\", certificate = \"secret:c\", key = \"secret:k\", sasl = \"scram-sha-512\", user = \"u\", password = \"secret:p\"";
+    assert_eq!(findings(&(source(broker, all) + "from = \"latest\"")), Vec::<String>::new());
+    assert_eq!(findings(&of("source", "\"[::1]:9092\"", "grants = [\"[::1]:9092\"]", "")), Vec::<String>::new());
+    let sink = |rest: &str| of("sink", broker, grants, rest);
+    assert_eq!(findings(&sink("key = \"machine\"\ntransactional-id = \"t-1\"")), Vec::<String>::new());
+    one(&sink("from = \"latest\""), "6 unknown-key");
+    one(&sink("transactional-id = \"\""), "6 invalid-name: no producer is named so");
+    one(&sink("").replace("\"t\"", "\"a/b\""), "5 invalid-topic: `a/b` is no topic of Kafka");
+    one(&source("", "tls = true"), "4 wrong-length: it cannot have 0 brokers");
+    for none in ["b.example", "b.example:0", "kafka://b.example:9092", ":9092"] {
+        let none = format!("\"{none}\"");
+        one(&source(&none, "tls = true"), &format!("4 invalid-url: `{}` is no broker", none.trim_matches('"')));
+    }
+    one(
+        &source("\"b.example:9093\"", "tls = true"),
+        "4 contradiction: it is not granted b.example:9093, where a broker is",
+    );
+    one(&source(broker, "ca = \"secret:c\""), "4 contradiction: `ca` is for TLS");
+    one(&source(broker, "user = \"u\""), "4 contradiction: `user` is of no use without `password`");
+    one(&source(broker, "password = \"p\""), "4 contradiction: `password` is of no use without `user`");
+    one(&source(broker, "sasl = \"plain\""), "4 contradiction: `sasl` is of no use without `user`");
+    one(&source(broker, "timeout = \"0s\""), "4 out-of-range: `timeout` cannot be 0s");
+}
+
+#[test]
 fn topics_are_streams() {
     let of = |topics: &str| format!("[mqtt]\n{topics}");
     let good = "\"sensors/+/temperature\" = { stream = \"readings\", retain = true }\n\

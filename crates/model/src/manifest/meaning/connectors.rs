@@ -1,6 +1,7 @@
 //! What cannot be right of sources and sinks, whatever their shape: streams that are not there, no kind or two, ranges
 //! without numbers, paths that lead nowhere.
 
+use std::ops::Range;
 use std::path::Path;
 
 use toml::Spanned;
@@ -10,12 +11,13 @@ use super::{Meaning, Value, entries_of_any_kind, list, table, text};
 use crate::grant::Peer;
 use crate::manifest::broker::{CLIENT_ID_BYTES_MAX, SOURCE_TOPICS_MAX};
 use crate::manifest::connector::{GENERATOR_FIELDS_MAX, ROTATE_BYTES, ROTATE_EVERY_US};
+use crate::manifest::kafka::{self, BROKERS_MAX, TOPIC_BYTES_MAX, TRANSACTIONAL_ID_BYTES_MAX};
 use crate::topic::TopicPattern;
 use crate::unit::{Size, Time};
 
 /// The kinds of each.
-const SOURCES: [&str; 4] = ["generator", "file", "http", "mqtt"];
-const SINKS: [&str; 3] = ["file", "http", "mqtt"];
+const SOURCES: [&str; 5] = ["generator", "file", "http", "mqtt", "kafka"];
+const SINKS: [&str; 4] = ["file", "http", "mqtt", "kafka"];
 /// The schemes of URLs, and the ports that they mean.
 const HTTP: [(&str, u16); 2] = [("http", 80), ("https", 443)];
 const MQTT: [(&str, u16); 2] = [("mqtt", 1883), ("mqtts", 8883)];
@@ -51,6 +53,9 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                 }
                 if let Some(mqtt) = table(connector, "mqtt") {
                     self.mqtt(what, mqtt);
+                }
+                if let Some(kafka) = table(connector, "kafka") {
+                    self.kafka(kafka);
                 }
             }
         }
@@ -130,13 +135,18 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             self.report.add("invalid-url", span, message).expected(format!("a URL like \"{example}\""));
             return;
         };
+        self.granted(target, host, port, "its URL leads", span);
+    }
+
+    /// Whether it is granted a host.
+    fn granted(&mut self, target: &'t DeTable<'_>, host: &str, port: u16, why: &str, span: Range<usize>) {
         let peers = list(target, "grants").iter().filter_map(|peer| peer.get_ref().as_str()?.parse::<Peer>().ok());
         // One that cannot be read is told of by itself.
         if list(target, "grants").len() == peers.clone().count()
             && !peers.clone().any(|peer| peer.may_grant(host, port))
         {
             let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-            let message = format!("it is not granted {host}:{port}, where its URL leads");
+            let message = format!("it is not granted {host}:{port}, where {why}");
             self.report.add("contradiction", span, message).help(format!("say `grants = [\"{host}:{port}\"]`"));
         }
     }
@@ -160,7 +170,8 @@ impl<'t> Meaning<'t, '_, '_, '_> {
         }
     }
 
-    fn broker(&mut self, broker: &'t DeTable<'_>) {
+    /// As whom a broker is talked to, and for how long an answer is awaited.
+    fn client(&mut self, broker: &'t DeTable<'_>) {
         self.not_zero(broker, "timeout");
         for key in ["password", "ca", "certificate", "key"] {
             if let Some(value) = broker.get(key) {
@@ -173,6 +184,10 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                 self.report.add("contradiction", value.span(), message).help(format!("say `{other}` as well"));
             }
         }
+    }
+
+    fn broker(&mut self, broker: &'t DeTable<'_>) {
+        self.client(broker);
         let is_plain = text(broker, "url").is_some_and(|(url, _)| url.starts_with("mqtt://"));
         for key in ["ca", "certificate"] {
             if let (true, Some(value)) = (is_plain, broker.get(key)) {
@@ -194,6 +209,58 @@ impl<'t> Meaning<'t, '_, '_, '_> {
             return;
         }
         self.leads(broker, &MQTT, "mqtts://broker.example.com");
+    }
+
+    fn kafka(&mut self, kafka: &'t DeTable<'_>) {
+        if let Some(cluster) = table(kafka, "cluster") {
+            self.cluster(cluster);
+        }
+        let is_plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+        if let Some((topic, span)) = text(kafka, "topic")
+            && (!(1..=TOPIC_BYTES_MAX).contains(&topic.len()) || matches!(topic, "." | "..") || !is_plain(topic))
+        {
+            let expected = format!("1 to {TOPIC_BYTES_MAX} letters, digits, `.`, `_` and `-`");
+            self.report.add("invalid-topic", span, format!("`{topic}` is no topic of Kafka")).expected(expected);
+        }
+        if let Some((id, span)) = text(kafka, "transactional-id")
+            && (!(1..=TRANSACTIONAL_ID_BYTES_MAX).contains(&id.len()) || id.chars().any(char::is_control))
+        {
+            let expected = format!("1 to {TRANSACTIONAL_ID_BYTES_MAX} characters");
+            self.report.add("invalid-name", span, "no producer is named so".to_owned()).expected(expected);
+        }
+    }
+
+    fn cluster(&mut self, cluster: &'t DeTable<'_>) {
+        self.client(cluster);
+        let has_tls = cluster.get("tls").and_then(|tls| tls.get_ref().as_bool()) == Some(true);
+        for key in ["ca", "certificate"] {
+            if let (false, Some(value)) = (has_tls, cluster.get(key)) {
+                let message = format!("`{key}` is for TLS");
+                self.report.add("contradiction", value.span(), message).help("say `tls = true`");
+            }
+        }
+        for (key, other) in [("user", "password"), ("sasl", "user")] {
+            if let (Some(value), None) = (cluster.get(key), cluster.get(other)) {
+                let message = format!("`{key}` is of no use without `{other}`");
+                self.report.add("contradiction", value.span(), message).help(format!("say `{other}` as well"));
+            }
+        }
+        let brokers = list(cluster, "brokers");
+        if let Some(value) = cluster.get("brokers").filter(|_| !(1..=BROKERS_MAX).contains(&brokers.len())) {
+            let message = format!("it cannot have {} brokers", brokers.len());
+            self.report.add("wrong-length", value.span(), message).expected(format!("1 to {BROKERS_MAX}"));
+        }
+        for broker in brokers {
+            let Some(name) = broker.get_ref().as_str() else { continue };
+            match kafka::host_and_port(name) {
+                Some((host, port)) => self.granted(cluster, host, port, "a broker is", broker.span()),
+                None => {
+                    let message = format!("`{name}` is no broker");
+                    let expected = "a host and a port, like \"broker.example.com:9092\"";
+                    self.report.add("invalid-url", broker.span(), message).expected(expected);
+                }
+            }
+        }
     }
 
     fn source_topics(&mut self, mqtt: &'t DeTable<'_>) {
