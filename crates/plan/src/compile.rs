@@ -291,7 +291,7 @@ impl<'a> Planner<'a> {
 
     /// Of `options` those that are near what the constraints name; all of them if they name nothing, or a stream that
     /// follows its writers.
-    fn near(&self, options: Vec<usize>, placement: &Constraints) -> Vec<usize> {
+    pub(crate) fn near(&self, options: Vec<usize>, placement: &Constraints) -> Vec<usize> {
         let Some(stream) = &placement.near else { return options };
         let placed = self.streams.iter().filter(|((name, _), _)| name == stream);
         let mut anchors: Vec<usize> = placed.filter_map(|(_, work)| self.board.spot(&work.owner)).collect();

@@ -318,16 +318,26 @@ impl<'a> Planner<'a> {
         Some(Layer { options, join: Join::Beside, memory_bytes: 0, stays: false, share: Share::ALL })
     }
 
-    /// Whether something else than the chain says where its source is, and that is no device: these keep a single copy of what they know.
-    fn is_decided(&self, chain: Chain<'_>) -> bool {
-        let Some(source) = self.spec.streams.get(&chain.flow.source) else { return false };
-        let fixed = self.fixed_spot(&chain.flow.source, chain.partition);
-        let spots = match fixed {
+    /// The nodes on which a chain's source is or may come to be, if something else than the chain says so and none is a device: these keep
+    /// a single copy of what they know. None otherwise.
+    fn decided(&self, chain: Chain<'_>) -> Option<Vec<usize>> {
+        let source = self.spec.streams.get(&chain.flow.source)?;
+        let spots = match self.fixed_spot(&chain.flow.source, chain.partition) {
             Some(spot) => vec![spot],
-            None if is_free(source) => return false,
+            None if is_free(source) => return None,
             None => self.board.candidates(ask_stream(source)),
         };
-        spots.into_iter().all(|spot| self.board.view(spot).is_some_and(|view| view.tier != Tier::Device))
+        let is_device = |spot: &usize| self.board.view(*spot).is_none_or(|view| view.tier == Tier::Device);
+        (!spots.is_empty() && !spots.iter().any(is_device)).then_some(spots)
+    }
+
+    /// Of `options` those in the sites of some nodes, no devices among them.
+    fn in_sites_of(&self, spots: &[usize], options: &[usize]) -> Vec<usize> {
+        let sites: Vec<_> = spots.iter().filter_map(|spot| Some(&self.board.view(*spot)?.site)).collect();
+        let is_there = |spot: &usize| {
+            self.board.view(*spot).is_some_and(|view| view.tier != Tier::Device && sites.contains(&&view.site))
+        };
+        options.iter().copied().filter(is_there).collect()
     }
 
     fn stage_layer(&mut self, chain: Chain<'_>, at: usize, name: &FunctionName) -> Option<Layer> {
@@ -359,10 +369,15 @@ impl<'a> Planner<'a> {
         let ask = Ask { placement, memory_bytes: function.memory_bytes, ack: None, has_copies: true };
         let names = layer_names(chain.flow).into_iter().collect();
         let options = self.related(name.as_str(), placement, self.board.candidates(ask), &names);
-        // What spreads rows and leaves most out is where they are, if that is decided, whatever the flow that it is a part of prefers.
+        // What spreads rows and leaves most out is in the site where they are, if that is decided, whatever the flow that it is a part of prefers.
         let spreads = matches!(function.partitioning, Partitioning::ByKey(_));
-        let is_at_source = spreads && function.output_permille <= MOSTLY_LEFT_OUT_PERMILLE && self.is_decided(chain);
-        let spots = if is_at_source { options } else { self.wished(options, placement) };
+        let leaves_out = spreads && function.output_permille <= MOSTLY_LEFT_OUT_PERMILLE;
+        let source = self.decided(chain).filter(|_| leaves_out);
+        let there = source.map(|source| self.in_sites_of(&source, &options)).filter(|there| !there.is_empty());
+        let spots = match there {
+            Some(there) => self.near(there, placement),
+            None => self.wished(options, placement),
+        };
         if spots.is_empty() {
             self.findings.insert(self.nowhere(name.as_str(), ask, &names));
             return None;

@@ -170,8 +170,8 @@ impl Groups {
             if let Some(watermark_us) = reached.filter(|reached| self.watermark_us < Some(*reached)) {
                 self.advance(&mut step, watermark_us);
             }
-            if step.closing.text_bytes() > CLOSED_BYTES_MAX {
-                let message = format!("the texts of the groups that {rows} rows close have more than 256 MiB");
+            if step.closing.bytes() > CLOSED_BYTES_MAX {
+                let message = format!("the groups that {rows} rows close have more than 256 MiB");
                 return Err(ArrowError::ComputeError(message));
             }
         }
@@ -272,16 +272,16 @@ impl Groups {
     /// are.
     fn check(&self, (row, taken_in): (&Row<'_>, Option<&[Accumulator]>), place: &mut Place) -> Result<(), String> {
         let (mut begun, mut adding) = (0, 0);
-        let of_taken_in = taken_in.map(|of| of.iter().map(Accumulator::text_bytes).sum());
+        let of_taken_in: Option<usize> = taken_in.map(|of| of.iter().map(Accumulator::text_bytes).sum());
         place.records.clear();
         for end in &place.ends {
             let part = self.windows.get(end).and_then(|window| window.part(row.part));
             let found = part.and_then(|part| Some((part, part.find(&self.layout, &row.key)?)));
             match found {
-                Some((part, record)) => {
-                    let of_values = || part.check(&self.layout, record, &row.values);
-                    adding += of_taken_in.map_or_else(of_values, Ok)?;
-                }
+                Some((part, record)) => match of_taken_in {
+                    Some(bytes) => adding += bytes.saturating_sub(part.taken_bytes(&self.layout, record)),
+                    None => adding += part.check(&self.layout, record, &row.values)?,
+                },
                 None => begun += 1,
             }
             place.records.push(found.map(|(_, record)| record));

@@ -340,7 +340,8 @@ impl Expansion {
             source.add("duplicate", flow.name.at.clone(), message).help("rename one of both");
             return None;
         }
-        let placement = Placement { region: regions(&flow.regions), ..Placement::default() };
+        // Where the rows come together, so that those of several sites cross the links between them once.
+        let placement = Placement { region: regions(&flow.regions), prefer: flow.prefer, ..Placement::default() };
         let retention = Retention { age: Some(Time::from_micros(0)), size: None };
         let stream = Stream { partitions: Some(partitions), retention, placement, ..Stream::default() };
         self.manifest.streams.insert(id.clone(), stream);

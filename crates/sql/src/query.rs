@@ -242,6 +242,10 @@ fn are_two_phases(source: &mut Source<'_>, flow: &CreateFlow, shape: &Shape, pro
 /// Refuses to say in how many phases something is aggregated that is not.
 fn refuse_phases(source: &mut Source<'_>, flow: &CreateFlow) -> Option<()> {
     let Some(phases) = &flow.phases else { return Some(()) };
+    // It may be said of another one that is united with this.
+    if !phases.are_two && united(&flow.query.body).is_some_and(|arms| arms.len() > 1) {
+        return Some(());
+    }
     source.add("contradiction", phases.at.clone(), "only windows are aggregated").help("drop AGGREGATE");
     None
 }

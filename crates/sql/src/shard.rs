@@ -32,16 +32,30 @@ pub(crate) const MOMENT: usize = 2;
 /// The first column of the key; those of arguments follow.
 pub(crate) const KEYS: usize = 3;
 /// The part of the state with how far the partitions of the groups were told that it is, where rows are aggregated in two phases: then
-/// those of groups have theirs.
+/// those of groups have theirs. Groups of a first phase have no partitions of a source, whose parts begin here.
 pub(crate) const TOLD_GROUP: u32 = WATERMARK_GROUP + 1;
 
 /// The columns of rows on their way to groups.
 pub(crate) fn columns(keys: impl Iterator<Item = Type>, arguments: impl Iterator<Item = Type>) -> Vec<Column> {
-    let own = [("partition", Type::Bigint), ("watermark", Type::Timestamp), ("moment", Type::Timestamp)]
+    named("moment", keys, ("argument", arguments))
+}
+
+/// The columns of what rows of groups came to in a first phase: by names of their own, so that neither is taken for the other where a
+/// node of another version is at the other end.
+pub(crate) fn columns_of_partials(keys: impl Iterator<Item = Type>, parts: impl Iterator<Item = Type>) -> Vec<Column> {
+    named("window_end", keys, ("part", parts))
+}
+
+fn named(
+    moment: &str,
+    keys: impl Iterator<Item = Type>,
+    (value, values): (&str, impl Iterator<Item = Type>),
+) -> Vec<Column> {
+    let own = [("partition", Type::Bigint), ("watermark", Type::Timestamp), (moment, Type::Timestamp)]
         .map(|(name, ty)| Column::new(name, ty));
     let keys = (1..).zip(keys).map(|(number, ty)| Column::new(&format!("key_{number}"), ty));
-    let arguments = (1..).zip(arguments).map(|(number, ty)| Column::new(&format!("argument_{number}"), ty));
-    own.into_iter().chain(keys).chain(arguments).collect()
+    let values = (1..).zip(values).map(|(number, ty)| Column::new(&format!("{value}_{number}"), ty));
+    own.into_iter().chain(keys).chain(values).collect()
 }
 
 /// One partition of the source, as far as it was sent on. It is idle once the partitions of the groups were told so, until they

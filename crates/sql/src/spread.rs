@@ -65,7 +65,7 @@ pub(crate) fn spread(
     let (columns, state_layout) = if are_two_phases {
         let partial = Grouping { having: None, project: Vec::new(), phase: Phase::Partial, ..(*grouping).clone() };
         let parts = partial.aggregates.iter().filter_map(Aggregate::parts).flatten();
-        let columns = shard::columns(types.into_iter(), parts);
+        let columns = shard::columns_of_partials(types.into_iter(), parts);
         sharding.partial = Some(Box::new(partial));
         grouping.phase = Phase::Final;
         grouping.aggregates.iter_mut().for_each(|of| (of.argument, of.filter) = (None, None));

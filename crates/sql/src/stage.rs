@@ -262,6 +262,7 @@ impl Stage {
             }
             Shape::Shard(sharding) => match &sharding.partial {
                 Some(partial) => {
+                    self.refuse_rows()?;
                     let taken = self.groups.go_on(partial);
                     self.send((sharding, partial), taken)
                 }

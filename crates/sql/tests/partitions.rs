@@ -123,6 +123,20 @@ fn in_two_phases_a_row_is_sent_for_each_group_of_each_partition() {
 }
 
 #[test]
+fn rows_are_not_taken_for_what_rows_came_to() {
+    // As where the node that spreads them is of a version that knows one phase, and the other one of one that has two.
+    let query = "SELECT m, sum(v) AS s FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY m, window_start";
+    let [one, two] =
+        ["ONE PHASE", "TWO PHASES"].map(|phases| fine(&statements(2, &format!("AGGREGATE IN {phases}"), query)));
+    for (from, to) in [(&one, &two), (&two, &one)] {
+        let rows =
+            process(&mut stage_of(from, "f-by-key", 0), &records(&[&record(&(0, 1, 1)), &record(&(0, 30, 1))])).spread;
+        let refused = stage_of(to, "f", rows[0].0).open(rows[0].1.schema_ref()).unwrap_err();
+        assert!(refused.to_string().contains("declare the stream as it is"), "{refused}");
+    }
+}
+
+#[test]
 fn many_groups_of_a_first_phase_are_sent_step_by_step() {
     let query = "SELECT v, count(*) AS n, sum(v) AS s FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY v, window_start";
     let rows: Vec<Line> = (0..30_000).map(|v| (0, 1, v)).collect();
@@ -142,6 +156,27 @@ fn many_groups_of_a_first_phase_are_sent_step_by_step() {
 }
 
 #[test]
+fn what_a_step_puts_out_fits_into_an_entry_of_the_log_however_wide_its_rows_are() {
+    let deviations: Vec<String> = (0..60).map(|plus| format!("stddev(v + {plus}) AS s{plus}")).collect();
+    let query =
+        format!("SELECT v, {} FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY v, window_start", deviations.join(", "));
+    let mut stage = stage_of(&fine(&statements(2, "", &query)), "f-by-key", 0);
+    let ended = (0..12_000).map(|v| record(&(0, 1, v))).chain([record(&(0, 30, 0))]).collect::<Vec<_>>();
+    let mut step = process(&mut stage, &records(&ended.iter().map(String::as_str).collect::<Vec<_>>()));
+    let mut groups = 0;
+    loop {
+        let bytes: usize = step.spread.iter().map(|(_, rows)| rows.get_array_memory_size()).sum();
+        assert!(bytes < 12 << 20, "{bytes}");
+        groups += step.spread.iter().map(|(_, rows)| rows.num_rows()).sum::<usize>();
+        if !stage.has_more() {
+            break;
+        }
+        step = stage.go_on().unwrap();
+    }
+    assert!((12_000..12_100).contains(&groups), "{groups}");
+}
+
+#[test]
 fn what_cannot_be_aggregated_in_two_phases_is_said() {
     let refused = |partitions: u32, clauses: &str, query: &str| {
         mistakes(&statements(partitions, &format!("{clauses} AGGREGATE IN TWO PHASES"), query))
@@ -158,6 +193,13 @@ fn what_cannot_be_aggregated_in_two_phases_is_said() {
         assert!(refused(2, "", query).contains("only windows are aggregated"), "{}", refused(2, "", query));
         assert!(mistakes(&statements(2, "AGGREGATE IN ONE PHASE", query)).contains("drop AGGREGATE"));
     }
+    // Of queries that are united it may be said of one.
+    let united = format!(
+        "{} UNION ALL SELECT m, ts, v FROM s",
+        "SELECT m, window_end AS ts, sum(v) AS v FROM TUMBLE(s, ts, INTERVAL '10 s') GROUP BY m, window_end"
+    );
+    let program = fine(&statements(2, "AGGREGATE IN ONE PHASE", &united));
+    assert!(!program.flows[&"f-by-key".parse().unwrap()].plan.operators().join(" ").contains("partial"));
     let text = mistakes(&statements(2, "AGGREGATE IN THREE PHASES", QUERY));
     assert!(text.contains("ONE PHASE or TWO PHASES"), "{text}");
 }

@@ -12,8 +12,8 @@ use crate::plan::{Grouping, Turn};
 /// How many groups of closed windows a step puts out, with all of a part that the last of them is in, and at least as many as it
 /// begins: what is closed is out before as much is closed again.
 const STEP_GROUPS: usize = 4_096;
-/// The bytes of their texts with which a step has put out enough: with those of a part they fit into an entry of the log.
-const STEP_TEXT_BYTES: usize = 4 << 20;
+/// The bytes with which a step has put out enough: with those of a part they fit into an entry of the log.
+const STEP_BYTES: usize = 4 << 20;
 /// The bytes of the state of the parts that it changes thereby, which are written as a whole, with all of their windows.
 const STEP_STATE_BYTES: usize = 4 << 20;
 
@@ -34,7 +34,7 @@ impl<'g> Step<'g> {
     /// Whether it has put out enough for now.
     fn is_full(&self) -> bool {
         self.closing.count() >= STEP_GROUPS.max(self.begun)
-            || self.closing.text_bytes() >= STEP_TEXT_BYTES
+            || self.closing.bytes() >= STEP_BYTES
             || self.state_bytes >= STEP_STATE_BYTES
     }
 }

@@ -12,6 +12,8 @@ use crate::value::{Cell, ColumnBuilder, cell, integers, read_cells};
 
 /// How many groups' results are computed at once.
 const RESULTS_AT_ONCE: usize = 4_096;
+/// About what a cell takes in its column, with its text besides.
+const CELL_BYTES: usize = 8;
 
 /// Groups that are put out: their keys, the begin and the end of the window, what the aggregates come to, or [have taken
 /// in](crate::aggregate::Aggregate::parts) in a first phase.
@@ -55,6 +57,8 @@ pub(super) struct Closing<'g> {
     faults: BTreeMap<usize, String>,
     pieces: Vec<Closed>,
     count: usize,
+    /// What one takes without its texts.
+    group_bytes: usize,
     text_bytes: usize,
 }
 
@@ -67,6 +71,7 @@ impl<'g> Closing<'g> {
             faults: BTreeMap::new(),
             pieces: Vec::new(),
             count: 0,
+            group_bytes: types(grouping).count() * CELL_BYTES,
             text_bytes: 0,
         }
     }
@@ -76,9 +81,9 @@ impl<'g> Closing<'g> {
         self.count
     }
 
-    /// The bytes of the texts in them.
-    pub(super) fn text_bytes(&self) -> usize {
-        self.text_bytes
+    /// About how many bytes they have.
+    pub(super) fn bytes(&self) -> usize {
+        self.text_bytes + self.count * self.group_bytes
     }
 
     /// Puts out groups of a window, each of which is one record; of all of them a column after the other.

@@ -404,11 +404,15 @@ impl Table {
         Ok(adding)
     }
 
+    /// The bytes of the texts that the aggregates of a group keep.
+    pub(super) fn taken_bytes(&self, layout: &Layout, record: usize) -> usize {
+        self.accumulators(layout, record).map(|of| of.text_bytes()).sum()
+    }
+
     /// Has a group have taken in something else.
     pub(super) fn replace(&mut self, layout: &Layout, record: usize, taken_in: &[Accumulator]) {
-        let text_bytes = |of: &Accumulator| of.text_bytes();
-        let before: usize = self.accumulators(layout, record).map(|of| text_bytes(&of)).sum();
-        self.text_bytes = self.text_bytes - before + taken_in.iter().map(text_bytes).sum::<usize>();
+        let before = self.taken_bytes(layout, record);
+        self.text_bytes = self.text_bytes - before + taken_in.iter().map(Accumulator::text_bytes).sum::<usize>();
         for (field, accumulator) in layout.fields.iter().zip(taken_in) {
             self.set(record, field, accumulator.clone());
         }
