@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use littoral_runtime::Shards;
 use littoral_runtime::http::{Body, full};
 use metrics::{Counter, Gauge, Histogram};
 use tokio::net::TcpStream;
@@ -132,6 +133,7 @@ pub(crate) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
 }
 
 async fn answer(request: Request<Incoming>, shared: &Shared) -> Response<Body> {
+    Shards::work_came();
     let in_flight = InFlight::new(&shared.measures);
     let response = match accept(request, shared) {
         Ok((target, request, exceeded)) => {

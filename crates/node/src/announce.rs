@@ -9,8 +9,10 @@ use littoral_mesh::{Members, Mesh, Method, Priority};
 use littoral_model::condition::Runtimes;
 use littoral_model::digest::{LinkReport, NodeDigest};
 use littoral_model::id::NodeId;
+use littoral_model::situation::PowerSource;
 use littoral_plan::announce::{Announcer, Verdict};
 use littoral_plan::coordinate::Locator;
+use littoral_runtime::Shards;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +41,7 @@ pub(crate) async fn announce(
     drivers: Arc<Drivers>,
     artifacts: Artifacts,
     mut surveyor: Surveyor,
+    shards: Shards,
     stop: CancellationToken,
 ) {
     let mesh = Arc::clone(&drivers.mesh);
@@ -61,10 +64,12 @@ pub(crate) async fn announce(
             let [container, process] =
                 [CONTAINER_LABEL, PROCESS_LABEL].map(|(label, _)| digest.labels.contains_key(label));
             let able = Runtimes { wasm: true, container, process };
-            sampler.sample(&mut digest.condition, digest.cores, digest.memory_bytes, able);
+            let machine = (digest.cores, digest.memory_bytes);
+            sampler.sample(&mut digest.condition, shards.lingered(), machine, able);
             digest.condition.served = drivers.functions.learn(&digest);
             digest.condition.artifacts = held(&artifacts);
             digest.situation = surveyor.survey(Duration::from_millis(gate::now_ms()));
+            shards.linger(digest.situation.power.source != PowerSource::Battery);
         }
         digest.works = drivers.announced.works();
         digest.functions = drivers.announced.functions();

@@ -37,7 +37,7 @@ fn steps_took() -> Duration {
 /// Looks at the machine from time to time.
 #[derive(Default)]
 pub(crate) struct Sampler {
-    /// Busy and all CPU time of the machine so far, in ticks.
+    /// Busy and all CPU time of the machine so far, in ticks; what this node only looked for work is not busy.
     cpu: Option<(u64, u64)>,
     /// For how long this process has run so far.
     ran: Duration,
@@ -47,9 +47,17 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// Brings what is measured up to date, on a node with these runtimes. Files of `/proc` are read, which does not wait for any disk.
-    pub(crate) fn sample(&mut self, condition: &mut Condition, cores: u32, memory_bytes: u64, able: Runtimes) {
-        if let Some(now) = cpu_time()
+    /// Brings what is measured up to date, on a node with these runtimes that has looked for work for so long so far. Files of `/proc`
+    /// are read, which does not wait for any disk.
+    pub(crate) fn sample(
+        &mut self,
+        condition: &mut Condition,
+        lingered: Duration,
+        (cores, memory_bytes): (u32, u64),
+        able: Runtimes,
+    ) {
+        if let Some((busy, all)) = cpu_time()
+            && let now = (busy.saturating_sub(ticks(lingered)), all)
             && let Some((busy, all)) = self.cpu.replace(now)
         {
             let busy = permille(now.0.saturating_sub(busy), now.1.saturating_sub(all)).unwrap_or(0);
@@ -106,6 +114,11 @@ pub(crate) fn cpu_time() -> Option<(u64, u64)> {
     Some((all.saturating_sub(idle), all))
 }
 
+/// So much time in the unit of [`cpu_time`].
+fn ticks(time: Duration) -> u64 {
+    (time.as_secs_f64() * rustix::param::clock_ticks_per_second() as f64) as u64
+}
+
 /// The processor time that this process has used.
 pub(crate) fn process_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
@@ -145,14 +158,15 @@ mod tests {
         let machine = machine();
         assert!(machine.steps_per_us > 0 && !machine.arch.is_empty(), "{machine:?}");
         let (mut sampler, mut condition) = (Sampler::default(), Condition::default());
-        sampler.sample(&mut condition, 1, u64::MAX, Runtimes { wasm: true, ..Runtimes::default() });
+        let able = Runtimes { wasm: true, ..Runtimes::default() };
+        sampler.sample(&mut condition, Duration::ZERO, (1, u64::MAX), able);
         // Long enough to count as running, twice: the slowdown is that of the time between two looks.
         for _ in 0..2 {
             let begun = process_time();
             while process_time() - begun < Duration::from_millis(50) {
                 steps_took();
             }
-            sampler.sample(&mut condition, 1, u64::MAX, Runtimes { wasm: true, ..Runtimes::default() });
+            sampler.sample(&mut condition, Duration::ZERO, (1, u64::MAX), able);
         }
         assert!(sampler.scheduled.is_some(), "a busy process is looked at");
         assert!(condition.memory_free_bytes > 0 && condition.slowdown_permille >= PERMILLE, "{condition:?}");

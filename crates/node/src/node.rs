@@ -150,7 +150,8 @@ impl Running {
         let (mesh, drivers) = (&core.mesh, &services.drivers);
         tasks.spawn(drive_all(Arc::clone(drivers), new_groups, tasks.clone(), stop.clone()));
         let (digest, artifacts, surveyor) = (core.digest.clone(), core.artifacts.clone(), core.surveyor.clone());
-        tasks.spawn(announce::announce(digest, Arc::clone(drivers), artifacts, surveyor, stop.clone()));
+        let shards = core.shards.clone();
+        tasks.spawn(announce::announce(digest, Arc::clone(drivers), artifacts, surveyor, shards, stop.clone()));
         tasks.spawn(announce::compare(Arc::clone(mesh), Arc::clone(&core.intent), stop.clone()));
         tasks.spawn(announce::refuse_revoked(Arc::clone(mesh), Arc::clone(&core.intent), stop.clone()));
         tasks.spawn(forget_deleted(Arc::clone(&core.buckets), Arc::clone(&core.intent), stop.clone()));

@@ -22,6 +22,7 @@ pub mod container;
 pub mod http;
 pub mod interfaces;
 pub mod latency;
+mod linger;
 pub mod pool;
 pub mod shards;
 

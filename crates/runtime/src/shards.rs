@@ -6,12 +6,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::thread;
+use std::time::Duration;
 
-use futures::future::{AbortHandle, Abortable};
+use futures::future::{AbortHandle, Abortable, poll_fn};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
 
-use crate::background;
+use crate::{background, linger};
 
 /// How many tasks may wait to be started on one thread; it takes them up within microseconds.
 const STARTING_MAX: usize = 4_096;
@@ -38,6 +40,7 @@ pub struct Shards(Arc<[Shard]>);
 struct Shard {
     jobs: mpsc::Sender<Job>,
     tasks: Arc<AtomicUsize>,
+    lingering: Arc<linger::Shared>,
 }
 
 /// What a thread is for.
@@ -71,15 +74,19 @@ impl Shards {
     /// # Errors
     /// When the system gives no more threads.
     pub fn new(count: usize) -> std::io::Result<Self> {
-        (0..count.max(1))
-            .map(|number| Shard::start(number, Kind::Data))
-            .collect::<std::io::Result<Arc<[_]>>>()
-            .map(Self)
+        Self::start(count.max(1), Kind::Data)
     }
 
     /// The same threads, but behind all others of the machine; see [`crate::Background`].
     pub(crate) fn behind(count: usize) -> std::io::Result<Self> {
-        (0..count).map(|number| Shard::start(number, Kind::Background)).collect::<std::io::Result<Arc<[_]>>>().map(Self)
+        Self::start(count, Kind::Background)
+    }
+
+    fn start(count: usize, kind: Kind) -> std::io::Result<Self> {
+        let shards = (0..count).map(|number| Shard::start(number, kind));
+        let shards = Self(shards.collect::<std::io::Result<_>>()?);
+        shards.linger(kind == Kind::Data);
+        Ok(shards)
     }
 
     /// One thread for each core that this process may use.
@@ -87,7 +94,7 @@ impl Shards {
     /// # Errors
     /// When the system gives no more threads.
     pub fn for_this_machine() -> std::io::Result<Self> {
-        Self::new(std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get))
+        Self::new(thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get))
     }
 
     /// How many threads there are; shards are numbered from 0.
@@ -121,10 +128,34 @@ impl Shards {
         HERE.get()
     }
 
+    /// Whether the threads look for work a while before they sleep, where it has come that soon; from the beginning they do. It takes
+    /// power for latency: not for a machine on its battery.
+    pub fn linger(&self, may: bool) {
+        // On a single processor, who looks for work keeps others from making it.
+        let has_several = thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
+        self.0.iter().for_each(|shard| shard.lingering.may.store(may && has_several, Ordering::Relaxed));
+    }
+
+    /// For how long the threads have looked for work so far, all together, instead of sleeping.
+    #[must_use]
+    pub fn lingered(&self) -> Duration {
+        let nanoseconds = self.0.iter().map(|shard| shard.lingering.nanoseconds.load(Ordering::Relaxed));
+        Duration::from_nanos(nanoseconds.sum())
+    }
+
+    /// Says that what this thread had waited for has come: a request, an answer. Of no effect on threads that are no shards.
+    pub fn work_came() {
+        linger::came();
+    }
+
     /// Has a shard look after something besides its tasks, until that ends or the shard does. It is no task: where it waits says nothing of
-    /// how much a shard has to do. It is dropped if there is no such shard, or too many tasks wait there.
-    pub fn attend(&self, shard: usize, waiting: Pin<Box<dyn Future<Output = ()> + Send>>) {
+    /// how much a shard has to do; what it waits for is work. It is dropped if there is no such shard, or too many tasks wait there.
+    pub fn attend(&self, shard: usize, mut waiting: Pin<Box<dyn Future<Output = ()> + Send>>) {
         let Some(shard) = self.0.get(shard) else { return };
+        let waiting = poll_fn(move |context| {
+            linger::came();
+            waiting.as_mut().poll(context)
+        });
         let job = move || drop(tokio::task::spawn_local(waiting));
         // Who waits for it learns that it was dropped.
         let _ = shard.jobs.try_send(Box::new(job));
@@ -165,23 +196,41 @@ impl std::fmt::Debug for Shards {
 impl Shard {
     fn start(number: usize, kind: Kind) -> std::io::Result<Self> {
         let (jobs, mut receiver) = mpsc::channel::<Job>(STARTING_MAX);
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().event_interval(POLLS_BETWEEN_IO).build()?;
         let name = if kind == Kind::Data { "shard" } else { "background" };
-        std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
+        let (started, has_started) = std::sync::mpsc::sync_channel(1);
+        let lingering = Arc::<linger::Shared>::default();
+        let shared = Arc::clone(&lingering);
+        thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
+            let runtime = match runtime() {
+                Ok(runtime) => runtime,
+                // Whoever starts it waits for this.
+                Err(error) => return drop(started.send(Err(error))),
+            };
             match kind {
                 Kind::Data => HERE.set(Some(number)),
                 Kind::Background => background::stand_behind(),
             }
-            let tasks = LocalSet::new();
-            tasks.block_on(&runtime, async {
+            runtime.block_on(async {
+                linger::begin(shared, poll_fn(|context| Poll::Ready(context.waker().clone())).await);
+                let _ = started.send(Ok(()));
                 while let Some(job) = receiver.recv().await {
                     job();
                 }
             });
         })?;
-        Ok(Self { jobs, tasks: Arc::default() })
+        has_started.recv().map_err(std::io::Error::other)??;
+        Ok(Self { jobs, tasks: Arc::default(), lingering })
     }
+}
+
+/// The runtime of one thread.
+fn runtime() -> std::io::Result<LocalRuntime> {
+    let mut builder = Builder::new_current_thread();
+    builder
+        .enable_all()
+        .event_interval(POLLS_BETWEEN_IO)
+        .on_thread_park(linger::rest)
+        .build_local(LocalOptions::default())
 }
 
 impl<T> Task<T> {
@@ -287,6 +336,25 @@ mod tests {
         drop(task.attended());
         let ended = tokio::time::timeout(std::time::Duration::from_secs(10), ended).await;
         assert!(ended.is_ok_and(|told| told.is_err()), "it still runs");
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_is_asked_again_soon_looks_for_more_before_it_sleeps() {
+        let shards = Shards::new(1).unwrap();
+        shards.linger(true);
+        let (ask, mut asked) = mpsc::channel(1);
+        shards.attend(0, Box::pin(async move { while asked.recv().await.is_some() {} }));
+        let may = shards.0.first().unwrap().lingering.may.load(Ordering::Relaxed);
+        assert_eq!(may, thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
+        // Soon enough some time, however busy the machine is.
+        let begun = std::time::Instant::now();
+        while may && shards.lingered().is_zero() {
+            ask.send(()).await.unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(60), "it always slept");
+        }
+        shards.linger(false);
+        assert!(!shards.0.first().unwrap().lingering.may.load(Ordering::Relaxed));
+        ask.send(()).await.unwrap();
     }
 
     #[tokio::test]
