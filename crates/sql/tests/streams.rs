@@ -90,3 +90,22 @@ fn queries_that_are_united_write_one_stream_under_the_names_of_the_first() {
     let sums = program.flows[&"sums".parse().unwrap()].plan.operators().join("\n");
     assert!(sums.contains("watermark 3 s behind"), "{sums}");
 }
+
+#[test]
+fn what_a_query_leaves_out_is_guessed_from_it() {
+    let permille = |query: &str| {
+        let manifest = expanded(&[], &format!("{STREAM}CREATE FLOW f AS {query}"));
+        manifest.queries.iter().map(|(_, query)| query.output_permille).collect::<Vec<_>>()
+    };
+    let all = permille("SELECT m, ts, v FROM s")[0];
+    let narrow = permille("SELECT v FROM s")[0];
+    let filtered = permille("SELECT m, ts, v FROM s WHERE v > 1")[0];
+    assert_eq!(all, 1_000);
+    assert!(narrow < all && filtered < all && permille("SELECT v FROM s WHERE v > 1")[0] < narrow.min(filtered));
+    assert!(permille("SELECT m, ts, v, m || m AS twice FROM s")[0] > all);
+    let windows =
+        |from: &str| permille(&format!("SELECT m, window_end, sum(v) AS v FROM {from} GROUP BY m, window_end"));
+    let tumbling = windows("TUMBLE(s, ts, INTERVAL '10 s')")[0];
+    let hopping = windows("HOP(s, ts, INTERVAL '10 s', INTERVAL '30 s')")[0];
+    assert!(tumbling * 5 < all && tumbling < hopping, "{tumbling} {hopping}");
+}
