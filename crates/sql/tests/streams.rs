@@ -95,7 +95,7 @@ fn queries_that_are_united_write_one_stream_under_the_names_of_the_first() {
 fn what_a_query_leaves_out_is_guessed_from_it() {
     let permille = |query: &str| {
         let manifest = expanded(&[], &format!("{STREAM}CREATE FLOW f AS {query}"));
-        manifest.queries.iter().map(|(_, query)| query.output_permille).collect::<Vec<_>>()
+        manifest.queries.values().map(|query| query.output_permille).collect::<Vec<_>>()
     };
     let all = permille("SELECT m, ts, v FROM s")[0];
     let narrow = permille("SELECT v FROM s")[0];
