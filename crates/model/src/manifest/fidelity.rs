@@ -59,7 +59,9 @@ impl Function {
     #[must_use]
     pub fn chosen_artifact(&self, name: &FunctionName) -> String {
         let chosen = self.variant.as_ref().unwrap_or(name);
-        self.fidelities(name).find(|fidelity| fidelity.name == chosen).map_or_else(|| name.to_string(), |of| of.artifact)
+        self.fidelities(name)
+            .find(|fidelity| fidelity.name == chosen)
+            .map_or_else(|| name.to_string(), |of| of.artifact)
     }
 }
 
