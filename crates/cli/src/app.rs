@@ -44,7 +44,7 @@ pub(crate) struct App {
 /// A function as far as building and uploading it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AppFunction {
-    /// Its name; of one that is a component and a container, each under the name that its artefact has in a bundle.
+    /// Its name; of one that is a component and a container, or has variants, each under the name that its artefact has in a bundle.
     pub(crate) name: String,
     /// Where its component is.
     pub(crate) component: Component,
@@ -275,6 +275,11 @@ fn functions(
             made_of(name.to_string(), component, build);
         } else if let Some(component) = component(function, folder) {
             made_of(name.to_string(), component, build.clone());
+        }
+        for variant in function.fidelities(name).skip(1) {
+            let file = || Component::File(folder.join(variant.component));
+            let component = variant.registry().map_or_else(file, Component::Registry);
+            made_of(variant.artifact, component, build.clone());
         }
         if let Some((name, container)) = function.container_artifact(name).zip(container(function, folder)) {
             made_of(name, container, build);

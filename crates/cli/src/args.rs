@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use littoral_model::condition::Network;
 use littoral_model::grant::Peer;
-use littoral_model::id::{AppName, NodeId, SiteId, Tier};
+use littoral_model::id::{AppName, FunctionName, NodeId, SiteId, Tier};
 use littoral_model::invocation::InvocationName;
 use littoral_node::run_component::{Device, Directory};
 use rustix::fs::{Mode, OFlags};
@@ -201,7 +201,8 @@ Examples:
     #[command(after_long_help = "\
 Examples:
   littoral swap machine-health/score target/wasm32-wasip2/release/score.wasm
-  littoral swap machine-health/score score-low.wasm -o json")]
+  littoral swap machine-health/score score-low.wasm -o json
+  littoral swap machine-health/score --variant coarse")]
     Swap(SwapArgs),
     /// Move the stages of a flow, or the partitions of a stream, to another node of their site.
     ///
@@ -948,8 +949,11 @@ pub(crate) struct SwapArgs {
     /// The function, as APP/FUNCTION.
     pub(crate) of: AppPath,
     /// The file of the component.
-    #[arg(value_name = "COMPONENT")]
-    pub(crate) component: PathBuf,
+    #[arg(value_name = "COMPONENT", required_unless_present = "variant", conflicts_with = "variant")]
+    pub(crate) component: Option<PathBuf>,
+    /// Which of the function's variants is to run from now on; its own component by the name of the function.
+    #[arg(long, value_name = "VARIANT")]
+    pub(crate) variant: Option<FunctionName>,
     /// How long to wait until all stages run it.
     #[arg(long, default_value = "2min", value_name = "TIME")]
     pub(crate) timeout: String,

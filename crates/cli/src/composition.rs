@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use littoral_model::id::FunctionName;
 use littoral_node::composition::{HINT, Interfaces, compose, interfaces};
 
 use crate::app::{App, Component};
@@ -17,7 +16,7 @@ use crate::failure::hinted;
 pub(crate) fn check(app: &App) -> anyhow::Result<()> {
     // Many functions may be of one component.
     let mut read: BTreeMap<&Path, Option<Interfaces>> = BTreeMap::new();
-    let mut known: BTreeMap<FunctionName, Interfaces> = BTreeMap::new();
+    let mut known: BTreeMap<String, Interfaces> = BTreeMap::new();
     for function in &app.functions {
         let Component::File(path) = &function.component else { continue };
         if !path.exists() {
@@ -28,7 +27,7 @@ pub(crate) fn check(app: &App) -> anyhow::Result<()> {
             read.insert(path, interfaces(&function.read(path)?).ok());
         }
         if let Some(Some(interfaces)) = read.get(path.as_path()) {
-            known.insert(function.name.parse()?, interfaces.clone());
+            known.insert(function.name.clone(), interfaces.clone());
         }
     }
     match compose(&app.manifest, &app.program, &known) {

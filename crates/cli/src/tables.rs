@@ -2,7 +2,7 @@
 
 use littoral_node::admin::types::{
     AppStatus, ConnectorDirection, ConnectorStatus, FlowStatus, FunctionStatus, Health, InstancesStatus, NodeState,
-    NodeStatus, PlanReport, Quantiles, SiteStatus, StreamStatus, TokenGrant, VariantStatus, VoterStatus,
+    NodeStatus, PlanReport, Quantiles, SiteStatus, StageStatus, StreamStatus, TokenGrant, VariantStatus, VoterStatus,
 };
 
 use crate::output::{Table, Tabular, list, milliseconds, optional};
@@ -167,12 +167,19 @@ impl Tabular for Vec<FunctionStatus> {
     }
 }
 
+/// The functions of a stage that run another component than their own, with the name of the variant.
+pub(crate) fn variants(stage: &StageStatus) -> String {
+    let runs = stage.runs.iter().flat_map(|runs| &runs.variants);
+    let others = runs.filter(|(function, variant)| function != variant);
+    list(&others.map(|(function, variant)| format!("{function}: {variant}")).collect::<Vec<_>>())
+}
+
 impl Tabular for Vec<FlowStatus> {
     fn table(&self, wide: bool) -> String {
         let mut columns =
             vec!["FLOW", "STATE", "STAGE", "FUNCTIONS", "NODE", "IN", "OUT", "REJECTED", "P50 / P95 / P99"];
         if wide {
-            columns.extend(["EPOCH", "IN SYNC", "WHY THERE"]);
+            columns.extend(["VARIANT", "EPOCH", "IN SYNC", "WHY THERE"]);
         }
         let mut table = Table::new(&columns);
         let mut sinks = Table::new(&["SINK", "ROWS", "AGE P50 / P95 / P99", "OBJECTIVE", "MET"]);
@@ -194,7 +201,12 @@ impl Tabular for Vec<FlowStatus> {
                     quantiles(&stage.latency),
                 ];
                 if wide {
-                    row.extend([stage.epoch.to_string(), list(&stage.in_sync), stage.reasons.join("\n")]);
+                    row.extend([
+                        variants(stage),
+                        stage.epoch.to_string(),
+                        list(&stage.in_sync),
+                        stage.reasons.join("\n"),
+                    ]);
                 }
                 table.row(row);
             }

@@ -30,6 +30,10 @@ dead-letter = "bad"
 [streams.bad]
 "#;
 
+/// The same with a cheaper variant.
+const VARIED: &str = r#"component = "count.wasm"
+variants = [{ name = "coarse", component = "coarse.wasm" }]"#;
+
 /// What the component says of a value that is none, and what its next versions say.
 const SAYS: [&str; 4] = ["is no number", "is none: v-1", "is none: v-2", "is none: v-3"];
 
@@ -120,6 +124,61 @@ fn a_function_is_replaced_while_its_flow_runs() {
         (["tally/count", "/nowhere.wasm"], "/nowhere.wasm cannot be read"),
     ] {
         let said_instead = errors(&node.ask(&world, &[&["swap"], &arguments[..]].concat()));
+        assert!(said_instead.contains(said), "{said_instead}");
+    }
+}
+
+#[test]
+fn a_variant_runs_in_a_functions_place_and_back_while_its_flow_runs() {
+    let world = World::new();
+    let node = world.first("cloud-1");
+    let folder = world.path("tally");
+    std::fs::create_dir_all(&folder).unwrap();
+    let component = support::sdk_example("count");
+    std::fs::write(folder.join("count.wasm"), &component).unwrap();
+    std::fs::write(folder.join("coarse.wasm"), version(&component, 1)).unwrap();
+    let manifest = MANIFEST.replace("component = \"count.wasm\"", VARIED);
+    std::fs::write(folder.join("littoral.toml"), manifest).unwrap();
+    node.tell(&world, &["deploy", folder.to_str().unwrap()]);
+    let runs = || -> Vec<Value> {
+        let flows = node.json(&world, &["get", "flows", "-o", "json"]);
+        flows[0]["stages"].as_array().unwrap().iter().map(|stage| stage["runs"]["variants"]["count"].clone()).collect()
+    };
+    eventually("its own component runs", || runs() == ["count", "count"]);
+    for (swap, (variant, before, after)) in
+        [("coarse", 0, 1), ("count", 1, 0), ("coarse", 0, 1)].into_iter().enumerate()
+    {
+        let from = u32::try_from(swap).unwrap() * 100;
+        publish(&world, &node, "a", from..from + 50);
+        publish(&world, &node, "b", from..from + 50);
+        assert_eq!(reason(&world, &node, swap), SAYS[before]);
+        let report = node.json(&world, &["swap", "tally/count", "--variant", variant, "-o", "json"]);
+        let stages = report["stages"].as_array().unwrap();
+        assert_eq!(stages.len(), 2, "{report}");
+        assert!(stages.iter().all(|stage| stage["pause_ms"].as_f64().is_some_and(|ms| ms > 0.0)), "{report}");
+        assert_eq!(runs(), [variant, variant]);
+        let again = errors(&node.ask(&world, &["swap", "tally/count", "--variant", variant]));
+        assert!(again.contains(&format!("count runs {variant} already")), "{again}");
+        publish(&world, &node, "a", from + 50..from + 100);
+        publish(&world, &node, "b", from + 50..from + 100);
+        if swap == 2 {
+            assert_eq!(reason(&world, &node, swap + 1), SAYS[after]);
+        }
+    }
+    for key in ["a", "b"] {
+        eventually("all are counted", || counts(&world, &node, key).len() >= 300);
+        assert_eq!(counts(&world, &node, key), (1..=300).collect::<Vec<i64>>());
+    }
+    let wide = node.ask(&world, &["get", "flows", "-o", "wide"]);
+    assert!(String::from_utf8_lossy(&wide.stdout).contains("count: coarse"), "{wide:?}");
+    let explained = node.ask(&world, &["flow", "explain", folder.to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&explained.stdout).contains("count as coarse"), "{explained:?}");
+    let file = folder.join("count.wasm");
+    for (arguments, said) in [
+        (&["--variant", "coarser"][..], "count has no variant coarser"),
+        (&[file.to_str().unwrap()][..], "count runs its variant coarse"),
+    ] {
+        let said_instead = errors(&node.ask(&world, &[&["swap", "tally/count"], arguments].concat()));
         assert!(said_instead.contains(said), "{said_instead}");
     }
 }

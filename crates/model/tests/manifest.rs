@@ -64,9 +64,10 @@ fn the_schema_is_the_one_that_is_checked_in() {
 const REFERENCE: &str = "docs/reference/manifest.md";
 
 /// The sections of the reference and the parts of the schema that they are about.
-const SECTIONS: [(&str, &str); 37] = [
+const SECTIONS: [(&str, &str); 38] = [
     ("The app", "Manifest"),
     ("Functions", "Function"),
+    ("Variants", "StageVariant"),
     ("Limits", "Limits"),
     ("Scale", "Scale"),
     ("Async", "Later"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use littoral_model::composition::Composition;
 use littoral_model::id::FunctionName;
-use littoral_model::manifest::{Manifest, Sink};
+use littoral_model::manifest::{Fidelity, Function, Manifest, Sink};
 use littoral_runtime::composition::Part;
 use littoral_runtime::user_function::Shape;
 use littoral_sql::{Program, UserFunction};
@@ -19,12 +19,55 @@ use crate::spec::query_placement;
 /// What is to be done about functions that do not fit together.
 pub const HINT: &str = "docs/how-to/compose-functions.md tells how interfaces are shared between functions, docs/reference/sql.md how expressions call them";
 
-/// Finds whose export each import of an app's functions is, and checks what its expressions call. `known` has the interfaces of the
-/// components that are at hand.
+/// Finds whose export each import of an app's functions is, and checks what its expressions call, and that each variant of a function may
+/// stand in its place. `known` has the interfaces of the components that are at hand, by the names of their artefacts.
 ///
 /// # Errors
 /// Everything that stands in the way, one to a line.
 pub fn compose(
+    manifest: &Manifest,
+    program: &Program,
+    known: &BTreeMap<String, Interfaces>,
+) -> Result<Composition, String> {
+    let own = |name: &FunctionName| Some((name.clone(), known.get(name.as_str())?.clone()));
+    let own: BTreeMap<FunctionName, Interfaces> = manifest.functions.keys().filter_map(own).collect();
+    let composition = compose_with(manifest, program, &own)?;
+    let varied = manifest.functions.iter().filter(|(_, function)| !function.variants.is_empty());
+    let problems: Vec<String> =
+        varied.flat_map(|it| unfit_variants((manifest, program), it, (known, &own), &composition)).collect();
+    if problems.is_empty() { Ok(composition) } else { Err(problems.join("\n")) }
+}
+
+/// Which variants of a function cannot stand in its place, and why.
+fn unfit_variants(
+    (manifest, program): (&Manifest, &Program),
+    (name, function): (&FunctionName, &Function),
+    (known, own): (&BTreeMap<String, Interfaces>, &BTreeMap<FunctionName, Interfaces>),
+    composition: &Composition,
+) -> Vec<String> {
+    if flow_of(manifest, name).is_none() {
+        return vec![format!(
+            "function {name} has variants, and no flow has it as a stage or calls it: drop `variants`"
+        )];
+    }
+    let of_own = composition.get(name).map(Vec::as_slice).unwrap_or_default();
+    let unfit = |variant: Fidelity<'_>| {
+        let mut with = own.clone();
+        with.get_mut(name)?.clone_from(known.get(&variant.artifact)?);
+        let reason = match compose_with(manifest, program, &with) {
+            Err(problems) => problems,
+            Ok(composed) => {
+                let foreign = composed.get(name)?.iter().find(|import| !of_own.contains(import))?;
+                format!("it imports {} of another function, and the function itself does not", foreign.import)
+            }
+        };
+        Some(format!("variant {} of function {name} cannot stand in its place: {reason}", variant.name))
+    };
+    function.fidelities(name).skip(1).filter_map(unfit).collect()
+}
+
+/// The same for one component of each function.
+fn compose_with(
     manifest: &Manifest,
     program: &Program,
     known: &BTreeMap<FunctionName, Interfaces>,
@@ -92,8 +135,10 @@ pub(crate) async fn compose_bundle(
     // Many functions may be of one component.
     let mut read: BTreeMap<&String, Option<Interfaces>> = BTreeMap::new();
     let mut known = BTreeMap::new();
-    for name in manifest.functions.keys() {
-        let Some(digest) = bundle.artifacts.get(name.as_str()) else { continue };
+    let components = manifest.functions.iter().flat_map(|(name, function)| function.fidelities(name));
+    let components: Vec<String> = components.map(|component| component.artifact).collect();
+    for name in components {
+        let Some(digest) = bundle.artifacts.get(&name) else { continue };
         if !read.contains_key(digest) {
             let component = artifacts.get(digest).await.map_err(|error| AdminError::unavailable(error.to_string()))?;
             let interfaces = match component {
@@ -104,7 +149,7 @@ pub(crate) async fn compose_bundle(
             read.insert(digest, interfaces.ok().and_then(Result::ok));
         }
         if let Some(Some(interfaces)) = read.get(digest) {
-            known.insert(name.clone(), interfaces.clone());
+            known.insert(name, interfaces.clone());
         }
     }
     compose(manifest, program, &known).map_err(|problems| AdminError::refused(problems).hint(HINT))

@@ -10,7 +10,7 @@ use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use littoral_mesh::Mesh;
 use littoral_model::id::{AppId, FunctionName, NodeId, SiteId, Tier};
-use littoral_model::manifest::{self, Function, Grants};
+use littoral_model::manifest::{self, Fidelity, Function, Grants};
 use littoral_model::oci::OciReference;
 use littoral_runtime::composition::Linking;
 use littoral_runtime::container::{CPU_SHARES_DEFAULT, ContainerSpec, Containers, Contents, HeldContents, Program};
@@ -139,12 +139,16 @@ pub(crate) struct Unpacked {
 impl Loader {
     /// Loads a function of an app.
     pub(crate) async fn load(&self, app: &App, name: &FunctionName, digest: &str) -> anyhow::Result<Loaded> {
-        let function = self.signed(app, name, name.as_str(), digest)?;
+        let function = app.manifest.functions.get(name).ok_or_else(|| anyhow!("the app has no function {name}"))?;
+        let is_it = |of: &Fidelity<'_>| app.bundle.artifacts.get(&of.artifact).is_some_and(|signed| signed == digest);
+        let fidelity = function.fidelities(name).find(is_it);
+        let registry = fidelity.as_ref().and_then(Fidelity::registry).or_else(|| function.registry());
+        let function = self.signed(app, name, fidelity.as_ref().map_or(name.as_str(), |of| &of.artifact), digest)?;
         let does_not_load = || format!("function {name} does not load");
         let artifact = match self.runtime.held(digest) {
             Some(artifact) => artifact,
             None => {
-                let bytes = self.artifact(function.registry().map(Pulled::Component), digest).await?;
+                let bytes = self.artifact(registry.map(Pulled::Component), digest).await?;
                 self.runtime.load(bytes).await.with_context(does_not_load)?
             }
         };

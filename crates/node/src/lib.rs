@@ -19,6 +19,7 @@ mod dispatch;
 mod driver;
 mod events;
 mod exports;
+mod fidelity;
 mod footprint;
 mod functions;
 mod gate;

@@ -222,6 +222,13 @@ fn free_routes(apps: &Apps, app: &AppId, manifest: &Manifest) -> Result<(), Admi
     Ok(())
 }
 
+/// The artefacts of a function, by the names that a bundle has them by.
+fn named(name: &FunctionName, function: &Function) -> Vec<String> {
+    let is_component = !function.is_contained() || function.has_variants();
+    let components = function.fidelities(name).filter(|_| is_component).map(|component| component.artifact);
+    components.chain(function.container_artifact(name)).collect()
+}
+
 /// Refuses an app that takes messages which another one takes already.
 fn free_topics(apps: &Apps, app: &AppId, manifest: &Manifest) -> Result<(), AdminError> {
     let taking = |manifest: &Manifest| -> Vec<TopicPattern> {
@@ -335,11 +342,7 @@ impl Operations for NodeOperations {
         self.intent.check(&app, &bundle).map_err(|error| AdminError::refused(error.to_string()))?;
         free_routes(&self.intent.now(), &app, &manifest)?;
         free_topics(&self.intent.now(), &app, &manifest)?;
-        let named = |(name, function): (&FunctionName, &Function)| {
-            let component = (!function.is_contained() || function.has_variants()).then(|| name.to_string());
-            component.into_iter().chain(function.container_artifact(name))
-        };
-        for name in manifest.functions.iter().flat_map(named) {
+        for name in manifest.functions.iter().flat_map(|(name, function)| named(name, function)) {
             let digest = bundle.artifacts.get(&name).ok_or_else(|| {
                 AdminError::invalid(format!("the bundle has no artefact of function {name}"))
                     .hint("build the app first")

@@ -14,7 +14,7 @@ use littoral_flow::reader::{Input, Source};
 use littoral_flow::stage::{self, StageWork};
 use littoral_flow::stats::{Changes, Snapshot, Stats};
 use littoral_model::entry::handover_port;
-use littoral_model::id::{ConnectorName, Epoch, FunctionName};
+use littoral_model::id::{ConnectorName, Epoch};
 use littoral_model::unit::Size;
 use littoral_model::work::WorkId;
 use littoral_plan::{Ack, PlacedWork, Placement, Role, StageFunction};
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use crate::fidelity::components;
 use crate::guests::{Loaded, Loader, settings_of};
 use crate::intent::{App, IntentStore};
 use crate::operators::{Component, Guest, Guests};
@@ -445,16 +446,6 @@ impl Runner {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<WorkId, Running>> {
         lock(&self.running)
     }
-}
-
-/// What a function of a stage is made of: a component, or those that a query calls.
-fn components(app: &App, stage: &StageFunction) -> Vec<StageFunction> {
-    let Some(query) = app.manifest.queries.get(&stage.function) else { return vec![stage.clone()] };
-    let called = |function: &FunctionName| {
-        let artifact = app.bundle.artifacts.get(function.as_str()).cloned().unwrap_or_default();
-        StageFunction { function: function.clone(), artifact }
-    };
-    query.functions.iter().map(called).collect()
 }
 
 fn component(loaded: Loaded) -> Component {

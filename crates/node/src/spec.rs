@@ -37,7 +37,7 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
         // What expressions call is in their stages, and nowhere by itself.
         let is_stage = is_stage || manifest.called.contains(name);
         let spec = FunctionSpec {
-            artifact: artifacts.get(name.as_str()).map_or(NOT_BUILT, String::as_str).to_owned(),
+            artifact: artifacts.get(&function.chosen_artifact(name)).map_or(NOT_BUILT, String::as_str).to_owned(),
             interface: if is_stage { Interface::Stage } else { Interface::Http },
             memory_bytes: u64::from(function.memory) * u64::from(function.instances_min().max(1)),
             placement: placement(function),
@@ -51,7 +51,9 @@ pub(crate) fn app_spec(manifest: &Manifest, artifacts: &BTreeMap<String, String>
     });
     let queries = manifest.queries.iter().map(|(name, query)| {
         let called = || query.functions.iter().filter_map(|name| Some((name, manifest.functions.get(name)?)));
-        let digest = |(name, _): (&FunctionName, _)| artifacts.get(name.as_str()).map_or(NOT_BUILT, String::as_str);
+        let digest = |(name, of): (&FunctionName, &manifest::Function)| {
+            artifacts.get(&of.chosen_artifact(name)).map_or(NOT_BUILT, String::as_str)
+        };
         let spec = FunctionSpec {
             artifact: query.artifact(called().map(digest)),
             interface: Interface::Stage,

@@ -21,6 +21,7 @@ use crate::admin::types::{
     InstancesStatus, LinkStatus, NodeState, NodeStatus, PartitionStatus, Quantiles, RescaledStatus, RunStatus,
     ServedStatus, SinkStatus, StageStatus, StreamStatus, VariantStatus,
 };
+use crate::fidelity;
 use crate::functions::Standing;
 use crate::intent::{App, Apps};
 use crate::report::{OwnedWork, Report, Scale, assignments};
@@ -230,12 +231,12 @@ impl Picture {
             name: name.to_owned(),
             state,
             reasons,
-            stages: stages.iter().map(|placed| self.stage(placed)).collect(),
+            stages: stages.iter().map(|placed| self.stage(app, placed)).collect(),
             sinks,
         }
     }
 
-    fn stage(&self, placed: &PlacedWork) -> StageStatus {
+    fn stage(&self, app: &App, placed: &PlacedWork) -> StageStatus {
         let assignment = self.assignments.get(&placed.work);
         let stats = self.owned.get(&placed.work).and_then(|(_, work)| work.stats.clone()).unwrap_or_default();
         let on =
@@ -261,13 +262,14 @@ impl Picture {
             first_commit_us: stats.first_us,
             last_commit_us: stats.last_us,
             latency: shown(stats.process),
-            runs: self.runs(&placed.work),
+            runs: self.runs(app, placed),
             reasons: crate::plan_report::told(&placed.reasons, false),
         }
     }
 
     /// What takes rows at the owner of a work.
-    fn runs(&self, work: &WorkId) -> Option<RunStatus> {
+    fn runs(&self, app: &App, placed: &PlacedWork) -> Option<RunStatus> {
+        let work = &placed.work;
         let (owner, _) = self.owned.get(work)?;
         let (_, report) = self.reports.iter().find(|(node, _)| node == owner)?;
         let run = report.runs.iter().find(|run| run.work == *work)?;
@@ -278,7 +280,15 @@ impl Picture {
             to: rescaled.change.to,
             pause_ms: rescaled.pause_us.map(|pause_us| pause_us as f64 / 1e3),
         });
-        Some(RunStatus { artifacts: run.artifacts.clone(), pause_ms, rescaled, partitions: run.changes.settled })
+        let variants = fidelity::running(app, &placed.role, &run.artifacts);
+        let variants = variants.into_iter().map(|(function, variant)| (function.to_string(), variant.to_string()));
+        Some(RunStatus {
+            artifacts: run.artifacts.clone(),
+            variants: variants.collect(),
+            pause_ms,
+            rescaled,
+            partitions: run.changes.settled,
+        })
     }
 
     /// What arrives at the streams that a flow writes to; latencies are those of the slowest partition.

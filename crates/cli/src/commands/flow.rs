@@ -186,11 +186,15 @@ impl Explanation {
             return;
         };
         for stage in &measured.stages {
+            let variants =
+                stage.runs.iter().flat_map(|runs| &runs.variants).filter(|(function, variant)| function != variant);
+            let variants: String = variants.map(|(function, variant)| format!(", {function} as {variant}")).collect();
             out.push(format!(
-                "  measured {}/{} on {}: {} rows in ({}), {} out ({}), {} rejected, p95 of a batch {:.1} ms",
+                "  measured {}/{} on {}{}: {} rows in ({}), {} out ({}), {} rejected, p95 of a batch {:.1} ms",
                 stage.name,
                 stage.partition,
                 stage.owner.as_deref().unwrap_or("-"),
+                variants,
                 stage.rows_in,
                 bytes(stage.bytes_in),
                 stage.rows_out,

@@ -32,9 +32,15 @@ struct Pushed {
 impl Tabular for Vec<Pushed> {
     /// What is to be pasted: the reference, or the lines of the functions.
     fn table(&self, _wide: bool) -> String {
-        let line = |pushed: &Pushed| match &pushed.function {
-            Some(function) => format!("[functions.{function}]\ncomponent = \"{}\"\n", pushed.reference),
-            None => format!("{}\n", pushed.reference),
+        let line = |pushed: &Pushed| {
+            let reference = &pushed.reference;
+            match pushed.function.as_ref().map(|function| function.split_once('@').ok_or(function)) {
+                Some(Ok((function, variant))) => {
+                    format!("[[functions.{function}.variants]]\nname = \"{variant}\"\ncomponent = \"{reference}\"\n")
+                }
+                Some(Err(function)) => format!("[functions.{function}]\ncomponent = \"{reference}\"\n"),
+                None => format!("{reference}\n"),
+            }
         };
         self.iter().map(line).collect()
     }
@@ -90,7 +96,8 @@ fn destination(text: &str) -> anyhow::Result<OciReference> {
 /// Where a function of an app goes.
 fn function_reference(app: &OciReference, function: &str, version: &str) -> anyhow::Result<OciReference> {
     let tag = app.tag.as_deref().unwrap_or(version);
-    let text = format!("{}/{}/{function}:{tag}", app.registry, app.repository);
+    // A variant goes below its function.
+    let text = format!("{}/{}/{}:{tag}", app.registry, app.repository, function.replace('@', "/"));
     text.parse().map_err(|error| {
         Usage::new(format!("function {function} cannot go there: {error}"))
             .hint("give another reference, with a tag")

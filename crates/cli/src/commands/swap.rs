@@ -1,12 +1,13 @@
 //! `littoral swap`.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use littoral_model::id::FunctionName;
-use littoral_model::manifest::{self, Manifest, Query};
+use littoral_model::manifest::{self, Function, Manifest, Query};
 use littoral_node::admin::types::{AppBundle, FlowStatus, StageStatus};
 use serde::Serialize;
 
@@ -47,24 +48,25 @@ pub(super) async fn run(args: &SwapArgs, client: &Client) -> anyhow::Result<Exit
         return Err(hinted(format!("there is no app {app}"), "see `littoral get apps`"));
     };
     let manifest = read(&bundle)?;
-    check(&manifest, function)?;
-    let named = stages_with(&manifest, function);
-    let component = std::fs::read(&args.component)
-        .with_context(|| format!("the component {} cannot be read", args.component.display()))?;
-    let artifact = upload(client, component.into()).await?;
-    if bundle.artifacts.get(function) == Some(&artifact) {
-        return Err(Usage::new(format!("{function} is that component already"))
-            .hint("build the other one first")
+    let Some(of) = named(&manifest, function) else {
+        let names: Vec<&str> = manifest.functions.keys().map(FunctionName::as_str).collect();
+        return Err(Usage::new(format!("the app has no function {function}"))
+            .hint(format!("it has {}", names.join(", ")))
             .into());
-    }
-    let mut artifacts = bundle.artifacts.clone();
-    artifacts.insert(function.clone(), artifact.clone());
-    let bundle = AppBundle { artifacts, edit: None, signature: None, ..bundle };
+    };
+    let with_it = stages_with(&manifest, function);
+    let (bundle, artifact) = match (&args.variant, &args.component) {
+        (Some(variant), _) => varied(bundle, of, variant)?,
+        (None, Some(component)) => replaced(bundle, app.as_str(), of, component, client).await?,
+        (None, None) => {
+            return Err(Usage::new("there is nothing to swap in").hint("give a component, or --variant").into());
+        }
+    };
     Editor::new(client, &args.sign)?.deploy(app, bundle).await?;
     let waited = tokio::time::timeout(timeout, async {
         loop {
             let flows = client.flows().await?;
-            if let Some(stages) = all_swapped(&flows, app.as_str(), &named, &artifact) {
+            if let Some(stages) = all_swapped(&flows, app.as_str(), &with_it, &artifact) {
                 return anyhow::Ok(stages);
             }
             tokio::time::sleep(ASK_INTERVAL).await;
@@ -81,6 +83,63 @@ pub(super) async fn run(args: &SwapArgs, client: &Client) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
+/// The bundle with another component of a function, and the digest of that.
+async fn replaced(
+    bundle: AppBundle,
+    app: &str,
+    (name, function): (&FunctionName, &Function),
+    component: &Path,
+    client: &Client,
+) -> anyhow::Result<(AppBundle, String)> {
+    if function.component.is_empty() || function.registry().is_some() {
+        let message = format!("{name} has no component in a file");
+        return Err(Usage::new(message).hint("change the manifest, and deploy that").into());
+    }
+    if let Some(variant) = function.variant.as_ref().filter(|variant| *variant != name) {
+        return Err(Usage::new(format!("{name} runs its variant {variant}, in whose place this does not come"))
+            .hint(format!("`littoral swap {app}/{name} --variant {name}` has it run its own component first"))
+            .into());
+    }
+    let content =
+        std::fs::read(component).with_context(|| format!("the component {} cannot be read", component.display()))?;
+    let artifact = upload(client, content.into()).await?;
+    if bundle.artifacts.get(name.as_str()) == Some(&artifact) {
+        return Err(Usage::new(format!("{name} is that component already")).hint("build the other one first").into());
+    }
+    let mut artifacts = bundle.artifacts.clone();
+    artifacts.insert(name.to_string(), artifact.clone());
+    Ok((AppBundle { artifacts, edit: None, signature: None, ..bundle }, artifact))
+}
+
+/// The bundle with another variant of a function as the one that runs, and the digest of that.
+fn varied(
+    bundle: AppBundle,
+    (name, function): (&FunctionName, &Function),
+    variant: &FunctionName,
+) -> anyhow::Result<(AppBundle, String)> {
+    let Some(fidelity) = function.fidelities(name).find(|fidelity| fidelity.name == variant) else {
+        let names: Vec<&str> = function.fidelities(name).map(|fidelity| fidelity.name.as_str()).collect();
+        return Err(Usage::new(format!("{name} has no variant {variant}"))
+            .hint(format!("it has {}; `variants` in the manifest says which", names.join(", ")))
+            .into());
+    };
+    if function.chosen_artifact(name) == fidelity.artifact {
+        let message = format!("{name} runs {variant} already");
+        return Err(Usage::new(message).hint("`littoral get flows -o wide` shows what runs now").into());
+    }
+    let artifact = bundle.artifacts.get(&fidelity.artifact).cloned().unwrap_or_default();
+    let Some(manifest) = manifest::with_variant(&bundle.manifest, name, variant) else {
+        let message = format!("the deployed manifest is written such that `variant` of {name} cannot be set in it");
+        return Err(hinted(message, format!("say `variant = \"{variant}\"` there, and deploy")));
+    };
+    Ok((AppBundle { manifest, edit: None, signature: None, ..bundle }, artifact))
+}
+
+/// A function of the app.
+fn named<'m>(manifest: &'m Manifest, name: &str) -> Option<(&'m FunctionName, &'m Function)> {
+    manifest.functions.iter().find(|(function, _)| function.as_str() == name)
+}
+
 /// The manifest, with what its flows in SQL came to.
 fn read(bundle: &AppBundle) -> anyhow::Result<Manifest> {
     let unread = || hinted("what is deployed is of another version of this program", "upgrade this one");
@@ -94,22 +153,6 @@ fn stages_with(manifest: &Manifest, function: &str) -> BTreeSet<String> {
     let calls = |query: &Query| query.functions.iter().any(|called| called.as_str() == function);
     let queries = manifest.queries.iter().filter(|(_, query)| calls(query));
     queries.map(|(stage, _)| stage.to_string()).chain([function.to_owned()]).collect()
-}
-
-/// Refuses what is no function of the app with a component in a file.
-fn check(manifest: &Manifest, name: &str) -> anyhow::Result<()> {
-    let function = FunctionName::new(name).ok().and_then(|name| manifest.functions.get(&name));
-    let Some(function) = function else {
-        let names: Vec<&str> = manifest.functions.keys().map(FunctionName::as_str).collect();
-        return Err(Usage::new(format!("the app has no function {name}"))
-            .hint(format!("it has {}", names.join(", ")))
-            .into());
-    };
-    if !function.component.is_empty() && function.registry().is_none() {
-        return Ok(());
-    }
-    let message = format!("{name} has no component in a file");
-    Err(Usage::new(message).hint("change the manifest, and deploy that").into())
 }
 
 /// The stages with one of these, by name and partition.

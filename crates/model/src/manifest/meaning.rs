@@ -4,6 +4,7 @@
 //! Works on the text's own tables, so that everything that can be read is checked, whatever else is wrong.
 
 mod connectors;
+mod fidelity;
 mod grants;
 mod image;
 mod later;
@@ -84,6 +85,7 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                 _ => self.path_inside(function, "component"),
             }
             self.image(name, function, value.span());
+            self.variants(name, function);
             if let Some((memory, span)) = text(function, "memory")
                 && let Ok(size) = memory.parse::<Size>()
                 && !MEMORY_BYTES.contains(&size.as_bytes())

@@ -6,6 +6,7 @@
 pub mod broker;
 pub mod connector;
 mod cycles;
+pub mod fidelity;
 mod finding;
 pub mod kafka;
 mod later;
@@ -27,6 +28,7 @@ pub use connector::{
     FileFormat, FileSink, FileSource, Generator, GeneratorField, GeneratorRange, GeneratorValue, HttpSink, HttpSource,
     SinkConnector, SourceConnector,
 };
+pub use fidelity::{Fidelity, StageVariant, with_variant};
 pub use finding::{Adding, FINDINGS_MAX, Finding, Findings, Report, nearest};
 pub use kafka::{KafkaCluster, KafkaSasl, KafkaSink, KafkaSource, KafkaStart};
 pub use later::{KeyScope, Later, Trigger};

@@ -445,6 +445,65 @@ fn triggers_have_a_source_and_a_queue() {
 }
 
 #[test]
+fn a_stage_has_cheaper_variants() {
+    let head = "name = \"app\"\nversion = \"0.1.0\"\n[streams.readings]\n[flows.f]\nsource = \"readings\"\nstages = [\"fine\"]\n";
+    let coarse = "{ name = \"coarse\", component = \"coarse.wasm\" }";
+    let variants = |more: &str| format!("component = \"fine.wasm\"\nvariants = [{coarse}{more}]\n");
+    let name: FunctionName = "fine".parse().unwrap();
+    let read = |text: &str| parse("littoral.toml", text).unwrap_or_else(|findings| panic!("{findings}"));
+    let manifest =
+        read(&format!("{head}[functions.fine]\n{}", variants(", { name = \"rough\", component = \"r.wasm\" }")));
+    let fine = manifest.functions.get(&name).unwrap();
+    let artifacts: Vec<String> = fine.fidelities(&name).map(|of| of.artifact).collect();
+    assert_eq!(artifacts, ["fine", "fine@coarse", "fine@rough"]);
+    assert_eq!(fine.chosen_artifact(&name), "fine");
+    let again: Manifest = toml::from_str(&toml::to_string(&manifest).unwrap()).unwrap();
+    assert_eq!(again.functions, manifest.functions);
+    // Another one is chosen in whatever way the text is written, and the rest of it stays as it is.
+    for text in [
+        format!("[functions.fine]\n{} # the end\n", variants("")),
+        format!("[functions]\nfine.component = \"fine.wasm\" # dotted\nfine.variants = [{coarse}]\n"),
+        format!("[functions]\nfine = {{ component = \"fine.wasm\", variants = [{coarse}] }}\n"),
+    ] {
+        let text = format!("{head}{text}");
+        let chosen = with_variant(&text, &name, &"coarse".parse().unwrap()).unwrap();
+        let fine = |text: &str| read(text).functions.remove(&name).unwrap();
+        assert_eq!(fine(&chosen).chosen_artifact(&name), "fine@coarse");
+        let back = with_variant(&chosen, &name, &name).unwrap();
+        assert_eq!(fine(&back).chosen_artifact(&name), "fine");
+        assert_eq!(back, chosen.replace("variant = \"coarse\"", "variant = \"fine\""));
+    }
+    let stage = with_flow("").replace("clean", "fine") + "[functions.fine]\n";
+    let wrong = |more: &str, expected: &str| one(&format!("{stage}{}", variants(more)), expected);
+    wrong(
+        ", { name = \"coarse\", component = \"c\" }",
+        "6 duplicate: there are two variants `coarse` of function fine",
+    );
+    wrong(", { name = \"fine\", component = \"c\" }", "6 duplicate: `fine` is the function's own component");
+    wrong(
+        ", { name = \"c\", component = \"fine.wasm\" }",
+        "6 duplicate: `fine.wasm` is a component of function fine already",
+    );
+    wrong(", { name = \"c\", component = \"../c\" }", "6 invalid-path: `../c` is no path inside the app's folder");
+    wrong(
+        ", { name = \"c\", component = \"library:anomaly@1\" }",
+        "6 contradiction: a variant cannot be an operator of a library",
+    );
+    one(
+        &format!("{stage}{}variant = \"coarser\"", variants("")),
+        "7 unknown-name: function fine has no variant `coarser`",
+    );
+    let alone = format!("[functions.fine]\n{}", variants(""));
+    one(&alone, "3 contradiction: function fine is no stage of a flow, and only stages run variants");
+    one(
+        &alone.replace("component = \"fine.wasm\"", "process = \"f\""),
+        "3 contradiction: function fine is no component alone, and only such a one has variants",
+    );
+    let called = format!("{alone}[sql.f]\ntext = \"CREATE FUNCTION f (a double) RETURNS double AS 'fine';\"\n");
+    assert_eq!(findings(&called), Vec::<String>::new());
+}
+
+#[test]
 fn a_function_has_a_component_an_image_or_a_process() {
     let process = "[functions.f]\nprocess = \"server\"\n";
     let manifest = parse("littoral.toml", &format!("{BASE}{process}arguments = [\"-v\"]\nhealth = \"/ready\"\n"));

@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::connector::{SinkConnector, SourceConnector};
+use super::fidelity::StageVariant;
 use super::later::{Later, Trigger};
 use super::limits::Limits;
 use super::mqtt::Topic;
@@ -184,6 +185,13 @@ pub struct Function {
     /// `library:NAME@VERSION`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub component: String,
+    /// Cheaper variants of the component of a stage of flows, in order of their fidelity: `littoral swap --variant` has a stage go on with
+    /// another one, with its state.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<StageVariant>,
+    /// Which variant runs; the function's own component, by the name of the function, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<FunctionName>,
     /// In place of a component, or beside it: a container's image, an OCI layout's folder or an archive of one, from the app's folder. It serves HTTP
     /// on the port that the variable `PORT` says, and runs on nodes that have a container runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]

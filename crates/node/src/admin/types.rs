@@ -327,6 +327,9 @@ pub struct StageStatus {
 pub struct RunStatus {
     /// The digests of its functions' artefacts, in order.
     pub artifacts: Vec<String>,
+    /// Which variant runs of each function that has some, or is called and has some; the function's own component by its name.
+    #[serde(default)]
+    pub variants: BTreeMap<String, String>,
     /// From when what ran there before was stopped until it took rows, in milliseconds; nothing if nothing ran there.
     pub pause_ms: Option<f64>,
     /// The last change of the number of partitions by key that it is done with since it was started.
