@@ -64,8 +64,8 @@ pub(crate) async fn announce(
             let [container, process] =
                 [CONTAINER_LABEL, PROCESS_LABEL].map(|(label, _)| digest.labels.contains_key(label));
             let able = Runtimes { wasm: true, container, process };
-            let machine = (digest.cores, digest.memory_bytes);
-            sampler.sample(&mut digest.condition, shards.lingered(), machine, able);
+            let (cores, memory_bytes) = (digest.cores, digest.memory_bytes);
+            sampler.sample(&mut digest.condition, shards.lingered(), cores, memory_bytes, able);
             digest.condition.served = drivers.functions.learn(&digest);
             digest.condition.artifacts = held(&artifacts);
             digest.situation = surveyor.survey(Duration::from_millis(gate::now_ms()));

@@ -37,7 +37,7 @@ fn steps_took() -> Duration {
 /// Looks at the machine from time to time.
 #[derive(Default)]
 pub(crate) struct Sampler {
-    /// Busy and all CPU time of the machine so far, in ticks; what this node only looked for work is not busy.
+    /// [`cpu_time`] so far.
     cpu: Option<(u64, u64)>,
     /// For how long this process has run so far.
     ran: Duration,
@@ -53,11 +53,11 @@ impl Sampler {
         &mut self,
         condition: &mut Condition,
         lingered: Duration,
-        (cores, memory_bytes): (u32, u64),
+        cores: u32,
+        memory_bytes: u64,
         able: Runtimes,
     ) {
-        if let Some((busy, all)) = cpu_time()
-            && let now = (busy.saturating_sub(ticks(lingered)), all)
+        if let Some(now) = cpu_time(lingered)
             && let Some((busy, all)) = self.cpu.replace(now)
         {
             let busy = permille(now.0.saturating_sub(busy), now.1.saturating_sub(all)).unwrap_or(0);
@@ -103,20 +103,16 @@ pub(crate) fn permille(part: u64, whole: u64) -> Option<u16> {
     (whole > 0).then(|| u16::try_from(share).unwrap_or(u16::MAX))
 }
 
-/// Busy and all time of the machine's CPUs (proc(5), `/proc/stat`).
-pub(crate) fn cpu_time() -> Option<(u64, u64)> {
+/// Busy and all time of the machine's CPUs (proc(5), `/proc/stat`), in ticks. For how long this node only looked for work is not busy.
+pub(crate) fn cpu_time(lingered: Duration) -> Option<(u64, u64)> {
     let text = read_to_string("/proc/stat").ok()?;
     let times: Vec<u64> =
         text.lines().next()?.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
     // User, nice, system, idle, waiting for a disk, interrupts, steal; guests are in user.
     let all: u64 = times.iter().take(8).sum();
     let idle: u64 = times.iter().skip(3).take(2).sum();
-    Some((all.saturating_sub(idle), all))
-}
-
-/// So much time in the unit of [`cpu_time`].
-fn ticks(time: Duration) -> u64 {
-    (time.as_secs_f64() * rustix::param::clock_ticks_per_second() as f64) as u64
+    let lingered = lingered.as_nanos() * u128::from(rustix::param::clock_ticks_per_second()) / 1_000_000_000;
+    Some((all.saturating_sub(idle).saturating_sub(u64::try_from(lingered).unwrap_or(u64::MAX)), all))
 }
 
 /// The processor time that this process has used.
@@ -159,14 +155,14 @@ mod tests {
         assert!(machine.steps_per_us > 0 && !machine.arch.is_empty(), "{machine:?}");
         let (mut sampler, mut condition) = (Sampler::default(), Condition::default());
         let able = Runtimes { wasm: true, ..Runtimes::default() };
-        sampler.sample(&mut condition, Duration::ZERO, (1, u64::MAX), able);
+        sampler.sample(&mut condition, Duration::ZERO, 1, u64::MAX, able);
         // Long enough to count as running, twice: the slowdown is that of the time between two looks.
         for _ in 0..2 {
             let begun = process_time();
             while process_time() - begun < Duration::from_millis(50) {
                 steps_took();
             }
-            sampler.sample(&mut condition, Duration::ZERO, (1, u64::MAX), able);
+            sampler.sample(&mut condition, Duration::ZERO, 1, u64::MAX, able);
         }
         assert!(sampler.scheduled.is_some(), "a busy process is looked at");
         assert!(condition.memory_free_bytes > 0 && condition.slowdown_permille >= PERMILLE, "{condition:?}");

@@ -9,6 +9,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use littoral_runtime::Shards;
 use rustix::mm::{Advice, madvise};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -26,11 +27,13 @@ const IDLE: Duration = Duration::from_secs(1);
 const GROWTH_KIB: u64 = 4 << 10;
 
 /// Lets go of unused pages of the program whenever the node has been quiet for a while, until it stops.
-pub(crate) async fn keep_small(stop: CancellationToken) {
+pub(crate) async fn keep_small(shards: Shards, stop: CancellationToken) {
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.tick().await;
-    let mut used_before = process_time();
+    // To look for work is no work.
+    let used = || process_time().saturating_sub(shards.lingered());
+    let mut used_before = used();
     // How much was resident after a minute of nothing but idling; nothing as long as that is not known.
     let mut kept = None;
     let mut has_let_go = false;
@@ -39,7 +42,7 @@ pub(crate) async fn keep_small(stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let now = process_time();
+        let now = used();
         let used = now.saturating_sub(std::mem::replace(&mut used_before, now));
         let resident = resident_kib();
         kept = if has_let_go && used < IDLE { Some(resident) } else { kept.filter(|_| used < QUIET) };

@@ -156,7 +156,7 @@ impl Running {
         tasks.spawn(announce::refuse_revoked(Arc::clone(mesh), Arc::clone(&core.intent), stop.clone()));
         tasks.spawn(forget_deleted(Arc::clone(&core.buckets), Arc::clone(&core.intent), stop.clone()));
         tasks.spawn(Arc::clone(&core.metering).keep(core.containers.clone(), usage_period, stop.clone()));
-        tasks.spawn(footprint::keep_small(stop.clone()));
+        tasks.spawn(footprint::keep_small(core.shards.clone(), stop.clone()));
         if let Some(containers) = &core.containers {
             tasks.spawn(sweep_containers(Arc::clone(containers), stop.clone()));
         }

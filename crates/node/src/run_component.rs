@@ -22,6 +22,8 @@ use littoral_runtime::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::surveyor;
+
 /// How long requests under way may go on after a stop was asked for.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many lines of the component may wait to be printed; a component does not wait for a slow terminal.
@@ -148,6 +150,7 @@ async fn serve(
          wasi:http/handler 0.3, littoral:fabric/handler or wasi:cli/run",
     )?;
     let shards = Shards::for_this_machine().context("cannot start the data-plane threads")?;
+    shards.linger(!surveyor::is_on_battery());
     let gateway = Gateway::serve(settings.address, &shards, single(Arc::new(function)), Settings::default()).await?;
     listening(gateway.address());
     shutdown.cancelled().await;

@@ -76,6 +76,11 @@ fn read(file: &Path) -> Result<Stated, String> {
     Stated::parse(&std::fs::read_to_string(file).map_err(|error| error.to_string())?)
 }
 
+/// Whether the machine lives on its battery now.
+pub(crate) fn is_on_battery() -> bool {
+    power(Path::new(POWER_SUPPLIES)).0 == PowerSource::Battery
+}
+
 /// What the kernel says of the machine's power: its source, and how full its emptiest battery is, in percent. A machine of
 /// which the kernel knows no battery is on the mains; where it does not say anything, nothing is known.
 fn power(supplies: &Path) -> (PowerSource, Option<u8>) {

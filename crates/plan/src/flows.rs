@@ -1,6 +1,6 @@
 //! Places a flow: for each partition of its source, the whole chain from the source over the stages to the sink.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use littoral_model::entry::{PORT_CHANGES, PORT_DEAD_LETTER, PORT_MAIN, handover_port, partition_port};
 use littoral_model::id::{FlowName, FunctionName, NodeId, StreamName, Tier};
@@ -333,9 +333,9 @@ impl<'a> Planner<'a> {
 
     /// Of `options` those in the sites of some nodes, no devices among them.
     fn in_sites_of(&self, spots: &[usize], options: &[usize]) -> Vec<usize> {
-        let sites: Vec<_> = spots.iter().filter_map(|spot| Some(&self.board.view(*spot)?.site)).collect();
+        let sites: BTreeSet<_> = spots.iter().filter_map(|spot| Some(&self.board.view(*spot)?.site)).collect();
         let is_there = |spot: &usize| {
-            self.board.view(*spot).is_some_and(|view| view.tier != Tier::Device && sites.contains(&&view.site))
+            self.board.view(*spot).is_some_and(|view| view.tier != Tier::Device && sites.contains(&view.site))
         };
         options.iter().copied().filter(is_there).collect()
     }
@@ -372,7 +372,7 @@ impl<'a> Planner<'a> {
         // What spreads rows and leaves most out is in the site where they are, if that is decided, whatever the flow that it is a part of prefers.
         let spreads = matches!(function.partitioning, Partitioning::ByKey(_));
         let leaves_out = spreads && function.output_permille <= MOSTLY_LEFT_OUT_PERMILLE;
-        let source = self.decided(chain).filter(|_| leaves_out);
+        let source = leaves_out.then(|| self.decided(chain)).flatten();
         let there = source.map(|source| self.in_sites_of(&source, &options)).filter(|there| !there.is_empty());
         let spots = match there {
             Some(there) => self.near(there, placement),

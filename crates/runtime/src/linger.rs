@@ -5,17 +5,19 @@
 //! once: what is looked for in vain is [`PATIENCE`] once in a burst of work. It is what the guests of KVM do before a processor halts
 //! (Linux, `Documentation/virt/guest-halt-polling.rst`), one level further up. A thread that others wait behind does not look on.
 //!
-//! What counts as work is said by who takes it in, with [`came`]: a request, or an answer from another node. Timers do not.
+//! What counts as work is said by who takes it in, with [`came`]: a request, a call from another thread, a message of another node. Timers
+//! and commits do not.
 
 use std::cell::{Cell, OnceCell};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 /// For how long a thread looks for work: some times of what it takes to wake one, so that a call to a near node is waited for, too.
 const PATIENCE: Duration = Duration::from_micros(100);
-/// Whoever gives way and has its processor back later than this had somebody behind it. To give way to nobody takes under a microsecond.
+/// Whoever gives way and has its processor back later than this had somebody behind it, and whoever looks again only after it did something
+/// else meanwhile. To give way to nobody takes under a microsecond, and so does a look.
 const GAVE_WAY: Duration = Duration::from_micros(20);
 
 thread_local! {
@@ -44,6 +46,17 @@ pub(crate) fn rest() {
     });
 }
 
+/// Whether threads of this process may linger at all: not on a single processor, where who looks for work keeps others from making it, nor
+/// where a control group has less than the processors that it sees, so that what is looked for is taken from what is done.
+pub(crate) fn is_affordable() -> bool {
+    static IS_AFFORDABLE: OnceLock<bool> = OnceLock::new();
+    *IS_AFFORDABLE.get_or_init(|| {
+        let seen = rustix::thread::sched_getaffinity(None).map_or(1, |processors| processors.count() as usize);
+        // This knows of quotas.
+        std::thread::available_parallelism().is_ok_and(|may_use| may_use.get() > 1 && may_use.get() >= seen)
+    })
+}
+
 /// What a thread's lingering has to do with others.
 #[derive(Default)]
 pub(crate) struct Shared {
@@ -57,6 +70,8 @@ pub(crate) struct Shared {
 #[derive(Clone, Copy)]
 struct Rest {
     since: Instant,
+    /// When it looked for work last.
+    looked: Instant,
     /// Whether it looks for work still.
     lingers: bool,
 }
@@ -78,10 +93,9 @@ impl Lingering {
 
     fn came(&self, now: impl Fn() -> Instant) {
         let Some(rest) = self.rest.take() else { return };
-        let rested = now().saturating_duration_since(rest.since);
-        self.is_worth.set(rested <= PATIENCE);
+        self.is_worth.set(now().saturating_duration_since(rest.since) <= PATIENCE);
         if rest.lingers {
-            self.count(rested);
+            self.count(rest);
         }
     }
 
@@ -90,27 +104,30 @@ impl Lingering {
         let begun = now();
         let Some(rest) = self.rest.get() else {
             let lingers = self.is_worth.get() && self.shared.may.load(Ordering::Relaxed);
-            self.rest.set(Some(Rest { since: begun, lingers }));
+            self.rest.set(Some(Rest { since: begun, looked: begun, lingers }));
             return lingers;
         };
         if !rest.lingers {
             return false;
         }
-        let rested = begun.saturating_duration_since(rest.since);
-        if rested <= PATIENCE {
+        let has_looked_on = begun.saturating_duration_since(rest.looked) <= GAVE_WAY;
+        if has_looked_on && begun.saturating_duration_since(rest.since) <= PATIENCE {
             give_way();
-            if now().saturating_duration_since(begun) <= GAVE_WAY {
+            let looked = now();
+            if looked.saturating_duration_since(begun) <= GAVE_WAY {
+                self.rest.set(Some(Rest { looked, ..rest }));
                 return true;
             }
         }
         self.rest.set(Some(Rest { lingers: false, ..rest }));
-        self.count(rested);
+        self.count(rest);
         false
     }
 
-    fn count(&self, lingered: Duration) {
-        let nanoseconds = u64::try_from(lingered.as_nanos()).unwrap_or(u64::MAX);
-        self.shared.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+    /// Counts a rest up to its last look: what was done since is none.
+    fn count(&self, rest: Rest) {
+        let lingered = rest.looked.saturating_duration_since(rest.since);
+        self.shared.nanoseconds.fetch_add(u64::try_from(lingered.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -162,16 +179,18 @@ mod tests {
         assert!(!thread.looks(0), "nothing has come yet");
         thread.waits(40);
         assert!(thread.looks(0));
-        thread.pass(90);
-        assert!(thread.looks(0));
-        thread.pass(20);
+        for _ in 0..10 {
+            thread.pass(10);
+            assert!(thread.looks(0));
+        }
+        thread.pass(10);
         assert!(!thread.looks(0), "it has looked for long enough");
-        assert_eq!(thread.lingered_us(), 110);
+        assert_eq!(thread.lingered_us(), 100);
         thread.pass(1_000);
         assert!(!thread.looks(0), "who was woken by a timer has not got work");
         thread.lingering.came(|| thread.now());
         assert!(!thread.looks(0), "the last came late");
-        assert_eq!(thread.lingered_us(), 110);
+        assert_eq!(thread.lingered_us(), 100);
     }
 
     #[test]
@@ -185,9 +204,27 @@ mod tests {
         thread.lingering.came(|| thread.now());
         assert!(thread.looks(0), "work came soon again");
         assert_eq!(thread.lingered_us(), 1);
-        thread.pass(30);
+    }
+
+    #[test]
+    fn what_a_thread_does_between_two_looks_is_no_rest() {
+        let thread = Thread::new();
+        thread.waits(40);
+        assert!(thread.looks(0));
+        thread.pass(10);
+        assert!(thread.looks(0));
+        // Something else than work has come, and takes its time.
+        thread.pass(10_000);
+        assert!(!thread.looks(0), "it had something to do");
+        assert_eq!(thread.lingered_us(), 10);
         thread.lingering.came(|| thread.now());
-        assert_eq!(thread.lingered_us(), 31);
+        thread.waits(40);
+        assert!(thread.looks(0));
+        thread.pass(10);
+        assert!(thread.looks(0));
+        thread.pass(10_000);
+        thread.lingering.came(|| thread.now());
+        assert_eq!(thread.lingered_us(), 20);
     }
 
     #[test]

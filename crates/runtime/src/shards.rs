@@ -19,6 +19,7 @@ use crate::{background, linger};
 const STARTING_MAX: usize = 4_096;
 /// Tokio looks for I/O after so many polls. A guest that computes gives way each millisecond, so that with the default
 /// of 61 a few of them would keep a connection waiting for a twentieth of a second.
+/// What other threads have done is looked at as often.
 const POLLS_BETWEEN_IO: u32 = 7;
 
 /// How many tasks more than another one a shard may have and still keep what it starts itself: whoever starts it, and one
@@ -83,10 +84,7 @@ impl Shards {
     }
 
     fn start(count: usize, kind: Kind) -> std::io::Result<Self> {
-        let shards = (0..count).map(|number| Shard::start(number, kind));
-        let shards = Self(shards.collect::<std::io::Result<_>>()?);
-        shards.linger(kind == Kind::Data);
-        Ok(shards)
+        (0..count).map(|number| Shard::start(number, kind)).collect::<std::io::Result<Arc<[_]>>>().map(Self)
     }
 
     /// One thread for each core that this process may use.
@@ -128,12 +126,11 @@ impl Shards {
         HERE.get()
     }
 
-    /// Whether the threads look for work a while before they sleep, where it has come that soon; from the beginning they do. It takes
-    /// power for latency: not for a machine on its battery.
+    /// Whether the threads look for work a while before they sleep, where it has come that soon; not from the beginning. It takes power for
+    /// latency: not for a machine on its battery. On a single processor, or under a quota of a control group, they never do.
     pub fn linger(&self, may: bool) {
-        // On a single processor, who looks for work keeps others from making it.
-        let has_several = thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
-        self.0.iter().for_each(|shard| shard.lingering.may.store(may && has_several, Ordering::Relaxed));
+        let may = may && linger::is_affordable();
+        self.0.iter().for_each(|shard| shard.lingering.may.store(may, Ordering::Relaxed));
     }
 
     /// For how long the threads have looked for work so far, all together, instead of sleeping.
@@ -149,7 +146,8 @@ impl Shards {
     }
 
     /// Has a shard look after something besides its tasks, until that ends or the shard does. It is no task: where it waits says nothing of
-    /// how much a shard has to do; what it waits for is work. It is dropped if there is no such shard, or too many tasks wait there.
+    /// how much a shard has to do. It should wait for work alone, and not for timers: who waits for what comes soon is kept awake. It is
+    /// dropped if there is no such shard, or too many tasks wait there.
     pub fn attend(&self, shard: usize, mut waiting: Pin<Box<dyn Future<Output = ()> + Send>>) {
         let Some(shard) = self.0.get(shard) else { return };
         let waiting = poll_fn(move |context| {
@@ -214,6 +212,7 @@ impl Shard {
                 linger::begin(shared, poll_fn(|context| Poll::Ready(context.waker().clone())).await);
                 let _ = started.send(Ok(()));
                 while let Some(job) = receiver.recv().await {
+                    linger::came();
                     job();
                 }
             });
@@ -229,6 +228,8 @@ fn runtime() -> std::io::Result<LocalRuntime> {
     builder
         .enable_all()
         .event_interval(POLLS_BETWEEN_IO)
+        .global_queue_interval(POLLS_BETWEEN_IO)
+        // Who is woken there looks for I/O without waiting, from Tokio 1.52.4 on (tokio-rs/tokio#8222).
         .on_thread_park(linger::rest)
         .build_local(LocalOptions::default())
 }
@@ -295,7 +296,11 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
     use std::rc::Rc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -338,23 +343,37 @@ mod tests {
         assert!(ended.is_ok_and(|told| told.is_err()), "it still runs");
     }
 
-    #[tokio::test]
-    async fn a_shard_that_is_asked_again_soon_looks_for_more_before_it_sleeps() {
+    #[test]
+    fn a_shard_that_is_asked_again_soon_finds_the_next_question_before_it_sleeps() {
         let shards = Shards::new(1).unwrap();
         shards.linger(true);
-        let (ask, mut asked) = mpsc::channel(1);
-        shards.attend(0, Box::pin(async move { while asked.recv().await.is_some() {} }));
-        let may = shards.0.first().unwrap().lingering.may.load(Ordering::Relaxed);
-        assert_eq!(may, thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
-        // Soon enough some time, however busy the machine is.
-        let begun = std::time::Instant::now();
-        while may && shards.lingered().is_zero() {
-            ask.send(()).await.unwrap();
-            assert!(begun.elapsed() < Duration::from_secs(60), "it always slept");
+        let (mut asks, answers) = UnixStream::pair().unwrap();
+        answers.set_nonblocking(true).unwrap();
+        let answering = async move {
+            let mut stream = tokio::net::UnixStream::from_std(answers).unwrap();
+            let mut question = [0];
+            while stream.read_exact(&mut question).await.is_ok() && stream.write_all(&question).await.is_ok() {}
+        };
+        shards.attend(0, Box::pin(answering));
+        let mut ask = || {
+            asks.write_all(&[7]).unwrap();
+            asks.read_exact(&mut [0]).unwrap();
+            shards.lingered()
+        };
+        // Soon enough some time, however busy the machine is: where it did not find one while it looked, it looked for as long as it may.
+        let (begun, mut before) = (std::time::Instant::now(), ask());
+        while linger::is_affordable() {
+            let lingered = std::mem::replace(&mut before, ask());
+            let lingered = before - lingered;
+            if !lingered.is_zero() && lingered < Duration::from_micros(90) {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "it found none while it looked");
         }
         shards.linger(false);
-        assert!(!shards.0.first().unwrap().lingering.may.load(Ordering::Relaxed));
-        ask.send(()).await.unwrap();
+        ask();
+        let at_rest = ask();
+        assert_eq!((ask(), ask()), (at_rest, at_rest));
     }
 
     #[tokio::test]

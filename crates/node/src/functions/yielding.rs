@@ -101,7 +101,7 @@ impl Functions {
 
     /// What was done since the last look.
     fn see(&self, containers: &Containers, priorities: &BTreeMap<Key, (Priority, bool)>, before: &mut Before) -> Look {
-        let cpu = cpu_time();
+        let cpu = cpu_time(self.shards.lingered());
         let busy = cpu.zip(std::mem::replace(&mut before.cpu, cpu));
         let busy = busy.and_then(|(now, then)| permille(now.0.saturating_sub(then.0), now.1.saturating_sub(then.1)));
         let now = Instant::now();

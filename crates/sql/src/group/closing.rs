@@ -10,7 +10,7 @@ use super::{GROUPS_MAX, Groups, KEY_GROUPS, TEXT_BYTES_MAX, Taken, WATERMARK_GRO
 use crate::plan::{Grouping, Turn};
 
 /// How many groups of closed windows a step puts out, with all of a part that the last of them is in, and at least as many as it
-/// begins: what is closed is out before as much is closed again.
+/// begins, so that what is closed is out before as much is closed again; fewer of groups that are so wide that they come to more bytes.
 const STEP_GROUPS: usize = 4_096;
 /// The bytes with which a step has put out enough: with those of a part they fit into an entry of the log.
 const STEP_BYTES: usize = 4 << 20;
