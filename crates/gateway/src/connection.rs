@@ -22,6 +22,9 @@ use crate::router::{Router, Target};
 use crate::settings::Settings;
 use crate::stall::Stalling;
 
+/// With fewer bytes a connection cannot be served.
+const BUFFERED_BYTES_MIN: usize = 8 << 10;
+
 /// What a gateway's connections should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -98,7 +101,8 @@ pub(crate) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let settings = &shared.settings;
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(settings.header_timeout);
-    http.max_buf_size(settings.header_bytes_max.max(8 << 10)).max_headers(settings.headers_max);
+    // The number of headers is left to hyper: to set it, even to the same, costs two allocations a request.
+    http.max_header_size(settings.header_bytes_max).max_buf_size(settings.buffered_bytes_max.max(BUFFERED_BYTES_MIN));
     let client = stream.peer_addr().ok();
     let service = service_fn(|mut request: Request<Incoming>| {
         let shared = Arc::clone(&shared);
