@@ -5,6 +5,8 @@ mod common;
 #[path = "../../runtime-wasm/tests/support/mod.rs"]
 mod support;
 
+use std::path::PathBuf;
+
 use common::*;
 use serde_json::Value;
 
@@ -75,16 +77,24 @@ fn reason(world: &World, node: &Node, before: usize) -> String {
     SAYS.into_iter().find(|said| reason.ends_with(said)).unwrap_or_else(|| panic!("{reason}")).to_owned()
 }
 
+/// The folder of an app with these components, which is deployed.
+fn deployed(world: &World, node: &Node, manifest: &str, components: &[(&str, &[u8])]) -> PathBuf {
+    let folder = world.path("tally");
+    std::fs::create_dir_all(&folder).unwrap();
+    for (name, component) in components {
+        std::fs::write(folder.join(name), component).unwrap();
+    }
+    std::fs::write(folder.join("littoral.toml"), manifest).unwrap();
+    node.tell(world, &["deploy", folder.to_str().unwrap()]);
+    folder
+}
+
 #[test]
 fn a_function_is_replaced_while_its_flow_runs() {
     let world = World::new();
     let node = world.first("cloud-1");
-    let folder = world.path("tally");
-    std::fs::create_dir_all(&folder).unwrap();
     let component = support::sdk_example("count");
-    std::fs::write(folder.join("count.wasm"), &component).unwrap();
-    std::fs::write(folder.join("littoral.toml"), MANIFEST).unwrap();
-    node.tell(&world, &["deploy", folder.to_str().unwrap()]);
+    deployed(&world, &node, MANIFEST, &[("count.wasm", &component)]);
     for (swap, from) in (1..SAYS.len()).zip((0..).step_by(100)) {
         publish(&world, &node, "a", from..from + 50);
         publish(&world, &node, "b", from..from + 50);
@@ -132,14 +142,10 @@ fn a_function_is_replaced_while_its_flow_runs() {
 fn a_variant_runs_in_a_functions_place_and_back_while_its_flow_runs() {
     let world = World::new();
     let node = world.first("cloud-1");
-    let folder = world.path("tally");
-    std::fs::create_dir_all(&folder).unwrap();
     let component = support::sdk_example("count");
-    std::fs::write(folder.join("count.wasm"), &component).unwrap();
-    std::fs::write(folder.join("coarse.wasm"), version(&component, 1)).unwrap();
+    let components = [("count.wasm", &component[..]), ("coarse.wasm", &version(&component, 1))];
     let manifest = MANIFEST.replace("component = \"count.wasm\"", VARIED);
-    std::fs::write(folder.join("littoral.toml"), manifest).unwrap();
-    node.tell(&world, &["deploy", folder.to_str().unwrap()]);
+    let folder = deployed(&world, &node, &manifest, &components);
     let runs = || -> Vec<Value> {
         let flows = node.json(&world, &["get", "flows", "-o", "json"]);
         flows[0]["stages"].as_array().unwrap().iter().map(|stage| stage["runs"]["variants"]["count"].clone()).collect()

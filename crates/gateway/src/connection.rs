@@ -22,8 +22,8 @@ use crate::router::{Router, Target};
 use crate::settings::Settings;
 use crate::stall::Stalling;
 
-/// With fewer bytes a connection cannot be served.
-const BUFFERED_BYTES_MIN: usize = 8 << 10;
+/// How many bytes of a request are read at once, and from how many on what is to be sent is sent: twice what a guest of WASI 0.2 writes.
+const BUFFERED_BYTES_MAX: usize = 128 << 10;
 
 /// What a gateway's connections should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ pub(crate) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(settings.header_timeout);
     // The number of headers is left to hyper: to set it, even to the same, costs two allocations a request.
-    http.max_header_size(settings.header_bytes_max).max_buf_size(settings.buffered_bytes_max.max(BUFFERED_BYTES_MIN));
+    http.max_header_size(settings.header_bytes_max).max_buf_size(BUFFERED_BYTES_MAX);
     let client = stream.peer_addr().ok();
     let service = service_fn(|mut request: Request<Incoming>| {
         let shared = Arc::clone(&shared);

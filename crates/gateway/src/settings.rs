@@ -11,8 +11,6 @@ pub struct Settings {
     pub write_timeout: Duration,
     /// How large a request's head may be, in bytes; larger ones are answered with 431, as are those with more than 100 headers.
     pub header_bytes_max: usize,
-    /// How many bytes of a request are read at once, and from how many on what is to be sent is sent; at least 8 KiB.
-    pub buffered_bytes_max: usize,
     /// How large a request's body may be, in bytes; larger ones are answered with 413.
     pub body_bytes_max: u64,
     /// How many connections may be open; more wait in the system's queue.
@@ -20,14 +18,13 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// 30 s for the head and for a client that takes nothing, 32 KiB of headers, as much as common proxies pass on; 8 MiB of body, 128 KiB of it at
-    /// once, which is twice what a guest of WASI 0.2 writes; and as many connections as fit into two gigabytes when each fills its buffers.
+    /// 30 s for the head and for a client that takes nothing, 32 KiB of headers, as much as common proxies pass on; 8 MiB of body; and as many
+    /// connections as fit into two gigabytes when each fills its buffers of 128 KiB each way.
     fn default() -> Self {
         Self {
             header_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             header_bytes_max: 32 << 10,
-            buffered_bytes_max: 128 << 10,
             body_bytes_max: 8 << 20,
             connections_max: 8_192,
         }

@@ -50,7 +50,7 @@ pub(crate) fn settings_of(app: &App, name: &FunctionName) -> String {
             let manifest::Function { memory, timeout, priority, limits, config, grants, health, .. } = function;
             let (process, arguments) = (&function.process, &function.arguments);
             let (target, stays) = (function.target(), function.is_contained() || function.instances_min() > 0);
-            let variant = function.has_variants().then(|| app.bundle.artifacts.get(&function.container_artifact(name)?));
+            let variant = function.is_hybrid().then(|| app.bundle.artifacts.get(&function.container_artifact(name)?));
             format!(
                 "{variant:?} {memory} {timeout} {priority} {limits:?} {config:?} {grants:?} {imports:?} {health:?} {process:?} {arguments:?} {target} {stays}"
             )

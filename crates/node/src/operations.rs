@@ -224,7 +224,7 @@ fn free_routes(apps: &Apps, app: &AppId, manifest: &Manifest) -> Result<(), Admi
 
 /// The artefacts of a function, by the names that a bundle has them by.
 fn named(name: &FunctionName, function: &Function) -> Vec<String> {
-    let is_component = !function.is_contained() || function.has_variants();
+    let is_component = !function.is_contained() || function.is_hybrid();
     let components = function.fidelities(name).filter(|_| is_component).map(|component| component.artifact);
     components.chain(function.container_artifact(name)).collect()
 }

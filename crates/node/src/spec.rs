@@ -147,7 +147,7 @@ pub(crate) fn take_measured(spec: &mut AppSpec, reports: &[(NodeId, Report)], li
 /// Where a function may run: what its manifest says, and where there is a runtime for it. One that is a component, too, runs anywhere.
 fn placement(function: &manifest::Function) -> Constraints {
     let mut placement = Constraints::from(&function.placement);
-    if function.has_variants() {
+    if function.is_hybrid() {
         return placement;
     }
     for (is_asked, (label, value)) in

@@ -178,7 +178,7 @@ impl Expansion {
             adding.one_of(known.clone()).nearest(&function.text, known);
             return None;
         };
-        if of_app.is_contained() && !of_app.has_variants() {
+        if of_app.is_contained() && !of_app.is_hybrid() {
             let message = format!("`{id}` is no component, and what expressions call has its types from one");
             source
                 .add("unsupported", function.at, message)

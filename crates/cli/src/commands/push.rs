@@ -34,12 +34,12 @@ impl Tabular for Vec<Pushed> {
     fn table(&self, _wide: bool) -> String {
         let line = |pushed: &Pushed| {
             let reference = &pushed.reference;
-            match pushed.function.as_ref().map(|function| function.split_once('@').ok_or(function)) {
-                Some(Ok((function, variant))) => {
+            let Some(function) = &pushed.function else { return format!("{reference}\n") };
+            match function.split_once('@') {
+                Some((function, variant)) => {
                     format!("[[functions.{function}.variants]]\nname = \"{variant}\"\ncomponent = \"{reference}\"\n")
                 }
-                Some(Err(function)) => format!("[functions.{function}]\ncomponent = \"{reference}\"\n"),
-                None => format!("{reference}\n"),
+                None => format!("[functions.{function}]\ncomponent = \"{reference}\"\n"),
             }
         };
         self.iter().map(line).collect()

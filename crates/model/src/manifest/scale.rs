@@ -58,7 +58,7 @@ impl Function {
 
     /// Whether it is a component and a container, of which one answers at a time.
     #[must_use]
-    pub fn has_variants(&self) -> bool {
+    pub fn is_hybrid(&self) -> bool {
         self.is_contained() && !self.component.is_empty()
     }
 
@@ -66,7 +66,7 @@ impl Function {
     /// own name.
     #[must_use]
     pub fn container_artifact(&self, name: &FunctionName) -> Option<String> {
-        let suffix = if self.has_variants() { CONTAINER_SUFFIX } else { "" };
+        let suffix = if self.is_hybrid() { CONTAINER_SUFFIX } else { "" };
         self.is_contained().then(|| format!("{name}{suffix}"))
     }
 

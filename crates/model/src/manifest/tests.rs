@@ -517,7 +517,7 @@ fn a_function_has_a_component_an_image_or_a_process() {
     let manifest = parse("littoral.toml", &both).unwrap_or_else(|findings| panic!("{findings}"));
     let name = "f".parse().unwrap();
     let function = manifest.functions.get(&name).unwrap();
-    assert!(function.has_variants() && function.container_artifact(&name).as_deref() == Some("f@container"));
+    assert!(function.is_hybrid() && function.container_artifact(&name).as_deref() == Some("f@container"));
     one(
         &format!("{process}component = \"c.wasm\"\nimage = \"i\""),
         "2 contradiction: function f has an image and a process",

@@ -125,7 +125,7 @@ impl Functions {
         let app = apps.apps.get(&key.0).ok_or("the app is gone")?;
         let function = app.manifest.functions.get(&key.1).ok_or("the app has no such function any more")?;
         let beside = function.container_artifact(&key.1).and_then(|name| app.bundle.artifacts.get(&name));
-        let version = if function.is_contained() && !function.has_variants() {
+        let version = if function.is_contained() && !function.is_hybrid() {
             self.unpack(key, app, function, digest).await?
         } else {
             self.compile(key, app, function, digest).await?
@@ -187,7 +187,7 @@ impl Functions {
 
     /// The container of a function that is a component, too, where this node runs such ones.
     async fn container(&self, key: &Key, app: &App, function: &Function) -> Result<Option<Unpacked>, String> {
-        let (true, Some(containers)) = (function.has_variants(), &self.loader.containers) else { return Ok(None) };
+        let (true, Some(containers)) = (function.is_hybrid(), &self.loader.containers) else { return Ok(None) };
         let abilities = containers.abilities();
         let is_able = if function.image.is_some() { abilities.images.is_ok() } else { abilities.programs.is_ok() };
         if !is_able {
