@@ -83,6 +83,8 @@ pub(crate) struct Host {
     limiter: Limiter,
     meter: Meter,
     deadline: Instant,
+    /// Of calls that wait for a turn, the one that is due earlier goes first; at the deadline, or earlier if it waited to begin.
+    due: Instant,
     /// How many slices the call has used up.
     slices: u32,
     stdout: GuestOutput,
@@ -108,6 +110,7 @@ impl Host {
         }
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
+        let deadline = Instant::now() + limits.timeout;
         let host = Self {
             wasi,
             http,
@@ -116,7 +119,8 @@ impl Host {
             limits,
             limiter: Limiter::new(limits, meter.clone()),
             meter: meter.clone(),
-            deadline: Instant::now() + limits.timeout,
+            deadline,
+            due: deadline,
             slices: 0,
             stdout,
             stderr,
@@ -133,7 +137,7 @@ impl Host {
                 return Err(DeadlinePassed.into());
             }
             host.check_cpu()?;
-            let turn = turns::next(host.meter.function(), host.slices, host.deadline);
+            let turn = turns::next(host.meter.function(), host.slices, host.due);
             Ok(UpdateDeadline::YieldCustom(TICKS_BEFORE_YIELD, Box::pin(turn)))
         });
         store.set_epoch_deadline(TICKS_BEFORE_YIELD);
@@ -162,11 +166,17 @@ impl Host {
     /// From now on, the guest has its whole time again.
     pub(crate) fn renew_deadline(&mut self) -> Instant {
         self.deadline = Instant::now() + self.limits.timeout;
+        self.due = self.deadline;
         self.slices = 0;
         if self.limits.cpu.is_some() {
             self.meter.begin_call();
         }
         self.deadline
+    }
+
+    /// The call that has begun came earlier: it goes before those that came after it.
+    pub(crate) fn goes_by(&mut self, due: Instant) {
+        self.due = due;
     }
 
     fn check_cpu(&self) -> wasmtime::Result<()> {

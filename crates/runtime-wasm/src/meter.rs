@@ -233,6 +233,11 @@ pub(crate) fn charged_ns() -> u64 {
     CHARGED_NS.get()
 }
 
+/// The function that this measures.
+pub(crate) fn function_of(usage: &Arc<Usage>) -> Function {
+    Function { number: Arc::as_ptr(usage).addr(), priority: usage.priority() }
+}
+
 tokio::task_local! {
     /// The meter of the task of an instance that Wasmtime's machinery makes and runs.
     static OF_TASK: Meter;
@@ -274,7 +279,7 @@ impl Meter {
 
     /// Whose instance it is; one that measures for nobody is a function of its own.
     pub(crate) fn function(&self) -> Function {
-        Function { number: Arc::as_ptr(&self.0.usage).addr(), priority: self.0.usage.priority() }
+        function_of(&self.0.usage)
     }
 
     /// What the function may still write to its log.

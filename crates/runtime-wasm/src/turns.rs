@@ -8,8 +8,9 @@
 //! Functions take turns, too: one with many calls under way holds up another one's call no longer than one with few.
 //! What has a higher priority goes before all that has a lower one, but for one turn in many, with which that comes to its end.
 //! Among a function's short calls, and among those of some length, the one with the earliest deadline goes first.
-//! A new instance waits for a turn, too, when guests have run for a slice since the thread last looked for I/O: a thread
-//! full of requests would otherwise begin all of them before it goes on sending what is half sent.
+//! A new call waits for a turn, too, when guests have run for a slice since the thread last looked for I/O, or those that began since will,
+//! by what calls took before: a thread full of requests would otherwise begin all of them before it goes on sending what is half sent, and
+//! their answers would fill memory. As many as fit into a slice begin after one look.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -39,19 +40,63 @@ const TURNS_FOR_THE_LOWER: u32 = 32;
 
 /// Guests run for so long, in nanoseconds, before the thread looks for I/O: as long as a slice.
 const LOOK_AFTER_NS: u64 = 1_000_000;
+/// What a call takes is the mean of at least so many.
+const MEASURED_CALLS: u64 = 16;
 
 thread_local! {
     static OF_THIS_THREAD: Arc<Turns> = Arc::default();
-    /// How long guests had run on this thread when it last looked for I/O.
-    static LOOKED_AT_NS: Cell<u64> = const { Cell::new(0) };
+    static PACE: Cell<Pace> = const { Cell::new(Pace { looked_at_ns: 0, expected_ns: 0, call_ns: 0, begun: 0, measured_at_ns: 0 }) };
 }
 
-/// Waits until a new instance of a function may begin, whose call ends by `due`.
+/// How far guests have come on this thread since it last looked for I/O. All times are of guests that ran.
+#[derive(Clone, Copy)]
+struct Pace {
+    looked_at_ns: u64,
+    /// What was begun since is expected to take so long.
+    expected_ns: u64,
+    /// So long a call took lately.
+    call_ns: u64,
+    /// How many calls have begun since that was measured.
+    begun: u64,
+    measured_at_ns: u64,
+}
+
+impl Pace {
+    fn of_this_thread<R>(act: impl FnOnce(&mut Self) -> R) -> R {
+        let mut pace = PACE.get();
+        let result = act(&mut pace);
+        PACE.set(pace);
+        result
+    }
+
+    /// The thread has looked for I/O.
+    fn look(&mut self, ran_ns: u64) {
+        if self.begun >= MEASURED_CALLS {
+            self.call_ns = ran_ns.saturating_sub(self.measured_at_ns) / self.begun;
+            (self.begun, self.measured_at_ns) = (0, ran_ns);
+        }
+        (self.looked_at_ns, self.expected_ns) = (ran_ns, 0);
+    }
+
+    /// A new call begins, or one goes on for a slice.
+    fn go(&mut self, is_new: bool) {
+        self.begun += u64::from(is_new);
+        self.expected_ns += if is_new { self.call_ns } else { LOOK_AFTER_NS };
+    }
+
+    /// Whether the thread is to look for I/O before more goes on.
+    fn is_spent(&self, ran_ns: u64) -> bool {
+        ran_ns.saturating_sub(self.looked_at_ns).max(self.expected_ns) >= LOOK_AFTER_NS
+    }
+}
+
+/// Waits until a new call of a function may begin, which ends by `due`.
 pub(crate) async fn first(function: Function, due: Instant) {
-    let ran_ns = charged_ns().saturating_sub(LOOKED_AT_NS.get());
-    let must_wait = OF_THIS_THREAD.with(|turns| ran_ns >= LOOK_AFTER_NS || turns.lock().any_before(function.priority));
-    if must_wait {
+    let is_spent = PACE.get().is_spent(charged_ns());
+    if is_spent || OF_THIS_THREAD.with(|turns| turns.lock().any_before(function.priority)) {
         next(function, 0, due).await;
+    } else {
+        Pace::of_this_thread(|pace| pace.go(true));
     }
 }
 
@@ -95,8 +140,14 @@ impl Future for Turn {
                 let more = waiting.any();
                 drop(waiting);
                 self.number = None;
-                if more {
-                    self.turns.pass_on();
+                let is_spent = Pace::of_this_thread(|pace| {
+                    pace.go(self.slices == 0);
+                    pace.is_spent(charged_ns())
+                });
+                match (more, is_spent) {
+                    (true, true) => self.turns.pass_on(),
+                    (true, false) => self.turns.wake_next(),
+                    (false, _) => {}
                 }
                 Poll::Ready(())
             }
@@ -219,6 +270,13 @@ impl Turns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wake_next(&self) {
+        let next = self.lock().admit();
+        if let Some(next) = next {
+            next.wake();
+        }
+    }
+
     /// Has the next one woken once the thread has looked for I/O.
     fn pass_on(self: &Arc<Self>) {
         // That moment is when Tokio wakes those who yield; so this yields in the name of all who wait.
@@ -233,11 +291,8 @@ impl Wake for Turns {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        LOOKED_AT_NS.set(charged_ns());
-        let next = self.lock().admit();
-        if let Some(next) = next {
-            next.wake();
-        }
+        Pace::of_this_thread(|pace| pace.look(charged_ns()));
+        self.wake_next();
     }
 }
 
@@ -403,6 +458,24 @@ mod tests {
         let waited = order.iter().rposition(|name| *name == "one").unwrap();
         // The first slice of each call is its own; then one of the many goes on until it has had its share.
         assert!(waited <= 51 + 4, "{waited}");
+    }
+
+    #[test]
+    fn as_many_calls_begin_after_a_look_for_io_as_fit_into_a_slice() {
+        let mut pace = PACE.get();
+        (0..MEASURED_CALLS).for_each(|_| pace.go(true));
+        let ran_ns = MEASURED_CALLS * LOOK_AFTER_NS * 2 / 5;
+        assert!(pace.is_spent(ran_ns));
+        pace.look(ran_ns);
+        let mut begun = 0;
+        while !pace.is_spent(ran_ns) {
+            pace.go(true);
+            begun += 1;
+        }
+        assert_eq!(begun, 3, "each took two fifths of a slice");
+        pace.look(ran_ns);
+        pace.go(false);
+        assert!(pace.is_spent(ran_ns), "what goes on may take a whole slice");
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
@@ -55,7 +56,7 @@ impl Fresh {
         turns::first(reserved.meter.function(), due).await;
         reserved.meter.begin_poll();
         let failed = Failed::default();
-        let (guest, answer) = self.start(request, reserved, &failed)?;
+        let (guest, answer) = self.start(request, reserved, due, &failed)?;
         let answering =
             Answering { guest: Some(guest), answer, response: None, collected: Collected::default(), failed };
         let answered = answering.await?;
@@ -68,6 +69,7 @@ impl Fresh {
         &self,
         mut request: Request<Body>,
         reserved: Reserved<Proxy>,
+        due: Instant,
         failed: &Failed,
     ) -> Result<(Running, Answer), Fault> {
         let invocation = Invocation::of(&mut request);
@@ -88,7 +90,7 @@ impl Fresh {
         let run = async move {
             let _kept = (ticking, held);
             let meter = instance.meter.clone();
-            meter.over(run(instance, &instances, incoming, outparam, failed)).await
+            meter.over(run(instance, &instances, (incoming, outparam), due, failed)).await
         };
         Ok((Box::pin(run), answer))
     }
@@ -100,12 +102,13 @@ type Outparam = wasmtime::component::Resource<wasmtime_wasi_http::p2::types::Hos
 async fn run(
     instance: Instance<Proxy>,
     instances: &Instances<ProxyPre<Host>>,
-    incoming: Incoming,
-    outparam: Outparam,
+    (incoming, outparam): (Incoming, Outparam),
+    due: Instant,
     failed: Failed,
 ) -> Result<(), Fault> {
     let (mut store, made) = instance.into_parts();
     let deadline = Host::begin(&mut store);
+    store.data_mut().goes_by(due);
     let outcome = within(deadline, async {
         let proxy = instances.guest(&mut store, made).await?;
         proxy.wasi_http_incoming_handler().call_handle(&mut store, incoming, outparam).await

@@ -28,8 +28,9 @@ use crate::engine::{Concurrency, Wasm};
 use crate::fabric::Invocation;
 use crate::fault::Fault;
 use crate::host::{Host, within};
-use crate::meter::Meter;
+use crate::meter::{Meter, function_of};
 use crate::ticker::Ticking;
+use crate::turns;
 
 /// Answers requests with instances that are used again.
 pub(super) struct Reused {
@@ -54,6 +55,8 @@ impl Reused {
         let Some(slot) = self.of_threads.get(this_thread()) else { return Err(Fault::Busy) };
         let handler = slot
             .get_or_init(|| ProxyHandler::new(Workers { making: Arc::clone(&self.making), failed: Arc::default() }));
+        let HandlerSettings { limits, usage, .. } = &self.making.settings;
+        turns::first(function_of(usage), Invocation::due(&request, limits.timeout)).await;
         let invocation = Invocation::of(&mut request);
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
         match handler.handle(invocation, request).await {
