@@ -8,13 +8,14 @@
 //! Functions take turns, too: one with many calls under way holds up another one's call no longer than one with few.
 //! What has a higher priority goes before all that has a lower one, but for one turn in many, with which that comes to its end.
 //! Among a function's short calls, and among those of some length, the one with the earliest deadline goes first.
-//! A new call waits for a turn, too, when guests have run for a slice since the thread last looked for I/O, or those that began since will,
-//! by what calls took before: a thread full of requests would otherwise begin all of them before it goes on sending what is half sent, and
-//! their answers would fill memory. As many as fit into a slice begin after one look.
+//! A new call waits for a turn, too, when guests have run for a slice since the thread last looked for I/O, and one that runs in a task of its
+//! instance, when those that were begun before will: a thread full of requests would otherwise begin all of them before it goes on sending
+//! what is half sent, and their answers would fill memory. As many as fit into a slice begin after one look.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
@@ -71,17 +72,22 @@ impl Pace {
 
     /// The thread has looked for I/O.
     fn look(&mut self, ran_ns: u64) {
+        (self.looked_at_ns, self.expected_ns) = (ran_ns, 0);
+    }
+
+    /// A new call begins.
+    fn begin(&mut self, ran_ns: u64) {
         if self.begun >= MEASURED_CALLS {
             self.call_ns = ran_ns.saturating_sub(self.measured_at_ns) / self.begun;
             (self.begun, self.measured_at_ns) = (0, ran_ns);
         }
-        (self.looked_at_ns, self.expected_ns) = (ran_ns, 0);
+        self.begun += 1;
+        self.expected_ns += self.call_ns;
     }
 
-    /// A new call begins, or one goes on for a slice.
-    fn go(&mut self, is_new: bool) {
-        self.begun += u64::from(is_new);
-        self.expected_ns += if is_new { self.call_ns } else { LOOK_AFTER_NS };
+    /// A call goes on for a slice.
+    fn go_on(&mut self) {
+        self.expected_ns += LOOK_AFTER_NS;
     }
 
     /// Whether the thread is to look for I/O before more goes on.
@@ -96,7 +102,30 @@ pub(crate) async fn first(function: Function, due: Instant) {
     if is_spent || OF_THIS_THREAD.with(|turns| turns.lock().any_before(function.priority)) {
         next(function, 0, due).await;
     } else {
-        Pace::of_this_thread(|pace| pace.go(true));
+        Pace::of_this_thread(|pace| pace.begin(charged_ns()));
+    }
+}
+
+/// The same for a call that runs in another task of this thread, until the answer is dropped.
+pub(crate) async fn first_elsewhere(function: Function, due: Instant) -> Elsewhere {
+    let turns = OF_THIS_THREAD.with(Arc::clone);
+    let expected_ns = turns.elsewhere.load(Ordering::Relaxed).saturating_mul(PACE.get().call_ns);
+    let must_wait = expected_ns >= LOOK_AFTER_NS || turns.lock().any_before(function.priority);
+    if must_wait {
+        next(function, 0, due).await;
+    } else {
+        Pace::of_this_thread(|pace| pace.begin(charged_ns()));
+    }
+    turns.elsewhere.fetch_add(1, Ordering::Relaxed);
+    Elsewhere(turns)
+}
+
+/// A call that was begun and runs in another task than the one that waits for its answer.
+pub(crate) struct Elsewhere(Arc<Turns>);
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.0.elsewhere.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -141,7 +170,10 @@ impl Future for Turn {
                 drop(waiting);
                 self.number = None;
                 let is_spent = Pace::of_this_thread(|pace| {
-                    pace.go(self.slices == 0);
+                    match self.slices {
+                        0 => pace.begin(charged_ns()),
+                        _ => pace.go_on(),
+                    }
                     pace.is_spent(charged_ns())
                 });
                 match (more, is_spent) {
@@ -179,7 +211,11 @@ impl Drop for Turn {
 
 /// The calls of one thread that wait.
 #[derive(Default)]
-struct Turns(Mutex<Waiting>);
+struct Turns {
+    waiting: Mutex<Waiting>,
+    /// How many are begun that run in other tasks, and have no answer yet.
+    elsewhere: AtomicU64,
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -267,7 +303,7 @@ impl Level {
 
 impl Turns {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake_next(&self) {
@@ -407,6 +443,7 @@ mod tests {
     use std::rc::Rc;
     use std::time::Duration;
 
+    use futures::FutureExt;
     use tokio::task::LocalSet;
 
     use super::*;
@@ -463,19 +500,32 @@ mod tests {
     #[test]
     fn as_many_calls_begin_after_a_look_for_io_as_fit_into_a_slice() {
         let mut pace = PACE.get();
-        (0..MEASURED_CALLS).for_each(|_| pace.go(true));
         let ran_ns = MEASURED_CALLS * LOOK_AFTER_NS * 2 / 5;
+        (0..MEASURED_CALLS).for_each(|_| pace.begin(0));
         assert!(pace.is_spent(ran_ns));
         pace.look(ran_ns);
         let mut begun = 0;
         while !pace.is_spent(ran_ns) {
-            pace.go(true);
+            pace.begin(ran_ns);
             begun += 1;
         }
         assert_eq!(begun, 3, "each took two fifths of a slice");
         pace.look(ran_ns);
-        pace.go(false);
+        pace.go_on();
         assert!(pace.is_spent(ran_ns), "what goes on may take a whole slice");
+    }
+
+    #[tokio::test]
+    async fn calls_that_run_elsewhere_wait_when_those_before_them_have_no_answer_yet() {
+        let (function, due) = (Function { number: 1, priority: Priority::Normal }, Instant::now());
+        Pace::of_this_thread(|pace| pace.call_ns = LOOK_AFTER_NS / 2);
+        let begin = async || first_elsewhere(function, due).now_or_never();
+        let (one, two) = (begin().await, begin().await);
+        assert!(one.is_some() && two.is_some() && begin().await.is_none(), "two fit into a slice");
+        drop(one);
+        assert!(begin().await.is_some());
+        // Who waited goes on all the same: it is a matter of a look for I/O.
+        drop(first_elsewhere(function, due).await);
     }
 
     #[tokio::test]

@@ -56,7 +56,8 @@ impl Reused {
         let handler = slot
             .get_or_init(|| ProxyHandler::new(Workers { making: Arc::clone(&self.making), failed: Arc::default() }));
         let HandlerSettings { limits, usage, .. } = &self.making.settings;
-        turns::first(function_of(usage), Invocation::due(&request, limits.timeout)).await;
+        let due = Invocation::due(&request, limits.timeout);
+        let _elsewhere = turns::first_elsewhere(function_of(usage), due).await;
         let invocation = Invocation::of(&mut request);
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
         match handler.handle(invocation, request).await {
