@@ -9,7 +9,7 @@
 //! What has a higher priority goes before all that has a lower one, but for one turn in many, with which that comes to its end.
 //! Among a function's short calls, and among those of some length, the one with the earliest deadline goes first.
 //! A new call waits for a turn, too, when guests have run for a slice since the thread last looked for I/O, and one that runs in a task of its
-//! instance, when those that were begun before will: a thread full of requests would otherwise begin all of them before it goes on sending
+//! instance, when those that were begun before it will for some slices: a thread full of requests would otherwise begin all of them before it goes on sending
 //! what is half sent, and their answers would fill memory. As many as fit into a slice begin after one look.
 
 use std::cell::Cell;
@@ -41,8 +41,11 @@ const TURNS_FOR_THE_LOWER: u32 = 32;
 
 /// Guests run for so long, in nanoseconds, before the thread looks for I/O: as long as a slice.
 const LOOK_AFTER_NS: u64 = 1_000_000;
-/// What a call takes is the mean of at least so many.
-const MEASURED_CALLS: u64 = 16;
+/// So much may be begun in other tasks that has no answer yet: as much as a short call may take, so that instances have many short calls at
+/// hand each time they run.
+const ELSEWHERE_NS: u64 = SHORT_SLICES as u64 * LOOK_AFTER_NS;
+/// What a call takes is the mean of so many: some of them have run before they were counted, or run afterwards.
+const MEASURED_CALLS: u64 = 256;
 
 thread_local! {
     static OF_THIS_THREAD: Arc<Turns> = Arc::default();
@@ -110,7 +113,7 @@ pub(crate) async fn first(function: Function, due: Instant) {
 pub(crate) async fn first_elsewhere(function: Function, due: Instant) -> Elsewhere {
     let turns = OF_THIS_THREAD.with(Arc::clone);
     let expected_ns = turns.elsewhere.load(Ordering::Relaxed).saturating_mul(PACE.get().call_ns);
-    let must_wait = expected_ns >= LOOK_AFTER_NS || turns.lock().any_before(function.priority);
+    let must_wait = expected_ns >= ELSEWHERE_NS || turns.lock().any_before(function.priority);
     if must_wait {
         next(function, 0, due).await;
     } else {
@@ -518,10 +521,10 @@ mod tests {
     #[tokio::test]
     async fn calls_that_run_elsewhere_wait_when_those_before_them_have_no_answer_yet() {
         let (function, due) = (Function { number: 1, priority: Priority::Normal }, Instant::now());
-        Pace::of_this_thread(|pace| pace.call_ns = LOOK_AFTER_NS / 2);
+        Pace::of_this_thread(|pace| pace.call_ns = ELSEWHERE_NS / 2);
         let begin = async || first_elsewhere(function, due).now_or_never();
         let (one, two) = (begin().await, begin().await);
-        assert!(one.is_some() && two.is_some() && begin().await.is_none(), "two fit into a slice");
+        assert!(one.is_some() && two.is_some() && begin().await.is_none(), "two fill it");
         drop(one);
         assert!(begin().await.is_some());
         // Who waited goes on all the same: it is a matter of a look for I/O.
