@@ -3,20 +3,25 @@
 //! most against what was predicted, and has it moved to another node that holds all of its state; each step is an event with
 //! the measurement that caused it, and with what it achieved.
 //!
+//! Where no such node is left and the time is in the stage's functions, its owner is asked to go on with cheaper variants of them, and with
+//! better ones again once the objective has held for a while with room to spare.
+//!
 //! What a node asks for is decided by the keeper of the stage's site and fenced by the epoch, so that two that act on the
 //! same stage do not both move it. Before it asks it looks at what others say that they did: while that has yet to show an
 //! effect it waits, and it moves nothing to where it was since the objective was violated.
 
 mod cause;
 pub(crate) mod standing;
+mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use littoral_control::fidelity::{CALM_MS, Calm};
 use littoral_control::slo::{Change, Seen, Watch};
 use littoral_flow::stats::now_us;
-use littoral_mesh::Mesh;
+use littoral_mesh::{Mesh, Method, Priority};
 use littoral_model::id::{AppName, FlowName, NodeId};
 use littoral_model::manifest;
 use littoral_model::work::{Assignment, KeeperAnswer, KeeperCommand, WorkId};
@@ -26,20 +31,25 @@ use littoral_runtime::latency::Quantiles;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use self::cause::find;
+use self::cause::{Cause, find, way};
 use self::standing::told;
+use self::step::{Step, Way, next};
 use crate::admin::events::{EventKind, EventRow, Moved};
 use crate::events::Events;
+use crate::fidelity::{Vary, ladder};
 use crate::intent::{App, IntentStore};
 use crate::moving::propose;
-use crate::report::{Reporter, assignments};
+use crate::report::{Report, Reporter, assignments};
 use crate::runner::Runner;
 use crate::sync::micros;
+use crate::wiring::ask;
 
 /// How often what was committed is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an action has to show an effect before another one is tried: the windows of an objective, and a hand-over.
 const COOL_DOWN: Duration = Duration::from_secs(30);
+/// How long the owner of a stage may take to say whether it goes on with other variants.
+const OWNER_DEADLINE: Duration = Duration::from_secs(3);
 /// How long ago an action may be that a watcher on another node goes on from.
 const LATELY: Duration = Duration::from_secs(300);
 
@@ -66,8 +76,11 @@ struct Kept {
     rests_until: Instant,
     /// Which nodes had a work since the objective was violated: none is tried twice. One whose keeper refused it is not among them.
     tried: BTreeSet<(String, String)>,
+    /// The artefacts that stages were to go on with since then, and did not help for long.
+    varied: BTreeSet<(String, Vec<String>)>,
     /// Whether it was said that nothing more can be done.
     is_helpless: bool,
+    calm: Calm,
 }
 
 impl Keeping {
@@ -104,6 +117,10 @@ impl Keeping {
                 let seen = Seen { records: count, late: unseen.count_above(limit), p95_us };
                 let change = flow.watch.observe(now_ms, seen);
                 self.tell(&app, &key, flow, change).await;
+                let calm_ms = flow.calm.observe(now_ms, micros(limit), flow.watch.is_violated(), seen);
+                if calm_ms >= CALM_MS && Instant::now() >= flow.rests_until {
+                    self.raise(&app, &key, flow, calm_ms).await;
+                }
                 if flow.watch.is_violated() && Instant::now() >= flow.rests_until {
                     self.act(&app, &key, flow).await;
                 }
@@ -181,8 +198,13 @@ impl Keeping {
             return;
         }
         let assignments = assignments(&reports);
-        let next = assignments.get(&cause.work).and_then(|held| Some((held, self.better(app, held, kept)?)));
-        let Some((held, target)) = next else {
+        let better = assignments.get(&cause.work).and_then(|held| Some((held, self.better(app, held, kept)?)));
+        let Some((held, target)) = better else {
+            if let Some(held) = assignments.get(&cause.work)
+                && self.lower(app, &subject, kept, (&cause, held), &reports).await
+            {
+                return;
+            }
             if !std::mem::replace(&mut kept.is_helpless, true) {
                 let text = format!("{cause}; no other node that holds its state and may run it is left to be tried");
                 self.events.note(&app.id.app, subject, EventKind::Helpless, text).await;
@@ -216,6 +238,83 @@ impl Keeping {
         self.events.note_moved(&app.id.app, subject, kind, text, moved).await;
     }
 
+    /// Has a stage that is late because of its functions go on with cheaper variants of them, where there are some that were not tried;
+    /// whether it does.
+    async fn lower(
+        &self,
+        app: &App,
+        subject: &str,
+        kept: &mut Kept,
+        (cause, held): (&Cause, &Assignment),
+        reports: &[(NodeId, Report)],
+    ) -> bool {
+        let report = reports.iter().find(|(node, _)| *node == held.owner && *node == cause.owner);
+        let step = report.and_then(|(_, report)| next(app, &cause.work, report, Way::Down));
+        let untried = step.filter(|step| !kept.varied.contains(&(cause.work.to_string(), step.to.clone())));
+        let Some(step) = untried.filter(|_| cause.is_of_functions(kept.watch.limit_us())) else { return false };
+        kept.rests_until = Instant::now() + COOL_DOWN;
+        if let Err(reason) = self.vary(held, &step, None).await {
+            let text = format!("{cause}; {} does not go on with {}: {reason}", held.owner, step.told);
+            self.events.note(&app.id.app, subject.to_owned(), EventKind::Helpless, text).await;
+            return true;
+        }
+        let owner = held.owner.to_string();
+        let p95_us = kept.watch.p95_us();
+        kept.varied.insert((cause.work.to_string(), step.to));
+        kept.acted = Some(p95_us);
+        let moved = Moved { work: cause.work.to_string(), from: owner.clone(), to: owner, p95_us };
+        let text = format!(
+            "{cause}; no other node that holds its state and may run it is left to be tried; it goes on with {}",
+            step.told
+        );
+        self.events.note_moved(&app.id.app, subject.to_owned(), EventKind::Action, text, Some(moved)).await;
+        true
+    }
+
+    /// Has a stage that runs cheaper variants of its functions go on with the next better ones: one stage, one level at a time.
+    async fn raise(&self, app: &App, (end, flow): &Key, kept: &mut Kept, calm_ms: u64) {
+        let is_varied = |placed: &&PlacedWork| ladder(app, &placed.role).len() > 1;
+        let stages: Vec<&PlacedWork> = way(app, end).into_iter().filter(is_varied).collect();
+        if stages.is_empty() {
+            return;
+        }
+        kept.rests_until = Instant::now() + COOL_DOWN;
+        let reports = self.reporter.gather().await;
+        let assignments = assignments(&reports);
+        for placed in stages {
+            let Some(held) = assignments.get(&placed.work) else { continue };
+            let report = reports.iter().find(|(node, _)| *node == held.owner);
+            let Some(step) = report.and_then(|(_, report)| next(app, &placed.work, report, Way::Up)) else { continue };
+            match self.vary(held, &step, Some(calm_ms)).await {
+                Ok(()) => {
+                    let text = format!(
+                        "p95 has been below half of the objective for {} s; {} on {} goes on with {}",
+                        calm_ms / 1_000,
+                        placed.title(),
+                        held.owner,
+                        step.told
+                    );
+                    kept.calm = Calm::default();
+                    self.events.note(&app.id.app, subject(flow), EventKind::Restored, text).await;
+                    return;
+                }
+                Err(reason) => tracing::debug!(work = %placed.work, reason, "no better variant yet"),
+            }
+        }
+    }
+
+    /// Asks the owner of a stage.
+    async fn vary(&self, held: &Assignment, step: &Step, calm_ms: Option<u64>) -> Result<(), String> {
+        let (from, to) = (step.from.clone(), step.to.clone());
+        let asked = Vary { work: held.work.clone(), epoch: held.epoch, from, to, calm_ms };
+        if held.owner == *self.mesh.node() {
+            return self.runner.vary(&asked);
+        }
+        let answer: Result<Result<(), String>, _> =
+            ask(&self.mesh, &held.owner, Method::Vary, Priority::Control, OWNER_DEADLINE, &asked).await;
+        answer.map_err(|error| format!("it did not answer ({error})"))?
+    }
+
     /// Who may take a stage over at once: holds all of its state, satisfies its constraints, was not tried yet; of these the
     /// one with the least work.
     fn better(&self, app: &App, held: &Assignment, kept: &Kept) -> Option<NodeId> {
@@ -240,7 +339,8 @@ impl Kept {
         let watch = moved.map_or_else(|| Watch::new(limit_us), |(now_ms, _)| Watch::violated(limit_us, now_ms));
         let begun = Instant::now();
         let (acted, rests_until) = (moved.map(|(_, before_us)| before_us), begun + COOL_DOWN);
-        Self { watch, begun, acted, rests_until, tried: BTreeSet::new(), is_helpless: false }
+        let (tried, varied, calm) = (BTreeSet::new(), BTreeSet::new(), Calm::default());
+        Self { watch, begun, acted, rests_until, tried, varied, is_helpless: false, calm }
     }
 
     /// Takes in what was done about the flow, here and elsewhere; for how long that still has to show an effect, if it has.

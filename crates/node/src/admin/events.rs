@@ -51,14 +51,14 @@ pub struct EventRow {
     pub moved: Option<Moved>,
 }
 
-/// A unit of work that was moved.
+/// A unit of work that was moved, or went on where it was with other variants of its functions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Moved {
     /// Which.
     pub work: String,
     /// Which node had it.
     pub from: String,
-    /// Which node has it since.
+    /// Which node has it since; the same one if it did not move.
     pub to: String,
     /// What 95 of 100 records took before, end to end, in microseconds.
     pub p95_us: u64,

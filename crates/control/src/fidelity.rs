@@ -1,0 +1,161 @@
+//! When a stage that is late goes on with cheaper variants of its functions, and when with better ones again.
+//!
+//! Who watches an objective asks for a cheaper variant where the objective does not hold, no move helps, and the time is spent in
+//! functions ([`is_of_functions`]); and for a better one after a [`Calm`], in which records took less than half of the objective. Who owns
+//! the stage is asked, by several watchers perhaps, and keeps the level ([`Fidelity`]): a step at a time, and it is calm for two minutes
+//! before a step up, for twice as long after each step up that was taken back within five minutes.
+
+use crate::slo::Seen;
+
+/// How long an objective holds with room to spare before a better variant is tried, in milliseconds.
+pub const CALM_MS: u64 = 120_000;
+/// The longest that it may come to, in milliseconds: an hour, for what made a stage late may be gone by then.
+pub const CALM_MS_MAX: u64 = 3_600_000;
+/// A step down so soon after one up takes it back, in milliseconds.
+pub const RELAPSE_MS: u64 = 300_000;
+/// In a calm, one second in so many may be none: a moment tells of no load.
+const MISSES_PER_S: u64 = 20;
+
+/// Whether cheaper functions may help: they take a quarter of what the stage adds, or of what the objective allows. What waits for them
+/// adds to the first and not to the second. All are in microseconds.
+#[must_use]
+pub fn is_of_functions(process_us: u64, adds_us: u64, limit_us: u64) -> bool {
+    process_us.saturating_mul(4) >= adds_us.min(limit_us)
+}
+
+/// For how long an objective has held with room to spare, as its watcher sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calm {
+    since_ms: Option<u64>,
+    misses: u64,
+}
+
+impl Calm {
+    /// Takes in what was seen within a second; for how many milliseconds it has been calm. Without records nothing is known, and a
+    /// calm goes on.
+    pub fn observe(&mut self, now_ms: u64, limit_us: u64, is_violated: bool, seen: Seen) -> u64 {
+        if is_violated {
+            *self = Self::default();
+        } else if seen.records > 0 {
+            let lasted_s = now_ms.saturating_sub(*self.since_ms.get_or_insert(now_ms)) / 1_000;
+            self.misses += u64::from(seen.p95_us >= limit_us / 2);
+            if self.misses > lasted_s / MISSES_PER_S {
+                *self = Self::default();
+            }
+        }
+        self.since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms))
+    }
+}
+
+/// On which level below the usual variants a stage is, and how long it must be calm before it goes up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fidelity {
+    level: usize,
+    wait_ms: u64,
+    changed_ms: u64,
+    raised_ms: Option<u64>,
+}
+
+impl Default for Fidelity {
+    fn default() -> Self {
+        Self { level: 0, wait_ms: CALM_MS, changed_ms: 0, raised_ms: None }
+    }
+}
+
+impl Fidelity {
+    /// The level: 0 for the usual variants.
+    #[must_use]
+    pub fn level(&self) -> usize {
+        self.level
+    }
+
+    /// How long it must be calm before a step up, in milliseconds.
+    #[must_use]
+    pub fn wait_ms(&self) -> u64 {
+        self.wait_ms
+    }
+
+    /// A step down.
+    pub fn lower(&mut self, now_ms: u64) {
+        let is_relapse = self.raised_ms.is_some_and(|raised_ms| now_ms.saturating_sub(raised_ms) <= RELAPSE_MS);
+        self.wait_ms = if is_relapse { self.wait_ms.saturating_mul(2).min(CALM_MS_MAX) } else { CALM_MS };
+        (self.level, self.changed_ms, self.raised_ms) = (self.level + 1, now_ms, None);
+    }
+
+    /// A step up, if it was calm for long enough, also since the last step; whether it was.
+    pub fn raise(&mut self, now_ms: u64, calm_ms: u64) -> bool {
+        let is_due = calm_ms.min(now_ms.saturating_sub(self.changed_ms)) >= self.wait_ms;
+        if self.level > 0 && is_due {
+            (self.level, self.changed_ms, self.raised_ms) = (self.level - 1, now_ms, Some(now_ms));
+            return true;
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT_US: u64 = 200_000;
+
+    fn seen(p95_us: u64) -> Seen {
+        Seen { records: 10, late: 0, p95_us }
+    }
+
+    #[test]
+    fn what_waits_for_functions_is_theirs_and_what_waits_for_a_link_is_not() {
+        assert!(is_of_functions(150_000, 200_000, LIMIT_US));
+        assert!(is_of_functions(150_000, 30_000_000, LIMIT_US), "a queue before them");
+        assert!(!is_of_functions(12_500, 1_835_000, LIMIT_US));
+    }
+
+    #[test]
+    fn a_calm_bears_moments_and_silence_and_no_violation() {
+        let mut calm = Calm::default();
+        let mut last = |from_s: u64, p95_us: u64, count: u64| {
+            (from_s..from_s + count).map(|s| calm.observe(s * 1_000, LIMIT_US, false, seen(p95_us))).last()
+        };
+        assert_eq!(last(0, 50_000, 61), Some(60_000));
+        assert_eq!(last(61, 150_000, 3), Some(63_000), "three seconds in a minute");
+        assert_eq!(last(64, 150_000, 1), Some(0));
+        assert_eq!(last(65, 50_000, 11), Some(10_000));
+        assert_eq!(calm.observe(90_000, LIMIT_US, false, Seen::default()), 25_000);
+        assert_eq!(calm.observe(91_000, LIMIT_US, true, Seen::default()), 0);
+    }
+
+    #[test]
+    fn it_goes_up_after_a_calm_that_doubles_with_each_relapse() {
+        let mut fidelity = Fidelity::default();
+        let mut now_ms = 0;
+        for wait_ms in [CALM_MS, 2 * CALM_MS, 4 * CALM_MS] {
+            fidelity.lower(now_ms);
+            assert_eq!((fidelity.level(), fidelity.wait_ms()), (1, wait_ms));
+            assert!(!fidelity.raise(now_ms + wait_ms - 1, u64::MAX), "not so soon after the step down");
+            assert!(!fidelity.raise(now_ms + wait_ms, wait_ms - 1), "it was not calm for so long");
+            assert!(fidelity.raise(now_ms + wait_ms, wait_ms));
+            assert_eq!(fidelity.level(), 0);
+            now_ms += wait_ms + RELAPSE_MS;
+        }
+        // What held for longer begins anew.
+        fidelity.lower(now_ms + 1);
+        assert_eq!(fidelity.wait_ms(), CALM_MS);
+        for step in 0..10 {
+            let now_ms = now_ms + step * 2 * CALM_MS_MAX;
+            assert!(fidelity.raise(now_ms + CALM_MS_MAX + 1, CALM_MS_MAX));
+            fidelity.lower(now_ms + CALM_MS_MAX + 1);
+        }
+        assert_eq!(fidelity.wait_ms(), CALM_MS_MAX);
+        assert!(!Fidelity::default().raise(CALM_MS_MAX, CALM_MS_MAX), "there is nothing above the usual ones");
+    }
+
+    #[test]
+    fn each_step_up_has_its_calm() {
+        let mut fidelity = Fidelity::default();
+        fidelity.lower(0);
+        fidelity.lower(60_000);
+        assert!(fidelity.raise(60_000 + CALM_MS, CALM_MS));
+        assert!(!fidelity.raise(61_000 + CALM_MS, u64::MAX));
+        assert!(fidelity.raise(60_000 + 2 * CALM_MS, u64::MAX));
+    }
+}
