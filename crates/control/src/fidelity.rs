@@ -52,13 +52,15 @@ impl Calm {
 pub struct Fidelity {
     level: usize,
     wait_ms: u64,
+    /// When the last step was.
     changed_ms: u64,
-    raised_ms: Option<u64>,
+    /// Whether that was one up.
+    was_raised: bool,
 }
 
 impl Default for Fidelity {
     fn default() -> Self {
-        Self { level: 0, wait_ms: CALM_MS, changed_ms: 0, raised_ms: None }
+        Self { level: 0, wait_ms: CALM_MS, changed_ms: 0, was_raised: false }
     }
 }
 
@@ -75,18 +77,21 @@ impl Fidelity {
         self.wait_ms
     }
 
-    /// A step down.
+    /// A step down. One that soon takes back a step up doubles the wait for the next; after a step up that held for longer, the wait
+    /// begins anew; a further step down leaves it as it is.
     pub fn lower(&mut self, now_ms: u64) {
-        let is_relapse = self.raised_ms.is_some_and(|raised_ms| now_ms.saturating_sub(raised_ms) <= RELAPSE_MS);
-        self.wait_ms = if is_relapse { self.wait_ms.saturating_mul(2).min(CALM_MS_MAX) } else { CALM_MS };
-        (self.level, self.changed_ms, self.raised_ms) = (self.level + 1, now_ms, None);
+        if self.was_raised {
+            let is_relapse = now_ms.saturating_sub(self.changed_ms) <= RELAPSE_MS;
+            self.wait_ms = if is_relapse { self.wait_ms.saturating_mul(2).min(CALM_MS_MAX) } else { CALM_MS };
+        }
+        (self.level, self.changed_ms, self.was_raised) = (self.level + 1, now_ms, false);
     }
 
     /// A step up, if it was calm for long enough, also since the last step; whether it was.
     pub fn raise(&mut self, now_ms: u64, calm_ms: u64) -> bool {
         let is_due = calm_ms.min(now_ms.saturating_sub(self.changed_ms)) >= self.wait_ms;
         if self.level > 0 && is_due {
-            (self.level, self.changed_ms, self.raised_ms) = (self.level - 1, now_ms, Some(now_ms));
+            (self.level, self.changed_ms, self.was_raised) = (self.level - 1, now_ms, true);
             return true;
         }
         false
@@ -147,6 +152,16 @@ mod tests {
         }
         assert_eq!(fidelity.wait_ms(), CALM_MS_MAX);
         assert!(!Fidelity::default().raise(CALM_MS_MAX, CALM_MS_MAX), "there is nothing above the usual ones");
+    }
+
+    #[test]
+    fn a_relapse_by_two_levels_is_remembered_as_one() {
+        let mut fidelity = Fidelity::default();
+        fidelity.lower(0);
+        assert!(fidelity.raise(CALM_MS, CALM_MS));
+        fidelity.lower(CALM_MS + 30_000);
+        fidelity.lower(CALM_MS + 60_000);
+        assert_eq!((fidelity.level(), fidelity.wait_ms()), (2, 2 * CALM_MS));
     }
 
     #[test]

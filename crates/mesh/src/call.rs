@@ -99,7 +99,14 @@ impl Method {
     pub fn is_idempotent(self) -> bool {
         let repeats_harm = matches!(
             self,
-            Self::Publish | Self::Keeper | Self::Invoke | Self::Admin | Self::Call | Self::Compose | Self::Vary | Self::Deliver
+            Self::Publish
+                | Self::Keeper
+                | Self::Invoke
+                | Self::Admin
+                | Self::Call
+                | Self::Compose
+                | Self::Vary
+                | Self::Deliver
         );
         !repeats_harm
     }

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
-use std::time::Instant;
 
 use littoral_control::fidelity::Fidelity;
 use littoral_model::id::{Epoch, FunctionName};
@@ -33,7 +32,7 @@ pub(crate) struct Vary {
     pub(crate) calm_ms: Option<u64>,
 }
 
-/// The levels of the stages that this node owns and that were varied.
+/// The levels of the stages that this node owns and that were varied: no more than it owns, for what stops is forgotten.
 #[derive(Default)]
 pub(crate) struct Levels(Mutex<HashMap<WorkId, Level>>);
 
@@ -42,48 +41,44 @@ struct Level {
     epoch: Epoch,
     /// The artefacts of each level: the level is of these alone.
     ladder: Vec<Vec<String>>,
-    since: Instant,
     fidelity: Fidelity,
 }
 
 impl Levels {
-    /// On which level a stage is.
-    pub(crate) fn of(&self, app: &App, work: &WorkId, role: &Role) -> usize {
-        match lock(&self.0).get(work) {
-            Some(level) if level.ladder == ladder(app, role) => level.fidelity.level(),
-            _ => 0,
-        }
+    /// On which level a stage is that has these.
+    pub(crate) fn of(&self, work: &WorkId, ladder: &[Vec<String>]) -> usize {
+        let all = lock(&self.0);
+        all.get(work).filter(|level| level.ladder == ladder).map_or(0, |level| level.fidelity.level())
     }
 
-    /// Takes the step that is asked for.
-    pub(crate) fn vary(&self, app: &App, role: &Role, asked: &Vary) -> Result<(), String> {
-        let ladder = ladder(app, role);
+    /// Takes the step that is asked for, of a stage that has these levels.
+    pub(crate) fn vary(&self, ladder: Vec<Vec<String>>, asked: &Vary, now_ms: u64) -> Result<(), String> {
         let mut all = lock(&self.0);
-        let new = || Level { epoch: asked.epoch, ladder: ladder.clone(), since: Instant::now(), fidelity: Fidelity::default() };
-        let level = all.entry(asked.work.clone()).or_insert_with(new);
-        if level.epoch != asked.epoch || level.ladder != ladder {
-            *level = new();
-        }
-        let now_ms = u64::try_from(level.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut next = level.fidelity.clone();
-        match asked.calm_ms {
-            None => next.lower(now_ms),
-            Some(calm_ms) if next.raise(now_ms, calm_ms) => {}
-            Some(_) => return Err(format!("it must be calm for {} s", next.wait_ms() / 1_000)),
-        }
-        if level.ladder.get(level.fidelity.level()) != Some(&asked.from) || level.ladder.get(next.level()) != Some(&asked.to) {
+        let known = all.get(&asked.work).filter(|level| level.epoch == asked.epoch && level.ladder == ladder);
+        let mut fidelity = known.map(|level| level.fidelity.clone()).unwrap_or_default();
+        let (from, to) = (fidelity.level(), if asked.calm_ms.is_some() { -1 } else { 1 });
+        let runs = |level: Option<usize>, artifacts| level.and_then(|level| ladder.get(level)) == Some(artifacts);
+        if !runs(Some(from), &asked.from) || !runs(from.checked_add_signed(to), &asked.to) {
             return Err("it runs other variants by now".to_owned());
         }
-        level.fidelity = next;
+        match asked.calm_ms {
+            None => fidelity.lower(now_ms),
+            Some(calm_ms) => {
+                if !fidelity.raise(now_ms, calm_ms) {
+                    return Err(format!("it must be calm for {} s", fidelity.wait_ms() / 1_000));
+                }
+            }
+        }
+        all.insert(asked.work.clone(), Level { epoch: asked.epoch, ladder, fidelity });
         Ok(())
     }
 
-    /// What is said of a stage that stops, or whose variants fail, is forgotten: it begins with the usual ones.
+    /// A stage that stops, or whose variants fail, begins with the usual ones.
     pub(crate) fn forget(&self, work: &WorkId) {
         lock(&self.0).remove(work);
     }
 
-    /// The same where it is owned anew.
+    /// So does one that is owned anew.
     pub(crate) fn forget_before(&self, work: &WorkId, epoch: Epoch) {
         let mut all = lock(&self.0);
         if all.get(work).is_some_and(|level| level.epoch != epoch) {
@@ -100,7 +95,9 @@ impl Levels {
 /// The artefacts of a stage's functions on each level, the usual ones first. There is one level where none has variants.
 pub(crate) fn ladder(app: &App, role: &Role) -> Vec<Vec<String>> {
     let Role::Stage { functions, .. } = role else { return Vec::new() };
-    (0..levels(app, functions)).map(|level| functions.iter().map(|stage| on_level(app, stage, level).artifact).collect()).collect()
+    (0..levels(app, functions))
+        .map(|level| functions.iter().map(|stage| on_level(app, stage, level).artifact).collect())
+        .collect()
 }
 
 /// How many levels there are for a stage's functions.
@@ -155,11 +152,72 @@ pub(crate) fn running<'a>(
     let mut running = BTreeMap::new();
     for (stage, artifact) in functions.iter().zip(artifacts) {
         for name in names(app, stage) {
-            let Some(function) = app.manifest.functions.get(name).filter(|of| !of.variants.is_empty()) else { continue };
+            let Some(function) = app.manifest.functions.get(name).filter(|of| !of.variants.is_empty()) else {
+                continue;
+            };
             let is_it = |digest: &String| Query::is_made_of(artifact, digest);
-            let mut found = function.fidelities(name).filter(|of| app.bundle.artifacts.get(&of.artifact).is_some_and(is_it));
+            let mut found =
+                function.fidelities(name).filter(|of| app.bundle.artifacts.get(&of.artifact).is_some_and(is_it));
             running.extend(found.next().map(|of| (name, of.name)));
         }
     }
     running
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use littoral_control::fidelity::{CALM_MS, RELAPSE_MS};
+
+    use super::*;
+
+    fn ladder(digests: &[&str]) -> Vec<Vec<String>> {
+        digests.iter().map(|digest| vec![(*digest).to_owned()]).collect()
+    }
+
+    fn work() -> WorkId {
+        "default/press/flow/wear.0/0@hall".parse().unwrap()
+    }
+
+    fn asked(epoch: Epoch, from: &str, to: &str, calm_ms: Option<u64>) -> Vary {
+        Vary { work: work(), epoch, from: vec![from.to_owned()], to: vec![to.to_owned()], calm_ms }
+    }
+
+    #[test]
+    fn a_stage_goes_down_and_up_by_a_level_and_its_waits_double() {
+        let (levels, all, epoch) = (Levels::default(), ladder(&["fine", "coarse", "none"]), Epoch(3));
+        let vary = |from, to, calm_ms, now_ms| levels.vary(all.clone(), &asked(epoch, from, to, calm_ms), now_ms);
+        assert!(vary("fine", "none", None, 0).is_err(), "two levels at once");
+        assert_eq!(lock(&levels.0).len(), 0, "what changes nothing is not kept");
+        vary("fine", "coarse", None, 0).unwrap();
+        assert_eq!(levels.of(&work(), &all), 1);
+        assert!(vary("fine", "coarse", None, 1).is_err(), "a second watcher, which has not seen it yet");
+        let said = vary("coarse", "fine", Some(CALM_MS - 1), CALM_MS).unwrap_err();
+        assert_eq!(said, "it must be calm for 120 s");
+        vary("coarse", "fine", Some(CALM_MS), CALM_MS).unwrap();
+        assert_eq!(levels.of(&work(), &all), 0);
+        assert!(vary("fine", "fine", Some(u64::MAX), 2 * CALM_MS).is_err(), "there is nothing above");
+        vary("fine", "coarse", None, CALM_MS + RELAPSE_MS).unwrap();
+        let said = vary("coarse", "fine", Some(CALM_MS), 10 * CALM_MS).unwrap_err();
+        assert_eq!(said, "it must be calm for 240 s");
+        vary("coarse", "none", None, 10 * CALM_MS).unwrap();
+        assert!(vary("none", "coarse", None, 10 * CALM_MS).is_err(), "there is nothing below");
+    }
+
+    #[test]
+    fn a_level_is_of_one_epoch_and_one_deployment() {
+        let (levels, all) = (Levels::default(), ladder(&["fine", "coarse"]));
+        levels.vary(all.clone(), &asked(Epoch(3), "fine", "coarse", None), 0).unwrap();
+        let other = ladder(&["finer", "coarse"]);
+        assert_eq!(levels.of(&work(), &other), 0, "another component was swapped in");
+        assert!(levels.vary(other.clone(), &asked(Epoch(3), "fine", "coarse", None), 0).is_err());
+        assert_eq!(levels.of(&work(), &all), 1);
+        levels.forget_before(&work(), Epoch(3));
+        assert_eq!(levels.of(&work(), &all), 1);
+        levels.forget_before(&work(), Epoch(4));
+        assert_eq!(levels.of(&work(), &all), 0);
+        levels.vary(other.clone(), &asked(Epoch(4), "finer", "coarse", None), 0).unwrap();
+        levels.forget(&work());
+        assert_eq!((levels.of(&work(), &other), lock(&levels.0).len()), (0, 0));
+    }
 }

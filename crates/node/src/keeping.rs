@@ -12,7 +12,7 @@
 
 mod cause;
 pub(crate) mod standing;
-mod step;
+mod varying;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use littoral_control::fidelity::{CALM_MS, Calm};
 use littoral_control::slo::{Change, Seen, Watch};
 use littoral_flow::stats::now_us;
-use littoral_mesh::{Mesh, Method, Priority};
+use littoral_mesh::Mesh;
 use littoral_model::id::{AppName, FlowName, NodeId};
 use littoral_model::manifest;
 use littoral_model::work::{Assignment, KeeperAnswer, KeeperCommand, WorkId};
@@ -31,18 +31,15 @@ use littoral_runtime::latency::Quantiles;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use self::cause::{Cause, find, way};
+use self::cause::find;
 use self::standing::told;
-use self::step::{Step, Way, next};
 use crate::admin::events::{EventKind, EventRow, Moved};
 use crate::events::Events;
-use crate::fidelity::{Vary, ladder};
 use crate::intent::{App, IntentStore};
 use crate::moving::propose;
-use crate::report::{Report, Reporter, assignments};
+use crate::report::{Reporter, assignments};
 use crate::runner::Runner;
-use crate::sync::micros;
-use crate::wiring::ask;
+use crate::sync::{micros, millis};
 
 /// How often what was committed is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -77,10 +74,15 @@ struct Kept {
     /// Which nodes had a work since the objective was violated: none is tried twice. One whose keeper refused it is not among them.
     tried: BTreeSet<(String, String)>,
     /// The artefacts that stages were to go on with since then, and did not help for long.
-    varied: BTreeSet<(String, Vec<String>)>,
+    varied: BTreeSet<(WorkId, Vec<String>)>,
     /// Whether it was said that nothing more can be done.
     is_helpless: bool,
+    /// For how long it has held with room to spare.
     calm: Calm,
+    /// Whether all stages were seen to run their usual variants, since the objective last held again.
+    are_usual: bool,
+    /// When it is looked again whether one may go on with better variants.
+    raises_at: Instant,
 }
 
 impl Keeping {
@@ -101,7 +103,7 @@ impl Keeping {
                 () = stop.cancelled() => return,
                 _ = apps.wait_for(|apps| !kept.is_empty() || apps.apps.values().any(|app| has_objective(app))) => {}
             }
-            let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let now_ms = millis(started.elapsed());
             let ends = self.ends();
             kept.retain(|key, flow| ends.get(key).is_some_and(|(_, limit)| micros(*limit) == flow.watch.limit_us()));
             let moved =
@@ -118,7 +120,7 @@ impl Keeping {
                 let change = flow.watch.observe(now_ms, seen);
                 self.tell(&app, &key, flow, change).await;
                 let calm_ms = flow.calm.observe(now_ms, micros(limit), flow.watch.is_violated(), seen);
-                if calm_ms >= CALM_MS && Instant::now() >= flow.rests_until {
+                if calm_ms >= CALM_MS && flow.may_be_raised() {
                     self.raise(&app, &key, flow, calm_ms).await;
                 }
                 if flow.watch.is_violated() && Instant::now() >= flow.rests_until {
@@ -200,16 +202,8 @@ impl Keeping {
         let assignments = assignments(&reports);
         let better = assignments.get(&cause.work).and_then(|held| Some((held, self.better(app, held, kept)?)));
         let Some((held, target)) = better else {
-            if let Some(held) = assignments.get(&cause.work)
-                && self.lower(app, &subject, kept, (&cause, held), &reports).await
-            {
-                return;
-            }
-            if !std::mem::replace(&mut kept.is_helpless, true) {
-                let text = format!("{cause}; no other node that holds its state and may run it is left to be tried");
-                self.events.note(&app.id.app, subject, EventKind::Helpless, text).await;
-            }
-            return;
+            let held = assignments.get(&cause.work);
+            return self.lower(app, subject, kept, (&cause, held), &reports).await;
         };
         let moved = Moved {
             work: cause.work.to_string(),
@@ -238,83 +232,6 @@ impl Keeping {
         self.events.note_moved(&app.id.app, subject, kind, text, moved).await;
     }
 
-    /// Has a stage that is late because of its functions go on with cheaper variants of them, where there are some that were not tried;
-    /// whether it does.
-    async fn lower(
-        &self,
-        app: &App,
-        subject: &str,
-        kept: &mut Kept,
-        (cause, held): (&Cause, &Assignment),
-        reports: &[(NodeId, Report)],
-    ) -> bool {
-        let report = reports.iter().find(|(node, _)| *node == held.owner && *node == cause.owner);
-        let step = report.and_then(|(_, report)| next(app, &cause.work, report, Way::Down));
-        let untried = step.filter(|step| !kept.varied.contains(&(cause.work.to_string(), step.to.clone())));
-        let Some(step) = untried.filter(|_| cause.is_of_functions(kept.watch.limit_us())) else { return false };
-        kept.rests_until = Instant::now() + COOL_DOWN;
-        if let Err(reason) = self.vary(held, &step, None).await {
-            let text = format!("{cause}; {} does not go on with {}: {reason}", held.owner, step.told);
-            self.events.note(&app.id.app, subject.to_owned(), EventKind::Helpless, text).await;
-            return true;
-        }
-        let owner = held.owner.to_string();
-        let p95_us = kept.watch.p95_us();
-        kept.varied.insert((cause.work.to_string(), step.to));
-        kept.acted = Some(p95_us);
-        let moved = Moved { work: cause.work.to_string(), from: owner.clone(), to: owner, p95_us };
-        let text = format!(
-            "{cause}; no other node that holds its state and may run it is left to be tried; it goes on with {}",
-            step.told
-        );
-        self.events.note_moved(&app.id.app, subject.to_owned(), EventKind::Action, text, Some(moved)).await;
-        true
-    }
-
-    /// Has a stage that runs cheaper variants of its functions go on with the next better ones: one stage, one level at a time.
-    async fn raise(&self, app: &App, (end, flow): &Key, kept: &mut Kept, calm_ms: u64) {
-        let is_varied = |placed: &&PlacedWork| ladder(app, &placed.role).len() > 1;
-        let stages: Vec<&PlacedWork> = way(app, end).into_iter().filter(is_varied).collect();
-        if stages.is_empty() {
-            return;
-        }
-        kept.rests_until = Instant::now() + COOL_DOWN;
-        let reports = self.reporter.gather().await;
-        let assignments = assignments(&reports);
-        for placed in stages {
-            let Some(held) = assignments.get(&placed.work) else { continue };
-            let report = reports.iter().find(|(node, _)| *node == held.owner);
-            let Some(step) = report.and_then(|(_, report)| next(app, &placed.work, report, Way::Up)) else { continue };
-            match self.vary(held, &step, Some(calm_ms)).await {
-                Ok(()) => {
-                    let text = format!(
-                        "p95 has been below half of the objective for {} s; {} on {} goes on with {}",
-                        calm_ms / 1_000,
-                        placed.title(),
-                        held.owner,
-                        step.told
-                    );
-                    kept.calm = Calm::default();
-                    self.events.note(&app.id.app, subject(flow), EventKind::Restored, text).await;
-                    return;
-                }
-                Err(reason) => tracing::debug!(work = %placed.work, reason, "no better variant yet"),
-            }
-        }
-    }
-
-    /// Asks the owner of a stage.
-    async fn vary(&self, held: &Assignment, step: &Step, calm_ms: Option<u64>) -> Result<(), String> {
-        let (from, to) = (step.from.clone(), step.to.clone());
-        let asked = Vary { work: held.work.clone(), epoch: held.epoch, from, to, calm_ms };
-        if held.owner == *self.mesh.node() {
-            return self.runner.vary(&asked);
-        }
-        let answer: Result<Result<(), String>, _> =
-            ask(&self.mesh, &held.owner, Method::Vary, Priority::Control, OWNER_DEADLINE, &asked).await;
-        answer.map_err(|error| format!("it did not answer ({error})"))?
-    }
-
     /// Who may take a stage over at once: holds all of its state, satisfies its constraints, was not tried yet; of these the
     /// one with the least work.
     fn better(&self, app: &App, held: &Assignment, kept: &Kept) -> Option<NodeId> {
@@ -340,7 +257,13 @@ impl Kept {
         let begun = Instant::now();
         let (acted, rests_until) = (moved.map(|(_, before_us)| before_us), begun + COOL_DOWN);
         let (tried, varied, calm) = (BTreeSet::new(), BTreeSet::new(), Calm::default());
-        Self { watch, begun, acted, rests_until, tried, varied, is_helpless: false, calm }
+        let (is_helpless, are_usual, raises_at) = (false, false, begun);
+        Self { watch, begun, acted, rests_until, tried, varied, is_helpless, calm, are_usual, raises_at }
+    }
+
+    /// Whether a stage may run cheaper variants than it has to, and nobody has looked of late.
+    fn may_be_raised(&self) -> bool {
+        !self.are_usual && Instant::now() >= self.raises_at
     }
 
     /// Takes in what was done about the flow, here and elsewhere; for how long that still has to show an effect, if it has.

@@ -27,12 +27,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::fidelity::{Levels, Vary, components, levels, on_level};
+use crate::fidelity::{Levels, Vary, components, ladder, levels, on_level};
 use crate::guests::{Loaded, Loader, settings_of};
 use crate::intent::{App, IntentStore};
 use crate::operators::{Component, Guest, Guests};
 use crate::queue::Queues;
-use crate::sync::lock;
+use crate::sync::{lock, millis};
 use crate::wiring::AppMachine;
 
 /// How much event times may be out of order before windows close on them: sources publish in order today.
@@ -51,6 +51,8 @@ pub(crate) struct Runner {
     pub(crate) prepared: Mutex<BTreeSet<String>>,
     /// Which stages run cheaper variants of their functions.
     pub(crate) levels: Levels,
+    /// When the clock of those began.
+    pub(crate) begun: Instant,
 }
 
 /// The most that a source reads ahead of its stream, in bytes of its log.
@@ -115,11 +117,15 @@ impl Runner {
         let apps = self.intent.now();
         let app = apps.apps.get(&asked.work.app);
         let placed = app.and_then(|app| Some((app, app.placement.work(&asked.work)?)));
-        let owned = self.lock().get(&asked.work).filter(|running| running.is_on(asked.epoch)).map(|running| running.agent.clone());
+        let owned = self
+            .lock()
+            .get(&asked.work)
+            .filter(|running| running.is_on(asked.epoch))
+            .map(|running| running.agent.clone());
         let (Some((app, placed)), Some(agent)) = (placed, owned) else {
             return Err(format!("this node does not run {} under epoch {}", asked.work, asked.epoch));
         };
-        self.levels.vary(app, &placed.role, asked)?;
+        self.levels.vary(ladder(app, &placed.role), asked, millis(self.begun.elapsed()))?;
         self.start(asked.work.clone(), asked.epoch, agent);
         Ok(())
     }
@@ -286,13 +292,18 @@ impl Runner {
         }
     }
 
+    /// On which level below the usual variants of its functions a stage is.
+    fn level(&self, app: &App, work: &WorkId, role: &Role) -> usize {
+        self.levels.of(work, &ladder(app, role))
+    }
+
     /// The artefacts of a stage's functions.
     fn artifacts(&self, work: &WorkId) -> Vec<String> {
         let apps = self.intent.now();
         let app = apps.apps.get(&work.app);
         match app.and_then(|app| Some((app, &app.placement.work(work)?.role))) {
             Some((app, role @ Role::Stage { functions, .. })) => {
-                let level = self.levels.of(app, work, role);
+                let level = self.level(app, work, role);
                 functions.iter().map(|stage| on_level(app, stage, level).artifact).collect()
             }
             _ => Vec::new(),
@@ -305,7 +316,7 @@ impl Runner {
         let app = apps.apps.get(&work.app);
         match app.and_then(|app| Some((app, &app.placement.work(work)?.role))) {
             Some((app, role @ Role::Stage { functions, .. })) => {
-                let level = self.levels.of(app, work, role);
+                let level = self.level(app, work, role);
                 let artifact = |stage: &StageFunction| on_level(app, stage, level).artifact;
                 let of = |stage: &StageFunction| format!("{} {}", artifact(stage), settings_of(app, &stage.function));
                 let functions: Vec<String> = functions.iter().map(of).collect();
@@ -441,7 +452,7 @@ impl Runner {
     /// priority.
     async fn guests(&self, app: &Arc<App>, role: &Role, work: &WorkId) -> anyhow::Result<(Guests, Option<Shards>)> {
         let Role::Stage { functions, rescaling, .. } = role else { anyhow::bail!("it is no stage of a flow") };
-        let (partition, level) = (work.partition, self.levels.of(app, work, role));
+        let (partition, level) = (work.partition, self.level(app, work, role));
         let known = rescaling.as_ref().map(|of| Partitions { first: of.first, most: of.most });
         let mut guests = Vec::with_capacity(functions.len());
         let mut asides = Vec::new();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use littoral_runtime::Background;
 
@@ -88,6 +89,7 @@ impl Services {
             running: Mutex::default(),
             prepared: Mutex::default(),
             levels: Levels::default(),
+            begun: Instant::now(),
         });
         let reporter = Arc::new(Reporter {
             mesh: Arc::clone(&core.mesh),
