@@ -100,7 +100,9 @@ impl Fidelity {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
     use super::*;
+    use crate::slo::Watch;
 
     const LIMIT_US: u64 = 200_000;
 
@@ -162,6 +164,43 @@ mod tests {
         fidelity.lower(CALM_MS + 30_000);
         fidelity.lower(CALM_MS + 60_000);
         assert_eq!((fidelity.level(), fidelity.wait_ms()), (2, 2 * CALM_MS));
+    }
+
+    /// What a stage with one cheaper variant goes through under loads, each for so many seconds, as its watcher and its owner see it:
+    /// when it goes to which level, in seconds. The usual variant is too slow for a load, the cheaper one has room to spare.
+    fn story(loads: impl IntoIterator<Item = (u64, bool)>) -> Vec<(u64, usize)> {
+        let (mut watch, mut calm, mut fidelity) = (Watch::new(LIMIT_US), Calm::default(), Fidelity::default());
+        let (mut steps, mut rests_until_s) = (Vec::new(), 0);
+        let seconds = loads.into_iter().flat_map(|(seconds, is_loaded)| (0..seconds).map(move |_| is_loaded));
+        for (now_s, is_loaded) in (0..).zip(seconds) {
+            let now_ms = now_s * 1_000;
+            let is_late = is_loaded && fidelity.level() == 0;
+            let seen =
+                Seen { records: 50, late: u64::from(is_late) * 50, p95_us: if is_late { 900_000 } else { 20_000 } };
+            watch.observe(now_ms, seen);
+            let calm_ms = calm.observe(now_ms, LIMIT_US, watch.is_violated(), seen);
+            if watch.is_violated() && fidelity.level() == 0 && now_s >= rests_until_s {
+                fidelity.lower(now_ms);
+                (steps, rests_until_s) = ([steps, vec![(now_s, 1)]].concat(), now_s + 30);
+            } else if calm_ms >= CALM_MS && fidelity.raise(now_ms, calm_ms) {
+                calm = Calm::default();
+                steps.push((now_s, 0));
+            }
+        }
+        steps
+    }
+
+    #[test]
+    fn a_load_that_goes_leaves_the_usual_variants_and_one_that_stays_is_tried_ever_more_rarely() {
+        let steps = story([(60, false), (60, true), (600, false)]);
+        assert!(matches!(steps.as_slice(), [(60..=80, 1), (180..=280, 0)]), "{steps:?}");
+        let (day_s, steps) = (86_400, story([(86_400, true)]));
+        let tries: Vec<u64> = steps.iter().filter(|(_, level)| *level == 0).map(|(at_s, _)| *at_s).collect();
+        // Five doublings come to an hour; then it is one in about an hour.
+        assert!((day_s / 3_600..day_s / 3_600 + 6).contains(&(tries.len() as u64)), "{tries:?}");
+        assert!(tries.is_sorted_by_key(|at_s| *at_s) && steps.len() <= 2 * tries.len() + 1, "{steps:?}");
+        let late_s: u64 = steps.windows(2).filter(|of| of[0].1 == 0).map(|of| of[1].0 - of[0].0).sum();
+        assert!(late_s < day_s / 100, "late for {late_s} s of a day");
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub enum EventKind {
     Action,
     /// Nothing can be done about it, or what was done did not help.
     Helpless,
-    /// An objective holds again.
+    /// An objective holds again, or has held for so long that a stage goes on with better variants of its functions.
     Restored,
 }
 
@@ -46,7 +46,7 @@ pub struct EventRow {
     pub kind: EventKind,
     /// What happened, with the measurement that it rests on.
     pub text: String,
-    /// What was moved, where that is what was done.
+    /// What was moved or varied, where that is what was done.
     #[serde(default)]
     pub moved: Option<Moved>,
 }
