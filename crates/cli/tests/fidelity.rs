@@ -37,6 +37,8 @@ slo = "600ms"
 path = "/strokes"
 stream = "strokes"
 "#;
+/// How records with keys are posted.
+const LINES_OF_JSON: &str = "content-type: application/x-ndjson";
 /// About how far apart records are.
 const RECORD_EVERY: Duration = Duration::from_millis(25);
 
@@ -50,6 +52,11 @@ fn coarse(component: &[u8]) -> Vec<u8> {
 /// What happened to the app.
 fn events(world: &World, node: &Node) -> Vec<Value> {
     node.json(world, &["events", "--app", "press", "-o", "json"])["events"].as_array().unwrap().clone()
+}
+
+/// Whether it says that the objective holds again because of what was done.
+fn has_helped(event: &Value) -> bool {
+    event["kind"] == "restored" && event["text"].as_str().unwrap().contains("what was done helped, p95 ")
 }
 
 /// Which variant runs, by the status of the flow.
@@ -84,9 +91,9 @@ fn a_stage_that_is_too_slow_goes_on_with_a_cheaper_variant_and_the_objective_hol
         let publishing = scope.spawn(|| {
             let mut published = 0;
             while !is_over.load(Ordering::Relaxed) {
-                let value = published.to_string();
-                let answer = request_with(&node.address("http"), "littoral-key: a", "POST", "/strokes", &value);
-                assert!(answer.0.starts_with("HTTP/1.1 200"), "{answer:?}");
+                let record = format!("{{\"key\":\"a\",\"value\":\"{published}\"}}");
+                let (head, _) = request_with(&node.address("http"), LINES_OF_JSON, "POST", "/strokes", &record);
+                assert!(head.starts_with("HTTP/1.1 200"), "{head}");
                 published += 1;
                 thread::sleep(RECORD_EVERY);
             }
@@ -94,7 +101,7 @@ fn a_stage_that_is_too_slow_goes_on_with_a_cheaper_variant_and_the_objective_hol
         });
         let over = Over(&is_over);
         let (mut told, begun) = (Vec::new(), Instant::now());
-        while !told.iter().any(|event: &Value| event["kind"] == "restored") {
+        while !told.iter().any(has_helped) {
             assert!(begun.elapsed() < STORY_MAX, "it does not hold again: {told:?}");
             thread::sleep(RECORD_EVERY * 10);
             told = events(&world, &node);
@@ -103,22 +110,21 @@ fn a_stage_that_is_too_slow_goes_on_with_a_cheaper_variant_and_the_objective_hol
         (publishing.join().unwrap(), told)
     });
     assert_eq!(variant(&world, &node), "coarse");
-    let story: Vec<&str> = told.iter().map(|event| event["kind"].as_str().unwrap()).collect();
-    assert!(story.ends_with(&["violated", "action", "restored"]), "{told:?}");
-    let [.., action, restored] = told.as_slice() else { panic!("{told:?}") };
+    // The end of the flow and its last stage are watched each by itself; one of them acts.
+    let acted: Vec<&Value> = told.iter().filter(|event| event["kind"] == "action").collect();
+    let [action] = acted.as_slice() else { panic!("{told:?}") };
     let text = action["text"].as_str().unwrap();
     assert!(text.starts_with("stage judge on cloud-1 adds") && text.contains("of it in its functions"), "{text}");
     assert!(text.ends_with("it goes on with variant coarse of judge"), "{text}");
     let moved = &action["moved"];
     assert!(moved["from"] == "cloud-1" && moved["to"] == "cloud-1", "{action}");
     assert!(moved["p95_us"].as_u64().is_some_and(|p95_us| p95_us > 600_000), "{action}");
-    assert!(restored["text"].as_str().unwrap().contains("what was done helped, p95 "), "{restored}");
     let explained = node.ask(&world, &["flow", "explain", folder.to_str().unwrap()]);
     assert!(String::from_utf8_lossy(&explained.stdout).contains("judge as coarse"), "{explained:?}");
     eventually("all are judged", || judged(&world, &node).len() >= published);
     let wanted: Vec<(String, i64)> = (0..published).map(|value| value.to_string()).zip(1..).collect();
     assert_eq!(judged(&world, &node), wanted);
-    // What is deployed anew with another choice begins with that: here the other way round, with what does not change on the way.
+    // What is chosen by hand is the usual one from then on.
     node.tell(&world, &["swap", "press/judge", "--variant", "coarse"]);
     assert_eq!(variant(&world, &node), "coarse");
     node.tell(&world, &["swap", "press/judge", "--variant", "judge"]);

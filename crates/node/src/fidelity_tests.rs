@@ -118,7 +118,7 @@ fn of_digests(digests: &[&str]) -> Vec<Vec<String>> {
 }
 
 fn work() -> WorkId {
-    "default/press/flow/wear.0/0@hall".parse().unwrap()
+    "default/press/stage/wear.0/0@hall".parse().unwrap()
 }
 
 fn asked(epoch: Epoch, from: &str, to: &str, calm_ms: Option<u64>) -> Vary {
