@@ -10,7 +10,7 @@
 //! whole, and creates and removes work as intent says (`keeper`), and chooses who votes (`voters`). `members` is what it
 //! remembers of other nodes, a bounded sample; `admitted` tells who may have what as their digests change. `partition` stops
 //! apps that must not go on in a cut, and keeps leases; [`demand`] brings functions to where they are called. Beside the agent stand [`edits`], which merges what is wanted,
-//! [`leases`], what a node has offered to schedulers, [`slo`], which watches objectives, [`settle`], what a node says
+//! [`leases`], what a node has offered to schedulers, [`slo`], which watches objectives, [`fidelity`], which says when a stage goes on with cheaper variants of its functions and when with better ones, [`settle`], what a node says
 //! of a situation that flaps, [`queue`], which holds the asynchronous invocations of a function, [`admission`], which
 //! refuses requests that could not meet their deadlines, [`scaling`], which says how many instances a
 //! function is to have, [`rollout`], which sends a new version back that is worse than the one before, [`variants`], which says
@@ -25,6 +25,7 @@ mod command;
 pub mod demand;
 pub mod edits;
 mod event;
+pub mod fidelity;
 mod keeper;
 pub mod leases;
 mod members;

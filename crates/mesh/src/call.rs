@@ -53,6 +53,8 @@ pub enum Method {
     Events = 21,
     /// Asynchronous invocations, of the owner of their queue.
     Queue = 22,
+    /// A stage's owner is to go on with other variants of its functions.
+    Vary = 23,
     /// Answered by the mesh itself: digests and subscriptions are exchanged, versions negotiated.
     Hello = 32,
     /// Answered by the mesh itself: messages for a subscription.
@@ -61,7 +63,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Ping,
         Self::Locate,
         Self::Fetch,
@@ -81,6 +83,7 @@ impl Method {
         Self::Bid,
         Self::Events,
         Self::Queue,
+        Self::Vary,
         Self::Hello,
         Self::Deliver,
     ];
@@ -96,7 +99,14 @@ impl Method {
     pub fn is_idempotent(self) -> bool {
         let repeats_harm = matches!(
             self,
-            Self::Publish | Self::Keeper | Self::Invoke | Self::Admin | Self::Call | Self::Compose | Self::Deliver
+            Self::Publish
+                | Self::Keeper
+                | Self::Invoke
+                | Self::Admin
+                | Self::Call
+                | Self::Compose
+                | Self::Vary
+                | Self::Deliver
         );
         !repeats_harm
     }
@@ -124,6 +134,7 @@ impl Method {
             Self::Bid => "bid",
             Self::Events => "events",
             Self::Queue => "queue",
+            Self::Vary => "vary",
             Self::Hello => "hello",
             Self::Deliver => "deliver",
         }

@@ -15,6 +15,7 @@ use crate::artifacts::Artifacts;
 use crate::auction::Bidder;
 use crate::events::Events;
 use crate::exports::Exports;
+use crate::fidelity::Vary;
 use crate::functions::Functions;
 use crate::groups::Groups;
 use crate::intent::{Exchange, IntentStore};
@@ -22,6 +23,7 @@ use crate::logs::Logs;
 use crate::metering::Metering;
 use crate::queue::Queues;
 use crate::report::Reporter;
+use crate::runner::Runner;
 use crate::wiring::answer;
 
 /// What answers.
@@ -36,6 +38,7 @@ pub(crate) struct Parts {
     pub(crate) logs: Arc<Logs>,
     pub(crate) metering: Arc<Metering>,
     pub(crate) reporter: Arc<Reporter>,
+    pub(crate) runner: Arc<Runner>,
     pub(crate) shards: Shards,
     pub(crate) bidder: Bidder,
     pub(crate) events: Arc<Events>,
@@ -111,6 +114,7 @@ impl Service for Dispatch {
             Method::Bid => answer(payload, |request| async { parts.bidder.answer(request) }).await,
             Method::Events => answer(payload, |request| async move { parts.events.answer(&request) }).await,
             Method::Queue => answer(payload, |request| parts.queues.answer(request)).await,
+            Method::Vary => answer(payload, |asked: Vary| async move { parts.runner.vary(&asked) }).await,
             Method::Logs => parts.logs.answer(payload),
             Method::Usage => answer(payload, |request| parts.metering.answer(request)).await,
             Method::Admin => parts.reporter.answer(payload),

@@ -1,22 +1,145 @@
-//! Which variants of its functions a stage runs.
+//! Which variants of its functions a stage runs: the usual ones, or on a level below those, cheaper ones.
+//!
+//! The owner of a stage keeps on which level it is, for as long as it owns it under that epoch: it alone runs it, so that neither what is
+//! deployed nor the keeper has to know. Who watches an objective asks it for the next level ([`Vary`]), by the artefacts that run and
+//! those that are to: a request that comes late, or is of another deployment, changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Mutex;
 
-use littoral_model::id::FunctionName;
+use littoral_control::fidelity::Fidelity;
+use littoral_model::id::{Epoch, FunctionName};
 use littoral_model::manifest::Query;
+use littoral_model::work::WorkId;
 use littoral_plan::{Role, StageFunction};
+use serde::{Deserialize, Serialize};
 
 use crate::intent::App;
+use crate::sync::lock;
 
-/// What a function of a stage is made of: a component, or those that a query calls.
-pub(crate) fn components(app: &App, stage: &StageFunction) -> Vec<StageFunction> {
-    let Some(query) = app.manifest.queries.get(&stage.function) else { return vec![stage.clone()] };
-    let called = |function: &FunctionName| {
-        let chosen = app.manifest.functions.get(function).map(|of| of.chosen_artifact(function)).unwrap_or_default();
-        let artifact = app.bundle.artifacts.get(&chosen).cloned().unwrap_or_default();
-        StageFunction { function: function.clone(), artifact }
+/// Asks a stage's owner to go on with other variants of its functions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Vary {
+    /// The stage.
+    pub(crate) work: WorkId,
+    /// Under which epoch it is owned.
+    pub(crate) epoch: Epoch,
+    /// The artefacts that run.
+    pub(crate) from: Vec<String>,
+    /// Those that are to run: of the next level below, or above.
+    pub(crate) to: Vec<String>,
+    /// For how long it was calm where it is to be the level above, in milliseconds; none for the one below.
+    pub(crate) calm_ms: Option<u64>,
+}
+
+/// The levels of the stages that this node owns and that were varied: no more than it owns, for what stops is forgotten.
+#[derive(Default)]
+pub(crate) struct Levels(Mutex<HashMap<WorkId, Level>>);
+
+/// The level of a stage.
+struct Level {
+    epoch: Epoch,
+    /// The artefacts of each level: the level is of these alone.
+    ladder: Vec<Vec<String>>,
+    fidelity: Fidelity,
+}
+
+impl Levels {
+    /// On which level a stage is that has these.
+    pub(crate) fn of(&self, work: &WorkId, ladder: &[Vec<String>]) -> usize {
+        let all = lock(&self.0);
+        all.get(work).filter(|level| level.ladder == ladder).map_or(0, |level| level.fidelity.level())
+    }
+
+    /// Takes the step that is asked for, of a stage that has these levels.
+    pub(crate) fn vary(&self, ladder: Vec<Vec<String>>, asked: &Vary, now_ms: u64) -> Result<(), String> {
+        let mut all = lock(&self.0);
+        let known = all.get(&asked.work).filter(|level| level.epoch == asked.epoch && level.ladder == ladder);
+        let mut fidelity = known.map(|level| level.fidelity.clone()).unwrap_or_default();
+        let (from, to) = (fidelity.level(), if asked.calm_ms.is_some() { -1 } else { 1 });
+        let runs = |level: Option<usize>, artifacts| level.and_then(|level| ladder.get(level)) == Some(artifacts);
+        if !runs(Some(from), &asked.from) || !runs(from.checked_add_signed(to), &asked.to) {
+            return Err("it runs other variants by now".to_owned());
+        }
+        match asked.calm_ms {
+            None => fidelity.lower(now_ms),
+            Some(calm_ms) => {
+                if !fidelity.raise(now_ms, calm_ms) {
+                    return Err(format!("it must be calm for {} s", fidelity.wait_ms() / 1_000));
+                }
+            }
+        }
+        all.insert(asked.work.clone(), Level { epoch: asked.epoch, ladder, fidelity });
+        Ok(())
+    }
+
+    /// A stage that stops, or whose variants fail, begins with the usual ones.
+    pub(crate) fn forget(&self, work: &WorkId) {
+        lock(&self.0).remove(work);
+    }
+
+    /// So does one that is owned anew.
+    pub(crate) fn forget_before(&self, work: &WorkId, epoch: Epoch) {
+        let mut all = lock(&self.0);
+        if all.get(work).is_some_and(|level| level.epoch != epoch) {
+            all.remove(work);
+        }
+    }
+
+    /// Forgets all.
+    pub(crate) fn clear(&self) {
+        lock(&self.0).clear();
+    }
+}
+
+/// The artefacts of a stage's functions on each level, the usual ones first. There is one level where none has variants.
+pub(crate) fn ladder(app: &App, role: &Role) -> Vec<Vec<String>> {
+    let Role::Stage { functions, .. } = role else { return Vec::new() };
+    (0..levels(app, functions))
+        .map(|level| functions.iter().map(|stage| on_level(app, stage, level).artifact).collect())
+        .collect()
+}
+
+/// How many levels there are for a stage's functions.
+pub(crate) fn levels(app: &App, functions: &[StageFunction]) -> usize {
+    let named = functions.iter().flat_map(|stage| names(app, stage));
+    let count = |name: &FunctionName| Some(app.manifest.functions.get(name)?.fidelities_from_usual(name).count());
+    named.filter_map(count).max().unwrap_or(1).max(1)
+}
+
+/// A function of a stage on a level.
+pub(crate) fn on_level(app: &App, stage: &StageFunction, level: usize) -> StageFunction {
+    let artifact = match app.manifest.queries.get(&stage.function) {
+        _ if level == 0 => stage.artifact.clone(),
+        Some(query) => {
+            let called = components(app, stage, level);
+            query.artifact(called.iter().map(|called| called.artifact.as_str()))
+        }
+        None => component(app, &stage.function, level),
     };
-    query.functions.iter().map(called).collect()
+    StageFunction { function: stage.function.clone(), artifact }
+}
+
+/// What a function of a stage is made of on a level: a component, or those that a query calls.
+pub(crate) fn components(app: &App, stage: &StageFunction, level: usize) -> Vec<StageFunction> {
+    if !app.manifest.queries.contains_key(&stage.function) {
+        return vec![on_level(app, stage, level)];
+    }
+    let called = |name: &FunctionName| StageFunction { function: name.clone(), artifact: component(app, name, level) };
+    names(app, stage).iter().map(called).collect()
+}
+
+/// The digest of a function's component on a level; of the last one it has where there are more.
+fn component(app: &App, name: &FunctionName, level: usize) -> String {
+    let function = app.manifest.functions.get(name);
+    let variant = function.and_then(|function| function.fidelities_from_usual(name).take(level + 1).last());
+    variant.and_then(|variant| app.bundle.artifacts.get(&variant.artifact)).cloned().unwrap_or_default()
+}
+
+/// The functions with components that are in a function of a stage: itself, or those that a query calls.
+fn names<'a>(app: &'a App, stage: &'a StageFunction) -> &'a [FunctionName] {
+    let called = app.manifest.queries.get(&stage.function).map(|query| query.functions.as_slice());
+    called.unwrap_or(std::slice::from_ref(&stage.function))
 }
 
 /// Which variant of each function that has some a stage runs whose functions have these artefacts.
@@ -28,8 +151,7 @@ pub(crate) fn running<'a>(
     let Role::Stage { functions, .. } = role else { return BTreeMap::new() };
     let mut running = BTreeMap::new();
     for (stage, artifact) in functions.iter().zip(artifacts) {
-        let called = app.manifest.queries.get(&stage.function).map(|query| query.functions.as_slice());
-        for name in called.unwrap_or(std::slice::from_ref(&stage.function)) {
+        for name in names(app, stage) {
             let Some(function) = app.manifest.functions.get(name).filter(|of| !of.variants.is_empty()) else {
                 continue;
             };
@@ -41,3 +163,7 @@ pub(crate) fn running<'a>(
     }
     running
 }
+
+#[cfg(test)]
+#[path = "fidelity_tests.rs"]
+mod tests;

@@ -3,17 +3,22 @@
 //! most against what was predicted, and has it moved to another node that holds all of its state; each step is an event with
 //! the measurement that caused it, and with what it achieved.
 //!
+//! Where no such node is left and the time is in the stage's functions, its owner is asked to go on with cheaper variants of them, and with
+//! better ones again once the objective has held for a while with room to spare.
+//!
 //! What a node asks for is decided by the keeper of the stage's site and fenced by the epoch, so that two that act on the
 //! same stage do not both move it. Before it asks it looks at what others say that they did: while that has yet to show an
 //! effect it waits, and it moves nothing to where it was since the objective was violated.
 
 mod cause;
 pub(crate) mod standing;
+mod varying;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use littoral_control::fidelity::{CALM_MS, Calm};
 use littoral_control::slo::{Change, Seen, Watch};
 use littoral_flow::stats::now_us;
 use littoral_mesh::Mesh;
@@ -34,12 +39,14 @@ use crate::intent::{App, IntentStore};
 use crate::moving::propose;
 use crate::report::{Reporter, assignments};
 use crate::runner::Runner;
-use crate::sync::micros;
+use crate::sync::{micros, millis};
 
 /// How often what was committed is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an action has to show an effect before another one is tried: the windows of an objective, and a hand-over.
 const COOL_DOWN: Duration = Duration::from_secs(30);
+/// How long the owner of a stage may take to say whether it goes on with other variants.
+const OWNER_DEADLINE: Duration = Duration::from_secs(3);
 /// How long ago an action may be that a watcher on another node goes on from.
 const LATELY: Duration = Duration::from_secs(300);
 
@@ -66,8 +73,16 @@ struct Kept {
     rests_until: Instant,
     /// Which nodes had a work since the objective was violated: none is tried twice. One whose keeper refused it is not among them.
     tried: BTreeSet<(String, String)>,
+    /// The artefacts that stages were to go on with since then, and did not help for long.
+    varied: BTreeSet<(WorkId, Vec<String>)>,
     /// Whether it was said that nothing more can be done.
     is_helpless: bool,
+    /// For how long it has held with room to spare.
+    calm: Calm,
+    /// Whether all stages were seen to run their usual variants, since the objective last held again.
+    are_usual: bool,
+    /// When it is looked again whether one may go on with better variants.
+    raises_at: Instant,
 }
 
 impl Keeping {
@@ -88,7 +103,7 @@ impl Keeping {
                 () = stop.cancelled() => return,
                 _ = apps.wait_for(|apps| !kept.is_empty() || apps.apps.values().any(|app| has_objective(app))) => {}
             }
-            let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let now_ms = millis(started.elapsed());
             let ends = self.ends();
             kept.retain(|key, flow| ends.get(key).is_some_and(|(_, limit)| micros(*limit) == flow.watch.limit_us()));
             let moved =
@@ -104,6 +119,10 @@ impl Keeping {
                 let seen = Seen { records: count, late: unseen.count_above(limit), p95_us };
                 let change = flow.watch.observe(now_ms, seen);
                 self.tell(&app, &key, flow, change).await;
+                let calm_ms = flow.calm.observe(now_ms, micros(limit), flow.watch.is_violated(), seen);
+                if calm_ms >= CALM_MS && flow.may_be_raised() {
+                    self.raise(&app, &key, flow, calm_ms).await;
+                }
                 if flow.watch.is_violated() && Instant::now() >= flow.rests_until {
                     self.act(&app, &key, flow).await;
                 }
@@ -181,13 +200,10 @@ impl Keeping {
             return;
         }
         let assignments = assignments(&reports);
-        let next = assignments.get(&cause.work).and_then(|held| Some((held, self.better(app, held, kept)?)));
-        let Some((held, target)) = next else {
-            if !std::mem::replace(&mut kept.is_helpless, true) {
-                let text = format!("{cause}; no other node that holds its state and may run it is left to be tried");
-                self.events.note(&app.id.app, subject, EventKind::Helpless, text).await;
-            }
-            return;
+        let better = assignments.get(&cause.work).and_then(|held| Some((held, self.better(app, held, kept)?)));
+        let Some((held, target)) = better else {
+            let held = assignments.get(&cause.work);
+            return self.lower(app, subject, kept, (&cause, held), &reports).await;
         };
         let moved = Moved {
             work: cause.work.to_string(),
@@ -240,7 +256,14 @@ impl Kept {
         let watch = moved.map_or_else(|| Watch::new(limit_us), |(now_ms, _)| Watch::violated(limit_us, now_ms));
         let begun = Instant::now();
         let (acted, rests_until) = (moved.map(|(_, before_us)| before_us), begun + COOL_DOWN);
-        Self { watch, begun, acted, rests_until, tried: BTreeSet::new(), is_helpless: false }
+        let (tried, varied, calm) = (BTreeSet::new(), BTreeSet::new(), Calm::default());
+        let (is_helpless, are_usual, raises_at) = (false, false, begun);
+        Self { watch, begun, acted, rests_until, tried, varied, is_helpless, calm, are_usual, raises_at }
+    }
+
+    /// Whether a stage may run cheaper variants than it has to, and nobody has looked of late.
+    fn may_be_raised(&self) -> bool {
+        !self.are_usual && Instant::now() >= self.raises_at
     }
 
     /// Takes in what was done about the flow, here and elsewhere; for how long that still has to show an effect, if it has.

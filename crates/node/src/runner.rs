@@ -27,12 +27,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::fidelity::components;
+use crate::fidelity::{Levels, Vary, components, ladder, levels, on_level};
 use crate::guests::{Loaded, Loader, settings_of};
 use crate::intent::{App, IntentStore};
 use crate::operators::{Component, Guest, Guests};
 use crate::queue::Queues;
-use crate::sync::lock;
+use crate::sync::{lock, millis};
 use crate::wiring::AppMachine;
 
 /// How much event times may be out of order before windows close on them: sources publish in order today.
@@ -49,6 +49,10 @@ pub(crate) struct Runner {
     pub(crate) running: Mutex<HashMap<WorkId, Running>>,
     /// The artefacts that were or are being made ready for work that this node may take over; no more than that names.
     pub(crate) prepared: Mutex<BTreeSet<String>>,
+    /// Which stages run cheaper variants of their functions.
+    pub(crate) levels: Levels,
+    /// When the clock of those began.
+    pub(crate) begun: Instant,
 }
 
 /// The most that a source reads ahead of its stream, in bytes of its log.
@@ -108,6 +112,24 @@ impl Runner {
         }
     }
 
+    /// Has a stage that this node owns go on with other variants of its functions, as it is asked to.
+    pub(crate) fn vary(self: &Arc<Self>, asked: &Vary) -> Result<(), String> {
+        let apps = self.intent.now();
+        let app = apps.apps.get(&asked.work.app);
+        let placed = app.and_then(|app| Some((app, app.placement.work(&asked.work)?)));
+        let owned = self
+            .lock()
+            .get(&asked.work)
+            .filter(|running| running.is_on(asked.epoch))
+            .map(|running| running.agent.clone());
+        let (Some((app, placed)), Some(agent)) = (placed, owned) else {
+            return Err(format!("this node does not run {} under epoch {}", asked.work, asked.epoch));
+        };
+        self.levels.vary(ladder(app, &placed.role), asked, millis(self.begun.elapsed()))?;
+        self.start(asked.work.clone(), asked.epoch, agent);
+        Ok(())
+    }
+
     /// Has work go on with what it is to run with now. Where that cannot be had, what runs goes on, and the agent tries again.
     async fn replace(self: Arc<Self>, work: WorkId, epoch: Epoch, agent: mpsc::Sender<Event>) {
         let at_hand = tokio::time::timeout(READY_WITHIN, self.load(&work)).await;
@@ -123,6 +145,7 @@ impl Runner {
             Some(running) => {
                 if let Some(reason) = &failed {
                     running.stats.failed(reason);
+                    self.levels.forget(&work);
                 }
                 running.settings != settings
             }
@@ -144,12 +167,13 @@ impl Runner {
         let app = apps.apps.get(&work.app);
         let Some((app, placed)) = app.and_then(|app| Some((app, app.placement.work(work)?))) else { return Ok(()) };
         match &placed.role {
-            role @ Role::Stage { .. } => self.guests(app, role, work.partition).await.map(drop),
+            role @ Role::Stage { .. } => self.guests(app, role, work).await.map(drop),
             Role::StreamPartition { .. } | Role::Queue { .. } | Role::Source { .. } | Role::Sink { .. } => Ok(()),
         }
     }
 
     fn begin(self: &Arc<Self>, work: WorkId, epoch: Epoch, agent: mpsc::Sender<Event>) {
+        self.levels.forget_before(&work, epoch);
         let stats = Arc::new(Stats::of(&work));
         let settings = self.settings(&work);
         let telling = agent.clone();
@@ -157,6 +181,9 @@ impl Runner {
         let (id, seen) = (work.clone(), Arc::clone(&stats));
         let task = tokio::spawn(async move {
             let ended = runner.run(&id, epoch, &seen, &telling).await;
+            if matches!(ended, Ended::Failed(_)) {
+                runner.levels.forget(&id);
+            }
             let reason = ended.to_string();
             tracing::debug!(work = %id, %epoch, reason, "work ended");
             // If the agent is gone, the node stops.
@@ -178,8 +205,10 @@ impl Runner {
             let app = apps.apps.get(&work.app);
             let Some((app, placed)) = app.and_then(|app| Some((app, app.placement.work(work)?))) else { continue };
             if let Role::Stage { functions, .. } = &placed.role {
-                let components = functions.iter().flat_map(|stage| components(app, stage));
-                wanted.extend(components.map(|stage| (stage.artifact.clone(), (app, stage))));
+                for level in 0..levels(app, functions) {
+                    let components = functions.iter().flat_map(|stage| components(app, stage, level));
+                    wanted.extend(components.map(|stage| (stage.artifact.clone(), (app, stage))));
+                }
             }
         }
         let mut prepared = self.lock_prepared();
@@ -201,11 +230,13 @@ impl Runner {
 
     /// Stops work.
     pub(crate) fn stop(&self, work: &WorkId) {
+        self.levels.forget(work);
         self.lock().remove(work);
     }
 
     /// Stops all work.
     pub(crate) fn stop_all(&self) {
+        self.levels.clear();
         self.lock().clear();
     }
 
@@ -261,12 +292,20 @@ impl Runner {
         }
     }
 
+    /// On which level below the usual variants of its functions a stage is.
+    fn level(&self, app: &App, work: &WorkId, role: &Role) -> usize {
+        self.levels.of(work, &ladder(app, role))
+    }
+
     /// The artefacts of a stage's functions.
     fn artifacts(&self, work: &WorkId) -> Vec<String> {
         let apps = self.intent.now();
-        let placed = apps.apps.get(&work.app).and_then(|app| app.placement.work(work));
-        match placed.map(|placed| &placed.role) {
-            Some(Role::Stage { functions, .. }) => functions.iter().map(|stage| stage.artifact.clone()).collect(),
+        let app = apps.apps.get(&work.app);
+        match app.and_then(|app| Some((app, &app.placement.work(work)?.role))) {
+            Some((app, role @ Role::Stage { functions, .. })) => {
+                let level = self.level(app, work, role);
+                functions.iter().map(|stage| on_level(app, stage, level).artifact).collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -277,7 +316,9 @@ impl Runner {
         let app = apps.apps.get(&work.app);
         match app.and_then(|app| Some((app, &app.placement.work(work)?.role))) {
             Some((app, role @ Role::Stage { functions, .. })) => {
-                let of = |stage: &StageFunction| format!("{} {}", stage.artifact, settings_of(app, &stage.function));
+                let level = self.level(app, work, role);
+                let artifact = |stage: &StageFunction| on_level(app, stage, level).artifact;
+                let of = |stage: &StageFunction| format!("{} {}", artifact(stage), settings_of(app, &stage.function));
                 let functions: Vec<String> = functions.iter().map(of).collect();
                 format!("{role:?}; {}", functions.join("; "))
             }
@@ -305,7 +346,7 @@ impl Runner {
         };
         self.works.configure(work, work_config(app, placed));
         let guests = match &placed.role {
-            role @ Role::Stage { .. } => match self.guests(app, role, work.partition).await {
+            role @ Role::Stage { .. } => match self.guests(app, role, work).await {
                 Ok(guests) => Some(guests),
                 Err(error) => return failed(stats, format!("{error:#}")),
             },
@@ -409,15 +450,16 @@ impl Runner {
 
     /// What a stage's functions are, and on which threads they compute, if on other ones: all of them, where none has a higher
     /// priority.
-    async fn guests(&self, app: &Arc<App>, role: &Role, partition: u32) -> anyhow::Result<(Guests, Option<Shards>)> {
+    async fn guests(&self, app: &Arc<App>, role: &Role, work: &WorkId) -> anyhow::Result<(Guests, Option<Shards>)> {
         let Role::Stage { functions, rescaling, .. } = role else { anyhow::bail!("it is no stage of a flow") };
+        let (partition, level) = (work.partition, self.level(app, work, role));
         let known = rescaling.as_ref().map(|of| Partitions { first: of.first, most: of.most });
         let mut guests = Vec::with_capacity(functions.len());
         let mut asides = Vec::new();
         for function in functions {
             if let Some(plan) = app.program.stage(&function.function) {
                 let (mut called, mut asides_of_called) = (BTreeMap::new(), Vec::new());
-                for StageFunction { function, artifact } in components(app, function) {
+                for StageFunction { function, artifact } in components(app, function, level) {
                     let mut loaded = self.loader.load(app, &function, &artifact).await?;
                     asides_of_called.push(loaded.aside.take());
                     called.insert(function.clone(), component(loaded));
@@ -428,7 +470,8 @@ impl Runner {
                 guests.push(Guest::Query { plan: Arc::clone(plan), partition, known, called });
                 continue;
             }
-            let mut loaded = self.loader.load(app, &function.function, &function.artifact).await?;
+            let StageFunction { function, artifact } = on_level(app, function, level);
+            let mut loaded = self.loader.load(app, &function, &artifact).await?;
             asides.push(loaded.aside.take());
             guests.push(Guest::Component(component(loaded)));
         }

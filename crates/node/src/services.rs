@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use littoral_runtime::Background;
 
@@ -11,6 +12,7 @@ use crate::core::Core;
 use crate::dispatch::Parts;
 use crate::driver::{Announced, Drivers};
 use crate::exports::Exports;
+use crate::fidelity::Levels;
 use crate::functions::Functions;
 use crate::gate::Gate;
 use crate::gathered::Gathered;
@@ -86,6 +88,8 @@ impl Services {
             shards: core.shards.clone(),
             running: Mutex::default(),
             prepared: Mutex::default(),
+            levels: Levels::default(),
+            begun: Instant::now(),
         });
         let reporter = Arc::new(Reporter {
             mesh: Arc::clone(&core.mesh),
@@ -105,6 +109,7 @@ impl Services {
             logs: Arc::clone(&core.logs),
             metering: Arc::clone(&core.metering),
             reporter: Arc::clone(&reporter),
+            runner: Arc::clone(&runner),
             shards: core.shards.clone(),
             events: Arc::clone(&core.events),
             bidder: Bidder::new(Arc::clone(&core.mesh), Arc::clone(&core.intent)),

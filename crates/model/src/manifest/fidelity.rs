@@ -55,6 +55,12 @@ impl Function {
         }))
     }
 
+    /// Those that run when all is well and when it is late: the one that the manifest chooses, then the cheaper ones.
+    pub fn fidelities_from_usual<'f>(&'f self, name: &'f FunctionName) -> impl Iterator<Item = Fidelity<'f>> + use<'f> {
+        let usual = self.variant.as_ref().unwrap_or(name);
+        self.fidelities(name).skip_while(move |fidelity| fidelity.name != usual)
+    }
+
     /// By which name a bundle has the component that runs.
     #[must_use]
     pub fn chosen_artifact(&self, name: &FunctionName) -> String {

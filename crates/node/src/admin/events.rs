@@ -15,7 +15,7 @@ pub enum EventKind {
     Action,
     /// Nothing can be done about it, or what was done did not help.
     Helpless,
-    /// An objective holds again.
+    /// An objective holds again, or has held for so long that a stage goes on with better variants of its functions.
     Restored,
 }
 
@@ -46,19 +46,19 @@ pub struct EventRow {
     pub kind: EventKind,
     /// What happened, with the measurement that it rests on.
     pub text: String,
-    /// What was moved, where that is what was done.
+    /// What was moved or varied, where that is what was done.
     #[serde(default)]
     pub moved: Option<Moved>,
 }
 
-/// A unit of work that was moved.
+/// A unit of work that was moved, or went on where it was with other variants of its functions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Moved {
     /// Which.
     pub work: String,
     /// Which node had it.
     pub from: String,
-    /// Which node has it since.
+    /// Which node has it since; the same one if it did not move.
     pub to: String,
     /// What 95 of 100 records took before, end to end, in microseconds.
     pub p95_us: u64,

@@ -19,6 +19,7 @@ use super::{DRAIN_MAX, RETRY_MAX, RETRY_MIN};
 use crate::condition::memory_available;
 use crate::guests::{Loader, Unpacked};
 use crate::intent::App;
+use crate::sync::millis;
 
 /// How many instances of a function are started at once.
 const STARTING_MAX: usize = 4;
@@ -518,10 +519,6 @@ impl Driver {
     fn millis_at(&self, at: Instant) -> u64 {
         millis(at.saturating_duration_since(self.since))
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn count(many: usize) -> u32 {

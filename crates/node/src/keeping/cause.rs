@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use littoral_control::fidelity::is_of_functions;
 use littoral_flow::stats::Recent;
 use littoral_model::id::{FlowName, NodeId};
 use littoral_model::work::WorkId;
@@ -16,7 +17,7 @@ use crate::report::Report;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Cause {
     pub(super) work: WorkId,
-    owner: NodeId,
+    pub(super) owner: NodeId,
     /// What it does, for people.
     what: String,
     /// What it adds to the end-to-end time at the 95th percentile, in microseconds: about, for percentiles do not add up.
@@ -25,6 +26,13 @@ pub(super) struct Cause {
     process_us: u64,
     /// What was predicted on its node, in microseconds.
     predicted_us: u64,
+}
+
+impl Cause {
+    /// Whether cheaper functions may help an objective of so many microseconds.
+    pub(super) fn is_of_functions(&self, limit_us: u64) -> bool {
+        is_of_functions(self.process_us, self.adds_us, limit_us)
+    }
 }
 
 impl fmt::Display for Cause {
@@ -63,7 +71,7 @@ pub(super) fn find(app: &App, flow: &FlowName, end: &WorkId, reports: &[(NodeId,
 }
 
 /// The works through which records come to `end`, it included. Bounded by the number of works.
-fn way<'a>(app: &'a App, end: &WorkId) -> Vec<&'a PlacedWork> {
+pub(super) fn way<'a>(app: &'a App, end: &WorkId) -> Vec<&'a PlacedWork> {
     let mut way: Vec<&PlacedWork> = Vec::new();
     let mut next = vec![end];
     while let Some(work) = next.pop() {

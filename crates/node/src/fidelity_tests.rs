@@ -1,0 +1,164 @@
+//! Tests of [`super`].
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use littoral_control::fidelity::{CALM_MS, RELAPSE_MS};
+use littoral_model::composition::Composition;
+use littoral_model::edit::{Edit, EditId};
+use littoral_model::hlc::Hlc;
+use littoral_model::id::{AppId, AppName, TenantId};
+
+use littoral_plan::{Placement, Source};
+
+use super::*;
+use crate::admin::types::AppBundle;
+use crate::intent::read_manifest;
+
+const MANIFEST: &str = r#"
+name = "press"
+version = "1.0.0"
+
+[functions.count]
+component = "count.wasm"
+variant = "coarse"
+variants = [
+    { name = "coarse", component = "coarse.wasm" },
+    { name = "coarser", component = "coarser.wasm" },
+    { name = "coarsest", component = "coarsest.wasm" },
+]
+
+[functions.clean]
+component = "clean.wasm"
+variants = [{ name = "rough", component = "rough.wasm" }]
+
+[functions.judge]
+component = "judge.wasm"
+variants = [{ name = "lenient", component = "lenient.wasm" }]
+
+[functions.log]
+component = "log.wasm"
+
+[streams.strokes]
+
+[flows.wear]
+source = "strokes"
+stages = ["clean", "log", "count"]
+
+[sql.flows]
+text = '''
+CREATE STREAM readings (machine text, n bigint);
+CREATE FUNCTION judge (value bigint) RETURNS bigint;
+CREATE FLOW judged AS SELECT machine, judge(n) AS verdict FROM readings;
+'''
+"#;
+
+/// An app whose artefacts have their names for digests.
+fn app() -> App {
+    let (manifest, program) = read_manifest(MANIFEST).unwrap();
+    let names = manifest.functions.iter().flat_map(|(name, function)| function.fidelities(name));
+    let artifacts = names.map(|fidelity| (fidelity.artifact.clone(), format!("of-{}", fidelity.name))).collect();
+    let id = AppId { tenant: TenantId::default_tenant(), app: AppName::new("press").unwrap() };
+    let author = String::new();
+    let (lineage, puts_aside, time) = (Vec::new(), Vec::new(), Hlc::default());
+    let edit = Edit { incarnation: 1, generation: 1, ends: false, lineage, puts_aside, time, author };
+    let bundle = AppBundle { manifest: MANIFEST.to_owned(), artifacts, edit: None, signature: None };
+    let (works, instances, serving) = (Vec::new(), Vec::new(), Vec::new());
+    let (predictions, retired) = (Vec::new(), Vec::new());
+    let placement = Placement { app: id.clone(), works, instances, serving, predictions, retired }.into();
+    let (composition, edit_id, lost) = (Composition::new(), EditId([0; 32]), Vec::new());
+    App { id, manifest, program, bundle, placement, composition, edit, edit_id, lost }
+}
+
+/// A stage of these functions, each with the artefact that it usually has.
+fn stage(functions: &[(&str, &str)]) -> Role {
+    let function = |(name, artifact): &(&str, &str)| StageFunction {
+        function: name.parse().unwrap(),
+        artifact: (*artifact).to_owned(),
+    };
+    Role::Stage {
+        flow: "wear".parse().unwrap(),
+        functions: functions.iter().map(function).collect(),
+        input: Source { work: work(), port: "main".to_owned() },
+        outputs: BTreeMap::new(),
+        rescaling: None,
+    }
+}
+
+#[test]
+fn the_levels_of_a_stage_begin_with_the_chosen_variants_and_go_on_while_one_function_has_more() {
+    let app = app();
+    let role = stage(&[("clean", "of-clean"), ("log", "of-log"), ("count", "of-coarse")]);
+    let all = ladder(&app, &role);
+    let wanted = [
+        ["of-clean", "of-log", "of-coarse"],
+        ["of-rough", "of-log", "of-coarser"],
+        ["of-rough", "of-log", "of-coarsest"],
+    ];
+    assert_eq!(all, wanted);
+    let told = running(&app, &role, &all[2]);
+    let told: Vec<(&str, &str)> = told.into_iter().map(|(name, variant)| (name.as_str(), variant.as_str())).collect();
+    assert_eq!(told, [("clean", "rough"), ("count", "coarsest")]);
+    assert_eq!(ladder(&app, &stage(&[("log", "of-log")])).len(), 1, "it has no variants");
+}
+
+#[test]
+fn a_query_has_the_levels_of_what_it_calls() {
+    let app = app();
+    let (name, query) = app.manifest.queries.iter().find(|(_, query)| !query.functions.is_empty()).unwrap();
+    let usual = query.artifact(std::iter::once("of-judge"));
+    let role = stage(&[(name.as_str(), &usual)]);
+    let all = ladder(&app, &role);
+    assert_eq!(all, [[usual], [query.artifact(std::iter::once("of-lenient"))]]);
+    let Role::Stage { functions, .. } = &role else { panic!("{role:?}") };
+    let called = |level| components(&app, &functions[0], level).remove(0).artifact;
+    assert_eq!((called(0), called(1)), ("of-judge".to_owned(), "of-lenient".to_owned()));
+}
+
+fn of_digests(digests: &[&str]) -> Vec<Vec<String>> {
+    digests.iter().map(|digest| vec![(*digest).to_owned()]).collect()
+}
+
+fn work() -> WorkId {
+    "default/press/stage/wear.0/0@hall".parse().unwrap()
+}
+
+fn asked(epoch: Epoch, from: &str, to: &str, calm_ms: Option<u64>) -> Vary {
+    Vary { work: work(), epoch, from: vec![from.to_owned()], to: vec![to.to_owned()], calm_ms }
+}
+
+#[test]
+fn a_stage_goes_down_and_up_by_a_level_and_its_waits_double() {
+    let (levels, all, epoch) = (Levels::default(), of_digests(&["fine", "coarse", "none"]), Epoch(3));
+    let vary = |from, to, calm_ms, now_ms| levels.vary(all.clone(), &asked(epoch, from, to, calm_ms), now_ms);
+    assert!(vary("fine", "none", None, 0).is_err(), "two levels at once");
+    assert_eq!(lock(&levels.0).len(), 0, "what changes nothing is not kept");
+    vary("fine", "coarse", None, 0).unwrap();
+    assert_eq!(levels.of(&work(), &all), 1);
+    assert!(vary("fine", "coarse", None, 1).is_err(), "a second watcher, which has not seen it yet");
+    let said = vary("coarse", "fine", Some(CALM_MS - 1), CALM_MS).unwrap_err();
+    assert_eq!(said, "it must be calm for 120 s");
+    vary("coarse", "fine", Some(CALM_MS), CALM_MS).unwrap();
+    assert_eq!(levels.of(&work(), &all), 0);
+    assert!(vary("fine", "fine", Some(u64::MAX), 2 * CALM_MS).is_err(), "there is nothing above");
+    vary("fine", "coarse", None, CALM_MS + RELAPSE_MS).unwrap();
+    let said = vary("coarse", "fine", Some(CALM_MS), 10 * CALM_MS).unwrap_err();
+    assert_eq!(said, "it must be calm for 240 s");
+    vary("coarse", "none", None, 10 * CALM_MS).unwrap();
+    assert!(vary("none", "coarse", None, 10 * CALM_MS).is_err(), "there is nothing below");
+}
+
+#[test]
+fn a_level_is_of_one_epoch_and_one_deployment() {
+    let (levels, all) = (Levels::default(), of_digests(&["fine", "coarse"]));
+    levels.vary(all.clone(), &asked(Epoch(3), "fine", "coarse", None), 0).unwrap();
+    let other = of_digests(&["finer", "coarse"]);
+    assert_eq!(levels.of(&work(), &other), 0, "another component was swapped in");
+    assert!(levels.vary(other.clone(), &asked(Epoch(3), "fine", "coarse", None), 0).is_err());
+    assert_eq!(levels.of(&work(), &all), 1);
+    levels.forget_before(&work(), Epoch(3));
+    assert_eq!(levels.of(&work(), &all), 1);
+    levels.forget_before(&work(), Epoch(4));
+    assert_eq!(levels.of(&work(), &all), 0);
+    levels.vary(other.clone(), &asked(Epoch(4), "finer", "coarse", None), 0).unwrap();
+    levels.forget(&work());
+    assert_eq!((levels.of(&work(), &other), lock(&levels.0).len()), (0, 0));
+}
