@@ -111,19 +111,18 @@ pub(crate) async fn first(function: Function, due: Instant) {
 
 /// The same for a call that runs in another task of this thread, until the answer is dropped.
 pub(crate) async fn first_elsewhere(function: Function, due: Instant) -> Elsewhere {
-    let turns = OF_THIS_THREAD.with(Arc::clone);
-    let expected_ns = turns.elsewhere.load(Ordering::Relaxed).saturating_mul(PACE.get().call_ns);
-    let must_wait = expected_ns >= ELSEWHERE_NS || turns.lock().any_before(function.priority);
-    if must_wait {
+    let elsewhere = Elsewhere(OF_THIS_THREAD.with(Arc::clone));
+    let before = elsewhere.0.elsewhere.fetch_add(1, Ordering::Relaxed);
+    // That its instance waits for its own next slice holds up no new call: it will have more at hand when it goes on.
+    if before.saturating_mul(PACE.get().call_ns) >= ELSEWHERE_NS {
         next(function, 0, due).await;
     } else {
         Pace::of_this_thread(|pace| pace.begin(charged_ns()));
     }
-    turns.elsewhere.fetch_add(1, Ordering::Relaxed);
-    Elsewhere(turns)
+    elsewhere
 }
 
-/// A call that was begun and runs in another task than the one that waits for its answer.
+/// A call that runs in another task than the one that waits for its answer, or will.
 pub(crate) struct Elsewhere(Arc<Turns>);
 
 impl Drop for Elsewhere {
@@ -216,7 +215,7 @@ impl Drop for Turn {
 #[derive(Default)]
 struct Turns {
     waiting: Mutex<Waiting>,
-    /// How many are begun that run in other tasks, and have no answer yet.
+    /// How many run in other tasks, or will, and have no answer yet.
     elsewhere: AtomicU64,
 }
 
