@@ -86,6 +86,14 @@ impl Levels {
         }
     }
 
+    /// And one that was deployed with others: those that it had count no more, even if it has them again later.
+    pub(crate) fn forget_other_than(&self, work: &WorkId, ladder: &[Vec<String>]) {
+        let mut all = lock(&self.0);
+        if all.get(work).is_some_and(|level| level.ladder != ladder) {
+            all.remove(work);
+        }
+    }
+
     /// Forgets all.
     pub(crate) fn clear(&self) {
         lock(&self.0).clear();

@@ -159,6 +159,11 @@ fn a_level_is_of_one_epoch_and_one_deployment() {
     levels.forget_before(&work(), Epoch(4));
     assert_eq!(levels.of(&work(), &all), 0);
     levels.vary(other.clone(), &asked(Epoch(4), "finer", "coarse", None), 0).unwrap();
+    levels.forget_other_than(&work(), &other);
+    assert_eq!(levels.of(&work(), &other), 1);
+    levels.forget_other_than(&work(), &all);
+    assert_eq!(levels.of(&work(), &other), 0, "it was deployed with others meanwhile");
+    levels.vary(other.clone(), &asked(Epoch(4), "finer", "coarse", None), 0).unwrap();
     levels.forget(&work());
     assert_eq!((levels.of(&work(), &other), lock(&levels.0).len()), (0, 0));
 }

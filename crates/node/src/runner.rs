@@ -280,6 +280,7 @@ impl Runner {
             let app = apps.apps.get(&work.app);
             let Some((app, placed)) = app.and_then(|app| Some((app, app.placement.work(&work)?))) else { continue };
             self.works.configure(&work, work_config(app, placed));
+            self.levels.forget_other_than(&work, &ladder(app, &placed.role));
             let settings = self.settings(&work);
             let changed = self.lock().get(&work).filter(|running| running.settings != settings).map(|running| {
                 let Running { epoch, agent, .. } = running;
