@@ -23,27 +23,28 @@ pub fn is_of_functions(process_us: u64, adds_us: u64, limit_us: u64) -> bool {
     process_us.saturating_mul(4) >= adds_us.min(limit_us)
 }
 
-/// For how long an objective has held with room to spare, as its watcher sees it.
+/// For how long an objective has held with room to spare, as its watcher sees it: in seconds in which records came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calm {
-    since_ms: Option<u64>,
+    seconds: u64,
     misses: u64,
 }
 
 impl Calm {
-    /// Takes in what was seen within a second; for how many milliseconds it has been calm. Without records nothing is known, and a
-    /// calm goes on.
-    pub fn observe(&mut self, now_ms: u64, limit_us: u64, is_violated: bool, seen: Seen) -> u64 {
+    /// Takes in what was seen within a second; for how many milliseconds it has been calm. A second without records tells nothing, and
+    /// is not counted.
+    pub fn observe(&mut self, limit_us: u64, is_violated: bool, seen: Seen) -> u64 {
         if is_violated {
             *self = Self::default();
         } else if seen.records > 0 {
-            let lasted_s = now_ms.saturating_sub(*self.since_ms.get_or_insert(now_ms)) / 1_000;
             self.misses += u64::from(seen.p95_us >= limit_us / 2);
-            if self.misses > lasted_s / MISSES_PER_S {
+            if self.misses > self.seconds / MISSES_PER_S {
                 *self = Self::default();
+            } else {
+                self.seconds += 1;
             }
         }
-        self.since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms))
+        self.seconds.saturating_mul(1_000)
     }
 }
 
@@ -56,11 +57,13 @@ pub struct Fidelity {
     changed_ms: u64,
     /// Whether that was one up.
     was_raised: bool,
+    /// Until when there is no step down, for what it led to failed.
+    barred_until_ms: u64,
 }
 
 impl Default for Fidelity {
     fn default() -> Self {
-        Self { level: 0, wait_ms: CALM_MS, changed_ms: 0, was_raised: false }
+        Self { level: 0, wait_ms: CALM_MS, changed_ms: 0, was_raised: false, barred_until_ms: 0 }
     }
 }
 
@@ -79,12 +82,27 @@ impl Fidelity {
 
     /// A step down. One that soon takes back a step up doubles the wait for the next; after a step up that held for longer, the wait
     /// begins anew; a further step down leaves it as it is.
-    pub fn lower(&mut self, now_ms: u64) {
+    ///
+    /// # Errors
+    /// For how many milliseconds there is none, since what the last one led to failed.
+    pub fn lower(&mut self, now_ms: u64) -> Result<(), u64> {
+        let barred_ms = self.barred_until_ms.saturating_sub(now_ms);
+        if barred_ms > 0 {
+            return Err(barred_ms);
+        }
         if self.was_raised {
             let is_relapse = now_ms.saturating_sub(self.changed_ms) <= RELAPSE_MS;
             self.wait_ms = if is_relapse { self.wait_ms.saturating_mul(2).min(CALM_MS_MAX) } else { CALM_MS };
         }
         (self.level, self.changed_ms, self.was_raised) = (self.level + 1, now_ms, false);
+        Ok(())
+    }
+
+    /// What runs on this level failed: it goes on with the level above, and is not lowered again for some time.
+    pub fn fail(&mut self, now_ms: u64) {
+        self.level = self.level.saturating_sub(1);
+        (self.changed_ms, self.was_raised) = (now_ms, false);
+        self.barred_until_ms = now_ms.saturating_add(RELAPSE_MS);
     }
 
     /// A step up, if it was calm for long enough, also since the last step; whether it was.
@@ -100,7 +118,7 @@ impl Fidelity {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
     use crate::slo::Watch;
 
@@ -120,15 +138,25 @@ mod tests {
     #[test]
     fn a_calm_bears_moments_and_silence_and_no_violation() {
         let mut calm = Calm::default();
-        let mut last = |from_s: u64, p95_us: u64, count: u64| {
-            (from_s..from_s + count).map(|s| calm.observe(s * 1_000, LIMIT_US, false, seen(p95_us))).last()
-        };
-        assert_eq!(last(0, 50_000, 61), Some(60_000));
-        assert_eq!(last(61, 150_000, 3), Some(63_000), "three seconds in a minute");
-        assert_eq!(last(64, 150_000, 1), Some(0));
-        assert_eq!(last(65, 50_000, 11), Some(10_000));
-        assert_eq!(calm.observe(90_000, LIMIT_US, false, Seen::default()), 25_000);
-        assert_eq!(calm.observe(91_000, LIMIT_US, true, Seen::default()), 0);
+        let mut last = |p95_us: u64, count: u64| (0..count).map(|_| calm.observe(LIMIT_US, false, seen(p95_us))).last();
+        assert_eq!(last(50_000, 61), Some(61_000));
+        assert_eq!(last(150_000, 3), Some(64_000), "three seconds in a minute");
+        assert_eq!(last(150_000, 1), Some(0));
+        assert_eq!(last(50_000, 11), Some(11_000));
+        assert_eq!(calm.observe(LIMIT_US, false, Seen::default()), 11_000, "silence tells nothing");
+        assert_eq!(calm.observe(LIMIT_US, true, Seen::default()), 0);
+    }
+
+    #[test]
+    fn what_failed_is_left_for_the_level_above_and_not_tried_again_at_once() {
+        let mut fidelity = Fidelity::default();
+        fidelity.lower(0).unwrap();
+        fidelity.lower(30_000).unwrap();
+        fidelity.fail(40_000);
+        assert_eq!(fidelity.level(), 1);
+        assert_eq!(fidelity.lower(60_000), Err(RELAPSE_MS - 20_000));
+        fidelity.lower(40_000 + RELAPSE_MS).unwrap();
+        assert_eq!(fidelity.level(), 2);
     }
 
     #[test]
@@ -136,7 +164,7 @@ mod tests {
         let mut fidelity = Fidelity::default();
         let mut now_ms = 0;
         for wait_ms in [CALM_MS, 2 * CALM_MS, 4 * CALM_MS] {
-            fidelity.lower(now_ms);
+            fidelity.lower(now_ms).unwrap();
             assert_eq!((fidelity.level(), fidelity.wait_ms()), (1, wait_ms));
             assert!(!fidelity.raise(now_ms + wait_ms - 1, u64::MAX), "not so soon after the step down");
             assert!(!fidelity.raise(now_ms + wait_ms, wait_ms - 1), "it was not calm for so long");
@@ -145,12 +173,12 @@ mod tests {
             now_ms += wait_ms + RELAPSE_MS;
         }
         // What held for longer begins anew.
-        fidelity.lower(now_ms + 1);
+        fidelity.lower(now_ms + 1).unwrap();
         assert_eq!(fidelity.wait_ms(), CALM_MS);
         for step in 0..10 {
             let now_ms = now_ms + step * 2 * CALM_MS_MAX;
             assert!(fidelity.raise(now_ms + CALM_MS_MAX + 1, CALM_MS_MAX));
-            fidelity.lower(now_ms + CALM_MS_MAX + 1);
+            fidelity.lower(now_ms + CALM_MS_MAX + 1).unwrap();
         }
         assert_eq!(fidelity.wait_ms(), CALM_MS_MAX);
         assert!(!Fidelity::default().raise(CALM_MS_MAX, CALM_MS_MAX), "there is nothing above the usual ones");
@@ -159,10 +187,10 @@ mod tests {
     #[test]
     fn a_relapse_by_two_levels_is_remembered_as_one() {
         let mut fidelity = Fidelity::default();
-        fidelity.lower(0);
+        fidelity.lower(0).unwrap();
         assert!(fidelity.raise(CALM_MS, CALM_MS));
-        fidelity.lower(CALM_MS + 30_000);
-        fidelity.lower(CALM_MS + 60_000);
+        fidelity.lower(CALM_MS + 30_000).unwrap();
+        fidelity.lower(CALM_MS + 60_000).unwrap();
         assert_eq!((fidelity.level(), fidelity.wait_ms()), (2, 2 * CALM_MS));
     }
 
@@ -178,9 +206,9 @@ mod tests {
             let seen =
                 Seen { records: 50, late: u64::from(is_late) * 50, p95_us: if is_late { 900_000 } else { 20_000 } };
             watch.observe(now_ms, seen);
-            let calm_ms = calm.observe(now_ms, LIMIT_US, watch.is_violated(), seen);
+            let calm_ms = calm.observe(LIMIT_US, watch.is_violated(), seen);
             if watch.is_violated() && fidelity.level() == 0 && now_s >= rests_until_s {
-                fidelity.lower(now_ms);
+                fidelity.lower(now_ms).unwrap();
                 (steps, rests_until_s) = ([steps, vec![(now_s, 1)]].concat(), now_s + 30);
             } else if calm_ms >= CALM_MS && fidelity.raise(now_ms, calm_ms) {
                 calm = Calm::default();
@@ -206,8 +234,8 @@ mod tests {
     #[test]
     fn each_step_up_has_its_calm() {
         let mut fidelity = Fidelity::default();
-        fidelity.lower(0);
-        fidelity.lower(60_000);
+        fidelity.lower(0).unwrap();
+        fidelity.lower(60_000).unwrap();
         assert!(fidelity.raise(60_000 + CALM_MS, CALM_MS));
         assert!(!fidelity.raise(61_000 + CALM_MS, u64::MAX));
         assert!(fidelity.raise(60_000 + 2 * CALM_MS, u64::MAX));

@@ -114,7 +114,7 @@ impl Service for Dispatch {
             Method::Bid => answer(payload, |request| async { parts.bidder.answer(request) }).await,
             Method::Events => answer(payload, |request| async move { parts.events.answer(&request) }).await,
             Method::Queue => answer(payload, |request| parts.queues.answer(request)).await,
-            Method::Vary => answer(payload, |asked: Vary| async move { parts.runner.vary(&asked) }).await,
+            Method::Vary => answer(payload, |asked: Vary| async move { parts.runner.vary(&asked).await }).await,
             Method::Logs => parts.logs.answer(payload),
             Method::Usage => answer(payload, |request| parts.metering.answer(request)).await,
             Method::Admin => parts.reporter.answer(payload),

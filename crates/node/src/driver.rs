@@ -22,7 +22,7 @@ use crate::functions::demand::Demands;
 use crate::gate::{Gate, now_ms};
 use crate::intent::{Apps, IntentStore};
 use crate::logs::Logs;
-use crate::runner::Runner;
+use crate::runner::{Held, Runner};
 use crate::sync::lock;
 
 /// How often an agent is told that time has passed, while something is due after a while.
@@ -208,13 +208,13 @@ impl Driver {
         self.shared.functions.reconsider();
     }
 
-    /// Makes ready for what this node may have to take over.
+    /// Makes ready for what this node may have to run.
     fn prepare(&self) {
-        let copied = self
-            .held
-            .values()
-            .filter(|held| held.owner != self.shared.node && held.replicas.contains(&self.shared.node));
-        self.shared.runner.prepare(copied.map(|held| &held.work));
+        let held = self.held.values().filter_map(|held| match held.owner == self.shared.node {
+            true => Some((&held.work, Held::Owned)),
+            false => held.replicas.contains(&self.shared.node).then_some((&held.work, Held::Copied)),
+        });
+        self.shared.runner.prepare(held);
     }
 
     /// Tells the log what the keeper decided, then the agent.

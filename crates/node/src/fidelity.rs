@@ -4,12 +4,12 @@
 //! deployed nor the keeper has to know. Who watches an objective asks it for the next level ([`Vary`]), by the artefacts that run and
 //! those that are to: a request that comes late, or is of another deployment, changes nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
 
 use littoral_control::fidelity::Fidelity;
-use littoral_model::id::{Epoch, FunctionName};
-use littoral_model::manifest::Query;
+use littoral_model::id::{Epoch, FlowName, FunctionName};
+use littoral_model::manifest::{Flow, Query, Sink};
 use littoral_model::work::WorkId;
 use littoral_plan::{Role, StageFunction};
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,9 @@ impl Levels {
             return Err("it runs other variants by now".to_owned());
         }
         match asked.calm_ms {
-            None => fidelity.lower(now_ms),
+            None => fidelity.lower(now_ms).map_err(|barred_ms| {
+                format!("what it ran then failed, and is not tried again for {} s", barred_ms.div_ceil(1_000))
+            })?,
             Some(calm_ms) => {
                 if !fidelity.raise(now_ms, calm_ms) {
                     return Err(format!("it must be calm for {} s", fidelity.wait_ms() / 1_000));
@@ -73,7 +75,15 @@ impl Levels {
         Ok(())
     }
 
-    /// A stage that stops, or whose variants fail, begins with the usual ones.
+    /// What a stage runs failed: if those are cheaper variants, it goes on with the level above.
+    pub(crate) fn fail(&self, work: &WorkId, now_ms: u64) {
+        let mut all = lock(&self.0);
+        if let Some(level) = all.get_mut(work).filter(|level| level.fidelity.level() > 0) {
+            level.fidelity.fail(now_ms);
+        }
+    }
+
+    /// A stage that stops begins with the usual ones.
     pub(crate) fn forget(&self, work: &WorkId) {
         lock(&self.0).remove(work);
     }
@@ -100,19 +110,32 @@ impl Levels {
     }
 }
 
-/// The artefacts of a stage's functions on each level, the usual ones first. There is one level where none has variants.
+/// The artefacts of a stage's functions on each level, the usual ones first. There is one level where none has variants, or no flow that
+/// the stage leads to has an objective.
 pub(crate) fn ladder(app: &App, role: &Role) -> Vec<Vec<String>> {
-    let Role::Stage { functions, .. } = role else { return Vec::new() };
-    (0..levels(app, functions))
-        .map(|level| functions.iter().map(|stage| on_level(app, stage, level).artifact).collect())
-        .collect()
-}
-
-/// How many levels there are for a stage's functions.
-pub(crate) fn levels(app: &App, functions: &[StageFunction]) -> usize {
+    let Role::Stage { flow, functions, .. } = role else { return Vec::new() };
     let named = functions.iter().flat_map(|stage| names(app, stage));
     let count = |name: &FunctionName| Some(app.manifest.functions.get(name)?.fidelities_from_usual(name).count());
-    named.filter_map(count).max().unwrap_or(1).max(1)
+    let levels = if has_objective(app, flow) { named.filter_map(count).max().unwrap_or(1).max(1) } else { 1 };
+    (0..levels).map(|level| functions.iter().map(|stage| on_level(app, stage, level).artifact).collect()).collect()
+}
+
+/// Whether a flow has an objective, or one that goes on from what it puts out.
+fn has_objective(app: &App, flow: &FlowName) -> bool {
+    let flows = &app.manifest.flows;
+    let (mut known, mut next) = (BTreeSet::from([flow]), vec![flow]);
+    while let Some(flow) = next.pop().and_then(|name| flows.get(name)) {
+        if flow.slo.is_some() {
+            return true;
+        }
+        let goes_on = |other: &Flow| {
+            matches!(&flow.sink, Some(Sink::Stream(sink)) if *sink == other.source)
+                || flow.outputs.values().any(|output| *output == other.source)
+        };
+        let follow = flows.iter().filter(|(_, other)| goes_on(other));
+        next.extend(follow.map(|(name, _)| name).filter(|name| known.insert(name)));
+    }
+    false
 }
 
 /// A function of a stage on a level.

@@ -42,12 +42,24 @@ component = "log.wasm"
 [flows.wear]
 source = "strokes"
 stages = ["clean", "log", "count"]
+sink = "worn"
+
+[streams.worn]
+
+[flows.told]
+source = "worn"
+stages = ["log"]
+slo = "1s"
+
+[flows.other]
+source = "strokes"
+stages = ["judge"]
 
 [sql.flows]
 text = '''
 CREATE STREAM readings (machine text, n bigint);
 CREATE FUNCTION judge (value bigint) RETURNS bigint;
-CREATE FLOW judged AS SELECT machine, judge(n) AS verdict FROM readings;
+CREATE FLOW judged WITHIN '1 s' AS SELECT machine, judge(n) AS verdict FROM readings;
 '''
 "#;
 
@@ -68,14 +80,14 @@ fn app() -> App {
     App { id, manifest, program, bundle, placement, composition, edit, edit_id, lost }
 }
 
-/// A stage of these functions, each with the artefact that it usually has.
-fn stage(functions: &[(&str, &str)]) -> Role {
+/// A stage of a flow with these functions, each with the artefact that it usually has.
+fn stage(flow: &str, functions: &[(&str, &str)]) -> Role {
     let function = |(name, artifact): &(&str, &str)| StageFunction {
         function: name.parse().unwrap(),
         artifact: (*artifact).to_owned(),
     };
     Role::Stage {
-        flow: "wear".parse().unwrap(),
+        flow: flow.parse().unwrap(),
         functions: functions.iter().map(function).collect(),
         input: Source { work: work(), port: "main".to_owned() },
         outputs: BTreeMap::new(),
@@ -86,7 +98,7 @@ fn stage(functions: &[(&str, &str)]) -> Role {
 #[test]
 fn the_levels_of_a_stage_begin_with_the_chosen_variants_and_go_on_while_one_function_has_more() {
     let app = app();
-    let role = stage(&[("clean", "of-clean"), ("log", "of-log"), ("count", "of-coarse")]);
+    let role = stage("wear", &[("clean", "of-clean"), ("log", "of-log"), ("count", "of-coarse")]);
     let all = ladder(&app, &role);
     let wanted = [
         ["of-clean", "of-log", "of-coarse"],
@@ -97,7 +109,29 @@ fn the_levels_of_a_stage_begin_with_the_chosen_variants_and_go_on_while_one_func
     let told = running(&app, &role, &all[2]);
     let told: Vec<(&str, &str)> = told.into_iter().map(|(name, variant)| (name.as_str(), variant.as_str())).collect();
     assert_eq!(told, [("clean", "rough"), ("count", "coarsest")]);
-    assert_eq!(ladder(&app, &stage(&[("log", "of-log")])).len(), 1, "it has no variants");
+    assert_eq!(ladder(&app, &stage("wear", &[("log", "of-log")])).len(), 1, "it has no variants");
+}
+
+#[test]
+fn without_an_objective_there_is_one_level() {
+    let app = app();
+    assert_eq!(ladder(&app, &stage("other", &[("judge", "of-judge")])), [["of-judge"]]);
+    let goes_on = ladder(&app, &stage("wear", &[("judge", "of-judge")]));
+    assert_eq!(goes_on, [["of-judge"], ["of-lenient"]], "what goes on from there has one");
+}
+
+#[test]
+fn what_failed_goes_on_with_the_level_above() {
+    let (levels, all, epoch) = (Levels::default(), of_digests(&["fine", "coarse"]), Epoch(3));
+    levels.fail(&work(), 0);
+    levels.vary(all.clone(), &asked(epoch, "fine", "coarse", None), 0).unwrap();
+    levels.fail(&work(), 1_000);
+    assert_eq!(levels.of(&work(), &all), 0);
+    let said = levels.vary(all.clone(), &asked(epoch, "fine", "coarse", None), 61_000).unwrap_err();
+    assert_eq!(said, "what it ran then failed, and is not tried again for 240 s");
+    levels.fail(&work(), 62_000);
+    levels.vary(all.clone(), &asked(epoch, "fine", "coarse", None), 1_000 + RELAPSE_MS).unwrap();
+    assert_eq!(levels.of(&work(), &all), 1, "that the usual ones fail tells nothing of cheaper ones");
 }
 
 #[test]
@@ -105,7 +139,7 @@ fn a_query_has_the_levels_of_what_it_calls() {
     let app = app();
     let (name, query) = app.manifest.queries.iter().find(|(_, query)| !query.functions.is_empty()).unwrap();
     let usual = query.artifact(std::iter::once("of-judge"));
-    let role = stage(&[(name.as_str(), &usual)]);
+    let role = stage("judged", &[(name.as_str(), &usual)]);
     let all = ladder(&app, &role);
     assert_eq!(all, [[usual], [query.artifact(std::iter::once("of-lenient"))]]);
     let Role::Stage { functions, .. } = &role else { panic!("{role:?}") };

@@ -31,8 +31,9 @@ use littoral_runtime::latency::Quantiles;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use self::cause::find;
+use self::cause::{Cause, find};
 use self::standing::told;
+use self::varying::{step_below, was_raised};
 use crate::admin::events::{EventKind, EventRow, Moved};
 use crate::events::Events;
 use crate::intent::{App, IntentStore};
@@ -45,6 +46,8 @@ use crate::sync::{micros, millis};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an action has to show an effect before another one is tried: the windows of an objective, and a hand-over.
 const COOL_DOWN: Duration = Duration::from_secs(30);
+/// After how long one that cannot be helped is looked at again.
+const HELPLESS_REST: Duration = Duration::from_secs(5);
 /// How long the owner of a stage may take to say whether it goes on with other variants.
 const OWNER_DEADLINE: Duration = Duration::from_secs(3);
 /// How long ago an action may be that a watcher on another node goes on from.
@@ -73,8 +76,6 @@ struct Kept {
     rests_until: Instant,
     /// Which nodes had a work since the objective was violated: none is tried twice. One whose keeper refused it is not among them.
     tried: BTreeSet<(String, String)>,
-    /// The artefacts that stages were to go on with since then, and did not help for long.
-    varied: BTreeSet<(WorkId, Vec<String>)>,
     /// Whether it was said that nothing more can be done.
     is_helpless: bool,
     /// For how long it has held with room to spare.
@@ -119,7 +120,7 @@ impl Keeping {
                 let seen = Seen { records: count, late: unseen.count_above(limit), p95_us };
                 let change = flow.watch.observe(now_ms, seen);
                 self.tell(&app, &key, flow, change).await;
-                let calm_ms = flow.calm.observe(now_ms, micros(limit), flow.watch.is_violated(), seen);
+                let calm_ms = flow.calm.observe(micros(limit), flow.watch.is_violated(), seen);
                 if calm_ms >= CALM_MS && flow.may_be_raised() {
                     self.raise(&app, &key, flow, calm_ms).await;
                 }
@@ -188,7 +189,8 @@ impl Keeping {
         self.events.note(&app.id.app, subject(flow), kind, text).await;
     }
 
-    /// Does the cheapest thing that may help: moves the stage that is late to the node that carries least.
+    /// Does the cheapest thing that may help: moves the stage that is late to the node that carries least; has it go on with cheaper
+    /// variants where no move is left, or where better ones are why it is late.
     async fn act(&self, app: &App, (end, flow): &Key, kept: &mut Kept) {
         let reports = self.reporter.gather().await;
         let Some(cause) = find(app, flow, end, &reports) else { return };
@@ -200,11 +202,40 @@ impl Keeping {
             return;
         }
         let assignments = assignments(&reports);
-        let better = assignments.get(&cause.work).and_then(|held| Some((held, self.better(app, held, kept)?)));
-        let Some((held, target)) = better else {
-            let held = assignments.get(&cause.work);
-            return self.lower(app, subject, kept, (&cause, held), &reports).await;
-        };
+        let held = assignments.get(&cause.work);
+        let step = step_below(app, &cause, kept.watch.limit_us(), held, &reports);
+        let raised = step.as_ref().filter(|_| was_raised(&events, &cause.work.to_string(), now_us()));
+        if let Some((held, step)) = raised {
+            let reason = format!("{cause}; it went on with better variants lately");
+            if self.lower(app, &subject, kept, (held, step), &reason).await.is_ok() {
+                return;
+            }
+        }
+        if let Some((held, target)) = held.and_then(|held| Some((held, self.better(app, held, kept)?))) {
+            return self.relocate(app, subject, kept, &cause, (held, target)).await;
+        }
+        let mut reason = format!("{cause}; no other node that holds its state and may run it is left to be tried");
+        if let Some((held, step)) = step {
+            match self.lower(app, &subject, kept, (held, &step), &reason).await {
+                Ok(()) => return,
+                Err(why) => reason += &format!("; {why}"),
+            }
+        }
+        kept.rests_until = Instant::now() + HELPLESS_REST;
+        if !std::mem::replace(&mut kept.is_helpless, true) {
+            self.events.note(&app.id.app, subject, EventKind::Helpless, reason).await;
+        }
+    }
+
+    /// Has a stage moved to another node.
+    async fn relocate(
+        &self,
+        app: &App,
+        subject: String,
+        kept: &mut Kept,
+        cause: &Cause,
+        (held, target): (&Assignment, NodeId),
+    ) {
         let moved = Moved {
             work: cause.work.to_string(),
             from: held.owner.to_string(),
@@ -256,9 +287,9 @@ impl Kept {
         let watch = moved.map_or_else(|| Watch::new(limit_us), |(now_ms, _)| Watch::violated(limit_us, now_ms));
         let begun = Instant::now();
         let (acted, rests_until) = (moved.map(|(_, before_us)| before_us), begun + COOL_DOWN);
-        let (tried, varied, calm) = (BTreeSet::new(), BTreeSet::new(), Calm::default());
+        let (tried, calm) = (BTreeSet::new(), Calm::default());
         let (is_helpless, are_usual, raises_at) = (false, false, begun);
-        Self { watch, begun, acted, rests_until, tried, varied, is_helpless, calm, are_usual, raises_at }
+        Self { watch, begun, acted, rests_until, tried, is_helpless, calm, are_usual, raises_at }
     }
 
     /// Whether a stage may run cheaper variants than it has to, and nobody has looked of late.
@@ -295,7 +326,8 @@ fn done<'e>(events: &'e [EventRow], subject: &str) -> Vec<&'e EventRow> {
     for event in events.iter().filter(|event| event.subject == subject) {
         match event.kind {
             EventKind::Action => done.push(event),
-            EventKind::Restored => done.clear(),
+            // One with a work is of better variants: that is no end.
+            EventKind::Restored if event.moved.is_none() => done.clear(),
             _ => {}
         }
     }
@@ -385,6 +417,16 @@ mod tests {
         assert_eq!((&kept.tried, kept.acted), (&tried(&["edge-1", "edge-2"]), None));
         // A clock that is an hour ahead makes nobody wait.
         assert_eq!(kept.heed(&[&event(3_700, "flow wear", EventKind::Action, None)], "w", 100 * S), None);
+    }
+
+    #[test]
+    fn a_stage_that_went_up_of_late_is_the_reason_until_it_went_down_again() {
+        let up = event(100, "flow wear", EventKind::Restored, Some(("edge-1", "edge-1")));
+        let events = [event(50, "flow wear", EventKind::Action, Some(("edge-1", "edge-1"))), up];
+        assert!(was_raised(&events, "w", 200 * S) && !was_raised(&events, "w", 401 * S));
+        assert!(!was_raised(&events, "another", 200 * S) && !was_raised(&events[..1], "w", 60 * S));
+        // It ends nothing: what was done before is still given its time.
+        assert_eq!(done(&events, "flow wear").len(), 1);
     }
 
     #[test]

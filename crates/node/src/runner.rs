@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::fidelity::{Levels, Vary, components, ladder, levels, on_level};
+use crate::fidelity::{Levels, Vary, components, ladder, on_level};
 use crate::guests::{Loaded, Loader, settings_of};
 use crate::intent::{App, IntentStore};
 use crate::operators::{Component, Guest, Guests};
@@ -60,6 +60,8 @@ const SOURCE_BYTES_MAX: u64 = 64 << 20;
 
 /// How long what is to go on with other functions waits for them.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How soon other variants have to be at hand: whoever asks for them waits, and asks again.
+const VARIED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Work that runs, or has run and failed.
 pub(crate) struct Running {
@@ -73,6 +75,14 @@ pub(crate) struct Running {
     settings: String,
     agent: mpsc::Sender<Event>,
     task: AbortHandle,
+}
+
+/// What this node has of a work.
+pub(crate) enum Held {
+    /// A copy of its log.
+    Copied,
+    /// The work itself.
+    Owned,
 }
 
 /// A stage that takes rows.
@@ -112,22 +122,42 @@ impl Runner {
         }
     }
 
-    /// Has a stage that this node owns go on with other variants of its functions, as it is asked to.
-    pub(crate) fn vary(self: &Arc<Self>, asked: &Vary) -> Result<(), String> {
-        let apps = self.intent.now();
-        let app = apps.apps.get(&asked.work.app);
-        let placed = app.and_then(|app| Some((app, app.placement.work(&asked.work)?)));
-        let owned = self
-            .lock()
-            .get(&asked.work)
-            .filter(|running| running.is_on(asked.epoch))
-            .map(|running| running.agent.clone());
-        let (Some((app, placed)), Some(agent)) = (placed, owned) else {
-            return Err(format!("this node does not run {} under epoch {}", asked.work, asked.epoch));
+    /// Has a stage that this node owns go on with other variants of its functions, as it is asked to, once those are at hand.
+    pub(crate) async fn vary(self: &Arc<Self>, asked: &Vary) -> Result<(), String> {
+        let (work, epoch) = (&asked.work, asked.epoch);
+        let disowned = || format!("this node does not run {work} under epoch {epoch}");
+        let (app, role) = self.stage(work).ok_or_else(disowned)?;
+        let ladder = ladder(&app, &role);
+        if let Some(level) = ladder.iter().position(|artifacts| *artifacts == asked.to) {
+            let (runner, partition) = (Arc::clone(self), work.partition);
+            // What is begun goes on, also if it takes longer: it will be at hand when this is asked again.
+            let loading = tokio::spawn(async move { runner.guests(&app, &role, partition, level).await.map(drop) });
+            match tokio::time::timeout(VARIED_WITHIN, loading).await {
+                Ok(Ok(loaded)) => loaded.map_err(|error| format!("{error:#}"))?,
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(_) => return Err("it is still being made ready".to_owned()),
+            }
+        }
+        let agent = {
+            let all = self.lock();
+            let running = all.get(work).filter(|running| running.is_on(epoch)).ok_or_else(disowned)?;
+            self.levels.vary(ladder, asked, self.now_ms())?;
+            running.agent.clone()
         };
-        self.levels.vary(ladder(app, &placed.role), asked, millis(self.begun.elapsed()))?;
-        self.start(asked.work.clone(), asked.epoch, agent);
+        self.start(work.clone(), epoch, agent);
         Ok(())
+    }
+
+    /// The app and the role of a stage.
+    fn stage(&self, work: &WorkId) -> Option<(Arc<App>, Role)> {
+        let app = Arc::clone(self.intent.now().apps.get(&work.app)?);
+        let role = app.placement.work(work).map(|placed| placed.role.clone());
+        role.filter(|role| matches!(role, Role::Stage { .. })).map(|role| (app, role))
+    }
+
+    /// The clock of [levels](Self::levels).
+    fn now_ms(&self) -> u64 {
+        millis(self.begun.elapsed())
     }
 
     /// Has work go on with what it is to run with now. Where that cannot be had, what runs goes on, and the agent tries again.
@@ -145,7 +175,7 @@ impl Runner {
             Some(running) => {
                 if let Some(reason) = &failed {
                     running.stats.failed(reason);
-                    self.levels.forget(&work);
+                    self.levels.fail(&work, self.now_ms());
                 }
                 running.settings != settings
             }
@@ -167,7 +197,9 @@ impl Runner {
         let app = apps.apps.get(&work.app);
         let Some((app, placed)) = app.and_then(|app| Some((app, app.placement.work(work)?))) else { return Ok(()) };
         match &placed.role {
-            role @ Role::Stage { .. } => self.guests(app, role, work).await.map(drop),
+            role @ Role::Stage { .. } => {
+                self.guests(app, role, work.partition, self.level(app, work, role)).await.map(drop)
+            }
             Role::StreamPartition { .. } | Role::Queue { .. } | Role::Source { .. } | Role::Sink { .. } => Ok(()),
         }
     }
@@ -182,7 +214,7 @@ impl Runner {
         let task = tokio::spawn(async move {
             let ended = runner.run(&id, epoch, &seen, &telling).await;
             if matches!(ended, Ended::Failed(_)) {
-                runner.levels.forget(&id);
+                runner.levels.fail(&id, runner.now_ms());
             }
             let reason = ended.to_string();
             tracing::debug!(work = %id, %epoch, reason, "work ended");
@@ -196,20 +228,25 @@ impl Runner {
         all.insert(work, Running { epoch, stats, replaced, artifacts, settings, agent, task: task.abort_handle() });
     }
 
-    /// Has at hand what the stages need whose logs this node copies: when their owner dies, and perhaps the only node
-    /// that holds their artefacts with it, nothing is fetched or compiled first.
-    pub(crate) fn prepare<'a>(self: &Arc<Self>, copied: impl Iterator<Item = &'a WorkId>) {
+    /// Has at hand what the stages need whose logs this node has: of those that it copies the usual variants, so that when their owner
+    /// dies, and perhaps the only node that holds their artefacts with it, nothing is fetched or compiled first; of those that it owns
+    /// the next cheaper ones.
+    pub(crate) fn prepare<'a>(self: &Arc<Self>, held: impl Iterator<Item = (&'a WorkId, Held)>) {
         let apps = self.intent.now();
         let mut wanted = BTreeMap::new();
-        for work in copied {
+        for (work, held) in held {
             let app = apps.apps.get(&work.app);
             let Some((app, placed)) = app.and_then(|app| Some((app, app.placement.work(work)?))) else { continue };
-            if let Role::Stage { functions, .. } = &placed.role {
-                for level in 0..levels(app, functions) {
-                    let components = functions.iter().flat_map(|stage| components(app, stage, level));
-                    wanted.extend(components.map(|stage| (stage.artifact.clone(), (app, stage))));
-                }
+            let Role::Stage { functions, .. } = &placed.role else { continue };
+            let level = match held {
+                Held::Copied => 0,
+                Held::Owned => self.level(app, work, &placed.role) + 1,
+            };
+            if level > 0 && level >= ladder(app, &placed.role).len() {
+                continue;
             }
+            let components = functions.iter().flat_map(|stage| components(app, stage, level));
+            wanted.extend(components.map(|stage| (stage.artifact.clone(), (app, stage))));
         }
         let mut prepared = self.lock_prepared();
         prepared.retain(|artifact| wanted.contains_key(artifact));
@@ -347,10 +384,12 @@ impl Runner {
         };
         self.works.configure(work, work_config(app, placed));
         let guests = match &placed.role {
-            role @ Role::Stage { .. } => match self.guests(app, role, work).await {
-                Ok(guests) => Some(guests),
-                Err(error) => return failed(stats, format!("{error:#}")),
-            },
+            role @ Role::Stage { .. } => {
+                match self.guests(app, role, work.partition, self.level(app, work, role)).await {
+                    Ok(guests) => Some(guests),
+                    Err(error) => return failed(stats, format!("{error:#}")),
+                }
+            }
             Role::StreamPartition { .. } | Role::Queue { .. } | Role::Source { .. } | Role::Sink { .. } => None,
         };
         let owned = match self.works.lead(work).await {
@@ -449,11 +488,16 @@ impl Runner {
         }
     }
 
-    /// What a stage's functions are, and on which threads they compute, if on other ones: all of them, where none has a higher
+    /// What a stage's functions are on a level, and on which threads they compute, if on other ones: all of them, where none has a higher
     /// priority.
-    async fn guests(&self, app: &Arc<App>, role: &Role, work: &WorkId) -> anyhow::Result<(Guests, Option<Shards>)> {
+    async fn guests(
+        &self,
+        app: &Arc<App>,
+        role: &Role,
+        partition: u32,
+        level: usize,
+    ) -> anyhow::Result<(Guests, Option<Shards>)> {
         let Role::Stage { functions, rescaling, .. } = role else { anyhow::bail!("it is no stage of a flow") };
-        let (partition, level) = (work.partition, self.level(app, work, role));
         let known = rescaling.as_ref().map(|of| Partitions { first: of.first, most: of.most });
         let mut guests = Vec::with_capacity(functions.len());
         let mut asides = Vec::new();

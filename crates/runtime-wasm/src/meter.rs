@@ -18,7 +18,7 @@ use littoral_model::manifest::Priority;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::logs::Allowance;
-use crate::turns::Function;
+use crate::turns::{Function, Takes};
 
 /// What one function has used on this node since the process started. Shared by all of its instances.
 #[derive(Debug, Default)]
@@ -34,6 +34,8 @@ pub struct Usage {
     allowance: Arc<Allowance>,
     /// Which guests it goes before; as a number of [`PRIORITIES`].
     priority: AtomicU8,
+    /// How long its calls took lately.
+    takes: Takes,
     /// What this is a part of: what is measured elsewhere counts there, too.
     whole: Option<Arc<Usage>>,
 }
@@ -80,6 +82,16 @@ impl Usage {
     pub fn set_priority(&self, priority: Priority) {
         let number = PRIORITIES.iter().position(|one| *one == priority).unwrap_or(0);
         self.priority.store(number as u8, Ordering::Relaxed);
+    }
+
+    /// The function, where it waits for its turns.
+    pub(crate) fn function(self: &Arc<Self>) -> Function {
+        Function { number: Arc::as_ptr(self).addr(), priority: self.priority() }
+    }
+
+    /// A call comes; how long it is expected to take, in nanoseconds.
+    pub(crate) fn expect(&self) -> u64 {
+        self.takes.begin(self.cpu_ns.load(Ordering::Relaxed))
     }
 
     fn priority(&self) -> Priority {
@@ -233,11 +245,6 @@ pub(crate) fn charged_ns() -> u64 {
     CHARGED_NS.get()
 }
 
-/// The function that this measures.
-pub(crate) fn function_of(usage: &Arc<Usage>) -> Function {
-    Function { number: Arc::as_ptr(usage).addr(), priority: usage.priority() }
-}
-
 tokio::task_local! {
     /// The meter of the task of an instance that Wasmtime's machinery makes and runs.
     static OF_TASK: Meter;
@@ -279,7 +286,7 @@ impl Meter {
 
     /// Whose instance it is; one that measures for nobody is a function of its own.
     pub(crate) fn function(&self) -> Function {
-        function_of(&self.0.usage)
+        self.0.usage.function()
     }
 
     /// What the function may still write to its log.

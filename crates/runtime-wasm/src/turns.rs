@@ -8,11 +8,13 @@
 //! Functions take turns, too: one with many calls under way holds up another one's call no longer than one with few.
 //! What has a higher priority goes before all that has a lower one, but for one turn in many, with which that comes to its end.
 //! Among a function's short calls, and among those of some length, the one with the earliest deadline goes first.
-//! A new call waits for a turn, too, when guests have run for a slice since the thread last looked for I/O, and one that runs in a task of its
-//! instance, when those that were begun before it will for some slices: a thread full of requests would otherwise begin all of them before it goes on sending
-//! what is half sent, and their answers would fill memory. As many as fit into a slice begin after one look.
+//! A new call waits for a turn, too: one of WASI 0.2 when guests have run for a slice since the thread last looked for I/O, or were begun
+//! that will; one of WASI 0.3, which runs in its instance's task, when those that came before it and have no answer yet will run for some
+//! slices. A thread full of requests would otherwise begin all of them before it goes on sending what is half sent, and their answers would
+//! fill memory. As many as fit into a slice begin after one look. Calls of typed handlers do not wait.
 
-use std::cell::Cell;
+mod pace;
+
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +25,8 @@ use std::time::Instant;
 use littoral_model::manifest::Priority;
 
 use crate::meter::charged_ns;
+pub(crate) use pace::Takes;
+use pace::{Pace, SLICE_NS};
 
 /// A call that has used fewer slices than this goes before those that have used more, and need not share with its like:
 /// most requests are done by then.
@@ -39,101 +43,63 @@ const TURNS_FOR_THE_LAST: u32 = 64;
 /// One turn of so many is of the next lower priority even if calls of a higher one wait, and the second such turn of the lowest.
 const TURNS_FOR_THE_LOWER: u32 = 32;
 
-/// Guests run for so long, in nanoseconds, before the thread looks for I/O: as long as a slice.
-const LOOK_AFTER_NS: u64 = 1_000_000;
-/// So much may be begun in other tasks that has no answer yet: as much as a short call may take, so that instances have many short calls at
-/// hand each time they run.
-const ELSEWHERE_NS: u64 = SHORT_SLICES as u64 * LOOK_AFTER_NS;
-/// What a call takes is the mean of so many: some of them have run before they were counted, or run afterwards.
-const MEASURED_CALLS: u64 = 256;
+/// So much work of WASI 0.3 may be begun that has no answer yet: as much as a short call may take, so that instances have many short
+/// calls at hand each time they run.
+const UNANSWERED_NS: u64 = SHORT_SLICES as u64 * SLICE_NS;
 
 thread_local! {
     static OF_THIS_THREAD: Arc<Turns> = Arc::default();
-    static PACE: Cell<Pace> = const { Cell::new(Pace { looked_at_ns: 0, expected_ns: 0, call_ns: 0, begun: 0, measured_at_ns: 0 }) };
 }
 
-/// How far guests have come on this thread since it last looked for I/O. All times are of guests that ran.
-#[derive(Clone, Copy)]
-struct Pace {
-    looked_at_ns: u64,
-    /// What was begun since is expected to take so long.
-    expected_ns: u64,
-    /// So long a call took lately.
-    call_ns: u64,
-    /// How many calls have begun since that was measured.
-    begun: u64,
-    measured_at_ns: u64,
+/// A call's time was over before it had its turn.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Late;
+
+/// Waits until a new call of a function may begin, which is expected to take so long, in nanoseconds, and ends by `due`.
+pub(crate) async fn first(function: Function, takes_ns: u64, due: Instant) -> Result<(), Late> {
+    let is_before = |turns: &Arc<Turns>| turns.lock().any_before(function.priority);
+    let is_spent = Pace::of_this_thread(|pace| pace.is_spent(charged_ns()));
+    begin(function, takes_ns, due, is_spent || OF_THIS_THREAD.with(is_before)).await
 }
 
-impl Pace {
-    fn of_this_thread<R>(act: impl FnOnce(&mut Self) -> R) -> R {
-        let mut pace = PACE.get();
-        let result = act(&mut pace);
-        PACE.set(pace);
-        result
-    }
-
-    /// The thread has looked for I/O.
-    fn look(&mut self, ran_ns: u64) {
-        (self.looked_at_ns, self.expected_ns) = (ran_ns, 0);
-    }
-
-    /// A new call begins.
-    fn begin(&mut self, ran_ns: u64) {
-        if self.begun >= MEASURED_CALLS {
-            self.call_ns = ran_ns.saturating_sub(self.measured_at_ns) / self.begun;
-            (self.begun, self.measured_at_ns) = (0, ran_ns);
-        }
-        self.begun += 1;
-        self.expected_ns += self.call_ns;
-    }
-
-    /// A call goes on for a slice.
-    fn go_on(&mut self) {
-        self.expected_ns += LOOK_AFTER_NS;
-    }
-
-    /// Whether the thread is to look for I/O before more goes on.
-    fn is_spent(&self, ran_ns: u64) -> bool {
-        ran_ns.saturating_sub(self.looked_at_ns).max(self.expected_ns) >= LOOK_AFTER_NS
-    }
-}
-
-/// Waits until a new call of a function may begin, which ends by `due`.
-pub(crate) async fn first(function: Function, due: Instant) {
-    let is_spent = PACE.get().is_spent(charged_ns());
-    if is_spent || OF_THIS_THREAD.with(|turns| turns.lock().any_before(function.priority)) {
-        next(function, 0, due).await;
-    } else {
-        Pace::of_this_thread(|pace| pace.begin(charged_ns()));
-    }
-}
-
-/// The same for a call that runs in another task of this thread, until the answer is dropped.
-pub(crate) async fn first_elsewhere(function: Function, due: Instant) -> Elsewhere {
-    let elsewhere = Elsewhere(OF_THIS_THREAD.with(Arc::clone));
-    let before = elsewhere.0.elsewhere.fetch_add(1, Ordering::Relaxed);
+/// The same for a call that runs in its instance's task.
+pub(crate) async fn first_in_task(function: Function, takes_ns: u64, due: Instant) -> Result<Unanswered, Late> {
+    let unanswered = Unanswered { turns: OF_THIS_THREAD.with(Arc::clone), takes_ns };
+    let before_ns = unanswered.turns.unanswered_ns.fetch_add(takes_ns, Ordering::Relaxed);
     // That its instance waits for its own next slice holds up no new call: it will have more at hand when it goes on.
-    if before.saturating_mul(PACE.get().call_ns) >= ELSEWHERE_NS {
-        next(function, 0, due).await;
-    } else {
-        Pace::of_this_thread(|pace| pace.begin(charged_ns()));
-    }
-    elsewhere
+    let waits = before_ns >= UNANSWERED_NS || unanswered.turns.lock().any_higher(function.priority);
+    begin(function, takes_ns, due, waits).await?;
+    Ok(unanswered)
 }
 
-/// A call that runs in another task than the one that waits for its answer, or will.
-pub(crate) struct Elsewhere(Arc<Turns>);
+async fn begin(function: Function, takes_ns: u64, due: Instant, waits: bool) -> Result<(), Late> {
+    if !waits {
+        Pace::of_this_thread(|pace| pace.expect(takes_ns));
+        return Ok(());
+    }
+    turn(function, 0, takes_ns, due).await;
+    if Instant::now() < due { Ok(()) } else { Err(Late) }
+}
 
-impl Drop for Elsewhere {
+/// A call that runs in its instance's task, or will, and has no answer yet; until this is dropped.
+pub(crate) struct Unanswered {
+    turns: Arc<Turns>,
+    takes_ns: u64,
+}
+
+impl Drop for Unanswered {
     fn drop(&mut self) {
-        self.0.elsewhere.fetch_sub(1, Ordering::Relaxed);
+        self.turns.unanswered_ns.fetch_sub(self.takes_ns, Ordering::Relaxed);
     }
 }
 
 /// Waits for the next slice of a function's call, which has used so many of them and ends by `due`.
 pub(crate) fn next(function: Function, slices: u32, due: Instant) -> Turn {
-    Turn { turns: OF_THIS_THREAD.with(Arc::clone), function, slices, due, number: None }
+    turn(function, slices, SLICE_NS, due)
+}
+
+fn turn(function: Function, slices: u32, expected_ns: u64, due: Instant) -> Turn {
+    Turn { turns: OF_THIS_THREAD.with(Arc::clone), function, slices, expected_ns, due, number: None }
 }
 
 /// Whose call it is, and which go before it.
@@ -149,6 +115,7 @@ pub(crate) struct Turn {
     turns: Arc<Turns>,
     function: Function,
     slices: u32,
+    expected_ns: u64,
     due: Instant,
     number: Option<u64>,
 }
@@ -168,19 +135,16 @@ impl Future for Turn {
             }
             Some(number) if waiting.admitted == Some(number) => {
                 waiting.admitted = None;
-                let more = waiting.any();
+                let (more, is_next_new) = (waiting.any(), waiting.is_next_new());
                 drop(waiting);
                 self.number = None;
                 let is_spent = Pace::of_this_thread(|pace| {
-                    match self.slices {
-                        0 => pace.begin(charged_ns()),
-                        _ => pace.go_on(),
-                    }
+                    pace.expect(self.expected_ns);
                     pace.is_spent(charged_ns())
                 });
-                match (more, is_spent) {
-                    (true, true) => self.turns.pass_on(),
-                    (true, false) => self.turns.wake_next(),
+                match (more, is_next_new && !is_spent) {
+                    (true, true) => self.turns.wake_next(),
+                    (true, false) => self.turns.pass_on(),
                     (false, _) => {}
                 }
                 Poll::Ready(())
@@ -215,8 +179,8 @@ impl Drop for Turn {
 #[derive(Default)]
 struct Turns {
     waiting: Mutex<Waiting>,
-    /// How many run in other tasks, or will, and have no answer yet.
-    elsewhere: AtomicU64,
+    /// How long the calls are expected to take that run in tasks of instances, or will, and have no answer yet.
+    unanswered_ns: AtomicU64,
 }
 
 #[derive(Default)]
@@ -241,6 +205,8 @@ struct Rank {
 
 struct Place {
     number: u64,
+    /// Whether it is of a call that has not begun.
+    is_new: bool,
     due: Instant,
     waker: Waker,
 }
@@ -346,20 +312,29 @@ impl Waiting {
 
     fn join(&mut self, function: Function, slices: u32, due: Instant, waker: &Waker) -> u64 {
         self.numbers += 1;
-        let place = Place { number: self.numbers, due, waker: waker.clone() };
+        let place = Place { number: self.numbers, is_new: slices == 0, due, waker: waker.clone() };
         self.rank(function.priority).join(function, slices, place);
         self.numbers
     }
 
     /// Whether any waits that goes before a new call of this priority: any of a higher one, or a short one.
     fn any_before(&mut self, priority: Priority) -> bool {
+        self.any_higher(priority) || self.rank(priority).any_short()
+    }
+
+    fn any_higher(&self, priority: Priority) -> bool {
         let [high, normal, _] = &self.ranks;
-        let is_higher = match priority {
+        match priority {
             Priority::High => false,
             Priority::Normal => high.any(),
             Priority::Low => high.any() || normal.any(),
-        };
-        is_higher || self.rank(priority).any_short()
+        }
+    }
+
+    /// Whether a new call is the next, unless it is another one's turn for once.
+    fn is_next_new(&self) -> bool {
+        let rank = self.ranks.iter().find(|rank| rank.any());
+        rank.and_then(Rank::first).is_some_and(|place| place.is_new)
     }
 
     fn any(&self) -> bool {
@@ -410,6 +385,11 @@ impl Rank {
             (false, false) => Order::Last,
         };
         level.join(function, place, order);
+    }
+
+    fn first(&self) -> Option<&Place> {
+        let level = self.levels.iter().find(|level| !level.is_empty())?;
+        level.0.front().and_then(|(_, calls)| calls.front())
     }
 
     fn any_short(&self) -> bool {
@@ -499,35 +479,66 @@ mod tests {
         assert!(waited <= 51 + 4, "{waited}");
     }
 
-    #[test]
-    fn as_many_calls_begin_after_a_look_for_io_as_fit_into_a_slice() {
-        let mut pace = PACE.get();
-        let ran_ns = MEASURED_CALLS * LOOK_AFTER_NS * 2 / 5;
-        (0..MEASURED_CALLS).for_each(|_| pace.begin(0));
-        assert!(pace.is_spent(ran_ns));
-        pace.look(ran_ns);
-        let mut begun = 0;
-        while !pace.is_spent(ran_ns) {
-            pace.begin(ran_ns);
-            begun += 1;
-        }
-        assert_eq!(begun, 3, "each took two fifths of a slice");
-        pace.look(ran_ns);
-        pace.go_on();
-        assert!(pace.is_spent(ran_ns), "what goes on may take a whole slice");
+    const FUNCTION: Function = Function { number: 1, priority: Priority::Normal };
+
+    fn in_a_minute() -> Instant {
+        Instant::now() + Duration::from_secs(60)
     }
 
     #[tokio::test]
-    async fn calls_that_run_elsewhere_wait_when_those_before_them_have_no_answer_yet() {
-        let (function, due) = (Function { number: 1, priority: Priority::Normal }, Instant::now());
-        Pace::of_this_thread(|pace| pace.call_ns = ELSEWHERE_NS / 2);
-        let begin = async || first_elsewhere(function, due).now_or_never();
+    async fn new_calls_begin_without_a_look_for_io_between_them_while_they_fit_into_a_slice() {
+        let (local, order) = (LocalSet::new(), Seen::default());
+        // Who goes on first has its whole slice expected, so that all others wait.
+        for (name, slices, takes_ns) in [("l", 1, SLICE_NS), ("a", 0, 0), ("b", 0, SLICE_NS), ("c", 0, 0), ("d", 0, 0)]
+        {
+            let order = Rc::clone(&order);
+            local.spawn_local(async move {
+                turn(FUNCTION, slices, takes_ns, in_a_minute()).await;
+                order.borrow_mut().push(name);
+            });
+        }
+        let looks = Rc::clone(&order);
+        local.spawn_local(async move {
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+                looks.borrow_mut().push("|");
+            }
+        });
+        local.await;
+        let order = order.take().concat();
+        let rounds: Vec<&str> = order.split('|').filter(|round| !round.is_empty()).collect();
+        assert_eq!(rounds, ["l", "ab", "cd"], "{order}");
+    }
+
+    #[tokio::test]
+    async fn what_may_compute_for_a_slice_goes_on_after_a_look_for_io_only() {
+        let due = in_a_minute();
+        let mut waiting = Waiting::default();
+        waiting.join(FUNCTION, SHORT_SLICES, due, Waker::noop());
+        assert!(!waiting.is_next_new());
+        waiting.join(FUNCTION, 0, due, Waker::noop());
+        assert!(waiting.is_next_new(), "short ones go first");
+        waiting.join(FUNCTION, 2, due, Waker::noop());
+        assert!(!waiting.is_next_new(), "what has begun goes before");
+    }
+
+    #[tokio::test]
+    async fn calls_in_tasks_wait_when_those_before_them_have_no_answer_yet() {
+        let begin = async || first_in_task(FUNCTION, UNANSWERED_NS / 2, in_a_minute()).now_or_never();
         let (one, two) = (begin().await, begin().await);
         assert!(one.is_some() && two.is_some() && begin().await.is_none(), "two fill it");
         drop(one);
         assert!(begin().await.is_some());
         // Who waited goes on all the same: it is a matter of a look for I/O.
-        drop(first_elsewhere(function, due).await);
+        let (three, four) = (begin().await, first_in_task(FUNCTION, 0, in_a_minute()).await);
+        assert!(three.is_some() && four.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_time_ends_while_it_waits_does_not_begin() {
+        let _all = first_in_task(FUNCTION, UNANSWERED_NS, in_a_minute()).await.ok();
+        assert!(first_in_task(FUNCTION, 0, Instant::now()).await.is_err());
+        assert!(first_in_task(FUNCTION, 0, in_a_minute()).await.is_ok());
     }
 
     #[tokio::test]
@@ -537,7 +548,7 @@ mod tests {
         for (name, seconds) in [("d", 40), ("b", 20), ("a", 10), ("c", 30)] {
             let order = Rc::clone(&order);
             local.spawn_local(async move {
-                next(Function { number: 1, priority: Priority::Normal }, 0, now + Duration::from_secs(seconds)).await;
+                next(FUNCTION, 0, now + Duration::from_secs(seconds)).await;
                 order.borrow_mut().push(name);
             });
         }
@@ -613,7 +624,8 @@ mod tests {
         let function = |priority| Function { number: 1, priority };
         let mut waiting = Waiting::default();
         waiting.join(function(Priority::Normal), 0, Instant::now(), Waker::noop());
-        let before = [Priority::High, Priority::Normal, Priority::Low].map(|priority| waiting.any_before(priority));
-        assert_eq!(before, [false, true, true]);
+        let all = [Priority::High, Priority::Normal, Priority::Low];
+        assert_eq!(all.map(|priority| waiting.any_before(priority)), [false, true, true]);
+        assert_eq!(all.map(|priority| waiting.any_higher(priority)), [false, false, true]);
     }
 }

@@ -1,64 +1,58 @@
 //! Cheaper variants of a stage's functions, where no move helps; and better ones again after a calm. The stage's owner is asked, a
 //! level at a time.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use littoral_control::fidelity::Calm;
+use littoral_control::fidelity::{Calm, RELAPSE_MS};
 use littoral_mesh::{Method, Priority};
-use littoral_model::id::NodeId;
+use littoral_model::id::{FlowName, NodeId};
 use littoral_model::work::{Assignment, WorkId};
-use littoral_plan::PlacedWork;
 use littoral_plan::reason::Milliseconds;
+use littoral_plan::{PlacedWork, Role};
 
 use super::cause::{Cause, way};
 use super::{COOL_DOWN, Keeping, Kept, Key, OWNER_DEADLINE, subject};
-use crate::admin::events::{EventKind, Moved};
+use crate::admin::events::{EventKind, EventRow, Moved};
 use crate::fidelity::{Vary, ladder, running};
 use crate::intent::App;
 use crate::report::{Report, assignments};
 use crate::wiring::ask;
 
 impl Keeping {
-    /// What is left where no move helps: a stage that is late because of its functions goes on with cheaper variants of them, if there
-    /// are some that were not tried. Otherwise it is said once that nothing more can be done.
+    /// Has a stage that is late because of its functions go on with cheaper variants of them, for a reason; why not, if it does not.
     pub(super) async fn lower(
         &self,
         app: &App,
-        subject: String,
+        subject: &str,
         kept: &mut Kept,
-        (cause, held): (&Cause, Option<&Assignment>),
-        reports: &[(NodeId, Report)],
-    ) {
-        let mut text = format!("{cause}; no other node that holds its state and may run it is left to be tried");
-        let step = held.filter(|held| held.owner == cause.owner && cause.is_of_functions(kept.watch.limit_us()));
-        let step = step.and_then(|held| Some((held, standing(app, held, reports)?.below(app)?)));
-        let untried = step.filter(|(held, step)| !kept.varied.contains(&(held.work.clone(), step.to.clone())));
-        if let Some((held, step)) = untried {
-            kept.rests_until = Instant::now() + COOL_DOWN;
-            match self.vary(held, &step, None).await {
-                Ok(()) => {
-                    let p95_us = kept.watch.p95_us();
-                    kept.acted = Some(p95_us);
-                    kept.varied.insert((held.work.clone(), step.to));
-                    let (work, owner) = (held.work.to_string(), held.owner.to_string());
-                    let moved = Moved { work, from: owner.clone(), to: owner, p95_us };
-                    text += &format!("; it goes on with {}", step.told);
-                    self.events.note_moved(&app.id.app, subject, EventKind::Action, text, Some(moved)).await;
-                    return;
-                }
-                Err(reason) => text += &format!("; it does not go on with {}: {reason}", step.told),
-            }
-        }
-        if !std::mem::replace(&mut kept.is_helpless, true) {
-            self.events.note(&app.id.app, subject, EventKind::Helpless, text).await;
-        }
+        (held, step): (&Assignment, &Step),
+        reason: &str,
+    ) -> Result<(), String> {
+        self.vary(held, step, None).await.map_err(|why| format!("it does not go on with {}: {why}", step.told))?;
+        kept.rests_until = Instant::now() + COOL_DOWN;
+        let p95_us = kept.watch.p95_us();
+        kept.acted = Some(p95_us);
+        let text = format!("{reason}; it goes on with {}", step.told);
+        self.events
+            .note_moved(&app.id.app, subject.to_owned(), EventKind::Action, text, Some(stays(held, p95_us)))
+            .await;
+        Ok(())
     }
 
     /// Has one of the stages that lead to an end, and that run cheaper variants of their functions, go on with the next better ones.
     pub(super) async fn raise(&self, app: &App, (end, flow): &Key, kept: &mut Kept, calm_ms: u64) {
         kept.raises_at = Instant::now() + COOL_DOWN;
-        let has_levels = |placed: &&PlacedWork| ladder(app, &placed.role).len() > 1;
-        let stages: Vec<&PlacedWork> = way(app, end).into_iter().filter(has_levels).collect();
+        let of_others =
+            |name: &FlowName| name != flow && app.manifest.flows.get(name).is_some_and(|of| of.slo.is_some());
+        let may_vary = |placed: &&PlacedWork| {
+            matches!(&placed.role, Role::Stage { flow, .. } if !of_others(flow)) && ladder(app, &placed.role).len() > 1
+        };
+        let stages: Vec<&PlacedWork> = way(app, end).into_iter().filter(may_vary).collect();
+        // Somebody else may see the same stages be late.
+        if !stages.is_empty() && any_violated(&self.lately(Some(app.id.app.clone())).await) {
+            return;
+        }
         let reports = if stages.is_empty() { Vec::new() } else { self.reporter.gather().await };
         let assignments = assignments(&reports);
         let mut are_usual = true;
@@ -78,7 +72,8 @@ impl Keeping {
                     let text = format!(
                         "less than half of the objective for {calm_s} s, p95 is {p95}; {stage} on {owner} goes on with {told}"
                     );
-                    self.events.note(&app.id.app, subject(flow), EventKind::Restored, text).await;
+                    let stays = Some(stays(held, kept.watch.p95_us()));
+                    self.events.note_moved(&app.id.app, subject(flow), EventKind::Restored, text, stays).await;
                     break;
                 }
                 Err(reason) => tracing::debug!(work = %placed.work, reason, "no better variants yet"),
@@ -92,7 +87,7 @@ impl Keeping {
         let (from, to) = (step.from.clone(), step.to.clone());
         let asked = Vary { work: held.work.clone(), epoch: held.epoch, from, to, calm_ms };
         if held.owner == *self.mesh.node() {
-            return self.runner.vary(&asked);
+            return self.runner.vary(&asked).await;
         }
         // An older program does not know what it is asked for, and says that.
         ask(&self.mesh, &held.owner, Method::Vary, Priority::Control, OWNER_DEADLINE, &asked)
@@ -101,9 +96,50 @@ impl Keeping {
     }
 }
 
+/// What is told of a stage that goes on with other variants where it is.
+fn stays(held: &Assignment, p95_us: u64) -> Moved {
+    let owner = held.owner.to_string();
+    Moved { work: held.work.to_string(), from: owner.clone(), to: owner, p95_us }
+}
+
+/// Whether any objective does not hold, by what happened lately.
+fn any_violated(events: &[EventRow]) -> bool {
+    let mut violated = BTreeSet::new();
+    for event in events {
+        let about = (&event.node, &event.subject);
+        match event.kind {
+            EventKind::Violated => violated.insert(about),
+            EventKind::Restored => violated.remove(&about),
+            _ => continue,
+        };
+    }
+    !violated.is_empty()
+}
+
+/// Whether a work went on with better variants so short a time ago that to be late again is because of them.
+pub(super) fn was_raised(events: &[EventRow], work: &str, now_us: i64) -> bool {
+    let of_work = |event: &&EventRow| event.moved.as_ref().is_some_and(|moved| moved.work == work);
+    let latest = events.iter().rfind(of_work);
+    latest.is_some_and(|event| {
+        event.kind == EventKind::Restored && now_us.abs_diff(event.time_us) < RELAPSE_MS.saturating_mul(1_000)
+    })
+}
+
+/// The step of a late stage to the next cheaper variants of its functions, if there are some and the time is spent in functions.
+pub(super) fn step_below<'a>(
+    app: &App,
+    cause: &Cause,
+    limit_us: u64,
+    held: Option<&'a Assignment>,
+    reports: &[(NodeId, Report)],
+) -> Option<(&'a Assignment, Step)> {
+    let held = held.filter(|held| held.owner == cause.owner && cause.is_of_functions(limit_us))?;
+    Some((held, standing(app, held, reports)?.below(app)?))
+}
+
 /// A step from one level to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Step {
+pub(super) struct Step {
     /// The artefacts that run.
     from: Vec<String>,
     /// Those that are to.
@@ -148,6 +184,7 @@ impl Standing<'_> {
             if name == variant { format!("{name} itself") } else { format!("variant {variant} of {name}") }
         });
         let told = told.collect::<Vec<String>>().join(", ");
-        Some(Step { from: from.clone(), to: to.clone(), told })
+        // Variants of the same content are no step.
+        (!told.is_empty()).then(|| Step { from: from.clone(), to: to.clone(), told })
     }
 }

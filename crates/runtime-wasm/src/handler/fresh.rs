@@ -23,7 +23,7 @@ use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::instances::{Instance, Instances, Reserved};
-use super::{Body, BodyError, Held};
+use super::{Body, BodyError, HandlerSettings, Held};
 use crate::fabric::Invocation;
 use crate::fault::Fault;
 use crate::host::{Host, within};
@@ -52,8 +52,10 @@ impl Fresh {
 
     pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Fault> {
         let reserved = self.0.reserve();
-        let due = Invocation::due(&request, self.0.settings().limits.timeout);
-        turns::first(reserved.meter.function(), due).await;
+        let HandlerSettings { limits, usage, .. } = self.0.settings();
+        let due = Invocation::due(&request, limits.timeout);
+        let begins = turns::first(reserved.meter.function(), usage.expect(), due).await;
+        begins.map_err(|turns::Late| Fault::Timeout { limit: limits.timeout })?;
         reserved.meter.begin_poll();
         let failed = Failed::default();
         let (guest, answer) = self.start(request, reserved, due, &failed)?;

@@ -246,7 +246,7 @@ impl<L: Linked> Making<L> {
     async fn ready(&self) -> Option<Ready<L::Guest>> {
         let meter = Meter::new(Some(&self.settings.usage));
         let limit = self.settings.limits.timeout;
-        turns::first(meter.function(), std::time::Instant::now() + limit).await;
+        turns::first(meter.function(), 0, std::time::Instant::now() + limit).await.ok()?;
         let place = self.wasm.place()?;
         let _ticking = self.wasm.tick();
         let mut store = meter.charge(|| self.store(&meter, limit)).ok()?;

@@ -28,9 +28,9 @@ use crate::engine::{Concurrency, Wasm};
 use crate::fabric::Invocation;
 use crate::fault::Fault;
 use crate::host::{Host, within};
-use crate::meter::{Meter, function_of};
+use crate::meter::Meter;
 use crate::ticker::Ticking;
-use crate::turns;
+use crate::turns::{self, Unanswered};
 
 /// Answers requests with instances that are used again.
 pub(super) struct Reused {
@@ -57,10 +57,11 @@ impl Reused {
             .get_or_init(|| ProxyHandler::new(Workers { making: Arc::clone(&self.making), failed: Arc::default() }));
         let HandlerSettings { limits, usage, .. } = &self.making.settings;
         let due = Invocation::due(&request, limits.timeout);
-        let _elsewhere = turns::first_elsewhere(function_of(usage), due).await;
+        let begins = turns::first_in_task(usage.function(), usage.expect(), due).await;
+        let unanswered = begins.map_err(|turns::Late| Fault::Timeout { limit: limits.timeout })?;
         let invocation = Invocation::of(&mut request);
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-        match handler.handle(invocation, request).await {
+        match handler.handle(Asked { invocation, due, unanswered }, request).await {
             Ok(response) => Ok(response.map(|body| {
                 body.map_err(|error: wasmtime_wasi_http::Error| BodyError::Broken(error.to_string())).boxed_unsync()
             })),
@@ -72,7 +73,7 @@ impl Reused {
         if error.is::<ExpirationError>() {
             return Fault::Timeout { limit: self.making.settings.limits.timeout };
         }
-        if let Some(error) = error.downcast_ref::<InstantiationError<Invocation>>() {
+        if let Some(error) = error.downcast_ref::<InstantiationError<Asked>>() {
             return match error.error.downcast_ref::<Failed>() {
                 Some(Failed(fault)) => fault.clone(),
                 None => Fault::Trap { cause: error.error.to_string() },
@@ -98,6 +99,14 @@ fn error_name(code: &ErrorCode) -> String {
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 struct Failed(Fault);
+
+/// What is known of a request when it begins.
+struct Asked {
+    invocation: Invocation,
+    /// Among calls that wait, it goes by this: it is of when it came.
+    due: Instant,
+    unanswered: Unanswered,
+}
 
 /// The workers of one thread.
 struct Workers {
@@ -161,7 +170,7 @@ struct Worker {
 
 impl WorkerState for Worker {
     type StoreData = Host;
-    type RequestData = Invocation;
+    type RequestData = Asked;
 
     fn should_accept_request(&self, concurrent_count: usize, total_count: usize) -> ShouldAccept {
         if total_count >= self.reuse.requests_max || self.memory.load(Ordering::Relaxed) > self.full_bytes {
@@ -176,14 +185,19 @@ impl WorkerState for Worker {
     fn on_request_start(
         &self,
         mut store: StoreContextMut<'_, Host>,
-        invocation: Invocation,
+        Asked { invocation, due, unanswered }: Asked,
         task: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
         let host = store.data_mut();
         host.renew_deadline();
-        let timeout = invocation.timeout(self.timeout);
+        host.goes_by(due);
+        let sleep = tokio::time::sleep(invocation.timeout(self.timeout));
         host.present.begin_task(task, invocation);
-        Box::pin(tokio::time::sleep(timeout))
+        // This is dropped when the request has its answer, also if nobody waits for that any more.
+        Box::pin(async move {
+            let _unanswered = unanswered;
+            sleep.await;
+        })
     }
 
     fn drop(&self, store: Store<Host>, result: wasmtime::Result<()>) {
