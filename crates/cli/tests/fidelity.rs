@@ -106,10 +106,17 @@ fn a_stage_that_is_too_slow_goes_on_with_a_cheaper_variant_and_the_objective_hol
             thread::sleep(RECORD_EVERY * 10);
             told = events(&world, &node);
         }
+        assert_eq!(variant(&world, &node), "coarse");
+        let explained = node.ask(&world, &["flow", "explain", folder.to_str().unwrap()]);
+        assert!(String::from_utf8_lossy(&explained.stdout).contains("judge as coarse"), "{explained:?}");
+        // What is chosen by hand is the usual one from then on, and is gone back from while records flow.
+        node.tell(&world, &["swap", "press/judge", "--variant", "coarse"]);
+        assert_eq!(variant(&world, &node), "coarse");
+        node.tell(&world, &["swap", "press/judge", "--variant", "judge"]);
+        assert_eq!(variant(&world, &node), "judge");
         drop(over);
         (publishing.join().unwrap(), told)
     });
-    assert_eq!(variant(&world, &node), "coarse");
     // The end of the flow and its last stage are watched each by itself; one of them acts.
     let acted: Vec<&Value> = told.iter().filter(|event| event["kind"] == "action").collect();
     let [action] = acted.as_slice() else { panic!("{told:?}") };
@@ -119,14 +126,7 @@ fn a_stage_that_is_too_slow_goes_on_with_a_cheaper_variant_and_the_objective_hol
     let moved = &action["moved"];
     assert!(moved["from"] == "cloud-1" && moved["to"] == "cloud-1", "{action}");
     assert!(moved["p95_us"].as_u64().is_some_and(|p95_us| p95_us > 600_000), "{action}");
-    let explained = node.ask(&world, &["flow", "explain", folder.to_str().unwrap()]);
-    assert!(String::from_utf8_lossy(&explained.stdout).contains("judge as coarse"), "{explained:?}");
     eventually("all are judged", || judged(&world, &node).len() >= published);
     let wanted: Vec<(String, i64)> = (0..published).map(|value| value.to_string()).zip(1..).collect();
     assert_eq!(judged(&world, &node), wanted);
-    // What is chosen by hand is the usual one from then on.
-    node.tell(&world, &["swap", "press/judge", "--variant", "coarse"]);
-    assert_eq!(variant(&world, &node), "coarse");
-    node.tell(&world, &["swap", "press/judge", "--variant", "judge"]);
-    assert_eq!(variant(&world, &node), "judge");
 }

@@ -487,27 +487,21 @@ mod tests {
 
     #[tokio::test]
     async fn new_calls_begin_without_a_look_for_io_between_them_while_they_fit_into_a_slice() {
-        let (local, order) = (LocalSet::new(), Seen::default());
-        // Who goes on first has its whole slice expected, so that all others wait.
-        for (name, slices, takes_ns) in [("l", 1, SLICE_NS), ("a", 0, 0), ("b", 0, SLICE_NS), ("c", 0, 0), ("d", 0, 0)]
-        {
-            let order = Rc::clone(&order);
-            local.spawn_local(async move {
-                turn(FUNCTION, slices, takes_ns, in_a_minute()).await;
-                order.borrow_mut().push(name);
-            });
-        }
-        let looks = Rc::clone(&order);
-        local.spawn_local(async move {
-            for _ in 0..4 {
-                tokio::task::yield_now().await;
-                looks.borrow_mut().push("|");
-            }
-        });
-        local.await;
-        let order = order.take().concat();
-        let rounds: Vec<&str> = order.split('|').filter(|round| !round.is_empty()).collect();
-        assert_eq!(rounds, ["l", "ab", "cd"], "{order}");
+        let due = in_a_minute();
+        let mut calls = [(1, SLICE_NS), (0, 0), (0, SLICE_NS), (0, 0)]
+            .map(|(slices, takes_ns)| Box::pin(turn(FUNCTION, slices, takes_ns, due)));
+        let mut begins = |call: usize| {
+            let mut context = Context::from_waker(Waker::noop());
+            calls.get_mut(call).unwrap().as_mut().poll(&mut context).is_ready()
+        };
+        assert!(!(0..4).any(&mut begins), "all wait for a look for I/O");
+        let turns = OF_THIS_THREAD.with(Arc::clone);
+        turns.wake_by_ref();
+        assert!(begins(0) && !begins(1), "what goes on may take a whole slice");
+        turns.wake_by_ref();
+        assert!(begins(1) && begins(2) && !begins(3), "two fit into a slice");
+        turns.wake_by_ref();
+        assert!(begins(3));
     }
 
     #[tokio::test]

@@ -124,8 +124,9 @@ fn varied(
             .into());
     };
     if function.chosen_artifact(name) == fidelity.artifact {
-        let message = format!("{name} runs {variant} already");
-        return Err(Usage::new(message).hint("`littoral get flows -o wide` shows what runs now").into());
+        let message = format!("{variant} is the usual variant of {name} already");
+        let hint = "`littoral get flows -o wide` shows what runs now: a cheaper one where an objective asked for it, until that holds";
+        return Err(Usage::new(message).hint(hint).into());
     }
     let artifact = bundle.artifacts.get(&fidelity.artifact).cloned().unwrap_or_default();
     let Some(manifest) = manifest::with_variant(&bundle.manifest, name, variant) else {
