@@ -85,7 +85,7 @@ pub(crate) struct Host {
     deadline: Instant,
     /// Of calls that wait for a turn, the one that is due earlier goes first; at the deadline, or earlier if it waited to begin.
     due: Instant,
-    /// How many slices the call has used up.
+    /// How many slices the call has used up, or [counts as having used](turns::slices_before).
     slices: u32,
     stdout: GuestOutput,
     stderr: GuestOutput,
@@ -167,7 +167,7 @@ impl Host {
     pub(crate) fn renew_deadline(&mut self) -> Instant {
         self.deadline = Instant::now() + self.limits.timeout;
         self.due = self.deadline;
-        self.slices = 0;
+        self.slices = turns::slices_before(self.meter.expects_ns());
         if self.limits.cpu.is_some() {
             self.meter.begin_call();
         }

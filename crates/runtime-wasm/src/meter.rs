@@ -289,6 +289,11 @@ impl Meter {
         self.0.usage.function()
     }
 
+    /// How long a call of the function is expected to take, in nanoseconds.
+    pub(crate) fn expects_ns(&self) -> u64 {
+        self.0.usage.takes.expected_ns()
+    }
+
     /// What the function may still write to its log.
     pub(crate) fn allowance(&self) -> Arc<Allowance> {
         Arc::clone(&self.0.usage.allowance)

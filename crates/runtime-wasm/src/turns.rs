@@ -3,7 +3,8 @@
 //! Were all of them simply woken again, a thread full of long computations would keep a request that takes microseconds
 //! waiting for a slice of each of them. So one alone goes on at a time, after the thread has looked for I/O and polled
 //! whatever else is ready; and those that have used little go first. It is the multilevel feedback queue of operating
-//! systems: a call that spins delays others by about one slice, and gets what is left. Within a level a call goes on for as
+//! systems: a call that spins delays others by about one slice, and gets what is left. A call of a function of which they take long
+//! begins behind those of others, as if it had used that much. Within a level a call goes on for as
 //! long as it may before the next one has its turn, for each change of guests costs what the processor's caches held.
 //! Functions take turns, too: one with many calls under way holds up another one's call no longer than one with few.
 //! What has a higher priority goes before all that has a lower one, but for one turn in many, with which that comes to its end.
@@ -77,7 +78,8 @@ async fn begin(function: Function, takes_ns: u64, due: Instant, waits: bool) -> 
         Pace::of_this_thread(|pace| pace.expect(takes_ns));
         return Ok(());
     }
-    turn(function, 0, takes_ns, due).await;
+    let slices = if is_long(takes_ns) { SHORT_SLICES } else { 0 };
+    turn(function, slices, true, takes_ns, due).await;
     if Instant::now() < due { Ok(()) } else { Err(Late) }
 }
 
@@ -95,11 +97,21 @@ impl Drop for Unanswered {
 
 /// Waits for the next slice of a function's call, which has used so many of them and ends by `due`.
 pub(crate) fn next(function: Function, slices: u32, due: Instant) -> Turn {
-    turn(function, slices, SLICE_NS, due)
+    turn(function, slices, false, SLICE_NS, due)
 }
 
-fn turn(function: Function, slices: u32, expected_ns: u64, due: Instant) -> Turn {
-    Turn { turns: OF_THIS_THREAD.with(Arc::clone), function, slices, expected_ns, due, number: None }
+/// How many slices a call counts as having used when it begins, which is expected to take so long, in nanoseconds: with the first that
+/// it uses it is one of the long calls, if they take as long as one of those.
+pub(crate) fn slices_before(takes_ns: u64) -> u32 {
+    if is_long(takes_ns) { SHORT_SLICES - 1 } else { 0 }
+}
+
+fn is_long(takes_ns: u64) -> bool {
+    takes_ns >= u64::from(SHORT_SLICES) * SLICE_NS
+}
+
+fn turn(function: Function, slices: u32, is_new: bool, expected_ns: u64, due: Instant) -> Turn {
+    Turn { turns: OF_THIS_THREAD.with(Arc::clone), function, slices, is_new, expected_ns, due, number: None }
 }
 
 /// Whose call it is, and which go before it.
@@ -115,6 +127,8 @@ pub(crate) struct Turn {
     turns: Arc<Turns>,
     function: Function,
     slices: u32,
+    /// Whether the call has not begun.
+    is_new: bool,
     expected_ns: u64,
     due: Instant,
     number: Option<u64>,
@@ -127,7 +141,7 @@ impl Future for Turn {
         let mut waiting = self.turns.lock();
         match self.number {
             None => {
-                let number = waiting.join(self.function, self.slices, self.due, context.waker());
+                let number = waiting.join(self.function, self.slices, self.is_new, self.due, context.waker());
                 drop(waiting);
                 self.number = Some(number);
                 self.turns.pass_on();
@@ -310,9 +324,9 @@ impl Waiting {
         }
     }
 
-    fn join(&mut self, function: Function, slices: u32, due: Instant, waker: &Waker) -> u64 {
+    fn join(&mut self, function: Function, slices: u32, is_new: bool, due: Instant, waker: &Waker) -> u64 {
         self.numbers += 1;
-        let place = Place { number: self.numbers, is_new: slices == 0, due, waker: waker.clone() };
+        let place = Place { number: self.numbers, is_new, due, waker: waker.clone() };
         self.rank(function.priority).join(function, slices, place);
         self.numbers
     }
@@ -489,7 +503,7 @@ mod tests {
     async fn new_calls_begin_without_a_look_for_io_between_them_while_they_fit_into_a_slice() {
         let due = in_a_minute();
         let mut calls = [(1, SLICE_NS), (0, 0), (0, SLICE_NS), (0, 0)]
-            .map(|(slices, takes_ns)| Box::pin(turn(FUNCTION, slices, takes_ns, due)));
+            .map(|(slices, takes_ns)| Box::pin(turn(FUNCTION, slices, slices == 0, takes_ns, due)));
         let mut begins = |call: usize| {
             let mut context = Context::from_waker(Waker::noop());
             calls.get_mut(call).unwrap().as_mut().poll(&mut context).is_ready()
@@ -505,14 +519,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_call_of_a_function_of_which_they_take_long_waits_for_short_ones_that_came_later() {
+        let (due, later, long_ns) = (in_a_minute(), in_a_minute(), u64::from(SHORT_SLICES) * SLICE_NS);
+        let (long, short) = (FUNCTION, Function { number: FUNCTION.number + 1, ..FUNCTION });
+        let mut calls = [(long, long_ns, due), (short, 0, later), (long, long_ns - 1, due)]
+            .map(|(function, takes_ns, due)| Box::pin(begin(function, takes_ns, due, true)));
+        let mut begins = |call: usize| {
+            let mut context = Context::from_waker(Waker::noop());
+            calls.get_mut(call).unwrap().as_mut().poll(&mut context).is_ready()
+        };
+        assert!(!(0..3).any(&mut begins), "all wait for a look for I/O");
+        let turns = OF_THIS_THREAD.with(Arc::clone);
+        turns.wake_by_ref();
+        assert!(!begins(0) && begins(1) && begins(2), "one slice more makes a call a long one");
+        turns.wake_by_ref();
+        assert!(begins(0));
+        assert_eq!([long_ns, long_ns - 1].map(slices_before), [SHORT_SLICES - 1, 0]);
+    }
+
+    #[tokio::test]
     async fn what_may_compute_for_a_slice_goes_on_after_a_look_for_io_only() {
         let due = in_a_minute();
         let mut waiting = Waiting::default();
-        waiting.join(FUNCTION, SHORT_SLICES, due, Waker::noop());
+        waiting.join(FUNCTION, SHORT_SLICES, false, due, Waker::noop());
         assert!(!waiting.is_next_new());
-        waiting.join(FUNCTION, 0, due, Waker::noop());
+        waiting.join(FUNCTION, 0, true, due, Waker::noop());
         assert!(waiting.is_next_new(), "short ones go first");
-        waiting.join(FUNCTION, 2, due, Waker::noop());
+        waiting.join(FUNCTION, 2, false, due, Waker::noop());
         assert!(!waiting.is_next_new(), "what has begun goes before");
     }
 
@@ -617,7 +650,7 @@ mod tests {
     async fn a_new_call_of_high_priority_waits_for_no_other_and_one_of_low_priority_for_all() {
         let function = |priority| Function { number: 1, priority };
         let mut waiting = Waiting::default();
-        waiting.join(function(Priority::Normal), 0, Instant::now(), Waker::noop());
+        waiting.join(function(Priority::Normal), 0, true, Instant::now(), Waker::noop());
         let all = [Priority::High, Priority::Normal, Priority::Low];
         assert_eq!(all.map(|priority| waiting.any_before(priority)), [false, true, true]);
         assert_eq!(all.map(|priority| waiting.any_higher(priority)), [false, false, true]);

@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(super) const SLICE_NS: u64 = 1_000_000;
 /// What a call takes is the mean of so many: some of them have run before they were counted, or run afterwards.
 const MEASURED_CALLS: u64 = 64;
+/// Or of so many, once they took [`MEASURED_NS`] together: what one call more or less makes does not matter then.
+const MEASURED_CALLS_FEW: u64 = 4;
+const MEASURED_NS: u64 = 64 * SLICE_NS;
 
 thread_local! {
     static PACE: Cell<Pace> = const { Cell::new(Pace { looked_at_ns: 0, expected_ns: 0 }) };
@@ -51,25 +54,43 @@ impl Pace {
 pub(crate) struct Takes {
     call_ns: AtomicU64,
     begun: AtomicU64,
+    /// How many had begun, and how long they had run, when this was last measured.
+    measured: AtomicU64,
     measured_at_ns: AtomicU64,
 }
 
 impl Default for Takes {
     /// Of one of which nothing is known: a slice.
     fn default() -> Self {
-        Self { call_ns: SLICE_NS.into(), begun: AtomicU64::new(0), measured_at_ns: AtomicU64::new(0) }
+        Self {
+            call_ns: SLICE_NS.into(),
+            begun: AtomicU64::new(0),
+            measured: AtomicU64::new(0),
+            measured_at_ns: AtomicU64::new(0),
+        }
     }
 }
 
 impl Takes {
+    /// How long a call is expected to take.
+    pub(crate) fn expected_ns(&self) -> u64 {
+        self.call_ns.load(Ordering::Relaxed)
+    }
+
     /// A call comes, when the function has run for so long in all; how long it is expected to take.
     pub(crate) fn begin(&self, ran_ns: u64) -> u64 {
         let begun = self.begun.fetch_add(1, Ordering::Relaxed);
-        if begun > 0 && begun.is_multiple_of(MEASURED_CALLS) {
-            let before_ns = self.measured_at_ns.swap(ran_ns, Ordering::Relaxed);
-            self.call_ns.store(ran_ns.saturating_sub(before_ns) / MEASURED_CALLS, Ordering::Relaxed);
+        let calls = begun.saturating_sub(self.measured.load(Ordering::Relaxed));
+        let took_ns = ran_ns.saturating_sub(self.measured_at_ns.load(Ordering::Relaxed));
+        if calls >= MEASURED_CALLS || (calls >= MEASURED_CALLS_FEW && took_ns >= MEASURED_NS) {
+            // Of two threads that come here at once, one may find nothing left to measure.
+            let calls = begun.saturating_sub(self.measured.swap(begun, Ordering::Relaxed));
+            let took_ns = ran_ns.saturating_sub(self.measured_at_ns.swap(ran_ns, Ordering::Relaxed));
+            if let Some(call_ns) = took_ns.checked_div(calls) {
+                self.call_ns.store(call_ns, Ordering::Relaxed);
+            }
         }
-        self.call_ns.load(Ordering::Relaxed)
+        self.expected_ns()
     }
 }
 
@@ -106,5 +127,7 @@ mod tests {
         assert_eq!(after(MEASURED_CALLS, 20_000), SLICE_NS, "nothing is known before");
         assert_eq!(after(1, 20_000), 20_000);
         assert_eq!(after(2 * MEASURED_CALLS, 900_000), 900_000);
+        after(MEASURED_CALLS, 20 * SLICE_NS);
+        assert_eq!(after(MEASURED_CALLS_FEW + 1, 30 * SLICE_NS), 30 * SLICE_NS, "of long calls a few say enough");
     }
 }
