@@ -162,6 +162,8 @@ struct Done {
 struct Step {
     output: ChainOutput,
     dirty: Vec<BTreeSet<u32>>,
+    /// What guests said of their state whom others have replaced since.
+    replaced: Vec<BTreeMap<u32, Bytes>>,
     watermarks: Vec<Option<i64>>,
     timers: Vec<Option<i64>>,
 }
@@ -328,7 +330,13 @@ impl Chain {
         for (slot, (delta, (watermark_us, timer_us))) in self.slots.iter_mut().zip(changed) {
             slot.watermark_us = watermark_us;
             slot.timer_us = timer_us;
-            slot.state.extend(delta);
+            for (group, bytes) in delta {
+                if bytes.is_empty() {
+                    slot.state.remove(&group);
+                } else {
+                    slot.state.insert(group, bytes);
+                }
+            }
         }
     }
 
@@ -346,6 +354,7 @@ impl Chain {
         Step {
             output: ChainOutput { functions: functions.collect(), ..ChainOutput::default() },
             dirty: vec![BTreeSet::new(); self.slots.len()],
+            replaced: vec![BTreeMap::new(); self.slots.len()],
             watermarks: self.slots.iter().map(|slot| slot.watermark_us).collect(),
             timers: self.slots.iter().map(|slot| slot.timer_us).collect(),
         }
@@ -387,7 +396,7 @@ impl Chain {
         if Notice::is_of(rows.schema_ref()) {
             self.awake(place).await?;
         } else {
-            self.ready(place, rows.schema_ref(), step.dirty.get(place)).await?;
+            self.ready(place, rows.schema_ref(), step).await?;
         }
         let seen = batch::time_max_us(rows).map(|time| time - self.lateness_us);
         let Some(watermark) = step.watermarks.get_mut(place) else { return Ok(()) };
@@ -405,14 +414,9 @@ impl Chain {
         Ok(())
     }
 
-    /// Makes and opens the guest at `place` if it is not yet, or if the columns changed. What the one before has changed in this step,
-    /// the `dirty` groups, the next one has.
-    async fn ready(
-        &mut self,
-        place: usize,
-        schema: &SchemaRef,
-        dirty: Option<&BTreeSet<u32>>,
-    ) -> Result<(), ChainError> {
+    /// Makes and opens the guest at `place` if it is not yet, or if the columns changed. What the one before has changed in this step
+    /// the next one has.
+    async fn ready(&mut self, place: usize, schema: &SchemaRef, step: &mut Step) -> Result<(), ChainError> {
         let name = self.name(place);
         let Some(slot) = self.slots.get_mut(place) else { return Ok(()) };
         if slot.operator.is_some() && slot.schema.as_ref() == Some(schema) {
@@ -426,9 +430,12 @@ impl Chain {
             return Ok(());
         }
         let mut state = slot.state.clone();
-        let dirty: Vec<u32> = dirty.into_iter().flatten().copied().collect();
-        if let Some(before) = slot.operator.as_mut().filter(|_| !dirty.is_empty()) {
-            state.extend(before.snapshot(&dirty).await.map_err(|error| rows_error(&name, &error))?);
+        if let (Some(dirty), Some(replaced)) = (step.dirty.get_mut(place), step.replaced.get_mut(place)) {
+            let dirty: Vec<u32> = std::mem::take(dirty).into_iter().collect();
+            if let Some(before) = slot.operator.as_mut().filter(|_| !dirty.is_empty()) {
+                replaced.extend(before.snapshot(&dirty).await.map_err(|error| rows_error(&name, &error))?);
+            }
+            state.extend(replaced.iter().map(|(group, bytes)| (*group, bytes.clone())));
         }
         let mut operator = self.operators.make(place).await.map_err(|error| cannot(&error))?;
         operator.open(schema).await.map_err(|error| cannot(&error))?;
@@ -443,15 +450,14 @@ impl Chain {
     /// Collects the changed state.
     async fn finish(&mut self, mut step: Step) -> Result<ChainOutput, ChainError> {
         let mut deltas = Vec::with_capacity(self.slots.len());
-        for (place, dirty) in step.dirty.iter().enumerate() {
+        for (place, (dirty, mut delta)) in step.dirty.iter().zip(std::mem::take(&mut step.replaced)).enumerate() {
             let name = self.name(place);
             let groups: Vec<u32> = dirty.iter().copied().collect();
             let operator = self.slots.get_mut(place).and_then(|slot| slot.operator.as_mut());
-            let delta = match operator.filter(|_| !groups.is_empty()) {
-                Some(operator) => operator.snapshot(&groups).await.map_err(|error| rows_error(&name, &error))?,
-                None => Vec::new(),
-            };
-            deltas.push(delta);
+            if let Some(operator) = operator.filter(|_| !groups.is_empty()) {
+                delta.extend(operator.snapshot(&groups).await.map_err(|error| rows_error(&name, &error))?);
+            }
+            deltas.push(delta.into_iter().collect::<Vec<_>>());
         }
         for (position, delta) in (self.first..).zip(&deltas) {
             let of_flow = |(group, bytes): &(u32, Bytes)| (position << GROUP_BITS | group, bytes.clone());

@@ -14,8 +14,9 @@
 //! window was over there: in place of the rows themselves, and of what was said of the same group before.
 //!
 //! State is kept by key group, the hash of the key; one more group holds the watermark, and one for each partition of the source
-//! how far that is.
+//! how far that is. Of large key groups what changed is written, beside them.
 
+mod changes;
 mod closing;
 mod handover;
 mod inputs;
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::aggregate::Accumulator;
 use crate::plan::{Grouping, Phase, Turn};
+use changes::Changes;
 use closing::{Dirty, Step, put_out_records};
 pub(crate) use inputs::{Arrival, Inputs, parts_of};
 use inputs::{Reader, Row, Said};
@@ -82,6 +84,7 @@ pub(crate) struct Groups {
     handed_us: Vec<Option<i64>>,
     /// By encoded key, where windows are sessions.
     sessions: BTreeMap<Box<[u8]>, Vec<Session>>,
+    changes: Changes,
 }
 
 /// What rows did; places are among those that the filter passed.
@@ -177,7 +180,7 @@ impl Groups {
         }
         self.fill(&mut step);
         taken.closed = step.closing.finish();
-        taken.dirty = step.dirty.into_parts();
+        taken.dirty = self.to_write(grouping, step.dirty);
         Ok(taken)
     }
 
@@ -292,6 +295,9 @@ impl Groups {
         if self.count + begun > GROUPS_MAX {
             return Err(format!("{GROUPS_MAX} groups are open in this partition, which is the most"));
         }
+        if begun > 0 && self.changes.is_wide(row.part) {
+            return Err("the open groups of its key group, one of 128, have 10 MiB, which is the most".to_owned());
+        }
         within_bounds(self.text_bytes + adding)
     }
 
@@ -309,6 +315,7 @@ impl Groups {
                 Some(taken_in) => part.replace(&self.layout, record, taken_in),
                 None => part.take(&self.layout, record, &row.values),
             }
+            part.note_changed(record);
             self.text_bytes = self.text_bytes - before + part.text_bytes();
             if is_closed {
                 let common = common(step.closing.grouping, &row.encoded);

@@ -281,11 +281,13 @@ impl Stage {
         Ok(Output { spread: sent.parts, dirty, ..Output::default() })
     }
 
-    /// The whole state of key groups; nothing for a group without state.
+    /// The state of what a step said is dirty, or of key groups; nothing for a group without state. It is to be kept, or the stage made
+    /// anew: parts that become full by it are not given again.
     #[must_use]
-    pub fn snapshot(&self, groups: &[u32]) -> Vec<(u32, Vec<u8>)> {
+    pub fn snapshot(&mut self, groups: &[u32]) -> Vec<(u32, Vec<u8>)> {
         let layout = self.plan.state_layout;
-        let state = |group: u32| match &self.plan.shape {
+        let plan = Arc::clone(&self.plan);
+        let mut state = |group: u32| match &plan.shape {
             _ if group == RESCALING => self.changes_snapshot(),
             Shape::Shard(sharding) => match &sharding.partial {
                 Some(partial) if group != TOLD_GROUP => self.groups.snapshot(partial, group, layout),

@@ -346,7 +346,7 @@ fn known(first: u32) -> Option<Partitions> {
 }
 
 /// A stage with the state of another one.
-fn again(program: &Program, flow: &str, (partition, first): (u32, u32), before: &Stage) -> Stage {
+fn again(program: &Program, flow: &str, (partition, first): (u32, u32), before: &mut Stage) -> Stage {
     let parts: Vec<u32> = (0..=u32::from(u16::MAX)).collect();
     let mut stage = stage_of(program, flow, partition).changing(known(first));
     let state = before.snapshot(&parts);
@@ -370,9 +370,9 @@ fn changing(programs: &[(usize, Program)], seconds: [i64; 2]) -> Changing {
         for (_, sent) in [0, 1].map(|partition| sent(partition, seconds[to as usize])) {
             sent.iter().filter(|(lane, _)| *lane == to).for_each(|(_, rows)| drop(process(&mut keyed, rows)));
         }
-        again(new, "f", (to, 2), &keyed)
+        again(new, "f", (to, 2), &mut keyed)
     });
-    let spreads = [0, 1].map(|partition| again(new, "f-by-key", (partition, 2), &sent(partition, seconds[0]).0));
+    let spreads = [0, 1].map(|partition| again(new, "f-by-key", (partition, 2), &mut sent(partition, seconds[0]).0));
     Changing { spreads, keyed }
 }
 
@@ -484,7 +484,7 @@ fn where_fewer_partitions_are_deployed_than_there_are_nothing_is_spread_or_annou
     let mut spread = stage_of(&programs[1].1, "f-by-key", 0).changing(known(1));
     process(&mut spread, &announced);
     assert_eq!(process(&mut spread, &sides::batch(&[(0, 1, 1)])).spread.len(), 2);
-    let mut spread = again(&programs[1].1, "f-by-key", (0, 1), &spread).changing(fewer);
+    let mut spread = again(&programs[1].1, "f-by-key", (0, 1), &mut spread).changing(fewer);
     assert!(refused(&mut spread, &sides::batch(&[(0, 2, 1)])).contains("deploy it again"));
 }
 
@@ -523,10 +523,10 @@ fn what_is_to_be_put_out_is_so_before_groups_are_handed_over() {
     let first = take(1, &[(0, 30, 1)]);
     assert!(keyed.has_more() && first < 10_000, "{first}");
     // It goes on with another number, and everybody switches at once.
-    let mut keyed = again(&programs[1].1, "f", (0, 1), &keyed);
+    let mut keyed = again(&programs[1].1, "f", (0, 1), &mut keyed);
     let announced = keyed.go_on().unwrap().announced.unwrap();
     for spread in 0..2 {
-        let mut spread = again(&programs[1].1, "f-by-key", (spread, 1), &spreads[spread as usize]);
+        let mut spread = again(&programs[1].1, "f-by-key", (spread, 1), &mut spreads[spread as usize]);
         process(&mut keyed, &process(&mut spread, &announced).spread[0].1);
     }
     let (mut all, mut handed) = (first, Vec::new());
@@ -558,10 +558,13 @@ fn a_large_key_group_is_handed_over_in_pieces_that_fit_into_commits() {
         flow.spread(partition, &common::records(&[&record(&long, 1), &record("", 2)]));
     }
     flow.drain();
+    // However it is written.
     let kept = |flow: &Flow<'_>| {
-        let parts =
-            flow.keyed[0].state.iter().filter(|(part, state)| **part < u32::from(u16::MAX) && !state.is_empty());
-        parts.map(|(part, state)| (*part, state.clone())).collect::<Vec<_>>()
+        let mut stage = stage_of(&one, "f", 0);
+        let state = flow.keyed[0].state.iter().filter(|(part, _)| **part < u32::from(u16::MAX));
+        stage.restore(&state.map(|(part, state)| (*part, state.as_slice())).collect::<Vec<_>>()).unwrap();
+        let whole = stage.snapshot(&(0..1_000).collect::<Vec<_>>());
+        whole.into_iter().filter(|(_, state)| !state.is_empty()).collect::<Vec<_>>()
     };
     let before = kept(&flow);
     assert!(before.len() > 4);
@@ -618,10 +621,11 @@ fn furthest(lateness: &str, of: u32) -> (Vec<String>, Vec<String>) {
         }
     }
     let before = std::mem::take(&mut rows);
-    let [one, other] = keyed;
-    let keyed = [again(&programs[1].1, "f", (0, 2), &one), again(&programs[1].1, "f", (1, 2), &other)];
-    let [one, other] = spreads;
-    let spreads = [again(&programs[1].1, "f-by-key", (0, 2), &one), again(&programs[1].1, "f-by-key", (1, 2), &other)];
+    let [mut one, mut other] = keyed;
+    let keyed = [again(&programs[1].1, "f", (0, 2), &mut one), again(&programs[1].1, "f", (1, 2), &mut other)];
+    let [mut one, mut other] = spreads;
+    let spreads =
+        [again(&programs[1].1, "f-by-key", (0, 2), &mut one), again(&programs[1].1, "f-by-key", (1, 2), &mut other)];
     let mut changing = Changing { spreads, keyed };
     let handed = changing.hand_over();
     let [new, _] = &mut changing.keyed;

@@ -1,7 +1,7 @@
 //! Our queries, and their stages.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use arrow_array::cast::AsArray as _;
@@ -84,20 +84,25 @@ impl Queries {
         Ok(Pipeline { first: Some(self.open("join-left", batches)?), ..knowing })
     }
 
-    /// How long it takes to write down the state of a flow that has seen all keys: a commit writes the part of it that changed.
-    pub(super) fn state_ms(&self, flow: &str, batches: &[RecordBatch]) -> anyhow::Result<f64> {
+    /// What a commit writes of the state of a flow that has seen most keys, and how long it takes to write that down: bytes and
+    /// milliseconds for a batch.
+    pub(super) fn state(&self, flow: &str, batches: &[RecordBatch]) -> anyhow::Result<(f64, f64)> {
         let mut stage = self.open(flow, batches)?;
-        let mut dirty = std::collections::BTreeSet::new();
         // Half of the rows are those of the first window.
-        for batch in batches.iter().take(batches.len() / 2) {
-            dirty.extend(stage.process(batch)?.dirty);
+        let first = batches.get(..batches.len() / 2).unwrap_or_default();
+        let measured = first.len() / 4;
+        let (mut bytes, mut elapsed) = (0, Duration::ZERO);
+        for (left, batch) in (1..=first.len()).rev().zip(first) {
+            let dirty = stage.process(batch)?.dirty;
+            let begun = Instant::now();
+            let state = stage.snapshot(&dirty);
+            if left <= measured {
+                elapsed += begun.elapsed();
+                bytes += state.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+            }
         }
-        let dirty: Vec<u32> = dirty.into_iter().collect();
-        let begun = Instant::now();
-        let state = stage.snapshot(&dirty);
-        let elapsed = begun.elapsed();
-        anyhow::ensure!(state.iter().any(|(_, bytes)| !bytes.is_empty()), "there is no state");
-        Ok(elapsed.as_secs_f64() * 1e3)
+        anyhow::ensure!(bytes > 0, "there is no state");
+        Ok((bytes as f64 / measured as f64, elapsed.as_secs_f64() * 1e3 / measured as f64))
     }
 }
 

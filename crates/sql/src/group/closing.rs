@@ -14,7 +14,7 @@ use crate::plan::{Grouping, Turn};
 const STEP_GROUPS: usize = 4_096;
 /// The bytes with which a step has put out enough: with those of a part they fit into an entry of the log.
 const STEP_BYTES: usize = 4 << 20;
-/// The bytes of the state of the parts that it changes thereby, which are written as a whole, with all of their windows.
+/// The bytes of the state of the parts that it changes thereby, where those are written as a whole, with all of their sessions.
 const STEP_STATE_BYTES: usize = 4 << 20;
 
 /// What a step puts out, which parts of the state it changes, and how many groups it begins.
@@ -55,6 +55,11 @@ impl Dirty {
         }
     }
 
+    /// The key groups, a bit for each, and the others.
+    pub(super) fn split(self) -> (u128, Self) {
+        (self.key_groups, Self { key_groups: 0, others: self.others })
+    }
+
     pub(super) fn into_parts(self) -> Vec<u32> {
         let key_groups = (0..KEY_GROUPS).filter(|part| self.key_groups >> part & 1 == 1);
         key_groups.chain(self.others).collect()
@@ -71,7 +76,8 @@ impl Groups {
     pub(crate) fn go_on(&mut self, grouping: &Grouping) -> Taken {
         let mut step = Step::new(grouping);
         self.fill(&mut step);
-        Taken { closed: step.closing.finish(), dirty: step.dirty.into_parts(), ..Taken::default() }
+        let dirty = self.to_write(grouping, step.dirty);
+        Taken { closed: step.closing.finish(), dirty, ..Taken::default() }
     }
 
     /// Puts out groups of closed windows until a step has put out enough.
@@ -122,6 +128,10 @@ impl Groups {
         step.dirty.insert(part);
         if step.closing.grouping.window.turn == Turn::Sessions {
             self.forget_sessions(&table, end_us);
+            let left = self.windows.values().filter_map(|window| window.part(part));
+            step.state_bytes += left.map(|table| table.bytes(&self.layout)).sum::<usize>();
+        } else {
+            self.note_gone(end_us, part);
         }
     }
 
@@ -154,8 +164,6 @@ impl Groups {
         step.dirty.insert(WATERMARK_GROUP);
         if is_over {
             self.forget(step, end_us, part);
-            let left = self.windows.values().filter_map(|window| window.part(part));
-            step.state_bytes += left.map(Table::bytes).sum::<usize>();
         }
         true
     }

@@ -1,6 +1,6 @@
 //! Groups that go from one partition to another, where their number changes.
 
-use super::closing::Step;
+use super::closing::{Dirty, Step};
 use super::state::{Writer, read};
 use super::{Groups, KEY_GROUPS, PRODUCERS_FROM, Progress, WATERMARK_GROUP, common};
 use crate::plan::Grouping;
@@ -42,8 +42,8 @@ impl Groups {
 
     /// Forgets all, and says which parts of the state change by that.
     pub(crate) fn clear(&mut self, grouping: &Grouping) -> Vec<u32> {
-        let parts =
-            self.producers.keys().map(|producer| PRODUCERS_FROM + producer).chain(0..=WATERMARK_GROUP).collect();
+        let producers = self.producers.keys().map(|producer| PRODUCERS_FROM + producer);
+        let parts = producers.chain(0..=WATERMARK_GROUP).chain(self.changes.parts()).collect();
         *self = Self::new(grouping);
         parts
     }
@@ -61,7 +61,9 @@ impl Groups {
         }
         if let Some(state) = read(layout, bytes)? {
             self.insert_groups(grouping, part, state.groups);
-            dirty.push(part);
+            let mut written = Dirty::default();
+            self.write_whole(part, &mut written);
+            dirty.extend(written.into_parts());
         }
         Ok(())
     }
@@ -90,6 +92,6 @@ impl Groups {
         }
         step.dirty.insert(WATERMARK_GROUP);
         self.producers.keys().for_each(|producer| step.dirty.insert(PRODUCERS_FROM + producer));
-        step.dirty.into_parts()
+        self.to_write(grouping, step.dirty)
     }
 }

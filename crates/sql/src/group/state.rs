@@ -1,8 +1,11 @@
 //! What the state of groups is written as, a key group at a time.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use super::table::PackedKey;
+use super::changes::CHANGES_FROM;
+use super::table::{PackedKey, Table};
 use super::{Groups, PRODUCERS_FROM, Progress, WATERMARK_GROUP, common};
 use crate::aggregate::Accumulator;
 use crate::plan::{Grouping, Turn};
@@ -14,6 +17,10 @@ const STATE_VERSION: u8 = 1;
 const STATE_VERSION_IDLE: u8 = 2;
 /// The same where groups of closed windows are still to be put out.
 const STATE_VERSION_UNFINISHED: u8 = 3;
+/// The same of a key group beside which there are parts with changes.
+const STATE_VERSION_COVERING: u8 = 4;
+/// The version of what changed of key groups.
+const STATE_VERSION_CHANGES: u8 = 5;
 
 /// What one key group's state says.
 #[derive(Debug, Default)]
@@ -21,9 +28,13 @@ pub(super) struct State {
     progress: Progress,
     /// Which window, by its end, and part of it is to be put out next, if its watermark says that it is closed.
     next: Option<(i64, u32)>,
-    /// By the end of their window and encoded key.
-    pub(super) groups: Vec<((i64, Vec<u8>), Group)>,
+    /// Up to which part with changes it has what these say.
+    covered: u64,
+    pub(super) groups: Vec<KeyedGroup>,
 }
+
+/// A group by the end of its window and its encoded key.
+type KeyedGroup = ((i64, Vec<u8>), Group);
 
 /// A group as it is written.
 #[derive(Debug, Deserialize)]
@@ -36,8 +47,19 @@ pub(super) struct Group {
 #[derive(Deserialize)]
 struct Written {
     layout: u64,
-    groups: Vec<((i64, Vec<u8>), Group)>,
+    groups: Vec<KeyedGroup>,
     watermark_us: Option<i64>,
+}
+
+/// What is written of changes, behind its version.
+#[derive(Deserialize)]
+struct WrittenChanges {
+    layout: u64,
+    number: u64,
+    /// The windows, by their end, whose groups in a key group are gone.
+    gone: Vec<(i64, u32)>,
+    /// By key group.
+    groups: Vec<(u32, Vec<KeyedGroup>)>,
 }
 
 /// A state that is being written.
@@ -54,6 +76,15 @@ impl Writer {
         };
         let mut writer = Self(vec![version]);
         next.into_iter().for_each(|next| writer.push(&next));
+        writer.push(&layout);
+        writer.push(&groups);
+        writer
+    }
+
+    /// Begins the state of a key group of so many groups, which has what parts with changes up to one say.
+    fn begin_covering(layout: u64, covered: u64, groups: usize) -> Self {
+        let mut writer = Self(vec![STATE_VERSION_COVERING]);
+        writer.push(&covered);
         writer.push(&layout);
         writer.push(&groups);
         writer
@@ -103,38 +134,111 @@ impl Writer {
 }
 
 impl Groups {
-    /// The state of a key group; nothing if it has none.
-    pub(crate) fn snapshot(&self, grouping: &Grouping, part: u32, layout: u64) -> Vec<u8> {
+    /// The state of a key group, or what changed of them; nothing if there is none. What has grown enough of changes is left as it is
+    /// from then on.
+    pub(crate) fn snapshot(&mut self, grouping: &Grouping, part: u32, layout: u64) -> Vec<u8> {
+        if part >= CHANGES_FROM {
+            return self.snapshot_changes(grouping, part, layout);
+        }
         if let Some(producer) = part.checked_sub(PRODUCERS_FROM) {
             return self.producers.get(&producer).map_or_else(Vec::new, |of| written_progress(layout, *of));
         }
         let (watermark_us, next) = if part == WATERMARK_GROUP { (self.watermark_us, self.next) } else { (None, None) };
         let tables: Vec<_> = self.windows.iter().filter_map(|(end, window)| Some((*end, window.part(part)?))).collect();
-        let count = tables.iter().map(|(_, table)| table.len()).sum();
-        if count == 0 && watermark_us.is_none() {
+        let (count, covered) = (tables.iter().map(|(_, table)| table.len()).sum(), self.changes.covered(part));
+        if count == 0 && watermark_us.is_none() && covered.is_none() {
             return Vec::new();
         }
         let progress = Progress { watermark_us, is_idle: false };
-        let (mut writer, mut key) = (Writer::begin(layout, progress, next, count), Vec::new());
+        let mut writer = match covered {
+            Some(covered) => Writer::begin_covering(layout, covered, count),
+            None => Writer::begin(layout, progress, next, count),
+        };
         for (end_us, table) in tables {
-            for record in table.records(&self.layout) {
-                table.read_key(&self.layout, record, &mut key);
-                let accumulators = table.accumulators(&self.layout, record);
-                writer.group(end_us, (&key, common(grouping, &key)), accumulators);
-            }
+            self.write(grouping, &mut writer, (end_us, table), table.records(&self.layout));
         }
         writer.end(progress)
     }
 
+    /// What changed of key groups, if the part is the one that this is written into.
+    fn snapshot_changes(&mut self, grouping: &Grouping, part: u32, layout: u64) -> Vec<u8> {
+        let key_groups: Vec<u32> = self.changes.key_groups().collect();
+        if key_groups.is_empty() || !self.changes.is_open(part) {
+            return Vec::new();
+        }
+        let mut writer = Writer(vec![STATE_VERSION_CHANGES]);
+        writer.push(&layout);
+        writer.push(&self.changes.number());
+        writer.push(&self.changes.gone());
+        writer.push(&key_groups.len());
+        for part in key_groups {
+            let tables = || self.windows.iter().filter_map(|(end, window)| Some((*end, window.part(part)?)));
+            writer.push(&(part, tables().map(|(_, table)| table.changed().len()).sum::<usize>()));
+            for (end_us, table) in tables() {
+                self.write(grouping, &mut writer, (end_us, table), table.changed());
+            }
+        }
+        self.written_changes(writer.len());
+        writer.0
+    }
+
+    /// Writes groups of a window.
+    fn write(
+        &self,
+        grouping: &Grouping,
+        writer: &mut Writer,
+        (end_us, table): (i64, &Table),
+        records: impl Iterator<Item = usize>,
+    ) {
+        let mut key = Vec::new();
+        for record in records {
+            table.read_key(&self.layout, record, &mut key);
+            writer.group(end_us, (&key, common(grouping, &key)), table.accumulators(&self.layout, record));
+        }
+    }
+
     /// Gives the state of key groups back.
     pub(crate) fn restore(&mut self, grouping: &Grouping, parts: &[(u32, &[u8])], layout: u64) -> Result<(), String> {
+        let mut changes = Vec::new();
         for (part, bytes) in parts {
-            if let Some(state) = read(layout, bytes)? {
+            if *part >= CHANGES_FROM {
+                changes.extend(read_changes(layout, bytes)?.map(|of| (of, bytes.len())));
+            } else if let Some(state) = read(layout, bytes)? {
                 self.restore_part(grouping, *part, state);
             }
         }
+        changes.sort_unstable_by_key(|(of, _)| of.number);
+        changes.into_iter().for_each(|(of, bytes)| self.restore_changes(of, bytes));
+        self.windows.retain(|_, window| !window.is_empty());
         self.count_again(grouping);
         Ok(())
+    }
+
+    /// Gives back what changed of key groups that do not cover it.
+    fn restore_changes(&mut self, WrittenChanges { number, gone, groups, .. }: WrittenChanges, bytes: usize) {
+        let of: BTreeSet<u32> =
+            gone.iter().map(|(_, part)| *part).chain(groups.iter().map(|(part, _)| *part)).collect();
+        let of: BTreeSet<u32> = of.into_iter().filter(|part| self.changes.is_newer(number, *part)).collect();
+        for (end, part) in gone.into_iter().filter(|(_, part)| of.contains(part)) {
+            self.windows.get_mut(&end).and_then(|window| window.remove(part));
+        }
+        for (part, groups) in groups.into_iter().filter(|(part, _)| of.contains(part)) {
+            for ((end, encoded), group) in groups {
+                self.put(part, (end, &encoded), group);
+            }
+        }
+        self.changes.restore_full(number, of.into_iter(), bytes);
+    }
+
+    /// Puts a group into a key group, or in place of what was there of it.
+    fn put(&mut self, part: u32, (end, encoded): (i64, &[u8]), Group { keys, accumulators }: Group) {
+        let bytes = encoded.len() + keys.iter().flatten().map(Cell::text_bytes).sum::<usize>();
+        let (window, key) = (self.windows.entry(end).or_default(), PackedKey::of(encoded));
+        let Some(table) = window.begin(part) else { return };
+        match table.find(&self.layout, &key) {
+            Some(record) => table.replace(&self.layout, record, &accumulators),
+            None => table.insert(&self.layout, &key, bytes, accumulators),
+        }
     }
 
     /// Counts the groups that rows may change: those of what is over do not count.
@@ -150,7 +254,7 @@ impl Groups {
         }
     }
 
-    fn restore_part(&mut self, grouping: &Grouping, part: u32, State { progress, next, groups }: State) {
+    fn restore_part(&mut self, grouping: &Grouping, part: u32, State { progress, next, covered, groups }: State) {
         match part.checked_sub(PRODUCERS_FROM) {
             Some(producer) => {
                 // Formerly one that was idle was written without a watermark.
@@ -169,21 +273,18 @@ impl Groups {
                 self.forget_sessions(&table, end);
             }
         }
+        self.changes.restore_covered(part, covered);
         self.insert_groups(grouping, part, groups);
-        self.windows.retain(|_, window| !window.is_empty());
     }
 
     /// Puts groups into a key group that have taken in something.
     pub(super) fn insert_groups(&mut self, grouping: &Grouping, part: u32, groups: Vec<((i64, Vec<u8>), Group)>) {
         let is_session = grouping.window.turn == Turn::Sessions;
-        for ((end, encoded), Group { keys, accumulators }) in groups {
+        for ((end, encoded), group) in groups {
             if is_session {
                 self.note_session(&encoded, end);
             }
-            let bytes = encoded.len() + keys.iter().flatten().map(Cell::text_bytes).sum::<usize>();
-            if let Some(table) = self.windows.entry(end).or_default().begin(part) {
-                table.insert(&self.layout, &PackedKey::of(&encoded), bytes, accumulators);
-            }
+            self.put(part, (end, &encoded), group);
         }
     }
 }
@@ -201,21 +302,50 @@ pub(crate) fn read_progress(layout: u64, bytes: &[u8]) -> Result<Option<Progress
 /// What was written; nothing if it has no state.
 pub(super) fn read(layout: u64, bytes: &[u8]) -> Result<Option<State>, String> {
     let Some((version, bytes)) = bytes.split_first() else { return Ok(None) };
-    let unreadable = |error| format!("the state cannot be read: {error}");
-    let (next, bytes) = match *version {
-        STATE_VERSION | STATE_VERSION_IDLE => (None, bytes),
+    let (mut next, mut covered) = (None, 0);
+    let bytes = match *version {
+        STATE_VERSION | STATE_VERSION_IDLE => bytes,
         STATE_VERSION_UNFINISHED => {
-            let (next, bytes) = postcard::take_from_bytes(bytes).map_err(unreadable)?;
-            (Some(next), bytes)
+            let (of, bytes) = postcard::take_from_bytes(bytes).map_err(unreadable)?;
+            next = Some(of);
+            bytes
         }
-        newer => return Err(format!("the state is of format {newer}; upgrade this node")),
+        STATE_VERSION_COVERING => {
+            let (of, bytes) = postcard::take_from_bytes(bytes).map_err(unreadable)?;
+            covered = of;
+            bytes
+        }
+        newer => return Err(is_newer(newer)),
     };
     let written: Written = postcard::from_bytes(bytes).map_err(unreadable)?;
-    if written.layout != layout {
-        return Err(
-            "the state is of a query with another source, another number of partitions, or other windows, keys or aggregates, or in two phases where it is one now or the other way round (AGGREGATE IN ONE PHASE); give the flow another name".to_owned()
-        );
-    }
+    is_of(layout, written.layout)?;
     let progress = Progress { watermark_us: written.watermark_us, is_idle: *version == STATE_VERSION_IDLE };
-    Ok(Some(State { progress, next, groups: written.groups }))
+    Ok(Some(State { progress, next, covered, groups: written.groups }))
+}
+
+/// What was written of changes; nothing if that is nothing.
+fn read_changes(layout: u64, bytes: &[u8]) -> Result<Option<WrittenChanges>, String> {
+    let Some((version, bytes)) = bytes.split_first() else { return Ok(None) };
+    if *version != STATE_VERSION_CHANGES {
+        return Err(is_newer(*version));
+    }
+    let written: WrittenChanges = postcard::from_bytes(bytes).map_err(unreadable)?;
+    is_of(layout, written.layout)?;
+    Ok(Some(written))
+}
+
+fn unreadable(error: postcard::Error) -> String {
+    format!("the state cannot be read: {error}")
+}
+
+fn is_newer(version: u8) -> String {
+    format!("the state is of format {version}; upgrade this node")
+}
+
+/// Refuses state of another query.
+fn is_of(layout: u64, written: u64) -> Result<(), String> {
+    if written == layout {
+        return Ok(());
+    }
+    Err("the state is of a query with another source, another number of partitions, or other windows, keys or aggregates, or in two phases where it is one now or the other way round (AGGREGATE IN ONE PHASE); give the flow another name".to_owned())
 }

@@ -13,6 +13,8 @@ use crate::value::Cell;
 
 /// In the first word of a record: its group was removed.
 const REMOVED: u64 = 1 << 63;
+/// In the first word of a record: it is among those that changed.
+const CHANGED: u64 = 1 << 62;
 /// The places of the index at first.
 const PLACES_MIN: usize = 8;
 /// How many words of removed records are kept at least.
@@ -129,6 +131,8 @@ pub(super) struct Table {
     text_bytes: usize,
     /// What of aggregates does not fit into words.
     apart: Vec<Accumulator>,
+    /// The records that changed since that was forgotten.
+    changed: Vec<u32>,
 }
 
 impl Table {
@@ -138,8 +142,34 @@ impl Table {
     }
 
     /// About how many bytes its groups are written in.
-    pub(super) fn bytes(&self) -> usize {
-        self.words.len().saturating_sub(self.removed) * WORD_BYTES
+    pub(super) fn bytes(&self, layout: &Layout) -> usize {
+        self.count * layout.key_at() * WORD_BYTES + self.text_bytes
+    }
+
+    /// The same of those that changed.
+    pub(super) fn changed_bytes(&self, layout: &Layout) -> usize {
+        self.bytes(layout).checked_div(self.count).unwrap_or_default() * self.changed.len()
+    }
+
+    /// Notes that a group changed; not where groups are removed, too.
+    pub(super) fn note_changed(&mut self, record: usize) {
+        if let Some(first) = self.words.get_mut(record).filter(|first| **first & CHANGED == 0) {
+            *first |= CHANGED;
+            // The index has no more bits for it.
+            self.changed.push(record as u32);
+        }
+    }
+
+    /// Where the records of the groups begin that changed.
+    pub(super) fn changed(&self) -> impl ExactSizeIterator<Item = usize> {
+        self.changed.iter().map(|record| *record as usize)
+    }
+
+    /// Forgets that they did.
+    pub(super) fn forget_changed(&mut self) {
+        for record in self.changed.drain(..) {
+            self.words.get_mut(record as usize).into_iter().for_each(|first| *first &= !CHANGED);
+        }
     }
 
     /// The bytes of the texts of its groups.
@@ -181,7 +211,7 @@ impl Table {
     fn is_of(&self, layout: &Layout, record: usize, key: &PackedKey) -> bool {
         let from = record + layout.key_at();
         // Most keys are too short for a call that compares memory.
-        self.words.get(record).is_some_and(|length| *length == key.bytes as u64)
+        self.words.get(record).is_some_and(|first| *first & !CHANGED == key.bytes as u64)
             && self.words.get(from..).unwrap_or_default().iter().zip(&key.words).all(|(one, other)| one == other)
     }
 
@@ -291,7 +321,7 @@ impl Table {
     }
 
     fn key_bytes(&self, record: usize) -> usize {
-        (self.words.get(record).copied().unwrap_or_default() & !REMOVED) as usize
+        (self.words.get(record).copied().unwrap_or_default() & !(REMOVED | CHANGED)) as usize
     }
 
     /// Where the records of all groups begin, in the order in which they were begun.

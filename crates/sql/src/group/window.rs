@@ -1,7 +1,7 @@
 //! The groups of a window, by the parts of the state.
 
 use super::KEY_GROUPS;
-use super::table::Table;
+use super::table::{Layout, Table};
 
 /// That a window has no groups in a part.
 const NONE: u8 = u8::MAX;
@@ -68,6 +68,11 @@ impl Window {
     /// How many groups it has.
     pub(super) fn len(&self) -> usize {
         self.tables.iter().map(|(_, table)| table.len()).sum()
+    }
+
+    /// About how many bytes its groups are written in.
+    pub(super) fn bytes(&self, layout: &Layout) -> usize {
+        self.tables.iter().map(|(_, table)| table.bytes(layout)).sum()
     }
 
     /// The bytes of the texts of its groups.
