@@ -25,6 +25,7 @@ use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
     allocator::give_back_what_is_large();
+    littoral_mesh::share_threads();
     let cli = Cli::parse();
     if let Command::CompileComponent { recipe } = &cli.command {
         return commands::compile_component(recipe);

@@ -36,4 +36,4 @@ pub use mesh::{Handling, Members, Mesh, MeshError, Message, Service, Subscriptio
 pub use probe::{LinkError, probe};
 pub use threads::{Reading, Threads};
 pub use topics::{CREDIT_MAX, MESSAGE_BYTES_MAX, PUBLISH_WAIT_MAX, SUBSCRIPTIONS_MAX};
-pub use zenoh_mesh::{DirectLines, MeshOptions, ZenohMesh};
+pub use zenoh_mesh::{DirectLines, MeshOptions, ZenohMesh, share_threads};

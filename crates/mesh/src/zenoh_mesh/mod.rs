@@ -15,6 +15,7 @@ mod config;
 mod direct;
 mod keys;
 mod lines;
+mod runtimes;
 mod wire;
 
 use std::collections::BTreeSet;
@@ -34,6 +35,7 @@ use self::direct::Direct;
 pub use self::direct::DirectLines;
 use self::keys::NodeKeys;
 use self::lines::Lines;
+pub use self::runtimes::share_threads;
 use crate::agent::{Agent, Handle};
 use crate::call::Priority;
 use crate::carrier::{Carrier, Presence, Receiver, RouteId};
