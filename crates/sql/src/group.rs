@@ -180,7 +180,7 @@ impl Groups {
         }
         self.fill(&mut step);
         taken.closed = step.closing.finish();
-        taken.dirty = self.to_write(grouping, step.dirty);
+        taken.dirty = self.parts_to_write(grouping, step.dirty);
         Ok(taken)
     }
 

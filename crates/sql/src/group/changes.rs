@@ -158,7 +158,7 @@ impl Changes {
 
 impl Groups {
     /// What of the state is to be written after a step that has changed these parts: some key groups whole, of the others what changed.
-    pub(super) fn to_write(&mut self, grouping: &Grouping, changed: Dirty) -> Vec<u32> {
+    pub(super) fn parts_to_write(&mut self, grouping: &Grouping, changed: Dirty) -> Vec<u32> {
         if grouping.window.turn == Turn::Sessions {
             return changed.into_parts();
         }

@@ -76,7 +76,7 @@ impl Groups {
     pub(crate) fn go_on(&mut self, grouping: &Grouping) -> Taken {
         let mut step = Step::new(grouping);
         self.fill(&mut step);
-        let dirty = self.to_write(grouping, step.dirty);
+        let dirty = self.parts_to_write(grouping, step.dirty);
         Taken { closed: step.closing.finish(), dirty, ..Taken::default() }
     }
 

@@ -92,6 +92,6 @@ impl Groups {
         }
         step.dirty.insert(WATERMARK_GROUP);
         self.producers.keys().for_each(|producer| step.dirty.insert(PRODUCERS_FROM + producer));
-        self.to_write(grouping, step.dirty)
+        self.parts_to_write(grouping, step.dirty)
     }
 }
