@@ -179,7 +179,7 @@ impl Tabular for Vec<FlowStatus> {
         let mut columns =
             vec!["FLOW", "STATE", "STAGE", "FUNCTIONS", "NODE", "IN", "OUT", "REJECTED", "P50 / P95 / P99"];
         if wide {
-            columns.extend(["VARIANT", "EPOCH", "IN SYNC", "WHY THERE"]);
+            columns.extend(["SHED", "VARIANT", "EPOCH", "IN SYNC", "WHY THERE"]);
         }
         let mut table = Table::new(&columns);
         let mut sinks = Table::new(&["SINK", "ROWS", "AGE P50 / P95 / P99", "OBJECTIVE", "MET"]);
@@ -202,6 +202,7 @@ impl Tabular for Vec<FlowStatus> {
                 ];
                 if wide {
                     row.extend([
+                        stage.rows_shed.to_string(),
                         variants(stage),
                         stage.epoch.to_string(),
                         list(&stage.in_sync),

@@ -47,6 +47,7 @@ fn flow() -> FlowStatus {
             bytes_on: 300,
             rows_out: 98,
             rows_rejected: 2,
+            rows_shed: 0,
             first_commit_us: None,
             last_commit_us: None,
             latency: Quantiles { count: 10, p50_ms: 1.5, p95_ms: 12.0, p99_ms: 120.0 },

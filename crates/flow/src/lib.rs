@@ -12,6 +12,7 @@ pub mod chain;
 pub mod ingest;
 pub mod query;
 pub mod reader;
+mod shedding;
 pub mod stage;
 pub mod stats;
 

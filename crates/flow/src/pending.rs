@@ -89,18 +89,30 @@ impl Pending {
         if self.parts.is_empty() { self.next.take().map(|next| (self.epoch, next)) } else { None }
     }
 
-    /// Cuts the next batch: as many rows of one schema as are here, up to [`BATCH_ROWS_MAX`]. Notices come as they were written, for
-    /// there may be something to do between two.
-    pub(crate) fn pop(&mut self) -> Result<Option<Batch>, BatchError> {
+    /// Passes over the rows that were published before a moment: how many those are. Notices stay, and so does what does not say when it
+    /// was published.
+    pub(crate) fn shed(&mut self, before_us: i64) -> usize {
+        let rows = self.rows;
+        self.parts.retain(|part| {
+            let is_old = part.origin_us.is_some_and(|at_us| at_us < before_us) && !Notice::is_of(&part.rows.schema());
+            self.rows -= if is_old { part.rows.num_rows() } else { 0 };
+            !is_old
+        });
+        rows - self.rows
+    }
+
+    /// Cuts the next batch: as many rows of one schema as are here, up to a number, of which [`BATCH_ROWS_MAX`] is the most. Notices come
+    /// as they were written, for there may be something to do between two.
+    pub(crate) fn pop(&mut self, rows_max: usize) -> Result<Option<Batch>, BatchError> {
         let Some(schema) = self.parts.front().map(|part| part.rows.schema()) else {
             return Ok(None);
         };
         let is_notice = Notice::is_of(&schema);
         let mut taken = Vec::new();
         let mut count = 0;
-        while count < BATCH_ROWS_MAX && (taken.is_empty() || !is_notice) {
+        while count < rows_max && (taken.is_empty() || !is_notice) {
             let Some(part) = self.parts.pop_front_if(|part| part.rows.schema() == schema) else { break };
-            let (head, rest) = split(part, BATCH_ROWS_MAX - count);
+            let (head, rest) = split(part, rows_max - count);
             count += head.rows.num_rows();
             taken.push(head);
             if let Some(rest) = rest {
@@ -183,23 +195,38 @@ mod tests {
     fn small_entries_are_joined_and_rows_know_where_they_came_from() {
         let mut pending = Pending::default();
         pending.push(received(Position::START, &[(1, 2), (3, 3)], 6)).unwrap();
-        let batch = pending.pop().unwrap().unwrap();
+        let batch = pending.pop(BATCH_ROWS_MAX).unwrap().unwrap();
         assert_eq!(batch.rows.num_rows(), 5);
         assert_eq!(batch.origin_us, Some(1));
         assert_eq!(batch.position_after(1), Position { index: 1, row: 1 });
         assert_eq!(batch.position_after(2), Position { index: 3, row: 0 });
         assert_eq!(batch.position_after(4), Position { index: 3, row: 2 });
         assert_eq!(batch.position_after(5), Position { index: 6, row: 0 });
-        assert!(pending.pop().unwrap().is_none());
+        assert!(pending.pop(BATCH_ROWS_MAX).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_too_old_is_passed_over_and_the_input_goes_on_behind_it() {
+        let mut pending = Pending::default();
+        // Entries are published at the moment that is their index.
+        pending.push(received(Position::START, &[(1, 2), (3, 3), (5, 1)], 6)).unwrap();
+        assert_eq!((pending.shed(1), pending.rows()), (0, 6));
+        assert_eq!((pending.shed(4), pending.rows()), (5, 1));
+        assert!(pending.skipped().is_none());
+        let batch = pending.pop(BATCH_ROWS_MAX).unwrap().unwrap();
+        assert_eq!((batch.rows.num_rows(), batch.position_after(0).index, batch.position_after(1).index), (1, 5, 6));
+        pending.push(received(Position { index: 6, row: 0 }, &[(6, 2)], 7)).unwrap();
+        assert_eq!(pending.shed(7), 2);
+        assert_eq!(pending.skipped().map(|(_, next)| next.index), Some(7));
     }
 
     #[test]
     fn a_large_entry_is_cut_and_goes_on_in_its_middle() {
         let mut pending = Pending::default();
         pending.push(received(Position::START, &[(1, BATCH_ROWS_MAX + 7)], 2)).unwrap();
-        let first = pending.pop().unwrap().unwrap();
+        let first = pending.pop(BATCH_ROWS_MAX).unwrap().unwrap();
         assert_eq!(first.position_after(usize::MAX), Position { index: 1, row: BATCH_ROWS_MAX as u32 });
-        let second = pending.pop().unwrap().unwrap();
+        let second = pending.pop(BATCH_ROWS_MAX).unwrap().unwrap();
         assert_eq!(second.rows.num_rows(), 7);
         assert_eq!(second.position_after(3), Position { index: 1, row: BATCH_ROWS_MAX as u32 + 3 });
         assert_eq!(second.position_after(7), Position { index: 2, row: 0 });
@@ -214,7 +241,7 @@ mod tests {
         for done in 0..=all.len() {
             let mut pending = Pending::default();
             pending.push(received(Position::START, &entry, 8)).unwrap();
-            let at = pending.pop().unwrap().unwrap().position_after(done);
+            let at = pending.pop(BATCH_ROWS_MAX).unwrap().unwrap().position_after(done);
             let expected = match done {
                 11 => Position { index: 7, row: 0 },
                 12 => Position { index: 8, row: 0 },
@@ -224,7 +251,7 @@ mod tests {
             let mut again = Pending::default();
             let left: Vec<(u64, usize)> = entry.iter().copied().filter(|(index, _)| *index >= at.index).collect();
             again.push(received(at, &left, 8)).unwrap();
-            let rows = again.pop().unwrap().map_or_else(Vec::new, |batch| values(&batch.rows));
+            let rows = again.pop(BATCH_ROWS_MAX).unwrap().map_or_else(Vec::new, |batch| values(&batch.rows));
             assert_eq!(rows, all[done..]);
         }
     }
@@ -238,7 +265,8 @@ mod tests {
         let (epoch, next) = (Epoch(1), Position { index: 3, row: 0 });
         let mut pending = Pending::default();
         pending.push(Received { epoch, from: Position::START, batches, next }).unwrap();
-        let mut pop = || pending.pop().unwrap().map(|batch| (batch.rows.num_rows(), batch.position_after(1)));
+        let mut pop =
+            || pending.pop(BATCH_ROWS_MAX).unwrap().map(|batch| (batch.rows.num_rows(), batch.position_after(1)));
         assert_eq!(pop(), Some((1, Position { index: 1, row: 1 })));
         assert_eq!(pop(), Some((1, Position { index: 2, row: 0 })));
         assert_eq!((pop(), pop()), (Some((1, next)), None));
@@ -248,7 +276,7 @@ mod tests {
     fn rows_done_before_a_restart_are_not_seen_again() {
         let mut pending = Pending::default();
         pending.push(received(Position { index: 1, row: 2 }, &[(1, 5)], 2)).unwrap();
-        let batch = pending.pop().unwrap().unwrap();
+        let batch = pending.pop(BATCH_ROWS_MAX).unwrap().unwrap();
         assert_eq!(batch.rows.num_rows(), 3);
         assert_eq!(batch.position_after(1), Position { index: 1, row: 3 });
     }

@@ -17,7 +17,8 @@ use crate::chain::{Chain, ChainError, ChainOutput, Operators, row_json};
 use crate::committer::Committer;
 use crate::pending::{BATCH_ROWS_MAX, Batch, Pending};
 use crate::reader::{Input, Progress, Reader, Received, Source};
-use crate::stats::{FunctionStep, Stats, Step};
+use crate::shedding::Shedding;
+use crate::stats::{FunctionStep, Stats, Step, now_us};
 
 /// How often progress over entries without rows for us is committed, so that the owner can forget them.
 pub(crate) const SKIP_EVERY: Duration = Duration::from_secs(1);
@@ -42,6 +43,8 @@ pub struct StageWork {
     pub first: u32,
     /// How much event times may be out of order, in microseconds.
     pub lateness_us: i64,
+    /// How old rows may be when they are taken, if older ones are passed over.
+    pub shed_after: Option<Duration>,
     /// Where it reports.
     pub stats: Arc<Stats>,
 }
@@ -89,6 +92,7 @@ struct Running {
     chain: Chain,
     committer: Committer,
     flush: Interval,
+    shedding: Option<Shedding>,
     stats: Arc<Stats>,
     /// Since when rows wait for another number of partitions, and the last change that is done.
     waited_since: Option<Instant>,
@@ -113,6 +117,7 @@ impl Running {
             chain,
             committer,
             flush,
+            shedding: work.shed_after.map(Shedding::new),
             stats: work.stats,
             waited_since: None,
             rescaled: None,
@@ -153,10 +158,22 @@ impl Running {
             let Some(received) = self.lane.reader.try_next() else { break };
             self.pending.push(received).map_err(bad_input)?;
         }
-        match self.pending.pop().map_err(bad_input)? {
+        let rows_max = self.shed();
+        match self.pending.pop(rows_max).map_err(bad_input)? {
             Some(batch) => self.process(&batch).await,
             None => Ok(()),
         }
+    }
+
+    /// Passes over rows that are too old, if that is to be: the input goes on behind them with the next commit. How many rows are to be
+    /// taken at once: others are not to become too old meanwhile.
+    fn shed(&mut self) -> usize {
+        let Some(shedding) = &self.shedding else { return BATCH_ROWS_MAX };
+        let shed = self.pending.shed(now_us().saturating_sub(shedding.after_us()));
+        if shed > 0 {
+            self.stats.shed(shed as u64);
+        }
+        shedding.rows_max()
     }
 
     async fn wait(&mut self) -> Result<(), Ended> {
@@ -187,7 +204,7 @@ impl Running {
         if let Some(at) = pending.skipped() {
             return self.commit_change(Commit::default(), at).await;
         }
-        while let Some(batch) = pending.pop().map_err(bad_input)? {
+        while let Some(batch) = pending.pop(BATCH_ROWS_MAX).map_err(bad_input)? {
             for row in 0..batch.rows.num_rows() {
                 let output =
                     self.chain.process(&batch.rows.slice(row, 1)).await.and_then(|output| fitting(output, None));
@@ -313,6 +330,7 @@ impl Running {
                 ..Step::default()
             };
             self.commit(step, (output, outputs)).await?;
+            self.shedding.iter_mut().for_each(|shedding| shedding.measured(count, begun.elapsed()));
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use littoral_model::entry::COUNTED_AS_SHED;
 use littoral_model::work::WorkId;
 use littoral_runtime::latency::{Latency, Quantiles};
 use littoral_sql::Change;
@@ -29,6 +30,7 @@ struct Metrics {
     rows_in: Counter,
     rows_out: Counter,
     rejected: Counter,
+    shed: Counter,
     age: Histogram,
 }
 
@@ -41,6 +43,8 @@ struct Inner {
     rows_out: BTreeMap<String, u64>,
     bytes_out: BTreeMap<String, u64>,
     rejected: u64,
+    /// Rows that were passed over.
+    shed: u64,
     bytes_in: u64,
     process: Latency,
     end_to_end: Latency,
@@ -140,7 +144,7 @@ struct Inside {
 pub struct Snapshot {
     /// Rows consumed and committed.
     pub rows_in: u64,
-    /// Rows put out, by port.
+    /// Rows put out, by port; those that were passed over as [`COUNTED_AS_SHED`].
     pub rows_out: BTreeMap<String, u64>,
     /// Encoded bytes put out, by port. It is not among what is encoded, for others read that without it.
     #[serde(skip)]
@@ -226,6 +230,7 @@ impl Stats {
             rows_in: metrics::counter!("littoral_work_rows_in_total", &labels),
             rows_out: metrics::counter!("littoral_work_rows_out_total", &labels),
             rejected: metrics::counter!("littoral_work_rows_rejected_total", &labels),
+            shed: metrics::counter!("littoral_work_rows_shed_total", &labels),
             age: metrics::histogram!("littoral_work_age_seconds", &labels),
         };
         Self { inner: Mutex::default(), metrics: Some(metrics) }
@@ -317,6 +322,20 @@ impl Stats {
         }
     }
 
+    /// Takes note of rows that were passed over, since they were too old.
+    pub fn shed(&self, rows: u64) {
+        if let Some(metrics) = &self.metrics {
+            metrics.shed.increment(rows);
+        }
+        self.lock().shed += rows;
+    }
+
+    /// Counts the rows that were passed over before the work was started anew here.
+    pub fn goes_on_from(&self, before: &Self) {
+        let shed = before.lock().shed;
+        self.lock().shed += shed;
+    }
+
     /// Takes note of a failure.
     pub fn failed(&self, error: &str) {
         self.lock().last_error = Some(error.to_owned());
@@ -341,9 +360,13 @@ impl Stats {
             let process = inside.process.quantiles();
             (name.clone(), FunctionSnapshot { rows: inside.rows, rejected: inside.rejected, process })
         });
+        let mut rows_out = inner.rows_out.clone();
+        if inner.shed > 0 {
+            rows_out.insert(COUNTED_AS_SHED.to_owned(), inner.shed);
+        }
         Snapshot {
             rows_in: inner.rows_in,
-            rows_out: inner.rows_out.clone(),
+            rows_out,
             bytes_out: inner.bytes_out.clone(),
             rejected: inner.rejected,
             bytes_in: inner.bytes_in,

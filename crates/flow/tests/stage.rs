@@ -11,8 +11,8 @@ use common::*;
 use littoral_flow::Ended;
 use littoral_flow::ingest::{self, IngestWork};
 use littoral_flow::stage::{self, StageWork};
-use littoral_flow::stats::Stats;
-use littoral_model::entry::{PORT_DEAD_LETTER, PORT_MAIN};
+use littoral_flow::stats::{Stats, now_us};
+use littoral_model::entry::{COUNTED_AS_SHED, PORT_DEAD_LETTER, PORT_MAIN};
 use littoral_model::work::WorkId;
 use littoral_store::LogOptions;
 use tokio::task::{JoinHandle, LocalSet};
@@ -22,6 +22,17 @@ const STAGE: &str = "stage/flow.0";
 const SINK: &str = "stream/out";
 
 async fn start(node: &Node, epoch: u64, guests: Guests, stats: &Arc<Stats>) -> JoinHandle<Ended> {
+    start_shedding(node, epoch, guests, stats, None).await
+}
+
+/// The same where rows are passed over that are older than so much.
+async fn start_shedding(
+    node: &Node,
+    epoch: u64,
+    guests: Guests,
+    stats: &Arc<Stats>,
+    shed_after: Option<Duration>,
+) -> JoinHandle<Ended> {
     let owned = node.own(&work(STAGE), epoch).await;
     let (input, source, operators) = (input(&work(SOURCE), PORT_MAIN), node.source(), Box::new(guests));
     let stats = Arc::clone(stats);
@@ -33,6 +44,7 @@ async fn start(node: &Node, epoch: u64, guests: Guests, stats: &Arc<Stats>) -> J
         operators,
         first: 0,
         lateness_us: 0,
+        shed_after,
         stats,
     }))
 }
@@ -72,6 +84,36 @@ async fn each_row_counts_once_however_often_the_stage_starts_anew() {
             let texts = node.texts(&work(STAGE), PORT_MAIN, "value", 1_000).await;
             let expected: Vec<_> = values(0..1_000).into_iter().zip(1..).collect();
             assert_eq!(parts(&texts), expected, "in order, none twice, and the state counts each once");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn rows_that_are_too_old_are_passed_over_once_and_counted() {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    LocalSet::new()
+        .run_until(async {
+            let node = Node::start();
+            let source = work(SOURCE);
+            let _source = node.own(&source, 1).await;
+            let fresh_us = now_us() + HOUR.as_micros() as i64;
+            node.publish(&source, &values(0..10)).await;
+            node.publish_at(&source, &values(10..20), fresh_us).await;
+            node.publish(&source, &values(20..30)).await;
+            node.publish_at(&source, &values(30..35), fresh_us).await;
+            let stats = Arc::new(Stats::default());
+            let task = start_shedding(&node, 1, Guests::new(&["count"]), &stats, Some(HOUR)).await;
+            let taken: Vec<_> = values(10..20).into_iter().chain(values(30..35)).zip(1..).collect();
+            assert_eq!(parts(&node.texts(&work(STAGE), PORT_MAIN, "value", 15).await), taken);
+            task.abort();
+            // Whoever goes on does so behind what was passed over, and takes what it is told to.
+            node.publish(&source, &values(35..40)).await;
+            let next = Arc::new(Stats::default());
+            next.goes_on_from(&stats);
+            let _task = start(&node, 2, Guests::new(&["count"]), &next).await;
+            let all: Vec<_> = taken.into_iter().chain(values(35..40).into_iter().zip(16..)).collect();
+            assert_eq!(parts(&node.texts(&work(STAGE), PORT_MAIN, "value", 20).await), all);
+            assert_eq!(next.snapshot().rows_out.get(COUNTED_AS_SHED), Some(&20));
         })
         .await;
 }

@@ -53,6 +53,8 @@ pub fn handover_port(partition: u32) -> String {
 pub const PORT_CHANGES: &str = "changes";
 /// The port of a stage's rejected rows.
 pub const PORT_DEAD_LETTER: &str = "dead-letter";
+/// Where rows are counted that a stage has passed over; no port has this name.
+pub const COUNTED_AS_SHED: &str = "(shed)";
 
 /// How far one input has been consumed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

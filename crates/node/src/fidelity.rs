@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use littoral_control::fidelity::Fidelity;
 use littoral_model::id::{Epoch, FlowName, FunctionName};
@@ -110,14 +111,40 @@ impl Levels {
     }
 }
 
-/// The artefacts of a stage's functions on each level, the usual ones first. There is one level where none has variants, or no flow that
-/// the stage leads to has an objective.
+/// What stands behind the artefacts of the level on which a stage passes over records that are too old.
+const SHEDS: &str = "sheds";
+
+/// The artefacts of a stage's functions on each level, the usual ones first; on the last one, where the flow may shed, behind those of the
+/// cheapest variants that it does. There is one level where none has variants, or no flow that the stage leads to has an objective, and
+/// the flow may not shed.
 pub(crate) fn ladder(app: &App, role: &Role) -> Vec<Vec<String>> {
     let Role::Stage { flow, functions, .. } = role else { return Vec::new() };
     let named = functions.iter().flat_map(|stage| names(app, stage));
     let count = |name: &FunctionName| Some(app.manifest.functions.get(name)?.fidelities_from_usual(name).count());
     let levels = if has_objective(app, flow) { named.filter_map(count).max().unwrap_or(1).max(1) } else { 1 };
-    (0..levels).map(|level| functions.iter().map(|stage| on_level(app, stage, level).artifact).collect()).collect()
+    let on = |level| functions.iter().map(|stage| on_level(app, stage, level).artifact).collect::<Vec<_>>();
+    let mut ladder: Vec<_> = (0..levels).map(on).collect();
+    if may_shed(app, role) {
+        ladder.push(on(levels).into_iter().chain([SHEDS.to_owned()]).collect());
+    }
+    ladder
+}
+
+/// Whether a stage may pass over records: of a flow that says so, where it reads them. Of rows that were brought together by key each says
+/// how far others are.
+fn may_shed(app: &App, role: &Role) -> bool {
+    let Role::Stage { flow, functions, .. } = role else { return false };
+    let says_so = app.manifest.flows.get(flow).is_some_and(|flow| flow.shed && flow.slo.is_some());
+    let mut plans = functions.iter().filter_map(|stage| app.program.stage(&stage.function));
+    says_so && !plans.any(|plan| plan.is_keyed())
+}
+
+/// How old records may be that a stage takes whose functions have these artefacts, if it passes over older ones: half of the objective, so
+/// that there is as much for what the stage does and what is behind it.
+pub(crate) fn shed_after(app: &App, role: &Role, artifacts: &[String]) -> Option<Duration> {
+    let Role::Stage { flow, .. } = role else { return None };
+    let slo = app.manifest.flows.get(flow)?.slo.filter(|_| artifacts.last().is_some_and(|last| last == SHEDS))?;
+    Some(Duration::from(slo) / 2)
 }
 
 /// Whether a flow has an objective, or one that goes on from what it puts out.

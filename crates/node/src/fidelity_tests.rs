@@ -55,9 +55,18 @@ slo = "1s"
 source = "strokes"
 stages = ["judge"]
 
+[flows.rough]
+source = "strokes"
+stages = ["judge"]
+slo = "3s"
+shed = true
+
 [sql.flows]
 text = '''
 CREATE STREAM readings (machine text, n bigint);
+CREATE STREAM spread (machine text, ts timestamp, n bigint, WATERMARK FOR ts AS ts) PARTITIONS 2;
+CREATE FLOW counted WITHIN '1 s' OR SHED AS
+    SELECT machine, count(*) AS n FROM TUMBLE(spread, ts, INTERVAL '1 minute') GROUP BY machine, window_end;
 CREATE FUNCTION judge (value bigint) RETURNS bigint;
 CREATE FLOW judged WITHIN '1 s' AS SELECT machine, judge(n) AS verdict FROM readings;
 '''
@@ -118,6 +127,24 @@ fn without_an_objective_there_is_one_level() {
     assert_eq!(ladder(&app, &stage("other", &[("judge", "of-judge")])), [["of-judge"]]);
     let goes_on = ladder(&app, &stage("wear", &[("judge", "of-judge")]));
     assert_eq!(goes_on, [["of-judge"], ["of-lenient"]], "what goes on from there has one");
+}
+
+#[test]
+fn below_the_cheapest_variants_a_flow_that_may_sheds() {
+    let app = app();
+    let role = stage("rough", &[("judge", "of-judge")]);
+    let all = ladder(&app, &role);
+    assert_eq!(all, [vec!["of-judge"], vec!["of-lenient"], vec!["of-lenient", SHEDS]]);
+    let after = all.iter().map(|level| shed_after(&app, &role, level));
+    assert_eq!(after.collect::<Vec<_>>(), [None, None, Some(Duration::from_millis(1_500))]);
+    let told = running(&app, &role, &all[2]);
+    assert_eq!(told.values().map(|variant| variant.as_str()).collect::<Vec<_>>(), ["lenient"]);
+    // Of rows that came together by key none is passed over: only where they are read.
+    let of = |flow: &str| {
+        let function = app.manifest.flows[&flow.parse().unwrap()].stages[0].to_string();
+        ladder(&app, &stage(flow, &[(&function, "of-query")])).len()
+    };
+    assert_eq!((of("counted-by-key"), of("counted")), (2, 1));
 }
 
 #[test]

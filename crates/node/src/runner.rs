@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::fidelity::{Levels, Vary, components, ladder, on_level};
+use crate::fidelity::{Levels, Vary, components, ladder, on_level, shed_after};
 use crate::guests::{Loaded, Loader, settings_of};
 use crate::intent::{App, IntentStore};
 use crate::operators::{Component, Guest, Guests};
@@ -224,6 +224,9 @@ impl Runner {
         let mut all = self.lock();
         let is_on = all.get(&work).is_some_and(|running| running.is_on(epoch));
         let replaced = is_on.then(Instant::now);
+        if let Some(before) = all.get(&work) {
+            stats.goes_on_from(&before.stats);
+        }
         let artifacts = self.artifacts(&work);
         all.insert(work, Running { epoch, stats, replaced, artifacts, settings, agent, task: task.abort_handle() });
     }
@@ -340,9 +343,10 @@ impl Runner {
         let apps = self.intent.now();
         let app = apps.apps.get(&work.app);
         match app.and_then(|app| Some((app, &app.placement.work(work)?.role))) {
-            Some((app, role @ Role::Stage { functions, .. })) => {
-                let level = self.level(app, work, role);
-                functions.iter().map(|stage| on_level(app, stage, level).artifact).collect()
+            Some((app, role @ Role::Stage { .. })) => {
+                let mut ladder = ladder(app, role);
+                let level = self.levels.of(work, &ladder);
+                ladder.get_mut(level).map(std::mem::take).unwrap_or_default()
             }
             _ => Vec::new(),
         }
@@ -358,7 +362,8 @@ impl Runner {
                 let artifact = |stage: &StageFunction| on_level(app, stage, level).artifact;
                 let of = |stage: &StageFunction| format!("{} {}", artifact(stage), settings_of(app, &stage.function));
                 let functions: Vec<String> = functions.iter().map(of).collect();
-                format!("{role:?}; {}", functions.join("; "))
+                let shed_after = shed_after(app, role, &self.artifacts(work));
+                format!("{role:?}; {}; {shed_after:?}", functions.join("; "))
             }
             Some((_, role @ Role::StreamPartition { .. })) => format!("{role:?}"),
             Some((app, role @ Role::Source { source, .. })) => {
@@ -411,7 +416,9 @@ impl Runner {
             (Role::Sink { sink, sources }, _) => self.run_sink(owned, app, (sink, sources), Arc::clone(stats)).await,
             (Role::Stage { input: from, rescaling, .. }, Some(guests)) => {
                 let changes = rescaling.as_ref().and_then(|of| of.changes.as_ref());
-                self.run_stage(owned, (input(from), changes.map(input)), guests, Arc::clone(stats)).await
+                let shed_after = shed_after(app, &placed.role, &self.artifacts(work));
+                let inputs = (input(from), changes.map(input), shed_after);
+                self.run_stage(owned, inputs, guests, Arc::clone(stats)).await
             }
             (Role::Stage { .. }, None) => Ended::Failed("its functions are not loaded".to_owned()),
         }
@@ -465,7 +472,7 @@ impl Runner {
     async fn run_stage(
         &self,
         owned: Owned,
-        (input, changes): (Input, Option<Input>),
+        (input, changes, shed_after): (Input, Option<Input>, Option<Duration>),
         loaded: (Guests, Option<Shards>),
         stats: Arc<Stats>,
     ) -> Ended {
@@ -479,6 +486,7 @@ impl Runner {
             operators: Box::new(guests),
             first,
             lateness_us: LATENESS_US,
+            shed_after,
             stats: Arc::clone(&stats),
         };
         let shards = aside.as_ref().unwrap_or(&self.shards);

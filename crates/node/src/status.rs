@@ -7,7 +7,7 @@ use littoral_control::scaling::Reason;
 use littoral_mesh::Members;
 use littoral_model::condition::{Condition, Served};
 use littoral_model::digest::NodeDigest;
-use littoral_model::entry::PORT_MAIN;
+use littoral_model::entry::{COUNTED_AS_SHED, PORT_MAIN};
 use littoral_model::id::{FunctionName, NodeId, StreamName};
 use littoral_model::manifest::{self, Partition, PartitionPolicy};
 use littoral_model::unit::Time;
@@ -255,10 +255,11 @@ impl Picture {
             in_sync: assignment.map(names).unwrap_or_default(),
             rows_in: stats.rows_in,
             bytes_in: stats.bytes_in,
-            rows_out: stats.rows_out.values().sum(),
+            rows_out: stats.rows_out.iter().filter(|(port, _)| *port != COUNTED_AS_SHED).map(|(_, rows)| rows).sum(),
             rows_on: on(&stats.rows_out),
             bytes_on: on(&stats.bytes_out),
             rows_rejected: stats.rejected,
+            rows_shed: stats.rows_out.get(COUNTED_AS_SHED).copied().unwrap_or_default(),
             first_commit_us: stats.first_us,
             last_commit_us: stats.last_us,
             latency: shown(stats.process),

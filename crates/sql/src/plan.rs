@@ -81,6 +81,16 @@ impl Plan {
         Some(Duration::from_micros(u64::try_from(sharding.idle_us?).ok()?))
     }
 
+    /// Whether its rows were brought together by their keys before, so that each says how far others are.
+    #[must_use]
+    pub fn is_keyed(&self) -> bool {
+        match &self.shape {
+            Shape::Project(_) | Shape::Shard(_) => false,
+            Shape::Group(grouping) => grouping.producers.is_some(),
+            Shape::Join(_) => true,
+        }
+    }
+
     /// Whether it [may have more](crate::Stage::has_more) to put out than it does at once.
     #[must_use]
     pub fn may_have_more(&self) -> bool {

@@ -382,6 +382,7 @@ impl Expansion {
                 outputs: late.chain(ports).collect(),
                 dead_letter: ids.dead_letter.clone(),
                 slo: flow.within,
+                shed: flow.sheds,
             },
         );
         self.program.columns.entry(to.clone()).or_insert_with(|| plan.output().to_vec());

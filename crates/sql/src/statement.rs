@@ -93,6 +93,8 @@ pub(crate) struct StreamSettings {
 pub(crate) struct CreateFlow {
     pub(crate) name: Name,
     pub(crate) within: Option<Time>,
+    /// Whether rows that are too old for that may be passed over.
+    pub(crate) sheds: bool,
     pub(crate) regions: Vec<String>,
     pub(crate) prefer: Option<Tier>,
     pub(crate) dead_letter: Option<Name>,
@@ -460,7 +462,7 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
     fn flow(&mut self) -> Read<CreateFlow> {
         let name = self.name("the name of the flow")?;
         self.broken = Some(Statement::Broken(name.text.clone()));
-        let (mut within, mut regions, mut prefer) = (None, Vec::new(), None);
+        let (mut within, mut sheds, mut regions, mut prefer) = (None, false, Vec::new(), None);
         let (mut dead_letter, mut late, mut lateness, mut idle, mut partitions) = (None, None, None, None, None);
         let (mut phases, mut ports, mut said) = (None, Vec::new(), Vec::new());
         while !self.word("as") {
@@ -472,6 +474,7 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
             let at = self.here();
             if self.word("within") {
                 within = Some(self.within()?);
+                sheds = self.or_shed()?;
             } else if self.word("keep") {
                 regions = self.regions()?;
             } else if self.word("prefer") {
@@ -521,6 +524,7 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
         let clauses = CreateFlow {
             name,
             within,
+            sheds,
             regions,
             prefer,
             dead_letter,
@@ -554,6 +558,15 @@ impl<'c, 's, 't> Cursor<'c, 's, 't> {
             self.source.add("invalid-unit", at, error).expected("a time, as '150 ms'");
             Reported
         })
+    }
+
+    /// `OR SHED`, if it is there.
+    fn or_shed(&mut self) -> Read<bool> {
+        let is_there = self.word("or");
+        if is_there && !self.word("shed") {
+            return Err(self.expected("SHED", &["shed"]));
+        }
+        Ok(is_there)
     }
 
     /// `KEEP IN REGION 'eu', 'us'`, of which the first word is read.

@@ -72,6 +72,17 @@ fn the_example_is_one_flow_to_the_alerts() {
     assert_eq!(flow.sink, Some(Sink::Stream("alerts".parse().unwrap())));
     assert_eq!(flow.slo.map(|slo| slo.as_micros()), Some(500_000));
     assert_eq!((manifest.flows.len(), flow.outputs.len(), flow.dead_letter.is_some()), (1, 1, true));
+    assert!(!flow.shed);
+}
+
+#[test]
+fn a_flow_that_may_shed_says_so_behind_its_objective() {
+    let text = |objective: &str| format!("CREATE STREAM s (k text);\nCREATE FLOW f {objective} AS SELECT k FROM s;");
+    let mut manifest = common::app(&text("WITHIN '1 s' AT P95 OR SHED PREFER edge"));
+    expand(&mut manifest).unwrap();
+    assert!(manifest.flows[&"f".parse().unwrap()].shed);
+    let error = common::mistakes(&text("WITHIN '1 s' OR LATE"));
+    assert!(error.contains("SHED"), "{error}");
 }
 
 #[test]

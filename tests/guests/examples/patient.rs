@@ -1,12 +1,13 @@
-//! A stage that numbers the rows of each key and takes its time for each batch, as a model does that is asked once a batch. How long is
-//! in a text that a test replaces in the component, so that a variant of it takes less.
+//! A stage that numbers the rows of each key and takes its time for each batch, as a model does that is asked once a batch, or for each
+//! row (`each-row = "true"` in its configuration). How long is in a text that a test replaces in the component, so that a variant of it
+//! takes less.
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use littoral_sdk::prelude::*;
 
-/// How long it pauses for a batch, in milliseconds.
+/// How long it pauses for a batch or a row, in milliseconds.
 const PAUSE: &str = "pause-ms:0900";
 
 #[derive(Debug, Default)]
@@ -18,14 +19,16 @@ littoral_sdk::impl_state!(Seen { count });
 struct Patient {
     seen: Keyed<Seen>,
     pause: Duration,
+    is_for_each_row: bool,
 }
 
 impl Stage for Patient {
-    fn open(input: &Schema, _: &Config) -> Result<Self> {
+    fn open(input: &Schema, config: &Config) -> Result<Self> {
         input.find("key", Type::Utf8)?;
         let (_, pause_ms) = black_box(PAUSE).split_once(':').unwrap_or_default();
         let pause_ms = pause_ms.parse()?;
-        Ok(Self { seen: Keyed::new(), pause: Duration::from_millis(pause_ms) })
+        let is_for_each_row = config.get("each-row") == Some("true");
+        Ok(Self { seen: Keyed::new(), pause: Duration::from_millis(pause_ms), is_for_each_row })
     }
 
     fn ports(&self) -> Vec<Port> {
@@ -37,7 +40,8 @@ impl Stage for Patient {
     }
 
     fn process(&mut self, batch: &Batch, out: &mut Output) -> Result<()> {
-        std::thread::sleep(self.pause);
+        let rows = u32::try_from(batch.rows())?;
+        std::thread::sleep(if self.is_for_each_row { self.pause * rows } else { self.pause });
         let (keys, values) = (batch.utf8("key")?, batch.utf8("value")?);
         for row in 0..batch.rows() {
             let (Some(key), Some(value)) = (keys.get(row), values.get(row)) else {

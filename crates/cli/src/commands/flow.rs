@@ -188,9 +188,10 @@ impl Explanation {
         for stage in &measured.stages {
             let variants =
                 stage.runs.iter().flat_map(|runs| &runs.variants).filter(|(function, variant)| function != variant);
+            let shed = if stage.rows_shed > 0 { format!(", {} shed", stage.rows_shed) } else { String::new() };
             let variants: String = variants.map(|(function, variant)| format!(", {function} as {variant}")).collect();
             out.push(format!(
-                "  measured {}/{} on {}{}: {} rows in ({}), {} out ({}), {} rejected, p95 of a batch {:.1} ms",
+                "  measured {}/{} on {}{}: {} rows in ({}), {} out ({}), {} rejected{shed}, p95 of a batch {:.1} ms",
                 stage.name,
                 stage.partition,
                 stage.owner.as_deref().unwrap_or("-"),

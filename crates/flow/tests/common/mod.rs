@@ -121,10 +121,15 @@ impl Node {
         Arc::new(Here(Arc::clone(&self.works)))
     }
 
-    /// Publishes values to a stream that the node owns, as one entry.
+    /// Publishes values to a stream that the node owns, as one entry of long ago.
     pub async fn publish(&self, work: &WorkId, values: &[String]) {
+        self.publish_at(work, values, 1).await;
+    }
+
+    /// The same at a moment, in microseconds since 1970.
+    pub async fn publish_at(&self, work: &WorkId, values: &[String], at_us: i64) {
         let rows: Vec<_> = values.iter().map(|value| (None, 1, value.clone())).collect();
-        let rows = batch::encode(PORT_MAIN, &batch::records(&rows).unwrap(), Some(1)).unwrap();
+        let rows = batch::encode(PORT_MAIN, &batch::records(&rows).unwrap(), Some(at_us)).unwrap();
         let request = PublishRequest { work: work.clone(), batch: rows, producer: None };
         assert!(matches!(self.works.publish(request).await, PublishReply::Stored { .. }));
     }

@@ -295,6 +295,14 @@ impl<'t> Meaning<'t, '_, '_, '_> {
                 self.stream(dead_letter, span);
             }
             self.not_zero(flow, "slo");
+            if let Some(shed) =
+                flow.get("shed").filter(|shed| shed.get_ref().as_bool() == Some(true) && !flow.contains_key("slo"))
+            {
+                let message = "`shed` says what to do when `slo` does not hold, and there is none";
+                self.report
+                    .add("no-objective", shed.span(), message)
+                    .help("say how old records may be: `slo = \"150ms\"`");
+            }
         }
     }
 

@@ -208,6 +208,10 @@ fn contradictions_are_found() {
 fn flows_are_checked() {
     one(&with_flow("outputs = { main = \"alerts\" }"), "4 reserved-port: every stage has a port `main`");
     one(&with_flow("slo = \"0ms\""), "4 out-of-range: `slo` cannot be 0ms");
+    one(
+        &with_flow("shed = true"),
+        "4 no-objective: `shed` says what to do when `slo` does not hold, and there is none",
+    );
     one(&with_flow("sink = \"clean\""), "4 duplicate: function clean stands twice in flow f");
 }
 

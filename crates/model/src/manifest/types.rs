@@ -635,6 +635,9 @@ pub struct Flow {
     /// The objective for the time from publication to the sink, at the 95th percentile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo: Option<Time>,
+    /// Whether records that are too old for `slo` are passed over and counted, where nothing else makes it hold again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shed: bool,
 }
 
 /// Where a flow ends. It is written as a name, which is one of the app's streams or functions.

@@ -309,6 +309,9 @@ pub struct StageStatus {
     pub bytes_on: u64,
     /// Rows rejected to the dead-letter stream.
     pub rows_rejected: u64,
+    /// Rows passed over since they were too old for the objective, since it runs on that node.
+    #[serde(default)]
+    pub rows_shed: u64,
     /// When it committed its first rows since it was started there, microseconds since 1970.
     pub first_commit_us: Option<i64>,
     /// When it last committed rows, microseconds since 1970.

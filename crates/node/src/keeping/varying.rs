@@ -14,7 +14,7 @@ use littoral_plan::{PlacedWork, Role};
 use super::cause::{Cause, way};
 use super::{COOL_DOWN, Keeping, Kept, Key, OWNER_DEADLINE, subject};
 use crate::admin::events::{EventKind, EventRow, Moved};
-use crate::fidelity::{Vary, ladder, running};
+use crate::fidelity::{Vary, ladder, running, shed_after};
 use crate::intent::App;
 use crate::report::{Report, assignments};
 use crate::wiring::ask;
@@ -183,7 +183,16 @@ impl Standing<'_> {
         let told = changed.map(|(name, variant)| {
             if name == variant { format!("{name} itself") } else { format!("variant {variant} of {name}") }
         });
-        let told = told.collect::<Vec<String>>().join(", ");
+        let sheds = |artifacts: &[String]| shed_after(app, role, artifacts);
+        let shedding = match (sheds(from), sheds(to)) {
+            (None, Some(after)) => Some(format!(
+                "records that are not older than {} when it reads them",
+                Milliseconds(u64::try_from(after.as_micros()).unwrap_or(u64::MAX))
+            )),
+            (Some(_), None) => Some("all records".to_owned()),
+            _ => None,
+        };
+        let told = told.chain(shedding).collect::<Vec<String>>().join(", ");
         // Variants of the same content are no step.
         (!told.is_empty()).then(|| Step { from: from.clone(), to: to.clone(), told })
     }
