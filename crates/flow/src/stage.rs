@@ -93,6 +93,8 @@ struct Running {
     committer: Committer,
     flush: Interval,
     shedding: Option<Shedding>,
+    /// How many rows were passed over since the last commit that moved the position on.
+    shed: u64,
     stats: Arc<Stats>,
     /// Since when rows wait for another number of partitions, and the last change that is done.
     waited_since: Option<Instant>,
@@ -118,6 +120,7 @@ impl Running {
             committer,
             flush,
             shedding: work.shed_after.map(Shedding::new),
+            shed: 0,
             stats: work.stats,
             waited_since: None,
             rescaled: None,
@@ -169,10 +172,7 @@ impl Running {
     /// taken at once: others are not to become too old meanwhile.
     fn shed(&mut self) -> usize {
         let Some(shedding) = &self.shedding else { return BATCH_ROWS_MAX };
-        let shed = self.pending.shed(now_us().saturating_sub(shedding.after_us()));
-        if shed > 0 {
-            self.stats.shed(shed as u64);
-        }
+        self.shed += self.pending.shed(now_us().saturating_sub(shedding.after_us())) as u64;
         shedding.rows_max()
     }
 
@@ -190,7 +190,8 @@ impl Running {
             _ = self.flush.tick() => match self.pending.skipped() {
                 Some(at) => {
                     self.lane.at = at;
-                    self.commit_at(Commit::default(), Step::default()).await
+                    let step = Step { shed: std::mem::take(&mut self.shed), ..Step::default() };
+                    self.commit_at(Commit::default(), step).await
                 }
                 None => self.idle().await,
             },
@@ -327,6 +328,7 @@ impl Running {
                 bytes_in: (batch.bytes * count / batch.rows.num_rows().max(1)) as u64,
                 process: Some(begun.elapsed()),
                 origin_us: batch.origin_us,
+                shed: std::mem::take(&mut self.shed),
                 ..Step::default()
             };
             self.commit(step, (output, outputs)).await?;

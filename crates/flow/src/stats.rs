@@ -206,6 +206,8 @@ pub struct Step {
     pub bytes_out: Vec<(String, u64)>,
     /// Rows rejected.
     pub rejected: u64,
+    /// Rows passed over, since they were too old.
+    pub shed: u64,
     /// Time in the guests.
     pub process: Option<Duration>,
     /// What each function of a stage did.
@@ -286,6 +288,7 @@ impl Stats {
             metrics.rows_in.increment(step.rows_in);
             metrics.rows_out.increment(step.rows_out.iter().map(|(_, rows)| rows).sum());
             metrics.rejected.increment(step.rejected);
+            metrics.shed.increment(step.shed);
             if let Some(origin_us) = step.origin_us {
                 metrics.age.record((now_us - origin_us).max(0) as f64 / 1e6);
             }
@@ -294,6 +297,7 @@ impl Stats {
         inner.rows_in += step.rows_in;
         inner.bytes_in += step.bytes_in;
         inner.rejected += step.rejected;
+        inner.shed += step.shed;
         add(&mut inner.rows_out, &step.rows_out);
         add(&mut inner.bytes_out, &step.bytes_out);
         if let Some(process) = step.process {
@@ -320,14 +324,6 @@ impl Stats {
             inner.first_us.get_or_insert(now_us);
             inner.last_us = Some(now_us);
         }
-    }
-
-    /// Takes note of rows that were passed over, since they were too old.
-    pub fn shed(&self, rows: u64) {
-        if let Some(metrics) = &self.metrics {
-            metrics.shed.increment(rows);
-        }
-        self.lock().shed += rows;
     }
 
     /// Counts the rows that were passed over before the work was started anew here.

@@ -49,6 +49,16 @@ async fn start_shedding(
     }))
 }
 
+/// Waits until so many rows are counted: they are once they are committed, which those that read them may see before.
+async fn counted(stats: &Stats, rows: u64) {
+    let counted = async {
+        while stats.snapshot().rows_in < rows {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, counted).await.unwrap();
+}
+
 fn values(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|number| format!("v{number}")).collect()
 }
@@ -105,6 +115,7 @@ async fn rows_that_are_too_old_are_passed_over_once_and_counted() {
             let task = start_shedding(&node, 1, Guests::new(&["count"]), &stats, Some(HOUR)).await;
             let taken: Vec<_> = values(10..20).into_iter().chain(values(30..35)).zip(1..).collect();
             assert_eq!(parts(&node.texts(&work(STAGE), PORT_MAIN, "value", 15).await), taken);
+            counted(&stats, 15).await;
             task.abort();
             // Whoever goes on does so behind what was passed over, and takes what it is told to.
             node.publish(&source, &values(35..40)).await;
@@ -143,13 +154,7 @@ async fn poisoned_and_rejected_rows_go_to_the_dead_letters_and_the_rest_goes_on(
             let reasons = node.texts(&work(STAGE), PORT_DEAD_LETTER, "reason", 3).await;
             assert!(reasons[0].contains("poisoned"), "{}", reasons[0]);
             assert!(batches.load(Ordering::SeqCst) > 2, "it searched for them");
-            // Counted once it is committed, which those that read it may see before.
-            let counted = async {
-                while stats.snapshot().rows_in < 64 {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            tokio::time::timeout(PATIENCE, counted).await.unwrap();
+            counted(&stats, 64).await;
             let snapshot = stats.snapshot();
             assert_eq!((snapshot.rows_in, snapshot.rejected), (64, 3));
             assert_eq!(snapshot.functions["count"].rejected, 3);

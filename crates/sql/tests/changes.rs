@@ -126,6 +126,19 @@ fn when_windows_are_over_little_is_left() {
     assert_eq!(restored(&program, &run.state).has_more(), stage.has_more());
 }
 
+#[test]
+fn who_goes_on_from_the_state_again_and_again_leaves_a_bounded_number_of_parts() {
+    let program = flow("", "TUMBLE(s, ts, INTERVAL '10 minutes')");
+    let mut run = run(&program, (3_000, 6_000), &[6_000], &[false]);
+    for from in 6_000..8_300 {
+        let mut stage = restored(&program, &run.state);
+        let output = process(&mut stage, &rows(3_000, from, 1));
+        run.write(&mut stage, &output.dirty);
+    }
+    // Each leaves one with a group; from 2,048 on a key group is written whole each time.
+    assert!(run.changes() > 1 && run.changes() < 2_048 + 128, "{} parts", run.changes());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]

@@ -30,6 +30,8 @@ const CHANGES_BYTES_MIN: usize = 64 << 10;
 const TURN_BYTES: usize = 2;
 /// The most of them in a step, unless it is one key group.
 const TURN_BYTES_MAX: usize = 2 << 20;
+/// From so many parts with changes on, of which each going on from the state leaves one that is not full, a step writes a key group whole.
+const PARTS_MAX: usize = 1 << 11;
 /// The bytes of a key group from which on a row that would begin another group there is rejected: an entry of the log is to hold it.
 const KEY_GROUP_BYTES_MAX: usize = 10 << 20;
 /// The most bytes of one that is written in turn.
@@ -200,10 +202,14 @@ impl Groups {
             self.changes.credit = 0;
             return;
         }
+        let is_crowded = changes.full.len() >= PARTS_MAX;
         for part in (changes.turn..KEY_GROUPS).chain(0..changes.turn).filter(|part| needed & bit(*part) != 0) {
             let (bytes, _) = self.bytes_of(part);
             if bytes > IN_TURN_BYTES_MAX {
                 continue;
+            }
+            if is_crowded && written == 0 {
+                self.changes.credit = self.changes.credit.max(bytes);
             }
             if bytes > self.changes.credit || written >= TURN_BYTES_MAX {
                 self.changes.turn = part;
@@ -229,9 +235,8 @@ impl Groups {
         changes.full.insert(changes.number, Full { of: std::mem::take(&mut changes.of), bytes });
         changes.gone.clear();
         (changes.number, changes.bytes) = (changes.number + 1, changes.bytes + bytes);
-        let is_crowded = changes.full.len() as u64 > PLACES / 2;
-        if is_crowded || changes.bytes > CHANGES_BYTES_MIN.max(all / 2) {
-            changes.credit += if is_crowded { all } else { TURN_BYTES * bytes };
+        if changes.bytes > CHANGES_BYTES_MIN.max(all / 2) {
+            changes.credit += TURN_BYTES * bytes;
         } else {
             changes.credit = 0;
         }
